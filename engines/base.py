@@ -1,0 +1,151 @@
+"""The one protocol behind which every engine stands.
+
+An engine is one file in this folder and one line in `registry.py`. Importing the file must be cheap: heavy
+libraries are imported inside `load`. The daemon imports engine files to ask what they can do; only the worker
+process ever loads one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+type_of_setting = float | int | str | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One of an engine's own settings.
+
+    Attributes:
+        name: Key under `settings` in a job file.
+        kind: `float`, `int`, `str` or `bool`.
+        default: What the engine uses when the job says nothing.
+        minimum, maximum: Inclusive bounds for numbers; None means unbounded.
+        help: One line for people.
+    """
+
+    name: str
+    kind: type
+    default: type_of_setting | None
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine is and can do, known without loading it.
+
+    Attributes:
+        name: As in a job file's `engine`.
+        title, licence: For people.
+        library, version: The package that does the work and its version; version is None when not installed.
+        missing: None when the engine can run here; else how to install what is missing, in words.
+        sample_rate_hz: Of the audio it makes.
+        languages: BCP-47 tags it speaks, canonical form, sorted.
+        options: Its settings.
+        clones_voices: Whether it uses `speaker_wav`.
+        speakers: Names of built-in voices a job may give as `speaker`; empty when they depend on the model.
+    """
+
+    name: str
+    title: str
+    licence: str
+    library: str
+    version: str | None
+    missing: str | None
+    sample_rate_hz: int
+    languages: tuple[str, ...]
+    options: tuple[Option, ...] = ()
+    clones_voices: bool = False
+    speakers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The unit that is rendered, kept and resumed.
+
+    Attributes:
+        text: What to speak; never empty, NFC, one line.
+        language: One of the engine's own `languages`.
+        seed: 0 … 2**63 - 1; the chunk's audio depends on this and the other fields alone, never on its neighbours.
+        speaker: A built-in voice, or None.
+        recordings: Reference recordings, absolute paths.
+        speaker_text: What is said in the first recording, or None.
+        settings: The engine's own options, already checked against `EngineInfo.options`.
+    """
+
+    text: str
+    language: str
+    seed: int
+    speaker: str | None = None
+    recordings: tuple[Path, ...] = ()
+    speaker_text: str | None = None
+    settings: Mapping[str, type_of_setting] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """Mono audio of one chunk.
+
+    Attributes:
+        samples: float32, shape [n], range -1 … 1.
+        rate_hz: Samples per second.
+    """
+
+    samples: NDArray[np.float32]
+    rate_hz: int
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where and how to run: the `device` section of the configuration, as the engine sees it."""
+
+    name: str = "auto"
+    precision: str = "auto"
+    profile: str = "auto"
+    fallback_cpu: bool = False
+
+
+class Engine(Protocol):
+    """What the worker asks of an engine. One instance lives as long as its model is wanted."""
+
+    @classmethod
+    def info(cls) -> EngineInfo:
+        """Say what the engine can do. Cheap: no model, no heavy import."""
+
+    @classmethod
+    def match_language(cls, tag: str) -> str | None:
+        """Map a BCP-47 tag in canonical form to the nearest of `languages`, or None when it speaks none near it."""
+
+    def load(self, checkpoint: Path | None, device: Device) -> Mapping[str, object]:
+        """Make ready to render; None means the base model.
+
+        Returns:
+            Facts for the manifest: `device`, `precision`, and what is known of the checkpoint.
+
+        Raises:
+            EngineMissing, RequestRefused, OutOfMemory, EngineError.
+        """
+
+    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio]]:
+        """Render chunks, in any order the engine likes, and yield each with its index as soon as it is done."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class EngineClass(Protocol):
+    """A class that makes engines: what the registry hands out."""
+
+    info: ClassVar
+    match_language: ClassVar
+
+    def __call__(self) -> Engine: ...

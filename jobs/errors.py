@@ -1,0 +1,153 @@
+"""What can go wrong with the spool and with a job, and what each means for people and programs.
+
+    SpoolError                 something to tell the user; never a bug
+    ├── ConfigError            config.yaml or a folder is wrong                      exit code 3
+    ├── Hold                   nothing is wrong with any job; wait and look again     exit code 75
+    │   ├── LockHeld           another daemon has this inbox
+    │   ├── LockLost           the lock lapsed (network file systems) and somebody else has it
+    │   ├── InboxGone          the inbox is not there, or is another one
+    │   └── OutboxGone         the outbox is not there, or is not the one of before
+    └── JobError               this job can't be done; it fails, the next one runs    exit code 1
+        ├── JobInvalid         its file is wrong; carries every Problem found
+        ├── RenderFailed       the engine failed, crashed, hung or ran out of time
+        └── Cancelled          somebody asked for it
+
+`code` goes to the manifest, `retryable` says whether a fresh worker is worth a try, `hint` tells the user what to do.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+def printable(text: object, limit: int = 2000) -> str:
+    """Make text from strangers safe for a terminal, a log line and a text file.
+
+    Control characters, line and paragraph separators, bidirectional overrides and lone surrogates become
+    `\\xNN` or `\\uNNNN`; tabs become a space; the rest stays. Longer text is cut at `limit` characters with `…`.
+    """
+    shown = "".join(
+        " " if char == "\t" else char if _harmless(char) else _escaped(char) for char in str(text)[: limit + 1]
+    )
+    return shown if len(shown) <= limit else shown[:limit] + "…"
+
+
+def _harmless(char: str) -> bool:
+    return char.isascii() and char.isprintable() or unicodedata.category(char) not in _UNSAFE_CATEGORIES
+
+
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def _escaped(char: str) -> str:
+    number = ord(char)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+class SpoolError(Exception):
+    """Something to tell the user.
+
+    Args:
+        message: What is wrong, in one sentence.
+        hint: What to do about it; default: the class's own.
+    """
+
+    code = "error"
+    exit_code = 70
+    retryable = False
+    hint = ""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if hint is not None:
+            self.hint = hint
+
+
+class ConfigError(SpoolError):
+    code = "config"
+    exit_code = 3
+
+
+class Hold(SpoolError):
+    code = "hold"
+    exit_code = 75
+
+
+class LockHeld(Hold):
+    code = "lock_held"
+    hint = "One daemon per inbox: stop the other one, or give this one an inbox of its own."
+
+
+class LockLost(Hold):
+    code = "lock_lost"
+    hint = "Another daemon took this inbox over; this one stops without publishing."
+
+
+class InboxGone(Hold):
+    code = "inbox_gone"
+    hint = "Mount the share again; work goes on by itself."
+
+
+class OutboxGone(Hold):
+    code = "outbox_gone"
+    hint = "Mount the share again; work goes on by itself. If a new outbox is meant, see docs on `outbox.json`."
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong in a job file.
+
+    Attributes:
+        message: What was found and what is allowed, one sentence, safe to print.
+        key: Dotted path (`segments[2].text`), or "" for the file as a whole.
+        line: 1-based line in the file, or None where there is none.
+    """
+
+    message: str
+    key: str = ""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = f"line {self.line}: " if self.line is not None else ""
+        return f"{place}{self.key}: {self.message}" if self.key else f"{place}{self.message}"
+
+
+class JobError(SpoolError):
+    code = "job_failed"
+    exit_code = 1
+
+
+class JobInvalid(JobError):
+    """A job file is wrong. `maybe_unfinished` when more bytes could mend it (syntax, not values)."""
+
+    code = "job_invalid"
+    hint = "Mend the job file and move it back into the inbox; `voicespool validate FILE` checks it beforehand."
+
+    def __init__(self, problems: Sequence[Problem], *, maybe_unfinished: bool = False) -> None:
+        super().__init__("; ".join(map(str, problems[:20])))
+        self.problems = tuple(problems)
+        self.maybe_unfinished = maybe_unfinished
+
+
+class RenderFailed(JobError):
+    """The engine or its worker failed on this job; code and retryable are set by what happened."""
+
+    code = "engine_failed"
+    retryable = True
+    hint = "Move the job file back into the inbox to try again; `voicespool doctor` checks the machine."
+
+    def __init__(
+        self, message: str, hint: str | None = None, *, code: str | None = None, retryable: bool = True
+    ) -> None:
+        super().__init__(message, hint)
+        self.retryable = retryable
+        if code is not None:
+            self.code = code
+
+
+class Cancelled(JobError):
+    code = "cancelled"
+    hint = "Move the job file back into the inbox to run it after all."
