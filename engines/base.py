@@ -53,6 +53,7 @@ class EngineInfo:
         options: Its settings.
         clones_voices: Whether it uses `speaker_wav`.
         speakers: Names of built-in voices a job may give as `speaker`; empty when they depend on the model.
+        max_chars: The longest text it likes in one chunk, in characters; longer texts are split before.
     """
 
     name: str
@@ -66,6 +67,7 @@ class EngineInfo:
     options: tuple[Option, ...] = ()
     clones_voices: bool = False
     speakers: tuple[str, ...] = ()
+    max_chars: int = 400
 
 
 @dataclass(frozen=True, slots=True)
