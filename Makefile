@@ -1,0 +1,62 @@
+# What people and CI call. Needs make and Python 3.11 or later with its venv module; everything else lands in $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+DEMO ?= demo
+
+BIN := $(VENV)/bin
+CORE := $(VENV)/.core-installed
+DEV := $(VENV)/.dev-installed
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check test-long lint format type bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+demo: $(CORE) ## set up, render the example jobs once, and print where each result is and how long it is
+	@sh examples/demo.sh $(BIN)/voicespool $(DEMO)
+
+test: check ## set up, lint, check types, run all tests that are quick
+	$(BIN)/python -m pytest -p xdist -n $(WORKERS)
+
+test-long: $(DEV) ## the tests that take long: hundreds of kills, soak, 100,000 files
+	$(BIN)/python -m pytest -p xdist -m long
+
+check: lint type
+
+lint: $(DEV) ## style and likely bugs; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(DEV) ## put code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+type: $(DEV) ## check types, strictly
+	$(BIN)/mypy
+
+bench: $(DEV) ## measure the spool; results go to benchmarks/results/
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what make made: the environment, the demo, caches
+	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "voicespool needs Python 3.11 or later as '$(PYTHON)'; choose another with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo "Python's venv module is not complete; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(CORE): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[dev]'
+	@touch $@ $(CORE)
