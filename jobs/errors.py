@@ -17,8 +17,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -151,3 +152,13 @@ class RenderFailed(JobError):
 class Cancelled(JobError):
     code = "cancelled"
     hint = "Move the job file back into the inbox to run it after all."
+
+
+@contextlib.contextmanager
+def holding(what: str) -> Iterator[None]:
+    """Turn trouble of the file system into a hold: nothing fails for it, the spool looks again later."""
+    try:
+        yield
+    except OSError as error:
+        place = f" ({printable(error.filename)})" if error.filename else ""
+        raise Hold(f"{what}: {error.strerror or printable(error)}{place}") from error

@@ -1,0 +1,174 @@
+"""Files that survive a power failure, and files from strangers opened without a surprise."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+BLOCK_BYTES = 1 << 20
+NEVER_A_LINK = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
+
+
+def fsync(path: Path) -> None:
+    """Force a file, or the names in a folder, to disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_new(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a file that does not exist yet, and force its content to disk. The caller syncs the folder."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+
+
+def replace(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Write a file so that readers see the old content or the new, nothing between.
+
+    With `durable` the new content and its name are on disk on return.
+    """
+    scratch = path.with_name(f".{path.name}.new")
+    scratch.unlink(missing_ok=True)
+    if durable:
+        write_new(scratch, data, mode)
+    else:
+        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+    os.rename(scratch, path)
+    if durable:
+        fsync(path.parent)
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """Compact JSON, plain ASCII, so that names that are not UTF-8 survive the round trip."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def from_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that this program wrote; {} when there is none or a crash left it half-written."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+@contextlib.contextmanager
+def opened_regular(path: str | Path) -> Iterator[tuple[int, os.stat_result]]:
+    """Open a regular file for reading: no link is followed, no FIFO waited for, no device touched.
+
+    Raises:
+        OSError: ELOOP for a symbolic link, EINVAL for what is not a regular file, else the system's own.
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    fd = os.open(path, NEVER_A_LINK)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield fd, status
+    finally:
+        os.close(fd)
+
+
+def read_at_most(fd: int, limit: int) -> bytes:
+    """Read a file from its beginning; at most `limit` + 1 bytes, so that a longer file can be told."""
+    parts, wanted, offset = [], limit + 1, 0
+    while wanted > 0 and (part := os.pread(fd, min(wanted, BLOCK_BYTES), offset)):
+        parts.append(part)
+        offset += len(part)
+        wanted -= len(part)
+    return b"".join(parts)
+
+
+def somebody_writes(fd: int) -> bool | None:
+    """Tell whether anybody has the file open for writing, by asking for a read lease.
+
+    Returns:
+        True or False where the system answers; None where it grants no leases (network file systems, files of
+        other users).
+    """
+    try:
+        # A writer that comes while the lease is held raises a signal: one that is ignored by default.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return True
+    except (OSError, AttributeError):
+        return None
+    return False
+
+
+def identity(status: os.stat_result) -> tuple[int, int, int, int, int]:
+    """What changes when a file does: device, inode, size, and both of its times (ns)."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or a durable copy where that can't be (other file system, no hard links)."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        with source.open("rb") as reader, target.open("xb") as writer:
+            shutil.copyfileobj(reader, writer, BLOCK_BYTES)
+            writer.flush()
+            os.fsync(writer.fileno())
+
+
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+def rename_to_free_name(source: Path, target: Path) -> bool:
+    """Rename a file unless the name is taken. Returns False when it is.
+
+    A hard link fails when the name exists, which a rename does not; where links can't be made, look, then rename.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        if os.path.lexists(target):
+            return False
+        os.rename(source, target)
+    else:
+        os.unlink(source)
+    return True
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all in it; nothing happens when it is gone already."""
+    shutil.rmtree(path, onerror=_unless_gone)
+
+
+def _unless_gone(_function: Any, _path: str, failure: Any) -> None:
+    if not isinstance(failure[1], FileNotFoundError):
+        raise failure[1]

@@ -1,0 +1,99 @@
+"""One daemon per inbox: an advisory lock that the kernel gives back when its holder dies."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import LockHeld, LockLost, printable
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """The lock of one inbox, held for as long as its file stays open.
+
+    The file's content names the holder, for people and for `check`; whether the lock is held is the kernel's word
+    alone, so a stale file with a reused process id means nothing.
+    """
+
+    path: Path
+    fd: int
+    token: str
+
+    @classmethod
+    def acquire(cls, path: Path) -> Lock:
+        """Take the lock.
+
+        Raises:
+            LockHeld: Somebody else has it; the message says who.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise LockHeld(f"another daemon has this inbox: {_words(_read(path))}") from None
+        except OSError:
+            os.close(fd)
+            raise
+        token = secrets.token_hex(8)
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "token": token}
+        holder["started_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps(holder).encode(), 0)
+        return cls(path, fd, token)
+
+    def check(self) -> None:
+        """Make sure that the lock is still ours; locks on network file systems can lapse.
+
+        Raises:
+            LockLost: The file is gone, is another one, or names another holder.
+        """
+        holder: Mapping[str, Any] = {}
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(self.path), os.fstat(self.fd)):
+                holder = _read(self.path)
+        if holder.get("token") != self.token:
+            raise LockLost(f"this daemon lost its lock on the inbox: {_words(holder)}")
+
+    def release(self) -> None:
+        os.close(self.fd)
+
+
+def holder(path: Path) -> Mapping[str, Any] | None:
+    """Say who holds the lock, without disturbing it: pid, host, started_at. None when nobody does."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read(path)
+    finally:
+        os.close(fd)
+    return None
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _words(holder: Mapping[str, Any]) -> str:
+    if not holder:
+        return "its holder left no name"
+    pid, host, since = (printable(holder.get(key, "?"), 80) for key in ("pid", "host", "started_at"))
+    return f"process {pid} on {host}, since {since}"

@@ -1,0 +1,73 @@
+"""From a job's name to the name of its result: one injective function, and numbers for what is taken."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+RESULT_MARKS = {"done": "", "failed": ".failed", "cancelled": ".cancelled"}
+
+# 255 bytes is the limit of every common file system; this leaves room for `.cancelled~12345` and `.subtitle`.
+LONGEST_BYTES = 220
+
+_FORBIDDEN = frozenset('<>:"/\\|?*%')
+_JOINERS = frozenset("\u200c\u200d")  # part of correct spelling in Indic scripts and of emoji
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", re.IGNORECASE)
+_RESERVED = re.compile(r"(manifest|error|index\.html?)$", re.IGNORECASE)
+_LOOKS_LIKE_A_MARK = re.compile(r"\.(failed|cancelled)(~\d+)?$", re.IGNORECASE)
+_LOOKS_LIKE_A_NUMBER = re.compile(r"~\d+$")
+_SHORTENED = "%~"  # no escape looks like this: after a `%` come two hex digits
+
+
+def safe_name(name: str) -> str:
+    """Turn one part of a job's name into a file name that every common system can hold.
+
+    Ordinary names stay as they are. What can't stay is written as `%XX`, the bytes of its UTF-8 (as in a URL):
+    control characters, `<>:"/\\|?*%`, bytes that are not UTF-8, a last dot or space, a first dot, the names of
+    Windows devices, `manifest`, `error` and `index.html`, and endings that would look like this program's own
+    (`.failed`, `~2`). A name over 220 bytes is cut and ends in `%~` and a hash of the whole.
+
+    Different names give different results; the result is never empty.
+
+    Args:
+        name: One path part as Python gives it (bytes that are not UTF-8 as lone surrogates).
+    """
+    escaped = "".join(char if _allowed(char) else _percent(char) for char in name)
+    if escaped[:1] == "." or _DEVICES.match(name) or _RESERVED.match(name):
+        escaped = _percent(escaped[0]) + escaped[1:]
+    if mark := _LOOKS_LIKE_A_MARK.search(escaped) or _LOOKS_LIKE_A_NUMBER.search(escaped):
+        escaped = escaped[: mark.start()] + _percent(escaped[mark.start()]) + escaped[mark.start() + 1 :]
+    if escaped[-1:] in {".", " "}:
+        escaped = escaped[:-1] + _percent(escaped[-1])
+    if len(escaped.encode()) <= LONGEST_BYTES:
+        return escaped or "%"
+    digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=10).hexdigest()
+    kept = escaped.encode()[: LONGEST_BYTES - len(_SHORTENED) - len(digest)].decode(errors="ignore")
+    return kept + _SHORTENED + digest
+
+
+def _allowed(char: str) -> bool:
+    if char in _FORBIDDEN:
+        return False
+    return char in _JOINERS or unicodedata.category(char) not in _UNSAFE_CATEGORIES
+
+
+def _percent(char: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in char.encode(errors="surrogateescape"))
+
+
+def numbered(name: str, number: int) -> str:
+    """`hello`, `hello~2`, `hello~3`, …"""
+    return name if number == 1 else f"{name}~{number}"
+
+
+def folded(name: str) -> str:
+    """What two names have in common that are one name on Windows or macOS: neither case nor Unicode form counts."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+def natural(name: str) -> tuple[tuple[int, str], ...]:
+    """Sort key that puts `part-9` before `part-10`."""
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d{1,18})", name))

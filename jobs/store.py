@@ -1,0 +1,401 @@
+"""Claimed jobs on disk: folders are states, and every change of state is one rename.
+
+    inbox/radio/hello.yaml  --claim-->  claimed/ID/original  --publish-->  outbox/radio/hello  --release-->  trash/ID
+
+What a crash leaves is read back from the folders alone; see `docs/GUARANTEES.md`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jobs.errors import ConfigError, InboxGone
+from jobs.files import (
+    fsync,
+    from_json,
+    identity,
+    opened_regular,
+    read_at_most,
+    remove_tree,
+    rename_to_free_name,
+    somebody_writes,
+    to_json,
+    write_new,
+)
+from jobs.files import replace as replace_file
+
+FORMAT = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One claimed job.
+
+    Attributes:
+        folder: `claimed/ID`, the job's own until it is released.
+        source: Its file's path in the inbox, `/` separated.
+        claimed_ns: When it was claimed, Unix time in nanoseconds.
+        document: 0 for a file that is one job, else which of the file's documents this is, from 1.
+        sha256: Of the job file's bytes; empty until they are safe.
+        set_aside: Why the file is not to be read at all (too large, kills the daemon); empty for all others.
+        recordings: Each name in the job's `speaker_wav` -> digest of the copy under `recordings/`.
+        transcripts: Each of those names that has a text beside it -> that text.
+        problems: Sentences about files the job names that can't be had.
+    """
+
+    folder: Path
+    source: str
+    claimed_ns: int
+    document: int = 0
+    sha256: str = ""
+    set_aside: str = ""
+    recordings: Mapping[str, str] = field(default_factory=dict)
+    transcripts: Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def job_id(self) -> str:
+        return self.folder.name
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.source).suffix
+
+    @property
+    def name(self) -> str:
+        """Path in the inbox without extension; `-2` behind it for the second of several documents."""
+        stem = self.source.removesuffix(self.suffix)
+        return f"{stem}-{self.document}" if self.document else stem
+
+    @property
+    def job_file(self) -> Path:
+        """The spool's own copy of the bytes; the original where those were never read."""
+        return self.original if self.set_aside else self.folder / f"job{self.suffix.lower()}"
+
+    @property
+    def original(self) -> Path:
+        return self.folder / "original"
+
+    @property
+    def chunks(self) -> Path:
+        return self.folder / "chunks"
+
+
+class Changed(Exception):
+    """The file is not what was looked at: somebody still writes it. It is back in its place."""
+
+
+@dataclass(slots=True)
+class Store:
+    """The claims of one inbox. OSErrors come through as they are; callers turn them into holds."""
+
+    inbox: Path
+    state: Path
+    inbox_id: str
+    _reading: int
+    _deaths: dict[str, int]
+
+    @classmethod
+    def open(cls, inbox: Path, state: Path) -> Store:
+        """Open the state of an inbox; the caller holds its lock.
+
+        Raises:
+            ConfigError: The state was written by a newer version.
+        """
+        _check_format(state / "format")
+        for name in ("claimed", "recordings", "trash"):
+            (state / name).mkdir(mode=0o700, exist_ok=True)
+        reading = os.open(state / "reading", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        store = cls(inbox, state, read_id(state) or _new_id(state), reading, {})
+        store._count_deaths()
+        return store
+
+    def close(self) -> None:
+        os.close(self._reading)
+
+    # --- claim ---------------------------------------------------------------------------------------------------
+
+    def claim(self, source: str, looked_at: os.stat_result, longest_bytes: int) -> tuple[Claim, bytes]:
+        """Take a file out of the inbox and make its bytes the spool's own.
+
+        Args:
+            source: Path in the inbox.
+            looked_at: Its state when it was found ready.
+            longest_bytes: A longer file is claimed, set aside and never read.
+
+        Returns:
+            The claim and the bytes that were read back; b"" for a file set aside.
+
+        Raises:
+            Changed: It is being written to, or is another file now; it was put back.
+            FileNotFoundError: It is gone.
+        """
+        claim = self._new_claim(source)
+        try:
+            os.rename(self.inbox / source, claim.original)
+        except OSError:
+            # A repeated request over NFS can report an error although the first one did its work.
+            if not os.path.lexists(claim.original):
+                remove_tree(claim.folder)
+                raise
+        return self._seal(claim, looked_at, longest_bytes)
+
+    def set_aside(self, source: str, reason: str) -> Claim:
+        """Claim a file that must not be read: it fails with `reason`."""
+        claim = self._new_claim(source)
+        os.rename(self.inbox / source, claim.original)
+        return self.describe(replace(claim, set_aside=reason))
+
+    def _new_claim(self, source: str) -> Claim:
+        claimed_ns = time.time_ns()
+        while True:
+            folder = self.state / "claimed" / _job_id(claimed_ns)
+            try:
+                folder.mkdir(mode=0o700)
+                break
+            except FileExistsError:
+                claimed_ns += 1
+        claim = Claim(folder, source, claimed_ns)
+        write_new(folder / "claim.json", _packed(claim))
+        return claim
+
+    def _seal(self, claim: Claim, looked_at: os.stat_result, longest_bytes: int) -> tuple[Claim, bytes]:
+        """Copy the bytes. Nobody can open the file by its name any more; whoever has it open already is told."""
+        try:
+            with opened_regular(claim.original) as (fd, status):
+                if _content(status) != _content(looked_at) or somebody_writes(fd):
+                    raise Changed
+                if status.st_size > longest_bytes:
+                    reason = f"the file is larger than limits.job_file_bytes ({longest_bytes} bytes)"
+                    return self.describe(replace(claim, set_aside=reason)), b""
+                data = read_at_most(fd, longest_bytes)
+                write_new(claim.job_file, data)
+                if identity(os.fstat(fd)) != identity(status):
+                    raise Changed
+        except (Changed, OSError) as error:
+            self._put_back(claim)
+            if isinstance(error, OSError) and error.errno not in {errno.ELOOP, errno.EINVAL}:
+                raise
+            raise Changed from error
+        return self.describe(replace(claim, sha256=_digest(data))), data
+
+    def _put_back(self, claim: Claim) -> None:
+        """Undo a claim. If its name is taken by now, the file returns under a name beside it."""
+        stem, number = claim.source.removesuffix(claim.suffix), 1
+        while not rename_to_free_name(claim.original, self.inbox / claim.source):
+            number += 1
+            claim = replace(claim, source=f"{stem} ({number}){claim.suffix}")
+        remove_tree(claim.folder)
+
+    def describe(self, claim: Claim) -> Claim:
+        """Write down what is known of a claim, durably."""
+        replace_file(claim.folder / "claim.json", _packed(claim))
+        return claim
+
+    def split(self, claim: Claim, documents: Sequence[bytes]) -> Iterator[Claim]:
+        """Turn a file of several documents into as many jobs; the first claim is released when all of them are safe.
+
+        A crash in between leaves the first claim, and `split` starts over.
+        """
+        children = []
+        for number, data in enumerate(documents, start=1):
+            folder = claim.folder.with_name(f"{claim.job_id}-{number}")
+            remove_tree(folder)
+            folder.mkdir(mode=0o700)
+            child = replace(claim, folder=folder, document=number, sha256=_digest(data))
+            write_new(child.job_file, data)
+            write_new(folder / "claim.json", _packed(child))
+            fsync(folder)
+            children.append(child)
+        self.release(claim)
+        yield from children
+
+    # --- recover -------------------------------------------------------------------------------------------------
+
+    def claimed_ids(self) -> list[str]:
+        """Ids of all claims, oldest first. Documents of a file that was not split to the end are left out."""
+        ids = set(os.listdir(self.state / "claimed"))
+        return sorted(job_id for job_id in ids if job_id.rpartition("-")[0] not in ids)
+
+    def recover(self, job_id: str) -> Claim | None:
+        """Read a claim back.
+
+        Returns:
+            The claim, sealed; None when a crash came before its file was taken, so that it is still in the inbox.
+        """
+        folder = self.state / "claimed" / job_id
+        packed = from_json(folder / "claim.json")
+        if not packed:
+            if not os.path.lexists(folder / "original"):
+                remove_tree(folder)
+                return None
+            packed = {"source": f"recovered-{job_id}.yaml", "claimed_ns": time.time_ns()}
+        claim = _unpacked(folder, packed)
+        if claim.sha256 or claim.set_aside:
+            return claim
+        if not os.path.lexists(claim.original):
+            remove_tree(folder)
+            return None
+        return self._seal_again(claim)
+
+    def _seal_again(self, claim: Claim) -> Claim:
+        claim.job_file.unlink(missing_ok=True)
+        with opened_regular(claim.original) as (fd, status):
+            data = read_at_most(fd, status.st_size)
+        write_new(claim.job_file, data)
+        return self.describe(replace(claim, sha256=_digest(data)))
+
+    # --- while it is being read: what kills the daemon is counted ----------------------------------------------------
+
+    @contextlib.contextmanager
+    def reading(self, source: str) -> Iterator[None]:
+        """Note on disk which file is being read and parsed, for the case that this kills the daemon."""
+        os.pwrite(self._reading, to_json({"source": source}), 0)
+        try:
+            yield
+        finally:
+            os.ftruncate(self._reading, 0)
+
+    def deaths(self, source: str) -> int:
+        """How many daemons in a row have died while reading this file."""
+        return self._deaths.get(source, 0)
+
+    def _count_deaths(self) -> None:
+        victim = from_json(self.state / "reading").get("source")
+        before = from_json(self.state / "deaths.json")
+        if victim is None:
+            (self.state / "deaths.json").unlink(missing_ok=True)
+            return
+        deaths = before.get("deaths", 0) + 1 if before.get("source") == victim else 1
+        replace_file(self.state / "deaths.json", to_json({"source": victim, "deaths": deaths}))
+        os.ftruncate(self._reading, 0)
+        self._deaths[victim] = deaths
+
+    # --- attempts ------------------------------------------------------------------------------------------------
+
+    def attempts(self, claim: Claim) -> list[dict[str, Any]]:
+        """All attempts at a job: `{"started_at", "outcome"}`, outcome None for one that a daemon did not see end."""
+        attempts: list[dict[str, Any]] = []
+        with contextlib.suppress(FileNotFoundError):
+            for line in (claim.folder / "attempts").read_text().splitlines():
+                with contextlib.suppress(ValueError):  # a power failure can cut the last line
+                    entry = json.loads(line)
+                    if "outcome" in entry and attempts:
+                        attempts[-1]["outcome"] = entry["outcome"]
+                    elif "started_at" in entry:
+                        attempts.append({"started_at": entry["started_at"], "outcome": None})
+        return attempts
+
+    def note_attempt(self, claim: Claim, **entry: Any) -> None:
+        """Append to a job's record of attempts: `started_at=…` before the work starts, `outcome=…` when it failed."""
+        path = claim.folder / "attempts"
+        new = not path.exists()
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, to_json(entry) + b"\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if new:
+            fsync(claim.folder)
+
+    # --- publish and release ---------------------------------------------------------------------------------------
+
+    def intend(self, claim: Claim, intent: Mapping[str, Any]) -> None:
+        """Write the intent to publish, durably, before the rename that publishes."""
+        replace_file(claim.folder / "intent.json", to_json(intent))
+
+    def intent(self, claim: Claim) -> Mapping[str, Any]:
+        """The intent to publish that a crash left behind; {} when there is none."""
+        return from_json(claim.folder / "intent.json")
+
+    def forget_intent(self, claim: Claim) -> None:
+        (claim.folder / "intent.json").unlink(missing_ok=True)
+
+    def has_intent(self, job_id: str) -> bool:
+        return (self.state / "claimed" / job_id / "intent.json").exists()
+
+    def release(self, claim: Claim) -> None:
+        """Let a job go: one rename; what is left of it is removed at leisure."""
+        trash = self.state / "trash" / claim.job_id
+        os.rename(claim.folder, trash)
+        with contextlib.suppress(OSError):
+            remove_tree(trash)
+
+    def empty_trash(self) -> None:
+        for entry in list((self.state / "trash").iterdir()):
+            remove_tree(entry)
+
+    def check(self) -> None:
+        """Make sure that the inbox is the one that was opened.
+
+        Raises:
+            InboxGone: It is not there, or is another one.
+        """
+        try:
+            found = read_id(self.state)
+        except OSError as error:
+            raise InboxGone(f"the inbox {self.inbox} can't be read: {error.strerror}") from error
+        if found != self.inbox_id or not self.inbox.is_dir():
+            raise InboxGone(f"the inbox {self.inbox} is not there, or is not the one of before")
+
+
+def read_id(state: Path) -> str | None:
+    """The id of an inbox, from its state folder; None when it has none (yet)."""
+    try:
+        return (state / "id").read_text().strip() or None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _new_id(state: Path) -> str:
+    new = secrets.token_hex(8)
+    replace_file(state / "id", f"{new}\n".encode(), mode=0o644)
+    return new
+
+
+def _check_format(path: Path) -> None:
+    try:
+        found = path.read_text().strip()
+    except FileNotFoundError:
+        replace_file(path, f"{FORMAT}\n".encode(), mode=0o644)
+        return
+    if found != FORMAT:
+        raise ConfigError(
+            f"{path} says format {found!r}; this version of voicespool reads format {FORMAT}",
+            "Use the version of voicespool that wrote it, or let that version finish the jobs and start with an "
+            "empty state folder.",
+        )
+
+
+def _job_id(claimed_ns: int) -> str:
+    seconds, fraction = divmod(claimed_ns, 1_000_000_000)
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{fraction:09d}"
+
+
+def _content(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What a rename leaves unchanged: the change time is not among it."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _packed(claim: Claim) -> bytes:
+    return to_json({key: value for key, value in asdict(claim).items() if key != "folder"})
+
+
+def _unpacked(folder: Path, packed: Mapping[str, Any]) -> Claim:
+    known = {key: packed[key] for key in Claim.__dataclass_fields__ if key in packed}
+    return Claim(folder, **(known | {"problems": tuple(known.get("problems", ()))}))
