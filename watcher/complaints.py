@@ -1,0 +1,198 @@
+"""What is wrong in config.yaml, in words: each problem with line, key, what was found and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from jobs.errors import ConfigError, Problem, printable
+
+Key = tuple[str | int, ...]
+Marks = Mapping[Key, int]
+
+_LARGEST_BYTES = 1024 * 1024
+_LONGEST_VALUE = 60
+
+
+def complaints(path: Path | None, problems: Sequence[Problem]) -> ConfigError:
+    """All problems of a configuration as one error, a line for each."""
+    where = "configuration" if path is None else printable(path)
+    return ConfigError(
+        "\n".join(in_file(where, problem) for problem in problems),
+        "`voicespool schema config` lists every key; config.yaml explains them.",
+    )
+
+
+def in_file(file: str, problem: Problem) -> str:
+    """`FILE:LINE: key: message`, the form that editors jump to. `file` must be printable already."""
+    place = file if problem.line is None else f"{file}:{problem.line}"
+    return f"{place}: {problem.key}: {problem.message}" if problem.key else f"{place}: {problem.message}"
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], Marks]:
+    """Read a configuration file.
+
+    Returns:
+        The mapping in it, and the line of each key by its path.
+
+    Raises:
+        ConfigError: it can't be read, is no YAML, or no mapping.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_BYTES + 1)
+    except OSError as error:
+        hint = "`voicespool init` makes a configuration; without `--config`, ./config.yaml or defaults apply."
+        raise ConfigError(f"{printable(path)}: can't be read: {error.strerror}", hint) from None
+    if len(data) > _LARGEST_BYTES:
+        raise ConfigError(f"{printable(path)}: larger than a configuration can be ({_LARGEST_BYTES} bytes)")
+    try:
+        node = yaml.compose(data, Loader=yaml.SafeLoader)
+        value = yaml.load(data, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or str(error)
+        raise complaints(path, [Problem(printable(reason), line=mark.line + 1 if mark else None)]) from None
+    if value is None:
+        return {}, {}
+    if not isinstance(value, dict):
+        raise complaints(path, [Problem("must be keys with values, such as `inbox: inbox`", line=1)])
+    return value, dict(_lines(node, ()))
+
+
+def _lines(node: yaml.Node | None, key: Key) -> Iterator[tuple[Key, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            yield (*key, name.value), name.start_mark.line + 1
+            yield from _lines(value, (*key, name.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*key, index), value.start_mark.line + 1
+            yield from _lines(value, (*key, index))
+
+
+def complaint(
+    error: ValidationError, model: type[BaseModel], data: Mapping[str, Any], marks: Marks
+) -> tuple[Problem, ...]:
+    """Turn pydantic's findings into problems in words, in the order of the file, one for each key."""
+    found: dict[Key, Problem] = {}
+    for detail in error.errors(include_url=False, include_context=True):
+        key = _known_part(detail["loc"], data)
+        message = _unknown(key, model) if detail["type"] == "extra_forbidden" else _wrong(detail, key, data)
+        found.setdefault(key, Problem(message, _dotted(key), marks.get(key)))
+    return tuple(sorted(found.values(), key=lambda problem: problem.line or 0))
+
+
+def _known_part(loc: Key, data: Any) -> Key:
+    """The part of pydantic's location that is in the file; the rest names alternatives of a union."""
+    key: Key = ()
+    for step in loc:
+        try:
+            data = data[step]
+        except (KeyError, IndexError, TypeError):
+            break
+        key = (*key, step)
+    return key
+
+
+def _dotted(key: Key) -> str:
+    steps = (f"[{step}]" if isinstance(step, int) else f".{printable(step, 100)}" for step in key)
+    return "".join(steps).removeprefix(".")
+
+
+def _unknown(key: Key, model: type[BaseModel]) -> str:
+    """Name the nearest known key: in the same section first, then anywhere."""
+    for step in key[:-1]:
+        model = _section(model, str(step)) or model
+    name = str(key[-1])
+    prefix = _dotted(key[:-1])
+    here = [f"{prefix}.{field}" if prefix else field for field in model.model_fields]
+    by_name = {field.rsplit(".", 1)[-1]: field for field in reversed([*here, *_all_keys()])}
+    if prefix and name in model.model_fields:
+        return "unknown key"
+    near = by_name.get(name) or _nearest(name, here, by_name)
+    if near:
+        return f"unknown key; did you mean {near}?"
+    return f"unknown key; known here are {', '.join(model.model_fields)}"
+
+
+def _nearest(name: str, here: Sequence[str], by_name: Mapping[str, str]) -> str | None:
+    local = {field.rsplit(".", 1)[-1]: field for field in here}
+    for names in (local, by_name):
+        match = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.6)
+        if match:
+            return names[match[0]]
+    return None
+
+
+def _all_keys() -> list[str]:
+    from watcher.config import Config
+
+    keys: list[str] = []
+    for name in Config.model_fields:
+        section = _section(Config, name)
+        keys += [f"{name}.{field}" for field in section.model_fields] if section else []
+    return keys + list(Config.model_fields)
+
+
+def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    field = model.model_fields.get(name)
+    kind = field.annotation if field else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+_WORDS: Mapping[str, str] = {
+    "float_type": "must be a number",
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "path_type": "must be the path of a folder",
+    "tuple_type": "must be a list",
+    "mapping_type": "must be keys with values",
+    "dict_type": "must be keys with values",
+    "model_type": "must be keys with values",
+    "finite_number": "must be a finite number",
+    "string_too_short": "must not be empty",
+    "string_pattern_mismatch": "must be auto, cpu, mps, cuda or cuda:N",
+}
+
+
+_BOUNDS: Mapping[str, str] = {
+    "greater_than": "more than",
+    "greater_than_equal": "at least",
+    "less_than": "less than",
+    "less_than_equal": "at most",
+}
+
+
+def _wrong(detail: ErrorDetails, key: Key, data: Any) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "not_yet":
+        return detail["msg"]
+    for step in key:
+        data = data[step]
+    found = f"found {_shown(data)}"
+    if kind == "literal_error":
+        return f"must be {context['expected']}; {found}"
+    if kind in _BOUNDS:
+        return f"must be {_BOUNDS[kind]} {next(iter(context.values())):g}; {found}"
+    return f"{_WORDS.get(kind, detail['msg'])}; {found}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "keys with values"
+    if isinstance(value, list):
+        return "a list"
+    shown = printable(value, _LONGEST_VALUE)
+    return f'"{shown}"' if isinstance(value, str) else shown

@@ -1,0 +1,268 @@
+"""config.yaml as frozen data: every key, what it means, its unit and its default.
+
+Every key is optional. Durations are seconds, sizes are bytes. Relative paths are relative to the configuration
+file, or to the current folder when there is none. A key that is not built yet is known and fails by name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
+
+from watcher.complaints import Marks, complaint, complaints, read_yaml
+
+STATE_FOLDER = ".voicespool"
+CONFIG_NAME = "config.yaml"
+
+
+def _not_yet(value: object) -> object:
+    if value is not None:
+        raise PydanticCustomError("not_yet", "not available in this version")
+    return value
+
+
+Seconds = Annotated[float, Field(gt=0, le=366 * 86400, allow_inf_nan=False, strict=True)]
+Count = Annotated[int, Field(gt=0, le=10**12, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+NotYet = AfterValidator(_not_yet)
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and nothing in it that is not known."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+
+class Defaults(Section):
+    """What a job gets that does not say otherwise: the job file's own keys."""
+
+    engine: Name = "espeak"
+    """Engine of jobs that name neither an engine nor a checkpoint."""
+    language: Name = "en"
+    """Language of jobs that name none: a BCP-47 tag such as pt-BR."""
+    speaker: Name | None = None
+    """Built-in voice, used where a job gives neither speaker nor speaker_wav."""
+    speaker_wav: Name | tuple[Name, ...] | None = None
+    """Recording or recordings under voices/, used where a job gives neither speaker nor speaker_wav."""
+    speaker_text: Name | None = None
+    """What is said in the first default recording."""
+    checkpoint: Annotated[Name | None, NotYet] = None
+    """A fine-tuned model. Not available in this version."""
+    on_checkpoint_error: Literal["fail", "base"] = "fail"
+    """When a checkpoint does not load: fail the job, or render it with the base model."""
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = None
+    """Seed of every job; left out, it follows from the content."""
+    settings: Mapping[str, Any] = Field(default_factory=dict)
+    """The engine's own options, as in a job file; `voicespool engines` lists them."""
+    output: Mapping[str, Any] = Field(default_factory=dict)
+    """As in a job file: format, sample_rate (Hz). Out of the box loudness is left alone."""
+    priority: Annotated[int, Field(ge=0, le=9, strict=True)] = 5
+    """0 (last) to 9 (first)."""
+    timeout_s: Seconds | None = None
+    """Longest rendering of a job, in seconds; none by default."""
+
+
+class Ready(Section):
+    """When a file in the inbox counts as completely written."""
+
+    quiet_s: Seconds = 1.0
+    """A file written in place is ready when it has not changed for so long, in seconds."""
+    network_quiet_s: Seconds = 5.0
+    """The same on network file systems, which show changes late, in seconds."""
+    unparsable_grace_s: Seconds = 10.0
+    """How long a stable file that can't be read as YAML or JSON waits for more bytes, in seconds."""
+    companions_s: Seconds = 60.0
+    """How long a job waits for recordings that it names and that are not there yet, in seconds."""
+    scan_s: Seconds = 10.0
+    """Longest time between two looks at the whole inbox, in seconds; events only make it sooner."""
+
+
+class Limits(Section):
+    """Bounds that keep one job, or one stranger, from stopping everything."""
+
+    job_file_bytes: Count = 1024 * 1024
+    """Largest job file, in bytes."""
+    text_chars: Count = 1_000_000
+    """Longest text of one job, in characters."""
+    documents: Count = 1000
+    """Most jobs in one file."""
+    recording_bytes: Count = 100 * 1024 * 1024
+    """Largest reference recording, in bytes."""
+    attempts: Count = 3
+    """How often a job is tried whose engine or worker fails."""
+    daemon_deaths: Count = 10
+    """A file that was being read when the daemon died so many times in a row is put aside as failed."""
+    stall_s: Seconds = 300.0
+    """A render without any progress for so long is killed, in seconds."""
+    stop_grace_s: Seconds = 30.0
+    """How long the running chunk may take to finish when the daemon is asked to stop, in seconds."""
+    affinity_s: Seconds = 300.0
+    """Longest time a job is passed over for others that suit the loaded model, in seconds."""
+
+
+class DeviceConfig(Section):
+    """Where engines run."""
+
+    name: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
+    """auto, cpu, cuda, cuda:N or mps. Engines without GPU code, such as espeak, use the CPU in any case."""
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Arithmetic of engines that offer a choice."""
+    profile: Literal["auto"] = "auto"
+    """Trade of speed for quality. Nothing but auto is available in this version."""
+    idle_s: Seconds = 600.0
+    """After so many seconds without work the worker ends and gives memory and GPU back."""
+    fallback_cpu: Flag = False
+    """Render on the CPU what does not fit into the GPU's memory."""
+
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _only_auto(cls, value: object) -> object:
+        return value if value == "auto" else _not_yet(value)
+
+
+class Results(Section):
+    """How results are published."""
+
+    on_existing: Literal["number", "replace"] = "number"
+    """When a result of that name exists: number makes NAME~2, replace moves the old one aside first."""
+    mode: str | None = None
+    """Permissions, octal and in quotes ("0640", "2775"): folders get x wherever there is r, files lose x and
+    the special bits. Default: as the daemon's umask says."""
+    group: Annotated[int, Field(ge=0, strict=True)] | Name | None = None
+    """Group of results: a name or a number. The user that the daemon runs as must be a member of it."""
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _octal(cls, value: object) -> object:
+        if value is None:
+            return None
+        digits = value if isinstance(value, str) else ""
+        if not 3 <= len(digits) <= 4 or set(digits) - set("01234567"):
+            raise PydanticCustomError(
+                "mode", 'must be three or four octal digits in quotes, such as "0640" or "2775"'
+            )
+        if int(digits, 8) & 0o600 != 0o600:
+            raise PydanticCustomError("mode", "must let the owner read and write")
+        return digits
+
+    @property
+    def folder_mode(self) -> int | None:
+        """Permission bits of result folders, or None for the umask's."""
+        if self.mode is None:
+            return None
+        bits = int(self.mode, 8)
+        return bits | (bits & 0o444) >> 2
+
+    @property
+    def file_mode(self) -> int | None:
+        """Permission bits of the files in them, or None for the umask's."""
+        return None if self.mode is None else int(self.mode, 8) & 0o666
+
+
+class Retention(Section):
+    """Removal of old results. Not available in this version."""
+
+    days: Annotated[float | None, NotYet] = None
+    """Age in days at which done results are removed."""
+    failed_days: Annotated[float | None, NotYet] = None
+    """The same for failed and cancelled ones."""
+
+
+class Hooks(Section):
+    """Commands of the operator's own. Not available in this version."""
+
+    on_result: Annotated[str | tuple[str, ...] | None, NotYet] = None
+    """Command run for each result, with the result folder as its argument."""
+
+
+class Config(Section):
+    """config.yaml. After `load`, every path is absolute."""
+
+    model_config = ConfigDict(title="voicespool configuration")
+
+    inbox: Path = Path("inbox")
+    """Where job files are dropped, in subfolders too."""
+    outbox: Path = Path("outbox")
+    """Where results appear; never inside the inbox, nor the reverse."""
+    voices: Path = Path("voices")
+    """Reference recordings; beside the inbox and the outbox, not inside."""
+    models: Path = Path("models")
+    """Checkpoints; beside the inbox and the outbox, not inside."""
+    state_dir: Path = Path("inbox/.voicespool")
+    """The spool's own state, on the inbox's file system. Default: .voicespool in the inbox. Put it elsewhere
+    when a sync tool mirrors the inbox. Inside the inbox it must lie under a name with a leading dot."""
+    allowed_roots: tuple[Path, ...] = ()
+    """Further folders that paths in job files may lead into; every other path outside is refused."""
+    defaults: Defaults = Defaults()
+    """What a job gets that does not say otherwise: the job file's own keys."""
+    ready: Ready = Ready()
+    """When a file in the inbox counts as completely written."""
+    limits: Limits = Limits()
+    """Bounds that keep one job, or one stranger, from stopping everything."""
+    device: DeviceConfig = DeviceConfig()
+    """Where engines run."""
+    results: Results = Results()
+    """How results are published."""
+    retention: Retention = Retention()
+    """Removal of old results. Not available in this version."""
+    hooks: Hooks = Hooks()
+    """Commands of the operator's own. Not available in this version."""
+
+
+def load(path: Path | None = None) -> Config:
+    """Read the configuration. Writes nothing and makes no folder; `watcher.folders.prepare` does.
+
+    Args:
+        path: The file; None means ./config.yaml if it is there, else defaults around the current folder.
+
+    Raises:
+        ConfigError: everything that is wrong with it, each with its line and key.
+    """
+    if path is None:
+        path = Path(CONFIG_NAME)
+        if not path.exists():
+            return _absolute(Config(), Path.cwd(), {})
+    data, marks = read_yaml(path)
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        raise complaints(path, complaint(error, Config, data, marks)) from None
+    return _absolute(config, path.absolute().parent, marks, path)
+
+
+def _absolute(config: Config, base: Path, marks: Marks, path: Path | None = None) -> Config:
+    """Make the paths absolute (symlinks kept: what they lead to may change) and check how they lie."""
+    from watcher.folders import overlaps
+
+    def absolute(folder: Path) -> Path:
+        return Path(os.path.abspath(base / folder.expanduser()))
+
+    inbox = absolute(config.inbox)
+    own_state = "state_dir" in config.model_fields_set
+    config = config.model_copy(
+        update={
+            "inbox": inbox,
+            "outbox": absolute(config.outbox),
+            "voices": absolute(config.voices),
+            "models": absolute(config.models),
+            "state_dir": absolute(config.state_dir) if own_state else inbox / STATE_FOLDER,
+            "allowed_roots": tuple(absolute(root) for root in config.allowed_roots),
+        }
+    )
+    problems = overlaps(config, marks)
+    if problems:
+        raise complaints(path, problems)
+    return config
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of config.yaml."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema()
