@@ -1,6 +1,6 @@
 """config.yaml as frozen data: every key, what it means, its unit and its default.
 
-Every key is optional. Durations are seconds, sizes are bytes. Relative paths are relative to the configuration
+Every key is optional. Durations are seconds, sizes are bytes. Relative paths are relative to the config
 file, or to the current folder when there is none. A key that is not built yet is known and fails by name.
 """
 
