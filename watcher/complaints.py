@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from jobs import yaml12
 from jobs.errors import ConfigError, Problem, printable
+from jobs.tree import Bounds, Tree, Unreadable, dotted
+from jobs.tree import Path as Key
 
-Key = tuple[str | int, ...]
-Marks = Mapping[Key, int]
-
+EMPTY = Tree({}, 1, {})
 _LARGEST_BYTES = 1024 * 1024
 _LONGEST_VALUE = 60
 
@@ -35,11 +35,8 @@ def in_file(file: str, problem: Problem) -> str:
     return f"{place}: {problem.key}: {problem.message}" if problem.key else f"{place}: {problem.message}"
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], Marks]:
-    """Read a configuration file.
-
-    Returns:
-        The mapping in it, and the line of each key by its path.
+def read_yaml(path: Path) -> Tree:
+    """Read a configuration file; its value is a dict.
 
     Raises:
         ConfigError: it can't be read, is no YAML, or no mapping.
@@ -53,39 +50,34 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Marks]:
     if len(data) > _LARGEST_BYTES:
         raise ConfigError(f"{printable(path)}: larger than a configuration can be ({_LARGEST_BYTES} bytes)")
     try:
-        node = yaml.compose(data, Loader=yaml.SafeLoader)
-        value = yaml.load(data, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = getattr(error, "problem", None) or str(error)
-        raise complaints(path, [Problem(printable(reason), line=mark.line + 1 if mark else None)]) from None
-    if value is None:
-        return {}, {}
-    if not isinstance(value, dict):
-        raise complaints(path, [Problem("must be keys with values, such as `inbox: inbox`", line=1)])
-    return value, dict(_lines(node, ()))
+        tree = _only_document(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise complaints(path, [Problem("is not UTF-8; save it as UTF-8", line=line)]) from None
+    except Unreadable as error:
+        raise complaints(path, [error.problem]) from None
+    if tree.value is None:
+        return EMPTY
+    if not isinstance(tree.value, dict):
+        raise complaints(path, [Problem("must be keys with values, such as `inbox: inbox`", line=tree.line)])
+    return tree
 
 
-def _lines(node: yaml.Node | None, key: Key) -> Iterator[tuple[Key, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            yield (*key, name.value), name.start_mark.line + 1
-            yield from _lines(value, (*key, name.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*key, index), value.start_mark.line + 1
-            yield from _lines(value, (*key, index))
+def _only_document(text: str) -> Tree:
+    pieces = list(yaml12.split(text))
+    if len(pieces) > 1:
+        raise Unreadable("a configuration is one YAML document; here begins another", pieces[1].line)
+    return (yaml12.read(pieces[0], Bounds()) if pieces else None) or EMPTY
 
 
-def complaint(
-    error: ValidationError, model: type[BaseModel], data: Mapping[str, Any], marks: Marks
-) -> tuple[Problem, ...]:
-    """Turn pydantic's findings into problems in words, in the order of the file, one for each key."""
-    found: dict[Key, Problem] = {}
-    for detail in error.errors(include_url=False, include_context=True):
-        key = _known_part(detail["loc"], data)
-        message = _unknown(key, model) if detail["type"] == "extra_forbidden" else _wrong(detail, key, data)
-        found.setdefault(key, Problem(message, _dotted(key), marks.get(key)))
+def complaint(error: ValidationError, model: type[BaseModel], tree: Tree) -> tuple[Problem, ...]:
+    """Turn the reader's and pydantic's findings into words, in the order of the file, one for each key."""
+    found: dict[str, Problem] = {problem.key: problem for problem in tree.problems}
+    for detail in error.errors(include_url=False):
+        key = _known_part(detail["loc"], tree.value)
+        unknown = detail["type"] == "extra_forbidden"
+        message = _unknown(key, model) if unknown else _wrong(detail, key, tree.value)
+        found.setdefault(dotted(key), Problem(message, dotted(key), tree.line_of(key)))
     return tuple(sorted(found.values(), key=lambda problem: problem.line or 0))
 
 
@@ -101,17 +93,12 @@ def _known_part(loc: Key, data: Any) -> Key:
     return key
 
 
-def _dotted(key: Key) -> str:
-    steps = (f"[{step}]" if isinstance(step, int) else f".{printable(step, 100)}" for step in key)
-    return "".join(steps).removeprefix(".")
-
-
 def _unknown(key: Key, model: type[BaseModel]) -> str:
     """Name the nearest known key: in the same section first, then anywhere."""
     for step in key[:-1]:
         model = _section(model, str(step)) or model
     name = str(key[-1])
-    prefix = _dotted(key[:-1])
+    prefix = dotted(key[:-1])
     here = [f"{prefix}.{field}" if prefix else field for field in model.model_fields]
     by_name = {field.rsplit(".", 1)[-1]: field for field in reversed([*here, *_all_keys()])}
     if prefix and name in model.model_fields:
@@ -175,6 +162,8 @@ def _wrong(detail: ErrorDetails, key: Key, data: Any) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "not_yet":
         return detail["msg"]
+    if kind == "int_type" and detail["loc"][:2] == ("results", "group"):
+        kind = "group_type"
     for step in key:
         data = data[step]
     found = f"found {_shown(data)}"

@@ -6,6 +6,7 @@ file, or to the current folder when there is none. A key that is not built yet i
 
 from __future__ import annotations
 
+import grp
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from watcher.complaints import Marks, complaint, complaints, read_yaml
+from jobs.tree import Tree
+from watcher.complaints import EMPTY, complaint, complaints, read_yaml
+from watcher.folders import overlaps
 
 STATE_FOLDER = ".voicespool"
 CONFIG_NAME = "config.yaml"
@@ -153,6 +156,21 @@ class Results(Section):
             raise PydanticCustomError("mode", "must let the owner read and write")
         return digits
 
+    @field_validator("group")
+    @classmethod
+    def _there(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, str):
+            try:
+                grp.getgrnam(value)
+            except KeyError:
+                raise PydanticCustomError("group", "this machine has no such group") from None
+        return value
+
+    @property
+    def gid(self) -> int | None:
+        """Number of the group, or None for the process's own."""
+        return grp.getgrnam(self.group).gr_gid if isinstance(self.group, str) else self.group
+
     @property
     def folder_mode(self) -> int | None:
         """Permission bits of result folders, or None for the umask's."""
@@ -216,6 +234,11 @@ class Config(Section):
     hooks: Hooks = Hooks()
     """Commands of the operator's own. Not available in this version."""
 
+    @field_validator("defaults", "ready", "limits", "device", "results", "retention", "hooks", mode="before")
+    @classmethod
+    def _all_commented_out(cls, value: object) -> object:
+        return {} if value is None else value
+
 
 def load(path: Path | None = None) -> Config:
     """Read the configuration. Writes nothing and makes no folder; `watcher.folders.prepare` does.
@@ -229,18 +252,19 @@ def load(path: Path | None = None) -> Config:
     if path is None:
         path = Path(CONFIG_NAME)
         if not path.exists():
-            return _absolute(Config(), Path.cwd(), {})
-    data, marks = read_yaml(path)
+            return _absolute(Config(), Path.cwd(), EMPTY)
+    tree = read_yaml(path)
     try:
-        config = Config.model_validate(data)
+        config = Config.model_validate(tree.value)
     except ValidationError as error:
-        raise complaints(path, complaint(error, Config, data, marks)) from None
-    return _absolute(config, path.absolute().parent, marks, path)
+        raise complaints(path, complaint(error, Config, tree)) from None
+    if tree.problems:
+        raise complaints(path, tree.problems)
+    return _absolute(config, path.absolute().parent, tree, path)
 
 
-def _absolute(config: Config, base: Path, marks: Marks, path: Path | None = None) -> Config:
+def _absolute(config: Config, base: Path, tree: Tree, path: Path | None = None) -> Config:
     """Make the paths absolute (symlinks kept: what they lead to may change) and check how they lie."""
-    from watcher.folders import overlaps
 
     def absolute(folder: Path) -> Path:
         return Path(os.path.abspath(base / folder.expanduser()))
@@ -257,7 +281,7 @@ def _absolute(config: Config, base: Path, marks: Marks, path: Path | None = None
             "allowed_roots": tuple(absolute(root) for root in config.allowed_roots),
         }
     )
-    problems = overlaps(config, marks)
+    problems = overlaps(config, tree)
     if problems:
         raise complaints(path, problems)
     return config

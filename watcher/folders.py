@@ -9,31 +9,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import ConfigError, Hold, Problem, printable
+from jobs.tree import Tree
 
 if TYPE_CHECKING:
-    from watcher.complaints import Marks
     from watcher.config import Config
 
 
-def overlaps(config: Config, marks: Marks) -> list[Problem]:
+def overlaps(config: Config, tree: Tree) -> list[Problem]:
     """Say which folders lie in each other and must not. Symlinks are resolved as far as they lead now."""
     real = {name: Path(os.path.realpath(getattr(config, name))) for name in _FOLDERS}
-    problems = [
-        Problem(_lies(inner, outer, real), inner, marks.get((inner,)) or marks.get((outer,)))
-        for inner, outer in _APART
-        if real[inner].is_relative_to(real[outer])
-    ]
-    if real["state_dir"].is_relative_to(real["inbox"]):
-        below = real["state_dir"].relative_to(real["inbox"]).parts
-        if not any(part.startswith(".") for part in below):
-            problems.append(
-                Problem(
-                    "inside the inbox it must be, or lie in, a folder whose name starts with a dot",
-                    "state_dir",
-                    marks.get(("state_dir",)),
-                )
-            )
-    return problems
+    problems: dict[frozenset[str], Problem] = {}
+    for inner, outer in _APART:
+        if real[inner].is_relative_to(real[outer]) and (inner != "state_dir" or inner in tree.value):
+            line = tree.line_of((inner,) if inner in tree.value else (outer,))
+            problems.setdefault(frozenset((inner, outer)), Problem(_lies(inner, outer, real), inner, line))
+    if _shows(real["state_dir"], real["inbox"]):
+        message = "inside the inbox it must be, or lie in, a folder whose name starts with a dot"
+        problems[frozenset(["state_dir"])] = Problem(message, "state_dir", tree.line_of(("state_dir",)))
+    return list(problems.values())
+
+
+def _shows(state_dir: Path, inbox: Path) -> bool:
+    """Whether the scan of the inbox would come across the state folder."""
+    if not state_dir.is_relative_to(inbox):
+        return False
+    return not any(part.startswith(".") for part in state_dir.relative_to(inbox).parts)
 
 
 _FOLDERS = ("inbox", "outbox", "voices", "models", "state_dir")

@@ -59,7 +59,7 @@ def configure(stream: TextIO | None = None, level: Level = "info") -> None:
 
 
 class _Lines:
-    """Writes lines whole, from any thread. A log that can't be written (disk full, reader gone) stops no work."""
+    """Writes whole lines, from any thread. A log that can't be written (disk full, no reader) stops no job."""
 
     _lock = threading.Lock()
 
