@@ -176,8 +176,7 @@ class Store:
                 if _content(status) != _content(looked_at) or somebody_writes(fd):
                     raise Changed
                 if status.st_size > longest_bytes:
-                    reason = f"the file is larger than limits.job_file_bytes ({longest_bytes} bytes)"
-                    return self.describe(replace(claim, set_aside=reason)), b""
+                    return self.describe(replace(claim, set_aside=_too_large(longest_bytes))), b""
                 data = read_at_most(fd, longest_bytes)
                 write_new(claim.job_file, data)
                 if identity(os.fstat(fd)) != identity(status):
@@ -227,7 +226,7 @@ class Store:
         ids = set(os.listdir(self.state / "claimed"))
         return sorted(job_id for job_id in ids if job_id.rpartition("-")[0] not in ids)
 
-    def recover(self, job_id: str) -> Claim | None:
+    def recover(self, job_id: str, longest_bytes: int) -> Claim | None:
         """Read a claim back.
 
         Returns:
@@ -246,12 +245,19 @@ class Store:
         if not os.path.lexists(claim.original):
             remove_tree(folder)
             return None
-        return self._seal_again(claim)
+        try:
+            return self._seal_again(claim, longest_bytes)
+        except OSError as error:
+            if error.errno not in {errno.ELOOP, errno.EINVAL}:
+                raise
+            return self.describe(replace(claim, set_aside="it is not a regular file"))
 
-    def _seal_again(self, claim: Claim) -> Claim:
+    def _seal_again(self, claim: Claim, longest_bytes: int) -> Claim:
         claim.job_file.unlink(missing_ok=True)
-        with opened_regular(claim.original) as (fd, status):
-            data = read_at_most(fd, status.st_size)
+        with opened_regular(claim.original) as (fd, _status):
+            data = read_at_most(fd, longest_bytes)
+        if len(data) > longest_bytes:
+            return self.describe(replace(claim, set_aside=_too_large(longest_bytes)))
         write_new(claim.job_file, data)
         return self.describe(replace(claim, sha256=_digest(data)))
 
@@ -386,6 +392,10 @@ def _job_id(claimed_ns: int) -> str:
 def _content(status: os.stat_result) -> tuple[int, int, int, int]:
     """What a rename leaves unchanged: the change time is not among it."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _too_large(longest_bytes: int) -> str:
+    return f"the file is larger than limits.job_file_bytes ({longest_bytes} bytes)"
 
 
 def _digest(data: bytes) -> str:

@@ -1,0 +1,146 @@
+"""Which job is next. Pure: no clock, no folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from sortedcontainers import SortedKeyList
+
+URGENT = 10  # above the highest priority a job can ask for
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A claimed job in the queue; small, because 100,000 may wait.
+
+    Attributes:
+        job_id: Its claim.
+        name: For people; ends in `-2` for the second of several documents.
+        claimed_ns: Unix time, nanoseconds.
+        priority: 0 (last) … 9 (first); URGENT for what needs no rendering (a failure to report, a result to settle).
+        document: 0, or which document of its file it is.
+        not_before: Unix time in seconds before which it must not start; 0 for at once.
+        model: Engine and checkpoint, for keeping a loaded model in use.
+    """
+
+    job_id: str
+    name: str
+    claimed_ns: int
+    priority: int = 5
+    document: int = 0
+    not_before: float = 0.0
+    model: tuple[str, str] = ("", "")
+
+    @property
+    def file_name(self) -> str:
+        """The name of its file without extension: what `NAME.cancel` may say as well."""
+        return self.name.removesuffix(f"-{self.document}") if self.document else self.name
+
+
+def _order(ticket: Ticket) -> tuple[int, int, int]:
+    return -ticket.priority, ticket.claimed_ns, ticket.document
+
+
+class Schedule:
+    """The queue: highest priority first, then oldest first, with one exception.
+
+    Among jobs of equal priority those for the model that is loaded may go before the oldest, so that two
+    checkpoints in turn do not mean a load for each job. The oldest is passed over for at most `patience_s`.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self.patience_s = patience_s
+        self._tickets: dict[str, Ticket] = {}
+        self._ready = SortedKeyList(key=_order)
+        self._of_model: dict[tuple[str, str], SortedKeyList] = {}
+        self._later = SortedKeyList(key=lambda ticket: (ticket.not_before, ticket.claimed_ns))
+        self._passed_over: tuple[str, float] = ("", 0.0)
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._tickets
+
+    def add(self, ticket: Ticket) -> None:
+        """Queue a job; one that is queued already is replaced."""
+        self.remove(ticket.job_id)
+        self._tickets[ticket.job_id] = ticket
+        if ticket.not_before:
+            self._later.add(ticket)
+        else:
+            self._enter(ticket)
+
+    def remove(self, job_id: str) -> Ticket | None:
+        """Take a job out of the queue; None when it is not in it."""
+        ticket = self._tickets.pop(job_id, None)
+        if ticket is not None and ticket in self._later:
+            self._later.remove(ticket)
+        elif ticket is not None:
+            self._leave(ticket)
+        return ticket
+
+    def choose(self, wall_s: float, steady_s: float, warm: tuple[str, str] | None) -> Ticket | None:
+        """Say which job is next and take it out of the queue.
+
+        Args:
+            wall_s: Unix time, for `not_before`.
+            steady_s: Monotonic time, for patience.
+            warm: The model that is loaded.
+        """
+        self._wake(wall_s)
+        if not self._ready:
+            return None
+        oldest: Ticket = self._ready[0]
+        chosen = self._same_model(oldest, warm) or oldest
+        if chosen is not oldest:
+            if self._passed_over[0] != oldest.job_id:
+                self._passed_over = oldest.job_id, steady_s
+            if steady_s - self._passed_over[1] >= self.patience_s:
+                chosen = oldest
+        return self.remove(chosen.job_id)
+
+    def has_ready(self, wall_s: float) -> bool:
+        """Whether a job could start now."""
+        self._wake(wall_s)
+        return bool(self._ready)
+
+    def has_urgent(self) -> bool:
+        """Whether something waits that needs no rendering, and so goes on while rendering is paused."""
+        return bool(self._ready) and self._ready[0].priority == URGENT
+
+    def next_start(self) -> float | None:
+        """Unix time of the earliest `not_before` among jobs that wait for theirs."""
+        return self._later[0].not_before if self._later else None
+
+    def first(self, count: int) -> Iterator[Ticket]:
+        """The queue from its head, those that wait for their time last."""
+        return islice((ticket for part in (self._ready, self._later) for ticket in part), count)
+
+    def named(self, name: str) -> list[Ticket]:
+        """All queued jobs that `NAME.cancel` means: of that name, or from the file of that name."""
+        return [ticket for ticket in self._tickets.values() if name in {ticket.name, ticket.file_name}]
+
+    def _wake(self, wall_s: float) -> None:
+        while self._later and self._later[0].not_before <= wall_s:
+            self._enter(self._later.pop(0))
+
+    def _enter(self, ticket: Ticket) -> None:
+        self._ready.add(ticket)
+        self._of_model.setdefault(ticket.model, SortedKeyList(key=_order)).add(ticket)
+
+    def _leave(self, ticket: Ticket) -> None:
+        self._ready.remove(ticket)
+        group = self._of_model[ticket.model]
+        group.remove(ticket)
+        if not group:
+            del self._of_model[ticket.model]
+
+    def _same_model(self, oldest: Ticket, warm: tuple[str, str] | None) -> Ticket | None:
+        group = self._of_model.get(warm) if warm is not None else None
+        if not group:
+            return None
+        ticket: Ticket = group[0]
+        return ticket if ticket.priority == oldest.priority else None

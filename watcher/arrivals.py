@@ -1,0 +1,464 @@
+"""What is in the inbox, and why each file is or is not ready.
+
+The scan is the truth, events are hints: they say where to look first, and that a file came by a rename. Work is done
+in small steps, so that the daemon can tend to the running job between any two.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count, islice
+from pathlib import Path
+
+from jobs.errors import JobInvalid, printable
+from jobs.files import opened_regular, read_at_most, somebody_writes
+from jobs.names import natural
+from jobs.parse import Document
+from jobs.recordings import NotAllowed, Places
+from watcher.config import Limits, Ready
+from watcher.events import Events
+from watcher.ignored import CANCEL_SUFFIX, PAUSE, is_job_name, is_walked, why_ignored
+
+LOOK_AGAIN_S = 0.5
+SHOWN = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A file that is ready to be claimed.
+
+    Attributes:
+        source: Path in the inbox, `/` separated.
+        status: Its state when it was looked at.
+        data: Its bytes then; b"" when it was not read.
+        documents: What they say; None when they are no job file at all, and then claiming it makes it fail.
+        set_aside: Why it is not to be read; empty for all others.
+    """
+
+    source: str
+    status: os.stat_result
+    data: bytes = b""
+    documents: tuple[Document, ...] | None = None
+    set_aside: str = ""
+
+
+@dataclass(slots=True)
+class Sighting:
+    """A job file that was seen and is not claimed yet. Times are monotonic seconds.
+
+    Attributes:
+        content: Hash of device, inode, size and mtime; another one means that the file changed.
+        still_since: When this content was first seen.
+        moved: It came by a rename, so its writer is done.
+        parsed_since: When it was first readable; recordings that it names are waited for from then on.
+        due: When to look again; infinity for when something happens.
+        reason: Why it waits, in words; empty before the first look.
+        held: It waits for the operator: the file system refused something.
+    """
+
+    source: str
+    content: int
+    still_since: float
+    moved: bool
+    sweep: int
+    parsed_since: float = 0.0
+    due: float = 0.0
+    reason: str = ""
+    since: float = 0.0
+    held: bool = False
+
+
+@dataclass(slots=True)
+class Policy:
+    """What the configuration and the file system say about readiness."""
+
+    ready: Ready
+    limits: Limits
+    network: bool
+
+    @property
+    def quiet_s(self) -> float:
+        return self.ready.network_quiet_s if self.network else self.ready.quiet_s
+
+
+class Wait(Exception):
+    """Not ready: why, and when to look again (monotonic seconds)."""
+
+    def __init__(self, reason: str, due: float = float("inf"), *, held: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.due, self.held = reason, due, held
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """The inbox as the spool sees it.
+
+    Attributes:
+        read: Parses a job file's bytes, given its path in the inbox.
+        deaths: How many daemons have died in a row while reading a file.
+        cancels: Paths of `NAME.cancel` files found.
+        ignored: Paths left alone, and why; the first 1,000 of the last sweep.
+        ignored_count: How many there are in all.
+    """
+
+    inbox: Path
+    places: Places
+    policy: Policy
+    events: Events
+    read: Callable[[bytes, str], tuple[Document, ...]]
+    deaths: Callable[[str], int]
+    cancels: set[str] = field(default_factory=set)
+    ignored: dict[str, str] = field(default_factory=dict)
+    ignored_count: int = 0
+    _sightings: dict[str, Sighting] = field(default_factory=dict)
+    _agenda: list[tuple[float, int, str]] = field(default_factory=list)
+    _ticks: Iterator[int] = field(default_factory=count)
+    _companions: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _walk: Iterator[None] | None = None
+    _sweep: int = 0
+    _swept_at: float = float("-inf")
+    _sweep_took_s: float = 0.0
+
+    # --- what the daemon calls -----------------------------------------------------------------------------------
+
+    def take_hints(self) -> None:
+        """Look at what events point to."""
+        hints = self.events.take()
+        if hints.lost:
+            self.sweep_soon()
+        for path in hints.moved:
+            self._hinted(path, moved=True)
+        for path in hints.touched - hints.moved:
+            self._hinted(path, moved=False)
+
+    def sweep_soon(self) -> None:
+        """Look at the whole inbox at the next occasion."""
+        self._swept_at = float("-inf")
+
+    def next(self, budget_s: float) -> Arrival | None:
+        """Work until a file is ready, there is nothing to do, or the budget (seconds) is spent."""
+        deadline = time.monotonic() + budget_s
+        while (now := time.monotonic()) < deadline:
+            if self._agenda and self._agenda[0][0] <= now:
+                if arrival := self._look_at_due(now):
+                    return arrival
+            elif not self._go_on_sweeping(now):
+                break
+        return None
+
+    def busy(self) -> bool:
+        """Whether `next` has work right now."""
+        now = time.monotonic()
+        return self._walk is not None or self.due_in(now) <= 0
+
+    def due_in(self, now: float) -> float:
+        """Seconds until `next` has work, if no event comes first."""
+        sweep = self._swept_at + max(self.policy.ready.scan_s, 20 * self._sweep_took_s) - now
+        look = self._agenda[0][0] - now if self._agenda else float("inf")
+        return max(0.0, min(sweep, look))
+
+    def settled(self) -> bool:
+        """Whether the inbox was looked at as a whole and every file that still waits may wait for ever."""
+        swept = self._walk is None and self._swept_at != float("-inf")
+        return swept and all(sighting.held or sighting.due == float("inf") for sighting in self._sightings.values())
+
+    def forget(self, source: str) -> None:
+        """The file was claimed, or is gone."""
+        self._sightings.pop(source, None)
+
+    def look_again(self, source: str) -> None:
+        """The file changed while it was being claimed: as if it had just come."""
+        self.forget(source)
+        self._sight(source, moved=False)
+
+    def hold(self, source: str, reason: str) -> None:
+        """The file system refuses to hand the file over: keep it alone, and try again at the next sweep."""
+        if sighting := self._sightings.get(source):
+            self._wait(sighting, Wait(reason, held=True))
+
+    def forget_all(self) -> None:
+        """The inbox is another one now."""
+        self._sightings.clear()
+        self._agenda.clear()
+        self._companions.clear()
+        self.cancels.clear()
+        self._walk = None
+        self.events.forget()
+        self.sweep_soon()
+
+    def waiting(self, *, held: bool) -> list[Sighting]:
+        """Files that wait (or are held), at most 1,000, longest first."""
+        return list(islice((s for s in self._sightings.values() if s.reason and s.held == held), SHOWN))
+
+    def counts(self) -> dict[str, int]:
+        held = sum(sighting.held for sighting in self._sightings.values())
+        unseen = sum(not sighting.reason for sighting in self._sightings.values())
+        waiting = len(self._sightings) - held - unseen
+        return {"ready": unseen, "waiting": waiting, "held": held, "ignored": self.ignored_count}
+
+    def named(self, name: str) -> list[str]:
+        """Paths of unclaimed job files that `NAME.cancel` means."""
+        return [source for source in self._sightings if source.rpartition(".")[0] == name]
+
+    def paused(self) -> bool:
+        return os.path.lexists(self.inbox / PAUSE)
+
+    # --- sweeping ------------------------------------------------------------------------------------------------
+
+    def _go_on_sweeping(self, now: float) -> bool:
+        if self._walk is None:
+            if self.due_in(now) > 0:
+                return False
+            self._sweep += 1
+            self._walk, self._swept_at = self._sweeping(), now
+        if next(self._walk, self) is self:
+            self._walk = None
+            self._sweep_took_s = time.monotonic() - self._swept_at
+            self._swept_at = time.monotonic()
+            self._drop_what_is_gone()
+        return True
+
+    def _sweeping(self) -> Iterator[None]:
+        """Walk the inbox, a few entries a step, folders in natural order."""
+        self.ignored, self.ignored_count = {}, 0
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            path = self.inbox / folder
+            self.events.watch(path)
+            try:
+                entries = sorted(os.scandir(path), key=lambda entry: natural(entry.name))
+            except OSError as error:
+                if folder and error.errno not in {errno.ENOENT, errno.ENOTDIR}:
+                    self._ignore(folder + "/", f"the folder can't be read: {error.strerror}")
+                yield
+                continue
+            below = []
+            for number, entry in enumerate(entries):
+                source = f"{folder}/{entry.name}" if folder else entry.name
+                if _is_folder(entry):
+                    if is_walked(entry.name):
+                        below.append(source)
+                else:
+                    self._sort_out(source, entry)
+                if number % 16 == 15:
+                    yield
+            folders.extend(reversed(below))
+            yield
+
+    def _sort_out(self, source: str, entry: os.DirEntry[str]) -> None:
+        if is_job_name(entry.name):
+            if entry.is_symlink():
+                self._ignore(source, "a symbolic link is never opened")
+            else:
+                self._sight(source, moved=False)
+        elif entry.name.endswith(CANCEL_SUFFIX) and not entry.name.startswith("."):
+            self.cancels.add(source)
+        elif source != PAUSE and not entry.name.startswith("."):
+            self._ignore(source, why_ignored(entry.name) or "")
+
+    def _ignore(self, source: str, reason: str) -> None:
+        self.ignored_count += 1
+        if len(self.ignored) < SHOWN:
+            self.ignored[source] = reason
+
+    def _drop_what_is_gone(self) -> None:
+        for sighting in [s for s in self._sightings.values() if s.sweep != self._sweep]:
+            self._sight(sighting.source, moved=False)
+
+    # --- seeing --------------------------------------------------------------------------------------------------
+
+    def _hinted(self, path: str, *, moved: bool) -> None:
+        source = os.path.relpath(path, self.inbox)
+        parts = source.split("/")
+        if not all(map(is_walked, parts[:-1])):
+            return
+        if is_job_name(parts[-1]):
+            self._sight(source, moved=moved)
+        elif parts[-1].endswith(CANCEL_SUFFIX) and not parts[-1].startswith("."):
+            self.cancels.add(source)
+        elif source == "." or os.path.isdir(path):
+            self.sweep_soon()
+        else:
+            self._wake_those_that_wait_for_recordings()
+        if is_job_name(parts[-1]) and os.path.isdir(path):
+            self.sweep_soon()
+
+    def _sight(self, source: str, *, moved: bool) -> None:
+        """See a job file: note its state, and look inside when it has been still for long enough."""
+        now = time.monotonic()
+        try:
+            status = self._status(source)
+        except FileNotFoundError:
+            self.forget(source)
+            return
+        except OSError as error:
+            self._refused(source, error)
+            return
+        if not stat.S_ISREG(status.st_mode):
+            self.forget(source)
+            if not stat.S_ISDIR(status.st_mode):
+                self._ignore(source, "not a regular file; it is never opened")
+            return
+        content, sighting = _content(status), self._sightings.get(source)
+        if sighting is None or sighting.content != content:
+            sighting = Sighting(source, content, now, moved, self._sweep)
+            self._sightings[source] = sighting
+            self._plan(sighting, now if moved else now + self.policy.quiet_s)
+            if not moved:
+                self._say(sighting, "it came or changed just now; it may still be written")
+        else:
+            sighting.moved |= moved
+            if moved or sighting.held or sighting.due == float("inf"):
+                self._plan(sighting, now)
+        sighting.sweep = self._sweep
+
+    def _status(self, source: str) -> os.stat_result:
+        """A file's state; on a network file system by opening it, since attributes alone are cached there."""
+        path = self.inbox / source
+        status = os.lstat(path)
+        if self.policy.network and stat.S_ISREG(status.st_mode):
+            with opened_regular(path) as (_fd, status):
+                pass
+        return status
+
+    def _refused(self, source: str, error: OSError) -> None:
+        now = time.monotonic()
+        sighting = self._sightings.setdefault(source, Sighting(source, 0, now, False, self._sweep))
+        sighting.sweep = self._sweep
+        self._wait(sighting, Wait(f"it can't be read: {error.strerror}", held=True))
+
+    def _plan(self, sighting: Sighting, due: float) -> None:
+        sighting.due = due
+        if due != float("inf"):
+            heapq.heappush(self._agenda, (due, next(self._ticks), sighting.source))
+
+    def _say(self, sighting: Sighting, reason: str, *, held: bool = False) -> None:
+        if reason != sighting.reason:
+            sighting.reason, sighting.since = reason, time.time()
+        sighting.held = held
+
+    def _wait(self, sighting: Sighting, wait: Wait) -> None:
+        self._say(sighting, wait.reason, held=wait.held)
+        self._plan(sighting, wait.due)
+
+    # --- looking inside --------------------------------------------------------------------------------------------
+
+    def _look_at_due(self, now: float) -> Arrival | None:
+        due, _tick, source = heapq.heappop(self._agenda)
+        sighting = self._sightings.get(source)
+        if sighting is None or sighting.due != due:
+            return None
+        try:
+            return self._look(sighting, now)
+        except Wait as wait:
+            self._wait(sighting, wait)
+        except FileNotFoundError:
+            self.forget(source)
+        except OSError as error:
+            if error.errno in {errno.ELOOP, errno.EINVAL}:  # swapped for a link, a pipe or the like
+                self.forget(source)
+            else:
+                self._refused(source, error)
+        return None
+
+    def _look(self, sighting: Sighting, now: float) -> Arrival:
+        """Look inside a file that has been still.
+
+        Raises:
+            Wait: It is not ready.
+            OSError: It can't be read, or is gone.
+        """
+        with opened_regular(self.inbox / sighting.source) as (fd, status):
+            if (content := _content(status)) != sighting.content:
+                sighting.content, sighting.still_since, sighting.moved = content, now, False
+            quiet_at = sighting.still_since + self.policy.quiet_s
+            if status.st_size == 0:
+                raise Wait("it is empty")
+            if not sighting.moved and now < quiet_at:
+                raise Wait("it came or changed just now; it may still be written", quiet_at)
+            if (written := somebody_writes(fd)) is True:
+                raise Wait("somebody has it open for writing", now + LOOK_AGAIN_S)
+            if reason := self._not_to_be_read(sighting.source, status):
+                return Arrival(sighting.source, status, set_aside=reason)
+            data = read_at_most(fd, self.policy.limits.job_file_bytes)
+        grace_ends = sighting.still_since + self.policy.ready.unparsable_grace_s
+        try:
+            documents = self.read(data, sighting.source)
+        except JobInvalid as invalid:
+            if invalid.maybe_unfinished and not sighting.moved and now < grace_ends:
+                raise Wait(f"it can't be read yet ({invalid.problems[0]})", grace_ends) from None
+            return Arrival(sighting.source, status, data)
+        if written is None and not sighting.moved and not _ends_well(data) and now < grace_ends:
+            raise Wait("its last line has no end; more may come", grace_ends)
+        self._wait_for_recordings(sighting, documents, now)
+        return Arrival(sighting.source, status, data, documents)
+
+    def _not_to_be_read(self, source: str, status: os.stat_result) -> str:
+        limits = self.policy.limits
+        if status.st_size > limits.job_file_bytes:
+            return f"the file is larger than limits.job_file_bytes ({limits.job_file_bytes} bytes)"
+        if (deaths := self.deaths(source)) >= limits.daemon_deaths:
+            return f"{deaths} daemons in a row died while they were reading this file"
+        return ""
+
+    def _wait_for_recordings(self, sighting: Sighting, documents: tuple[Document, ...], now: float) -> None:
+        sighting.parsed_since = sighting.parsed_since or now
+        deadline = sighting.parsed_since + self.policy.ready.companions_s
+        if now >= deadline:
+            return
+        folder = (self.inbox / sighting.source).parent
+        for name in {name for document in documents for name in document.recordings}:
+            if reason := self._not_yet(name, folder, now):
+                raise Wait(f"waiting for the recording {printable(name, 200)}: {reason}", min(now + 1.0, deadline))
+
+    def _not_yet(self, name: str, folder: Path, now: float) -> str:
+        """Why a recording can't be used yet; "" when it can, or never will."""
+        try:
+            path = self.places.find(name, folder)
+        except NotAllowed:
+            return ""
+        if path is None:
+            return "it is not there"
+        try:
+            with opened_regular(path) as (fd, status):
+                written = somebody_writes(fd)
+        except OSError as error:
+            return f"it can't be read: {error.strerror}"
+        content, still_since = _content(status), now
+        if self._companions.get(str(path), (0, 0.0))[0] == content:
+            still_since = self._companions[str(path)][1]
+        self._companions[str(path)] = content, still_since
+        if written or status.st_size == 0:
+            return "it is still being written"
+        if written is None and now < still_since + self.policy.quiet_s:
+            return "it came or changed just now"
+        return ""
+
+    def _wake_those_that_wait_for_recordings(self) -> None:
+        now = time.monotonic()
+        for sighting in self._sightings.values():
+            if sighting.parsed_since and sighting.due > now:
+                self._plan(sighting, now)
+
+
+def _content(status: os.stat_result) -> int:
+    return hash((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+def _ends_well(data: bytes) -> bool:
+    """Whether a file looks finished where nobody can tell whether it is still open: its last line has an end."""
+    return data.rstrip(b" \t\0").endswith((b"\n", b"}", b"]"))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False

@@ -1,0 +1,151 @@
+"""File events as hints: they say where to look, and that a file came by a rename; nothing depends on them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from watchdog.observers.inotify_c import CallbackId, InotifyEvent, InotifyFD, WatchDescriptor
+
+
+@dataclass(slots=True)
+class Hints:
+    """What has happened since it was last asked.
+
+    Attributes:
+        moved: Paths that came by a rename, complete as they are.
+        touched: Paths that were made, closed by a writer, or removed.
+        lost: The kernel dropped events: look at everything.
+    """
+
+    moved: set[str] = field(default_factory=set)
+    touched: set[str] = field(default_factory=set)
+    lost: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.moved or self.touched or self.lost)
+
+
+_MOVED_ITSELF = 0x800  # IN_MOVE_SELF
+
+
+class Events:
+    """inotify on single folders, through watchdog's reader thread.
+
+    watchdog's observers hold a moved-from event back for half a second to pair it with its moved-to, and guess
+    moves when they poll; its reader underneath does neither, so that is what is used. Where there is no inotify,
+    or it runs out of watches, the spool scans.
+
+    Attributes:
+        wake_fd: Becomes readable when there are hints.
+        trouble: Why some folder is not watched, in words; "" when all are.
+    """
+
+    def __init__(self) -> None:
+        self.wake_fd, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.trouble = ""
+        self._lock = threading.Lock()
+        self._hints = Hints()
+        self._paths: dict[WatchDescriptor, str] = {}
+        self._descriptors: dict[str, WatchDescriptor] = {}
+        self._reader: InotifyFD | None = None
+        self._id = cast("CallbackId", id(self))
+        if sys.platform == "linux":
+            from watchdog.observers.inotify_c import InotifyFD
+
+            try:
+                self._reader = InotifyFD()
+                self._reader.start()
+            except OSError as error:
+                self.trouble = f"no file events ({error.strerror}); the inbox is scanned"
+
+    def watch(self, folder: Path) -> None:
+        """Watch one folder, not what lies deeper. Watching it again is cheap."""
+        path = str(folder)
+        if self._reader is None or path in self._descriptors:
+            return
+        from watchdog.observers.inotify_c import InotifyConstants as Inotify
+        from watchdog.observers.inotify_c import Mask
+
+        mask = Inotify.IN_CREATE | Inotify.IN_MOVED_TO | Inotify.IN_CLOSE_WRITE | Inotify.IN_DELETE
+        mask |= Inotify.IN_DELETE_SELF | Inotify.IN_MOVE_SELF | Inotify.IN_ONLYDIR | Inotify.IN_DONT_FOLLOW
+        try:
+            with self._lock:
+                descriptor = self._reader.add_callback(os.fsencode(path), Mask(mask), self, self._id)
+                self._paths[descriptor] = path
+                self._descriptors[path] = descriptor
+        except OSError as error:
+            self.trouble = f"not all folders can be watched for events ({error.strerror}); they are scanned"
+
+    def watches(self, folder: Path) -> bool:
+        """Whether changes in this folder raise events."""
+        return str(folder) in self._descriptors
+
+    def forget(self) -> None:
+        """Drop all watches: the folder tree was replaced by another one."""
+        with self._lock:
+            watches = [(descriptor, self._id) for descriptor in self._paths]
+            self._paths.clear()
+            self._descriptors.clear()
+        if self._reader is not None:
+            with contextlib.suppress(OSError):
+                self._reader.remove_callbacks(watches)
+
+    def take(self) -> Hints:
+        """Hand out what has happened since the last call."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake_fd, 4096)
+        with self._lock:
+            hints, self._hints = self._hints, Hints()
+        return hints
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.stop()
+            self._reader.join()
+        os.close(self.wake_fd)
+        os.close(self._wake_write)
+
+    # --- called by watchdog's thread -----------------------------------------------------------------------------
+
+    def on_event(self, event: InotifyEvent) -> None:
+        if event.mask & _MOVED_ITSELF:
+            self._drop(event.wd)
+            return
+        with self._lock:
+            folder = self._paths.get(event.wd)
+            if folder is None:
+                return
+            path = os.path.join(folder, os.fsdecode(event.name)) if event.name else folder
+            (self._hints.moved if event.is_moved_to else self._hints.touched).add(path)
+        self._wake()
+
+    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
+        with self._lock:
+            folder = self._paths.pop(wd, None)
+            if folder is not None:
+                self._descriptors.pop(folder, None)
+                self._hints.touched.add(folder)
+        self._wake()
+
+    def _drop(self, wd: WatchDescriptor) -> None:
+        """The folder has another path now, which this watch does not know."""
+        if self._reader is not None:
+            with contextlib.suppress(OSError):
+                self._reader.remove_callbacks([(wd, self._id)])
+        self.on_watch_deleted(wd)
+
+    def on_queue_overflow(self) -> None:
+        with self._lock:
+            self._hints.lost = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # full means that it is readable already; closed means that it is over
+            os.write(self._wake_write, b"!")
