@@ -1,0 +1,110 @@
+"""The shape of the house: who may import whom, and what the daemon must never carry."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("engines", "jobs", "watcher")  # each may import itself and those before it
+TERMINAL_FILES = {"watcher.cli", "watcher.status", "watcher.doctor"}  # where words are shown to people
+    "watcher.cli",
+    "watcher.status",
+    "watcher.doctor",
+}  # may use click and rich, with their parts
+WORKER_ONLY = {"numpy", "soundfile", "sentencex", "espeakng_loader"}
+MODEL_LIBRARIES = {"torch", "torchaudio", "TTS", "f5_tts", "transformers", "vocos", "piper", "onnxruntime"}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file of every module of the product."""
+    found = {}
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> Iterator[str]:
+    """Every module named in an import anywhere in a module, also inside functions and for types alone."""
+    for node in ast.walk(ast.parse(MODULES[name].read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} line {node.lineno}: write imports in full"
+            base = node.module or ""
+            yield from (
+                f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base for alias in node.names
+            )
+
+
+def loaded_by(*names: str) -> set[str]:
+    """Top-level names of all modules that a fresh interpreter holds after importing these."""
+    code = (
+        "import importlib, json, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_go_one_way(name: str) -> None:
+    """watcher -> jobs -> engines, never back."""
+    room = name.partition(".")[0]
+    allowed = ROOMS[: ROOMS.index(room) + 1]
+    back = [other for other in imports(name) if other.partition(".")[0] in set(ROOMS) - set(allowed)]
+    assert not back, f"{name} imports {back}: {room} may import {allowed} only"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    """No circles, not even ones that types alone or imports inside functions would hide."""
+    graph = {name: {other for other in imports(name) if other in MODULES} - {name} for name in MODULES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"circle: {' -> '.join(error.args[1])}")
+
+
+def test_engines_and_jobs_load_no_heavy_library() -> None:
+    """Importing every module of engines and jobs loads neither a model library nor an audio one."""
+    loaded = loaded_by(*(name for name in MODULES if not name.startswith("watcher")))
+    assert not loaded & (MODEL_LIBRARIES | WORKER_ONLY)
+
+
+def test_daemon_stays_small() -> None:
+    """The daemon needs no model, audio or terminal library; that is how it stays under 60 MB."""
+    loaded = loaded_by("watcher.daemon")
+    assert not loaded & (MODEL_LIBRARIES | WORKER_ONLY | {"rich", "matplotlib"})
+
+
+def test_command_line_starts_light() -> None:
+    """`voicespool` with any command starts without a model or audio library."""
+    assert not loaded_by("watcher.cli") & (MODEL_LIBRARIES | WORKER_ONLY)
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - TERMINAL_FILES))
+def test_terminal_libraries_stay_at_the_terminal(name: str) -> None:
+    """click and rich are used where words are shown to people, nowhere else."""
+    assert not {other.partition(".")[0] for other in imports(name)} & {"click", "rich"}
+
+
+def test_no_drawer_for_leftovers() -> None:
+    """Every file is named for its one job."""
+    vague = {"utils", "util", "helpers", "helper", "manager", "common", "misc"}
+    assert not [name for name in MODULES if vague & set(name.split("."))]
