@@ -72,13 +72,15 @@ def _only_document(text: str) -> Tree:
 
 def complaint(error: ValidationError, model: type[BaseModel], tree: Tree) -> tuple[Problem, ...]:
     """Turn the reader's and pydantic's findings into words, in the order of the file, one for each key."""
-    found: dict[str, Problem] = {problem.key: problem for problem in tree.problems}
+    problems = {problem.key: problem for problem in tree.problems}
+    by_key: dict[Key, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        key = _known_part(detail["loc"], tree.value)
-        unknown = detail["type"] == "extra_forbidden"
-        message = _unknown(key, model) if unknown else _wrong(detail, key, tree.value)
-        found.setdefault(dotted(key), Problem(message, dotted(key), tree.line_of(key)))
-    return tuple(sorted(found.values(), key=lambda problem: problem.line or 0))
+        by_key.setdefault(_known_part(detail["loc"], tree.value), []).append(detail)
+    for key, details in by_key.items():
+        unknown = details[0]["type"] == "extra_forbidden"
+        message = _unknown(key, model) if unknown else _wrong(details, key, tree.value)
+        problems.setdefault(dotted(key), Problem(message, dotted(key), tree.line_of(key)))
+    return tuple(sorted(problems.values(), key=lambda problem: problem.line or 0))
 
 
 def _known_part(loc: Key, data: Any) -> Key:
@@ -149,7 +151,6 @@ _WORDS: Mapping[str, str] = {
     "string_pattern_mismatch": "must be auto, cpu, mps, cuda or cuda:N",
 }
 
-
 _BOUNDS: Mapping[str, str] = {
     "greater_than": "more than",
     "greater_than_equal": "at least",
@@ -158,20 +159,25 @@ _BOUNDS: Mapping[str, str] = {
 }
 
 
-def _wrong(detail: ErrorDetails, key: Key, data: Any) -> str:
-    kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "not_yet":
-        return detail["msg"]
-    if kind == "int_type" and detail["loc"][:2] == ("results", "group"):
-        kind = "group_type"
+def _wrong(details: Sequence[ErrorDetails], key: Key, data: Any) -> str:
+    """One sentence for a value; several details are the alternatives that it could have been."""
+    for detail in details:
+        if detail["type"] == "not_yet":
+            return detail["msg"]
     for step in key:
         data = data[step]
-    found = f"found {_shown(data)}"
+    allowed = dict.fromkeys(_allowed(detail) for detail in details)
+    return f"{' or '.join(allowed).replace(' or must be ', ' or ')}; found {_shown(data)}"
+
+
+def _allowed(detail: ErrorDetails) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
     if kind == "literal_error":
-        return f"must be {context['expected']}; {found}"
+        return f"must be {context['expected']}"
     if kind in _BOUNDS:
-        return f"must be {_BOUNDS[kind]} {next(iter(context.values())):g}; {found}"
-    return f"{_WORDS.get(kind, detail['msg'])}; {found}"
+        bound = next(iter(context.values()))
+        return f"must be {_BOUNDS[kind]} {int(bound) if bound == int(bound) else bound}"
+    return _WORDS.get(kind, detail["msg"])
 
 
 def _shown(value: object) -> str:

@@ -59,7 +59,7 @@ def configure(stream: TextIO | None = None, level: Level = "info") -> None:
 
 
 class _Lines:
-    """Writes whole lines, from any thread. A log that can't be written (disk full, no reader) stops no job."""
+    """Writes whole lines, from any thread. What can't be written (disk full, no reader) is dropped."""
 
     _lock = threading.Lock()
 
@@ -104,9 +104,9 @@ def _exception(exc_info: object) -> BaseException | None:
 
 
 def _traceback(error: BaseException) -> str:
-    """The traceback's last lines, each cleaned by itself: messages in it can hold strangers' text."""
+    """The traceback's last lines. Messages in it can hold strangers' text: no line of theirs looks like ours."""
     text = "".join(traceback.format_exception(error, chain=True))
-    return "\n".join(printable(line, 500) for line in text.splitlines()[-_LONGEST_TRACEBACK:])
+    return "\n".join("  | " + printable(line, 500) for line in text.splitlines()[-_LONGEST_TRACEBACK:])
 
 
 def _clean(value: object, depth: int = 0) -> object:

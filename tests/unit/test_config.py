@@ -1,0 +1,258 @@
+"""config.yaml: defaults, paths, and every mistake named with its line, its key and the cure."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from jobs import yaml12
+from jobs.errors import ConfigError, Hold
+from jobs.tree import Bounds
+from watcher.config import Config, load, schema
+from watcher.folders import prepare
+from watcher.starter import EXAMPLE_NAME, start, template
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def message(folder: Path, text: str) -> str:
+    """The complaint about a configuration, without the file's own path."""
+    path = write(folder, text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    return caught.value.message.replace(f"{path}:", "")
+
+
+def test_without_a_file_everything_has_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of the box: espeak, English, folders in the current folder, state inside the inbox."""
+    monkeypatch.chdir(tmp_path)
+    config = load()
+    assert config.inbox == tmp_path / "inbox"
+    assert config.state_dir == tmp_path / "inbox" / ".voicespool"
+    assert (config.defaults.engine, config.defaults.language) == ("espeak", "en")
+    assert config.limits.attempts == 3
+
+
+def test_config_yaml_of_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --config, ./config.yaml counts."""
+    write(tmp_path, "inbox: mine")
+    monkeypatch.chdir(tmp_path)
+    assert load().inbox == tmp_path / "mine"
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not to the current folder; `..` is followed, and the state goes where the inbox goes."""
+    (tmp_path / "etc").mkdir()
+    monkeypatch.chdir("/")
+    config = load(write(tmp_path / "etc", "inbox: ../in\noutbox: /srv/out\nallowed_roots: [shared]"))
+    assert config.inbox == tmp_path / "in"
+    assert config.outbox == Path("/srv/out")
+    assert config.state_dir == tmp_path / "in" / ".voicespool"
+    assert config.allowed_roots == (tmp_path / "etc" / "shared",)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "limits:\ndefaults:\n", "\ufeffinbox: inbox\n"])
+def test_what_is_left_out_has_its_default(tmp_path: Path, text: str) -> None:
+    """An empty file, a section whose keys are all commented out, a byte order mark."""
+    assert load(write(tmp_path, text)).limits == Config().limits
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("outbux: x", "1: outbux: unknown key; did you mean outbox?"),
+        ("\nready:\n  quiet: 2", "3: ready.quiet: unknown key; did you mean ready.quiet_s?"),
+        ("language: pt", "1: language: unknown key; did you mean defaults.language?"),
+        (
+            "limits: {fallback_cpu: true}",
+            "1: limits.fallback_cpu: unknown key; did you mean device.fallback_cpu?",
+        ),
+        ("hooks: {xyzzy: 1}", "1: hooks.xyzzy: unknown key; known here are on_result"),
+        ("ready: {quiet_s: soon}", '1: ready.quiet_s: must be a number; found "soon"'),
+        ("ready: {quiet_s: true}", "1: ready.quiet_s: must be a number; found true"),
+        ("ready: {quiet_s: 0}", "1: ready.quiet_s: must be more than 0; found 0"),
+        ("ready: {quiet_s: .inf}", "1: ready.quiet_s: must be at most 31622400; found inf"),
+        ("ready: {quiet_s: .nan}", "1: ready.quiet_s: must be a finite number; found nan"),
+        ("limits: {attempts: 2.5}", "1: limits.attempts: must be a whole number; found 2.5"),
+        ("limits: 3", "1: limits: must be keys with values; found 3"),
+        ("inbox: [a]", "1: inbox: must be the path of a folder; found a list"),
+        ("device: {name: gpu}", '1: device.name: must be auto, cpu, mps, cuda or cuda:N; found "gpu"'),
+        ("device: {fallback_cpu: yes}", '1: device.fallback_cpu: must be true or false; found "yes"'),
+        ("defaults: {priority: 10}", "1: defaults.priority: must be at most 9; found 10"),
+        (
+            "results: {on_existing: ask}",
+            "1: results.on_existing: must be 'number' or 'replace'; found \"ask\"",
+        ),
+        ("results: {mode: 0640}", "1: results.mode: must be three or four octal digits in quotes"),
+        ("results: {mode: '0088'}", "1: results.mode: must be three or four octal digits in quotes"),
+        ("results: {mode: '0060'}", "1: results.mode: must let the owner read and write"),
+        ("results: {group: no-such-group}", "1: results.group: this machine has no such group"),
+        ("results: {group: []}", "1: results.group: must be a whole number or text; found a list"),
+        ("device: {profile: fast}", "1: device.profile: not available in this version"),
+        ("retention: {days: 30}", "1: retention.days: not available in this version"),
+        ("hooks: {on_result: [mail, me]}", "1: hooks.on_result: not available in this version"),
+        ("defaults: {checkpoint: best}", "1: defaults.checkpoint: not available in this version"),
+        ("limits: {}\nlimits: {}", "2: limits: `limits` is given twice, in lines 1 and 2"),
+        ("- a\n- b", "1: must be keys with values, such as `inbox: inbox`"),
+        ("inbox: [\n", "2: this is not YAML"),
+        ("inbox: a\n---\ninbox: b", "2: a configuration is one YAML document; here begins another"),
+        ("inbox: !!python/object:os.system a", "1: inbox: the tag"),
+        ("inbox: a\noutbox: a/b", "2: outbox: lies inside inbox"),
+        ("inbox: b/a\noutbox: b", "1: inbox: lies inside outbox"),
+        ("inbox: a\noutbox: ./a/", "2: outbox: is the same folder as inbox"),
+        ("models: inbox/models", "1: models: lies inside inbox"),
+        ("voices: .", "1: inbox: lies inside voices"),
+        (
+            "state_dir: inbox/state",
+            "1: state_dir: inside the inbox it must be, or lie in, a folder whose name starts",
+        ),
+        ("state_dir: inbox", "1: inbox: is the same folder as state_dir"),
+        ("state_dir: outbox/.state", "1: state_dir: lies inside outbox"),
+    ],
+)
+def test_a_mistake_is_named_with_line_key_and_cure(tmp_path: Path, text: str, complaint: str) -> None:
+    """One mistake, one sentence."""
+    assert message(tmp_path, text).startswith(complaint)
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    """In the order of the file."""
+    lines = message(
+        tmp_path, "outbux: x\nready:\n  quiet_s: -1\n  scan_s: no\nlimits: {attempt: 1}"
+    ).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["1", "3", "4", "5"]
+
+
+def test_a_stranger_s_text_in_a_configuration_can_not_steer_the_terminal(tmp_path: Path) -> None:
+    """Keys and values are escaped in complaints."""
+    said = message(tmp_path, '"\\e[2Jx": 1\nready: {quiet_s: "\\e]0;hi\\a\\u202e"}')
+    assert "\x1b" not in said
+    assert "\u202e" not in said
+
+
+def test_a_symlink_does_not_hide_that_folders_overlap(tmp_path: Path) -> None:
+    """Links are resolved before folders are compared."""
+    (tmp_path / "inbox" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "inbox" / "sub")
+    assert "outbox: lies inside inbox" in message(tmp_path, "outbox: link")
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", ""])
+def test_a_file_that_can_not_be_read_is_a_configuration_error(tmp_path: Path, name: str) -> None:
+    """A file that was named must be there, and be a file."""
+    with pytest.raises(ConfigError, match="can't be read"):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("mode", "folder", "file"), [("0640", 0o750, 0o640), ("2775", 0o2775, 0o664), ("700", 0o700, 0o600)]
+)
+def test_one_mode_serves_folders_and_files(tmp_path: Path, mode: str, folder: int, file: int) -> None:
+    """Folders get x wherever there is r; files lose x and the special bits."""
+    results = load(write(tmp_path, f'results: {{mode: "{mode}", group: {os.getgid()}}}')).results
+    assert (results.folder_mode, results.file_mode, results.gid) == (folder, file, os.getgid())
+
+
+def test_the_configuration_is_frozen(tmp_path: Path) -> None:
+    """Nobody changes it behind another's back."""
+    with pytest.raises(ValueError, match="frozen"):
+        load(write(tmp_path, "")).limits.attempts = 4
+
+
+def test_every_key_is_documented_and_the_schema_knows_it() -> None:
+    """The schema is valid, closed, and has a description for every key."""
+    found = schema()
+    jsonschema.Draft202012Validator.check_schema(found)
+    for part in [found, *found["$defs"].values()]:
+        assert part["additionalProperties"] is False
+        for name, key in part["properties"].items():
+            section = found["$defs"].get(key.get("$ref", "").rpartition("/")[2], {})
+            assert key.get("description") or section.get("description"), name
+
+
+def test_the_documented_config_yaml_says_the_defaults(tmp_path: Path) -> None:
+    """What `init` writes and what lies in the repository are the models' own words, and mean the defaults."""
+    assert Path("config.yaml").read_text() == template()
+    config = load(write(tmp_path, template()))
+    (tmp_path / "config.yaml").write_text("")
+    assert config == load(tmp_path / "config.yaml")
+    (piece,) = yaml12.split(template())
+    tree = yaml12.read(piece, Bounds())
+    assert tree is not None
+    value = {key: part for key, part in tree.value.items() if part is not None}
+    jsonschema.validate(value, schema())
+
+
+def test_every_key_can_be_switched_on(tmp_path: Path) -> None:
+    """Each line that is commented out in config.yaml names a known key."""
+    uncommented = "\n".join(
+        line.replace("# ", "", 1) if line.strip().startswith("# ") and line.rstrip().endswith(":") else line
+        for line in template().splitlines()
+    )
+    load(write(tmp_path, uncommented))
+
+
+def test_init_makes_a_folder_to_start_from_and_overwrites_nothing(tmp_path: Path) -> None:
+    """A second run keeps what is there."""
+    made = dict(start(tmp_path / "new"))
+    assert all(made.values())
+    (tmp_path / "new" / "config.yaml").write_text("# mine\n")
+    (tmp_path / "new" / "voices").rmdir()
+    again = dict(start(tmp_path / "new"))
+    assert [path.name for path, new in again.items() if new] == ["voices"]
+    assert (tmp_path / "new" / "config.yaml").read_text() == "# mine\n"
+    assert not (tmp_path / "new" / "inbox" / EXAMPLE_NAME).exists()
+
+
+def test_prepare_makes_the_folders(tmp_path: Path) -> None:
+    """At the first start."""
+    config = load(write(tmp_path, ""))
+    prepare(config)
+    assert config.state_dir.is_dir()
+    assert config.outbox.is_dir()
+
+
+def test_an_outbox_that_is_remembered_is_not_made_again(tmp_path: Path) -> None:
+    """It is away (an unmounted share), which is a hold for the daemon, not a fresh start."""
+    config = load(write(tmp_path, ""))
+    prepare(config)
+    (config.state_dir / "outbox.json").write_text("{}")
+    config.outbox.rmdir()
+    prepare(config)
+    assert not config.outbox.exists()
+
+
+@pytest.mark.parametrize("inbox", ["file/inbox", "file", "/proc/nowhere/inbox"])
+def test_a_folder_that_can_not_be_made_is_a_configuration_error(tmp_path: Path, inbox: str) -> None:
+    """It was never there, so nobody will bring it back."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"^inbox: .*(can't be made|is a file)"):
+        prepare(load(write(tmp_path, f"inbox: {inbox}")))
+
+
+def test_the_state_must_be_on_the_inbox_s_file_system(tmp_path: Path) -> None:
+    """Else a claim would not be one rename."""
+    elsewhere = Path("/dev/shm")
+    if not os.access(elsewhere, os.W_OK) or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs two file systems: /dev/shm is not there or not another one")
+    state = elsewhere / f"voicespool-test-{os.getpid()}-{tmp_path.name}"
+    try:
+        with pytest.raises(ConfigError, match=r"state_dir: .*not on the file system of the inbox"):
+            prepare(load(write(tmp_path, f"state_dir: {state}")))
+    finally:
+        state.rmdir()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; test_cli runs this as another user")
+def test_a_folder_that_can_not_be_written_is_a_hold(tmp_path: Path) -> None:
+    """Somebody will mend its permissions; the daemon waits."""
+    (tmp_path / "inbox").mkdir(mode=0o555)
+    with pytest.raises(Hold, match="can't be written"):
+        prepare(load(write(tmp_path, "")))

@@ -1,0 +1,106 @@
+"""`voicespool init`: a working folder to start from, and the documented config.yaml in it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from jobs.errors import Hold, printable
+from jobs.files import write_new
+from watcher.config import CONFIG_NAME, Config
+
+FOLDERS = ("inbox", "outbox", "voices", "models")
+EXAMPLE_NAME = "example.yaml"
+EXAMPLE = """\
+# A job: drop this file into inbox/ (or run `voicespool submit example.yaml`), and outbox/example/ appears.
+# `voicespool schema job` lists every key; `voicespool validate example.yaml` checks the file.
+text: |
+  Hello! This is voicespool. [pause 500ms]
+  Change this text and drop the file again.
+language: en
+"""
+
+_WIDTH = 100
+_HEAD = """\
+# Configuration of voicespool. Every key is optional: left out or commented out, it has its default.
+# Durations (_s) are seconds, sizes (_bytes) are bytes. Relative paths are relative to this file.
+# Check it with `voicespool doctor`; a running daemon reads it again on SIGHUP.
+"""
+
+
+def template() -> str:
+    """The documented config.yaml, written from the models, so that it can't say anything else."""
+    return "\n".join([_HEAD.rstrip(), *_section(Config, "")]) + "\n"
+
+
+def _section(model: type[BaseModel], indent: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if not indent:
+            yield ""
+        comment = " ".join((field.description or "").split())
+        yield from textwrap.wrap(
+            comment, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+        )
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield f"{indent}{name}:"
+            yield from _section(kind, indent + "  ")
+        else:
+            yield f"{indent}{_line(name, field)}"
+
+
+def _line(name: str, field: FieldInfo) -> str:
+    """A key with its default; commented out where the default is nothing, or follows from another key."""
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default is None:
+        return f"# {name}:"
+    off = "# " if name == "state_dir" else ""
+    return f"{off}{name}: {_value(default)}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict | tuple):
+        return "{}" if isinstance(value, dict) else "[]"
+    return str(value)
+
+
+def start(folder: Path) -> list[tuple[Path, bool]]:
+    """Make a working folder. What is there already stays as it is.
+
+    Returns:
+        Each file and folder, and whether it was made now.
+
+    Raises:
+        Hold: something can't be made.
+    """
+    made = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FOLDERS:
+            new = not (folder / name).exists()
+            (folder / name).mkdir(exist_ok=True)
+            made.append((folder / name, new))
+        for name, text in ((CONFIG_NAME, template()), (EXAMPLE_NAME, EXAMPLE)):
+            made.append((folder / name, _write(folder / name, text)))
+    except OSError as error:
+        raise Hold(
+            f"{printable(error.filename or folder)} can't be made: {error.strerror}", "Choose another folder."
+        ) from None
+    return made
+
+
+def _write(path: Path, text: str) -> bool:
+    try:
+        write_new(path, text.encode(), 0o644)
+    except FileExistsError:
+        return False
+    return True
