@@ -104,7 +104,7 @@ def _exception(exc_info: object) -> BaseException | None:
 
 
 def _traceback(error: BaseException) -> str:
-    """The traceback's last lines. Messages in it can hold strangers' text: no line of theirs looks like ours."""
+    """The traceback's last lines. Its messages can hold strangers' text: no line of theirs looks like ours."""
     text = "".join(traceback.format_exception(error, chain=True))
     return "\n".join("  | " + printable(line, 500) for line in text.splitlines()[-_LONGEST_TRACEBACK:])
 
