@@ -1,0 +1,241 @@
+"""The worker process, `python -m watcher.worker_main`: one warm engine, one order after another.
+
+It alone imports engines. One thread: between chunks it looks whether a stop has come, so that engines may
+fork. What it prints goes to the daemon's log; what it has to say goes over its own socket (see `messages`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from engines.base import Device, Engine
+from engines.errors import EngineError, EngineMissing, OutOfMemory
+from jobs import rendering
+from jobs.errors import Hold, SpoolError
+from jobs.rendering import Order, Progress
+from watcher import leash, messages
+from watcher.messages import Failed
+
+PROGRESS_EVERY_S = 0.05
+OOM_SCORE = 500
+LAST_FRAMES = 20
+DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV}
+)
+
+
+def main() -> None:
+    """Arguments: the file descriptors of the socket and of the life line, and the daemon's pid."""
+    socket_fd, life_fd, daemon_pid = map(int, sys.argv[1:4])
+    leash.tie_to(daemon_pid, life_fd)
+    _behave()
+    os.set_inheritable(socket_fd, False)
+    with socket.socket(fileno=socket_fd) as channel:
+        bench = Bench(Line(channel))
+        _import_ahead()
+        bench.work()
+
+
+def _behave() -> None:
+    """Be the one that the kernel ends for memory, leave no core files, let signals for the daemon pass by.
+
+    A service manager sends SIGTERM to all of a service's processes; the daemon then lets the running chunk
+    finish. Handlers that do nothing are not inherited by programs that an engine starts, ignored signals
+    would be.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+        signal.siginterrupt(number, False)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+
+
+def _import_ahead() -> None:
+    """Load what every order needs while the daemon still looks for the first; failures show up then."""
+    with contextlib.suppress(Exception):
+        import numpy  # noqa: F401
+        import soundfile  # noqa: F401
+
+        from engines import registry
+
+        registry.engines()
+
+
+class Line:
+    """The worker's end of the socket."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._unread = b""
+
+    def say(self, event: messages.Said) -> None:
+        """Waits until the daemon has taken it. Raises ValueError when JSON can't hold it."""
+        line = messages.event_line(event)
+        try:
+            self._channel.sendall(line)
+        except OSError:
+            leash.end_group()
+
+    def next(self, *, wait: bool) -> dict[str, Any] | None:
+        """The next message; None when there is none yet and `wait` is false. Hanging up ends the process."""
+        while b"\n" not in self._unread:
+            try:
+                data = self._channel.recv(1 << 16, 0 if wait else socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+            except OSError:
+                data = b""
+            if not data:
+                leash.end_group()
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        return messages.message_from(line)
+
+
+class Bench:
+    """One order at a time, with the engine kept warm between them."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._warm = WarmEngine()
+        self._job_id = ""
+        self._stop = False
+        self._end = False
+        self._silent_until_s = 0.0
+
+    def work(self) -> None:
+        """Until the daemon says `end`."""
+        while not self._end:
+            message = self._line.next(wait=True)
+            if message is not None and message["say"] == "order":
+                self._serve(messages.order_from(message))
+            elif message is not None:
+                self._note(message)
+        self._warm.release()
+
+    def _serve(self, order: Order) -> None:
+        self._job_id, self._stop, self._silent_until_s = order.job_id, False, 0.0
+        try:
+            self._line.say(messages.Done(self._render(order)))
+        except rendering.Stopped:
+            self._line.say(messages.Stopped())
+        except BaseException as error:  # noqa: BLE001 - other people's code; it raises SystemExit too
+            self._line.say(failure(error))
+        self._job_id = ""
+
+    def _render(self, order: Order) -> rendering.Rendering:
+        engine, facts, load_s = self._warm.for_order(order)
+        self._line.say(messages.Loaded(load_s))
+        if self._is_stopped():
+            raise rendering.Stopped
+        made = rendering.render(order, engine, self._is_stopped, self._report)
+        return replace(made, engine={**facts, **made.engine}, timing={**made.timing, "load_s": load_s})
+
+    def _report(self, progress: Progress) -> None:
+        """Tell the daemon how far it is, not oftener than people and timeouts need it."""
+        now_s = time.monotonic()
+        if now_s >= self._silent_until_s or progress.done >= progress.total:
+            self._silent_until_s = now_s + PROGRESS_EVERY_S
+            self._line.say(progress)
+
+    def _is_stopped(self) -> bool:
+        while (message := self._line.next(wait=False)) is not None:
+            self._note(message)
+        return self._stop or self._end
+
+    def _note(self, message: Mapping[str, Any]) -> None:
+        if message["say"] == "end":
+            self._end = True
+        elif message["say"] == "stop" and message.get("job_id") == self._job_id:
+            self._stop = True
+
+
+class WarmEngine:
+    """The engine that is loaded now, if any; another one only after this one is closed."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, str | None, Device] | None = None
+        self._engine: Engine | None = None
+        self._facts: Mapping[str, object] = {}
+
+    def for_order(self, order: Order) -> tuple[Engine, Mapping[str, object], float]:
+        """The engine ready for the order, what its `load` returned, and the seconds that took now."""
+        known = {field.name for field in fields(Device)}
+        device = Device(**{key: value for key, value in order.device.items() if key in known})
+        key = (order.engine, order.checkpoint, device)
+        if self._engine is not None and self._key == key:
+            return self._engine, self._facts, 0.0
+        self.release()
+        started_s = time.monotonic()
+        engine = _new_engine(order.engine)
+        try:
+            facts = engine.load(Path(order.checkpoint) if order.checkpoint else None, device)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                engine.close()
+            raise
+        self._key, self._engine, self._facts = key, engine, facts
+        return engine, facts, time.monotonic() - started_s
+
+    def release(self) -> None:
+        """Give the engine's memory back before anything else takes some."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            with contextlib.suppress(Exception):  # an engine that can't close is dropped all the same
+                engine.close()
+            del engine
+            gc.collect()
+
+
+def _new_engine(name: str) -> Engine:
+    from engines import registry
+
+    engine_class = registry.engines().get(name)
+    if engine_class is None:
+        raise EngineMissing(f"there is no engine {name!r} here")
+    engine: Engine = engine_class()
+    return engine
+
+
+def failure(error: BaseException) -> Failed:
+    """Make words of whatever an engine raised; a traceback of what nobody foresaw goes to the log."""
+    if isinstance(error, EngineError | SpoolError):
+        return Failed(error.code, error.message, error.hint, error.retryable)
+    with contextlib.suppress(Exception):  # out of memory, even this can fail
+        lines = traceback.format_exception(error, limit=-LAST_FRAMES)
+        sys.stderr.write("".join(lines))
+        sys.stderr.flush()
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, MemoryError) or any(
+        kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__
+    ):
+        return Failed(
+            OutOfMemory.code,
+            f"the engine ran out of memory ({said})",
+            OutOfMemory.hint,
+            OutOfMemory.retryable,
+        )
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return Failed(
+            Hold.code, said, "Free space, or bring the disk back; work goes on by itself.", retryable=True
+        )
+    return Failed(EngineError.code, f"the engine failed ({said})", EngineError.hint, EngineError.retryable)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Starting, ending and burying one worker process, with everything that it has started.
+
+The process leads a session and a process group of its own. Its pid and group number stay ours until it is
+reaped, so the group is killed before that, and again after its leader is dead: no number is ever signalled
+that could be a stranger's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, cast
+
+from jobs.errors import Hold
+
+ROOT = Path(__file__).resolve().parent.parent
+POLL_S = 0.002
+
+
+class WorkerProcess:
+    """A running worker. Attributes `channel`, `stdout_fd`, `stderr_fd` are non-blocking.
+
+    Raises:
+        Hold: This machine can't start a process now.
+    """
+
+    def __init__(self, python: str) -> None:
+        ours, theirs = socket.socketpair()
+        life_reader, life_writer = os.pipe()
+        try:
+            arguments = map(str, (theirs.fileno(), life_reader, os.getpid()))
+            # Unsafe path off: a folder that strangers write to may be the current one.
+            self._popen = subprocess.Popen(
+                [python, "-P", "-X", "no_debug_ranges", "-m", "watcher.worker_main", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(), life_reader),
+                start_new_session=True,
+                umask=0o077,
+                env=_environment(os.environ),
+            )
+        except OSError as error:
+            ours.close()
+            os.close(life_writer)
+            raise Hold(
+                f"the worker process can't be started: {error.strerror}", "It is tried again."
+            ) from error
+        finally:
+            theirs.close()
+            os.close(life_reader)
+        self.pid = self._popen.pid
+        self.channel, self._life_fd = ours, life_writer
+        self._outputs = (cast(IO[bytes], self._popen.stdout), cast(IO[bytes], self._popen.stderr))
+        self.stdout_fd, self.stderr_fd = (stream.fileno() for stream in self._outputs)
+        for descriptor in (ours.fileno(), self.stdout_fd, self.stderr_fd):
+            os.set_blocking(descriptor, False)
+        self.death_fd = _death_fd(self.pid)
+
+    @property
+    def exited(self) -> bool:
+        """Whether it is dead, reaped or not."""
+        if self._popen.returncode is not None:
+            return True
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    @property
+    def returncode(self) -> int | None:
+        """As subprocess has it: the exit code, or minus the signal's number; None before `kill`."""
+        return self._popen.returncode
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for its death, at most so long; True when it is dead."""
+        if self.death_fd is not None and not self.exited:
+            poll = select.poll()
+            poll.register(self.death_fd, select.POLLIN)
+            poll.poll(max(0.0, timeout_s) * 1000)
+        return _eventually(lambda: self.exited, timeout_s if self.death_fd is None else 0.0)
+
+    def kill(self, timeout_s: float) -> bool:
+        """End the group, reap it, wait until its last process is gone, at most so long; True when it is."""
+        deadline_s = time.monotonic() + timeout_s
+        if self._popen.returncode is None:
+            self._signal_group()
+            if not self.wait(timeout_s):
+                return False
+            self._signal_group()  # what was being forked meanwhile; the dead leader still holds the number
+            self._popen.wait()
+        return _eventually(lambda: _group_is_gone(self.pid), deadline_s - time.monotonic())
+
+    def close(self) -> None:
+        """Give our ends of all lines back. Call it once, after `kill`."""
+        self.channel.close()
+        for stream in self._outputs:
+            stream.close()
+        os.close(self._life_fd)
+        if self.death_fd is not None:
+            os.close(self.death_fd)
+            self.death_fd = None  # `kill` may be asked again and then looks every few milliseconds
+
+    def _signal_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+def _environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Ours, with prints that neither wait nor fail, and without the service manager's lines."""
+    private = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID"}
+    environment = {key: value for key, value in ours.items() if key not in private}
+    environment |= {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+        "PYTHONIOENCODING": "utf-8:backslashreplace",
+    }
+    if ROOT.name not in {"site-packages", "dist-packages"}:  # run from a checkout
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [ours.get("PYTHONPATH"), str(ROOT)]))
+    return environment
+
+
+def _death_fd(pid: int) -> int | None:
+    """A descriptor that is readable once the process is dead; None where the kernel or a sandbox has none."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def _eventually(is_true: Callable[[], bool], timeout_s: float) -> bool:
+    deadline_s = time.monotonic() + timeout_s
+    while not is_true():
+        if time.monotonic() >= deadline_s:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _group_is_gone(group: int) -> bool:
+    """Whether no process of the group lives. Those that fell to us (we may be process 1) are reaped."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return not any(_lives_in(group, stat) for stat in Path("/proc").glob("[0-9]*/stat"))
+
+
+def _lives_in(group: int, stat: Path) -> bool:
+    """A dead process that nobody reaps (an init that does not) still counts for the kernel, not for us."""
+    try:
+        state, _, its_group = stat.read_bytes().rpartition(b") ")[2].split()[:3]
+    except (OSError, ValueError):
+        return False
+    return int(its_group) == group and state not in {b"Z", b"X"}
