@@ -1,0 +1,247 @@
+"""What makes a well-formed job one that can be done here: its engine, its language, its voice, its settings.
+
+Each check names what it finds in `Findings`; none stops the others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engines.base import EngineInfo, Option
+from jobs.errors import printable
+from jobs.findings import Findings, listed, nearest, shown
+from jobs.rules import Rules
+from jobs.spec import JobSpec, Segment
+from jobs.tree import Path
+
+NOT_YET = "not available in this version"
+
+_PAUSE = re.compile(r"\[\s*pause\b[^\]\[]*\]", re.IGNORECASE)
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_HUGE = 1e300
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One job, looked at from all sides.
+
+    Attributes:
+        spec: The job; with findings, as far as it was understood.
+        rules: What there is.
+        findings: Where problems go.
+        info: The job's engine; None when it names one that is not there.
+        has_recordings: Whether any passage has a recording, or would if it were not wrong.
+    """
+
+    spec: JobSpec
+    rules: Rules
+    findings: Findings
+    info: EngineInfo | None
+    has_recordings: bool
+
+    def all(self) -> None:
+        self.text()
+        self.engine()
+        for place, part in self._parts():
+            self.language((*place, "language"), part.language)
+            self.settings((*place, "settings"), part.settings)
+            self.voice(place, part)
+        self.recordings()
+        self.later()
+        self.metadata()
+
+    def _parts(self) -> list[tuple[Path, JobSpec | Segment]]:
+        return [
+            ((), self.spec),
+            *((("segments", index), part) for index, part in enumerate(self.spec.segments)),
+        ]
+
+    def text(self) -> None:
+        """Exactly one source of text, with something to speak in it, and not too much."""
+        written = self.findings.tree.value
+        given = [key for key in ("text", "text_file", "segments") if written.get(key) is not None]
+        if len(given) > 1:
+            self.findings.add(
+                (given[1],), f"a job takes one of text, text_file and segments; found {listed(given)}"
+            )
+        if not given:
+            empty = [key for key in ("text", "text_file", "segments") if key in written]
+            found = f"{empty[0]} is empty" if empty else "found none of them"
+            self.findings.add(tuple(empty[:1]), f"a job needs one of text, text_file and segments; {found}")
+        if self.spec.text is not None:
+            self._speakable(("text",), self.spec.text)
+        for index, segment in enumerate(self.spec.segments):
+            self._speakable(("segments", index, "text"), segment.text)
+        chars = len(self.spec.text or "") + sum(len(segment.text) for segment in self.spec.segments)
+        if chars > self.rules.text_chars:
+            message = f"{chars} characters of text; at most {self.rules.text_chars} are allowed in one job"
+            self.findings.add(tuple(given[:1]), message)
+
+    def _speakable(self, path: Path, text: str) -> None:
+        if not any(map(_spoken, _PAUSE.sub("", text))):
+            message = (
+                f"found {shown(text)}, which has nothing to speak; at least one letter or digit is needed"
+            )
+            self.findings.add(path, message)
+
+    def engine(self) -> None:
+        name = self.spec.engine or self.rules.default_engine
+        if name in self.rules.engines or self.findings.has(("engine",)):
+            return
+        if name in self.rules.planned:
+            self.findings.add(("engine",), f"{printable(name)} is {NOT_YET}: {self.rules.planned[name]}")
+            return
+        known = sorted(self.rules.engines)
+        message = f"there is no engine {shown(name)}; there is {listed(known)}" + nearest(name, known)
+        self.findings.add(("engine",), message)
+
+    def language(self, path: Path, tag: str | None) -> None:
+        """The engine speaks it. The default language is checked where the job itself names none."""
+        if tag is None and len(path) == 1 and not self.findings.has(path):
+            tag = self.rules.default_language
+        if tag is None or self.info is None or not self.info.languages:
+            return
+        if self.rules.engines[self.info.name].match_language(tag) is None:
+            languages = self.info.languages
+            known = (
+                f"it speaks {listed(languages)}"
+                if len(languages) <= 20
+                else "`voicespool engines` lists those it does"
+            )
+            self.findings.add(
+                path, f"{self.info.name} does not speak {shown(tag)}; {known}{nearest(tag, languages)}"
+            )
+
+    def settings(self, path: Path, settings: Mapping[str, Any]) -> None:
+        known = self.info is not None and not _unknown_engine(self.info)
+        options = {option.name: option for option in self.info.options} if self.info is not None else {}
+        for name, value in settings.items():
+            if self.findings.full:
+                break
+            option = options.get(name)
+            if option is not None and not fits(option, value):
+                self.findings.add((*path, name), f"found {shown(value)}; allowed is {_range(option)}")
+            elif option is None and not _is_plain(value):
+                message = f"found {shown(value)}; allowed is a number, text, true or false"
+                self.findings.add((*path, name), message)
+            elif option is None and known and self.info is not None:
+                has = f"those it has are {listed(options)}" if options else "it has none"
+                message = (
+                    f"{self.info.name} has no setting `{printable(name, 60)}`; {has}{nearest(name, options)}"
+                )
+                self.findings.add((*path, name), message)
+
+    def voice(self, place: Path, part: JobSpec | Segment) -> None:
+        if part.speaker is not None and part.speaker_wav:
+            message = "give either speaker (a built-in voice) or speaker_wav (a recording), not both"
+            self.findings.add((*place, "speaker"), message)
+        speakers = self.info.speakers if self.info is not None else ()
+        if part.speaker is not None and speakers and part.speaker not in speakers:
+            message = f"there is no voice {shown(part.speaker)}; there is {listed(speakers)}"
+            self.findings.add((*place, "speaker"), message + nearest(part.speaker, speakers))
+        if part.speaker_text is not None and not (part.speaker_wav or self.has_recordings):
+            message = "says what is said in a recording, but there is no speaker_wav"
+            self.findings.add((*place, "speaker_text"), message)
+
+    def recordings(self) -> None:
+        for place, part in self._parts():
+            for name in part.speaker_wav:
+                if fault := path_fault(name):
+                    self.findings.add((*place, "speaker_wav"), f"found {shown(name)}; {fault}")
+        count = len(self.spec.recordings())
+        if count > self.rules.recordings:
+            message = f"the job names {count} recordings; at most {self.rules.recordings} are allowed"
+            self.findings.add(("segments",) if self.spec.segments else ("speaker_wav",), message)
+
+    def later(self) -> None:
+        """What is known and checked, but can't be done in this version."""
+        spec, output = self.spec, self.spec.output
+        for key, name in (("text_file", spec.text_file), ("checkpoint", spec.checkpoint)):
+            if name is not None:
+                fault = path_fault(name)
+                engine = (
+                    f"{self.info.name} has no checkpoints; they are "
+                    if key == "checkpoint" and self.info
+                    else ""
+                )
+                self.findings.add((key,), f"found {shown(name)}; {fault}" if fault else f"{engine}{NOT_YET}")
+        if output.format != "wav":
+            self.findings.add(("output", "format"), f"{output.format} is {NOT_YET}; allowed is wav")
+        if output.sample_rate is not None and self.info is not None:
+            own_hz = self.info.sample_rate_hz
+            if own_hz and output.sample_rate != own_hz:
+                message = f"another rate than the engine's own is {NOT_YET}; {self.info.name} makes {own_hz}"
+                self.findings.add(("output", "sample_rate"), message)
+        if output.loudness_lufs is not None:
+            self.findings.add(("output", "loudness_lufs"), NOT_YET)
+        if output.subtitles:
+            self.findings.add(("output", "subtitles"), NOT_YET)
+
+    def metadata(self) -> None:
+        if not self.spec.metadata:
+            return
+        try:
+            size = len(json.dumps(self.spec.metadata, allow_nan=False, ensure_ascii=False).encode())
+        except ValueError:
+            self.findings.add(
+                ("metadata",), "a number in it is not finite, so that it can't be written as JSON"
+            )
+            return
+        if size > self.rules.metadata_bytes:
+            message = f"{size} bytes as JSON; at most {self.rules.metadata_bytes} are allowed"
+            self.findings.add(("metadata",), message)
+
+
+def _unknown_engine(info: EngineInfo) -> bool:
+    """Whether the engine is not installed, so that nobody can say what it takes."""
+    return info.missing is not None and not info.options and not info.languages
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and abs(value) <= _HUGE)
+
+
+def _spoken(char: str) -> bool:
+    """Letters, marks, digits, and symbols such as € and emoji; punctuation alone is silence."""
+    return char.isalnum() or unicodedata.category(char)[0] in "LNS"
+
+
+def path_fault(name: str) -> str:
+    """Why a job may not name a file so, "" when it may. Where it leads is looked up later, link by link."""
+    if _CONTROL.search(name):
+        return "control characters are not allowed in the name of a file"
+    if _ADDRESS.match(name):
+        return "the name of a file is needed; nothing is downloaded"
+    if ".." in name.replace("\\", "/").split("/"):
+        return "`..` is not allowed in the name of a file"
+    if name.endswith("/") or not name.strip("./ "):
+        return "the name of a file is needed, not of a folder"
+    return ""
+
+
+def fits(option: Option, value: object) -> bool:
+    """Whether an engine's option takes a value: its kind and bounds. A whole number is a number, true is none."""
+    if option.kind is bool or isinstance(value, bool):
+        return option.kind is bool and isinstance(value, bool)
+    if option.kind is str:
+        return isinstance(value, str)
+    if isinstance(value, int) or (isinstance(value, float) and option.kind is float):
+        low = -_HUGE if option.minimum is None else option.minimum
+        high = _HUGE if option.maximum is None else option.maximum
+        return low <= value <= high
+    return False
+
+
+def _range(option: Option) -> str:
+    words = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[option.kind]
+    if option.minimum is not None and option.maximum is not None:
+        return f"{words} from {option.minimum:g} to {option.maximum:g}"
+    if option.minimum is not None:
+        return f"{words}, {option.minimum:g} or more"
+    return words if option.maximum is None else f"{words}, {option.maximum:g} or less"

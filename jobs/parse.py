@@ -1,0 +1,209 @@
+"""Bytes of a job file -> jobs, or everything that is wrong with them, at once.
+
+    bytes -> text (decode) -> trees (yaml12, json_text) -> JobSpec (shape) -> can it be done (checks) ->
+    defaults
+
+Nothing here touches a file, an engine's model or the clock.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engines.base import EngineInfo
+from jobs import json_text, yaml12
+from jobs.checks import Check, fits
+from jobs.errors import JobInvalid, Problem
+from jobs.rules import Rules
+from jobs.shape import shape
+from jobs.spec import JobSpec, Output
+from jobs.tree import Tree, Unreadable
+
+__all__ = ["Document", "Rules", "parse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One job of a file.
+
+    Attributes:
+        spec: The job with all defaults filled in, or None when something is wrong with it.
+        problems: What is wrong, in the order of the file; empty when there is a spec.
+        source: This document as a job file of its own, with the suffix of the file it came in; of a file with
+            one document, the file, byte for byte.
+        recordings: Every recording it names, once each, in order; with problems, as far as they could be
+            read.
+        maybe_unfinished: More bytes could mend it: the last document of a stream breaks off.
+    """
+
+    spec: JobSpec | None
+    problems: tuple[Problem, ...]
+    source: bytes
+    recordings: tuple[str, ...]
+    maybe_unfinished: bool = False
+
+
+def parse(data: bytes, suffix: str, rules: Rules) -> tuple[Document, ...]:
+    """Read a job file.
+
+    Args:
+        data: All of it, at most a few MiB (the caller sees to that).
+        suffix: `.yaml`, `.yml` or `.json`, in any case.
+        rules: The configuration and the engines.
+
+    Returns:
+        At least one document. A document that is wrong leaves the others alone.
+
+    Raises:
+        JobInvalid: The file as a whole can't be read, or holds no document.
+    """
+    try:
+        text = decode(data)
+        documents = _json(text, rules) if suffix.lower() == ".json" else _yaml(text, rules)
+    except Unreadable as error:
+        raise JobInvalid([error.problem], maybe_unfinished=error.maybe_unfinished) from None
+    if not documents:
+        raise JobInvalid([Problem("there is no job in this file")], maybe_unfinished=True)
+    if len(documents) == 1:
+        (only,) = documents
+        return (Document(only.spec, only.problems, data, only.recordings),)
+    return tuple(documents)
+
+
+def decode(data: bytes) -> str:
+    """UTF-8 with or without byte order mark, or UTF-16 with one.
+
+    Raises:
+        Unreadable: It is something else, or breaks off in the middle of a character.
+    """
+    encoding = "utf-8-sig"
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        raise Unreadable("this is UTF-32; save it as UTF-8", 1)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        name = "UTF-8" if encoding == "utf-8-sig" else "UTF-16"
+        found = f"byte 0x{error.object[error.start]:02x}" if error.start < len(error.object) else "the end"
+        raise Unreadable(f"this is not {name} ({found} in line {line}); save it as UTF-8", line) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        message = (
+            "there are zero bytes in it: still being written, no text, or UTF-16 without byte order mark"
+        )
+        raise Unreadable(message, line)
+    return text
+
+
+def _json(text: str, rules: Rules) -> list[Document]:
+    jobs = json_text.read(text, rules.bounds, rules.documents)
+    return [_document(tree, part.encode(), rules) for tree, part in jobs]
+
+
+def _yaml(text: str, rules: Rules) -> list[Document]:
+    pieces = []
+    for piece in yaml12.split(text):
+        pieces.append(piece)
+        if len(pieces) > rules.documents:
+            raise Unreadable(
+                f"more than {rules.documents} jobs in one file", piece.line, maybe_unfinished=False
+            )
+    documents: list[Document] = []
+    for piece in pieces:
+        try:
+            tree = _json_in_yaml(piece, rules) or yaml12.read(piece, rules.bounds)
+        except Unreadable as error:
+            if len(pieces) == 1:
+                raise
+            unfinished = error.maybe_unfinished and piece is pieces[-1]
+            documents.append(Document(None, (error.problem,), piece.text.encode(), (), unfinished))
+            continue
+        if tree is not None:
+            documents.append(_document(tree, piece.text.encode(), rules))
+    return documents
+
+
+def _json_in_yaml(piece: yaml12.Piece, rules: Rules) -> Tree | None:
+    """JSON is YAML, and programs write it so, with escapes (`\\ud83d\\ude00`) that libyaml refuses."""
+    if piece.line > 1 or not piece.text.lstrip().startswith("{"):
+        return None
+    try:
+        return json_text.read(piece.text, rules.bounds, 1)[0][0]
+    except Unreadable:
+        return None
+
+
+def _document(tree: Tree, source: bytes, rules: Rules) -> Document:
+    spec, findings = shape(tree, rules.bounds.problems)
+    info = None
+    if spec is not None:
+        if not findings.has(("engine",)):
+            info = rules.info(spec.engine or rules.default_engine)
+        has_recordings = bool(
+            spec.recordings()
+            or rules.defaults.get("speaker_wav")
+            or findings.has(("speaker_wav",), ("segments",))
+        )
+        Check(spec, rules, findings, info, has_recordings).all()
+    problems = findings.problems()
+    if spec is not None and not problems:
+        spec = _with_defaults(spec, rules, info)
+    recordings = spec.recordings() if spec is not None else ()
+    return Document(None if problems else spec, problems, source, recordings)
+
+
+def _with_defaults(spec: JobSpec, rules: Rules, info: EngineInfo | None) -> JobSpec:
+    """What the configuration says for all jobs, where this one says nothing and its engine can do it."""
+    given = spec.model_fields_set
+    defaults = {key: value for key, value in rules.defaults.items() if value is not None}
+    update: dict[str, Any] = {
+        "engine": spec.engine or rules.default_engine,
+        "language": spec.language or rules.default_language,
+    }
+    for key in ("seed", "priority", "timeout_s", "on_checkpoint_error"):
+        if key in defaults and key not in given:
+            update[key] = defaults[key]
+    if "output" in defaults:
+        update["output"] = Output.model_validate(
+            {**defaults["output"], **spec.output.model_dump(exclude_unset=True)}
+        )
+    update["settings"] = _typed({**_usable(defaults.get("settings", {}), info), **spec.settings}, info)
+    update["segments"] = tuple(
+        segment.model_copy(update={"settings": _typed(segment.settings, info)}) for segment in spec.segments
+    )
+    if spec.speaker is None and not spec.speaker_wav:
+        update |= _default_voice(spec, rules, defaults, info)
+    return spec.model_copy(update=update)
+
+
+def _usable(settings: Mapping[str, Any], info: EngineInfo | None) -> dict[str, Any]:
+    """The defaults that this engine has; what only another engine has is no fault of the job."""
+    options = {option.name: option for option in info.options} if info is not None else {}
+    return {name: value for name, value in settings.items() if name in options and fits(options[name], value)}
+
+
+def _typed(settings: Mapping[str, Any], info: EngineInfo | None) -> dict[str, Any]:
+    """`speed: 1` and `speed: 1.0` are the same job: whole numbers become what the option is."""
+    fractions = (
+        {option.name for option in info.options if option.kind is float} if info is not None else set()
+    )
+    return {name: float(value) if name in fractions else value for name, value in settings.items()}
+
+
+def _default_voice(
+    spec: JobSpec, rules: Rules, defaults: Mapping[str, Any], info: EngineInfo | None
+) -> dict[str, Any]:
+    """The default recording for an engine that clones voices, else the default speaker if it has that one."""
+    recordings = defaults.get("speaker_wav", ())
+    if recordings and info is not None and info.clones_voices:
+        names = (recordings,) if isinstance(recordings, str) else tuple(recordings)
+        return {"speaker_wav": names, "speaker_text": spec.speaker_text or defaults.get("speaker_text")}
+    speaker = defaults.get("speaker")
+    known = info.speakers if info is not None else ()
+    ours = speaker in known if known else (spec.engine or rules.default_engine) == rules.default_engine
+    return {"speaker": speaker} if speaker is not None and ours else {}

@@ -1,0 +1,46 @@
+"""What reading a job file depends on besides the file: the configuration and the engines there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engines.base import EngineClass, EngineInfo
+from jobs.tree import Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Rules for all job files; make it once, it remembers what engines say of themselves.
+
+    Attributes:
+        engines: Name -> class, as `engines.registry.engines()` has it.
+        planned: Engines of later versions: name -> sentence that says so.
+        default_engine, default_language: For jobs that name none.
+        defaults: What jobs get that do not say otherwise: any of speaker, speaker_wav, speaker_text, seed,
+            settings, output, priority, timeout_s, on_checkpoint_error. None counts as not there.
+        text_chars: Longest text of one job.
+        documents: Most jobs in one file.
+        metadata_bytes: Largest `metadata`, as JSON.
+        recordings: Most recordings one job may name.
+        bounds: For reading, before anybody asks what it means.
+    """
+
+    engines: Mapping[str, EngineClass]
+    planned: Mapping[str, str] = field(default_factory=dict)
+    default_engine: str = "espeak"
+    default_language: str = "en"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    text_chars: int = 1_000_000
+    documents: int = 1_000
+    metadata_bytes: int = 64 * 1024
+    recordings: int = 100
+    bounds: Bounds = field(default_factory=Bounds)
+    _known: dict[str, EngineInfo] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def info(self, engine: str) -> EngineInfo | None:
+        """What an engine says of itself, asked once; None when there is no such engine."""
+        if engine not in self._known and engine in self.engines:
+            self._known[engine] = self.engines[engine].info()
+        return self._known.get(engine)

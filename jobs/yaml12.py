@@ -1,0 +1,208 @@
+"""YAML as job files use it: the 1.2 core schema, read from parser events, so that no file exhausts the stack.
+
+PyYAML implements YAML 1.1, where `no` is false and `12:30` is 750. Its parser (libyaml's, where it is
+compiled in) only splits the text into events here; what a plain value means is decided by the tables of
+https://yaml.org/spec/1.2.2/#103-core-schema. libyaml's own composer is recursive and crashes on deep nesting;
+its events are not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import yaml
+from yaml import events
+
+from jobs.errors import printable
+from jobs.tree import Bounds, Builder, Scalar, Tree, Unreadable, fraction, number
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_MARKER = re.compile(r"(?:\A|(?<=[\r\n]))(---|\.\.\.)(?=[ \t\r\n]|\Z)")
+_CONTENT = re.compile(r"(?:\A|(?<=[\r\n]))(?![ \t]*(?:#|[\r\n]|\Z)|%|\.{3}(?=\s|\Z))[^\r\n]")
+_TAG_LINE = re.compile(r"(?:(?:[ \t]*(?:#[^\r\n]*)?|%(?!TAG)[^\r\n]*)(?:\r\n?|\n))*+%TAG")
+_NEWLINE = re.compile(r"\r\n?|\n")
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+# Line breaks in YAML 1.1, and so to libyaml; ordinary characters since 1.2. They pass its scanner as private
+# ones.
+_NOT_BREAKS = re.compile("[\x85\u2028\u2029]")
+_HIDE = {0x85: 0x10FFF0, 0x2028: 0x10FFF1, 0x2029: 0x10FFF2}
+_SHOW = {hidden: shown for shown, hidden in _HIDE.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One document of a YAML stream.
+
+    Attributes:
+        text: All of it, with its directives, markers and comments.
+        line: Its first line in the whole file, 1-based.
+    """
+
+    text: str
+    line: int
+
+
+def split(text: str) -> Iterator[Piece]:
+    """Cut a stream into its documents, empty ones included.
+
+    A line that starts with `---` or `...` always divides documents, even inside quotes and blocks (YAML 1.2,
+    rule 206 c-forbidden), so a document with a mistake does not hide where the next one begins.
+    """
+    begin, line, marked = 0, 1, False
+    for marker in chain(_MARKER.finditer(text), [None]):
+        if marker is None:
+            end = len(text)
+        elif marker[1] == "...":
+            newline = _NEWLINE.search(text, marker.end())
+            end = newline.end() if newline else len(text)
+        elif marked or _CONTENT.search(text, begin, marker.start()):
+            end = marker.start()
+        else:
+            marked = True
+            continue
+        piece = text[begin:end]
+        if marked or _CONTENT.search(piece):
+            yield Piece(piece, line)
+        line += len(_NEWLINE.findall(piece))
+        begin, marked = end, marker is not None and marker[1] == "---"
+
+
+def read(piece: Piece, bounds: Bounds) -> Tree | None:
+    """Read one document.
+
+    Returns:
+        None when there is nothing in it but comments.
+
+    Raises:
+        Unreadable: It is no YAML, or too deep, too large, or its aliases stand for too much.
+    """
+    _check_characters(piece)
+    if tag := _TAG_LINE.match(piece.text):
+        raise Unreadable("%TAG is not allowed in a job file", _line(piece, tag.end()), maybe_unfinished=False)
+    builder = Builder(bounds)
+    text = piece.text.translate(_HIDE) if _NOT_BREAKS.search(piece.text) else piece.text
+    loader = _Loader(text)
+    try:
+        while (event := loader.get_event()) is not None:
+            kind = type(event)
+            if kind in _ENDS:
+                builder.close()
+            elif kind in _HANDLERS:
+                _HANDLERS[kind](builder, event, event.start_mark.line + piece.line)
+    except yaml.YAMLError as error:
+        raise _unreadable(error, piece) from None
+    finally:
+        loader.dispose()
+    return builder.tree() if builder.line is not None else None
+
+
+def _check_characters(piece: Piece) -> None:
+    if found := _FORBIDDEN.search(piece.text):
+        raise Unreadable(
+            f"the character {printable(found[0])} is not allowed in YAML; "
+            'inside double quotes it can be written as an escape, such as "\\x1b"',
+            _line(piece, found.start()),
+        )
+
+
+def _line(piece: Piece, offset: int) -> int:
+    return piece.line + len(_NEWLINE.findall(piece.text, 0, offset))
+
+
+def _unreadable(error: yaml.YAMLError, piece: Piece) -> Unreadable:
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    context = getattr(error, "context", None)
+    said = printable(f"{context}, {what}" if context else what, 200)
+    return Unreadable(f"this is not YAML: {said}", mark.line + piece.line if mark is not None else piece.line)
+
+
+def _container(builder: Builder, event: Any, line: int) -> None:
+    if builder.wants_key:
+        raise Unreadable("a key must be text, not a list or a mapping", line, maybe_unfinished=False)
+    mapping = isinstance(event, events.MappingStartEvent)
+    _refuse_tag(builder, event.tag, line, "map" if mapping else "seq")
+    builder.open({} if mapping else [], line, event.anchor)
+
+
+def _alias(builder: Builder, event: Any, line: int) -> None:
+    if builder.wants_key:
+        raise Unreadable("a key must be text, not an alias", line, maybe_unfinished=False)
+    builder.alias(event.anchor, line)
+
+
+def _scalar(builder: Builder, event: Any, line: int) -> None:
+    text = event.value if event.value.isascii() else event.value.translate(_SHOW)
+    if builder.wants_key:
+        builder.key(text, line)
+        _refuse_tag(builder, event.tag, line, "str")
+        return
+    value = text
+    if event.implicit[0]:
+        if not (text or builder.stack):
+            return
+        value, fault = plain(text)
+        if fault:
+            builder.problem(fault, line)
+    else:
+        _refuse_tag(builder, event.tag, line, "str")
+    builder.put(value, line, len(text), event.anchor)
+
+
+_ENDS = frozenset({events.SequenceEndEvent, events.MappingEndEvent})
+_HANDLERS: dict[type, Callable[[Builder, Any, int], None]] = {
+    events.ScalarEvent: _scalar,
+    events.SequenceStartEvent: _container,
+    events.MappingStartEvent: _container,
+    events.AliasEvent: _alias,
+}
+_CORE = "tag:yaml.org,2002:"
+
+
+def _refuse_tag(builder: Builder, tag: str | None, line: int, harmless: str) -> None:
+    if tag is not None and tag not in ("!", _CORE + harmless):
+        shown = printable(tag.replace(_CORE, "!!"), 60)
+        builder.problem(f"the tag `{shown}` is not allowed in a job file; write the value without it", line)
+
+
+_WORDS: dict[str, Scalar] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
+    **dict.fromkeys((s + i for s in ("", "+") for i in (".inf", ".Inf", ".INF")), float("inf")),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
+}
+_LONGEST_WORD = 5
+_NUMBER_STARTS = frozenset("0123456789+-.")
+_INT = re.compile(r"[-+]?[0-9]+")
+_OTHER_BASE = re.compile(r"0o([0-7]+)|0x([0-9a-fA-F]+)")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+
+
+def plain(text: str) -> tuple[Scalar, str]:
+    """What a value without quotes and tag means in the core schema.
+
+    Returns:
+        The value, and what is wrong with it ("" when nothing is).
+    """
+    if len(text) <= _LONGEST_WORD and text in _WORDS:
+        return _WORDS[text], ""
+    if text[0] not in _NUMBER_STARTS:
+        return text, ""
+    value: Scalar
+    if _INT.fullmatch(text):
+        value = number(text)
+    elif match := _OTHER_BASE.fullmatch(text):
+        value = number(match[1] or match[2], 8 if match[1] else 16)
+    elif _FLOAT.fullmatch(text):
+        value = fraction(text)
+    else:
+        return text, ""
+    return value, "" if value is not None else "this number is too large; if text is meant, put it in quotes"
