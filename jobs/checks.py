@@ -226,7 +226,7 @@ def path_fault(name: str) -> str:
 
 
 def fits(option: Option, value: object) -> bool:
-    """Whether an engine's option takes a value: its kind and bounds. A whole number is a number, true is none."""
+    """Whether an option takes a value: its kind and bounds. A whole number is a number, true is none."""
     if option.kind is bool or isinstance(value, bool):
         return option.kind is bool and isinstance(value, bool)
     if option.kind is str:

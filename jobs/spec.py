@@ -28,9 +28,7 @@ class Allowed:
 class Part(BaseModel):
     """Frozen, and nothing in it that is not known."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 def _one_or_list(value: object) -> object:
@@ -84,27 +82,21 @@ Recordings = Annotated[
 Settings = Annotated[
     dict[str, Any],
     BeforeValidator(_settings),
-    WithJsonSchema(
-        {"type": "object", "additionalProperties": {"type": ["number", "string", "boolean", "null"]}}
-    ),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": ["number", "string", "boolean", "null"]}}),
     Allowed("options of the engine, such as {speed: 1.2}"),
 ]
 Moment = Annotated[
     datetime,
     BeforeValidator(_moment),
     WithJsonSchema({"type": "string", "examples": ["2026-12-01T08:00:00-03:00"]}),
-    Allowed(
-        "a date and time such as 2026-12-01T08:00:00-03:00; without a zone it is this machine's local time"
-    ),
+    Allowed("a date and time such as 2026-12-01T08:00:00-03:00; without a zone it is this machine's local time"),
 ]
 SubtitleFormats = Annotated[
     tuple[Literal["srt", "vtt"], ...],
     Strict(False),
     Field(max_length=2),
     BeforeValidator(_one_or_list),
-    WithJsonSchema(
-        {"anyOf": [{"enum": ["srt", "vtt"]}, {"type": "array", "items": {"enum": ["srt", "vtt"]}}]}
-    ),
+    WithJsonSchema({"anyOf": [{"enum": ["srt", "vtt"]}, {"type": "array", "items": {"enum": ["srt", "vtt"]}}]}),
     Allowed("srt, vtt, or a list of them"),
 ]
 
@@ -113,44 +105,40 @@ class Output(Part):
     """The finished audio."""
 
     format: Annotated[Literal["wav", "flac", "mp3", "opus"], Allowed("wav, flac, mp3 or opus")] = Field(
-        "wav", description="Kind of audio file. Only wav in this version."
+        default="wav", description="Kind of audio file. Only wav in this version."
     )
-    sample_rate: Annotated[
-        int | None, Field(ge=8000, le=96000), Allowed("a whole number from 8000 to 96000 (Hz)")
-    ] = Field(
-        None,
-        description="Samples per second. Default, and in this version the only choice: the engine's own.",
+    sample_rate: Annotated[int | None, Field(ge=8000, le=96000), Allowed("a whole number from 8000 to 96000 (Hz)")] = (
+        Field(
+            None,
+            description="Samples per second. Default, and in this version the only choice: the engine's own.",
+        )
     )
-    loudness_lufs: Annotated[float | None, Field(ge=-70, le=0), Allowed("a number from -70 to 0 (LUFS)")] = (
-        Field(None, description="Loudness to bring the audio to, in LUFS. Not available in this version.")
+    loudness_lufs: Annotated[float | None, Field(ge=-70, le=0), Allowed("a number from -70 to 0 (LUFS)")] = Field(
+        default=None, description="Loudness to bring the audio to, in LUFS. Not available in this version."
     )
-    subtitles: SubtitleFormats = Field(
-        (), description="Subtitle files to make. Not available in this version."
-    )
+    subtitles: SubtitleFormats = Field(default=(), description="Subtitle files to make. Not available in this version.")
 
 
 class Segment(Part):
     """A passage with its own voice, language or settings; what it leaves out is the job's."""
 
     text: Text = Field(description="What to speak. `[pause 800ms]` inside is a pause.")
-    language: Language | None = Field(None, description="Language of this passage.")
-    speaker: Name | None = Field(None, description="A voice that the model or engine has built in.")
-    speaker_wav: Recordings = Field((), description="Recording or recordings of the voice to speak with.")
-    speaker_text: Text | None = Field(None, description="What is said in the first recording.")
-    settings: Settings = Field(
-        default_factory=dict, description="The engine's own options, for this passage."
+    language: Language | None = Field(default=None, description="Language of this passage.")
+    speaker: Name | None = Field(default=None, description="A voice that the model or engine has built in.")
+    speaker_wav: Recordings = Field(default=(), description="Recording or recordings of the voice to speak with.")
+    speaker_text: Text | None = Field(default=None, description="What is said in the first recording.")
+    settings: Settings = Field(default_factory=dict, description="The engine's own options, for this passage.")
+    pause_after_ms: Annotated[int, Field(ge=0, le=60_000), Allowed("a whole number from 0 to 60000 (milliseconds)")] = (
+        Field(default=0, description="Silence after this passage, in milliseconds.")
     )
-    pause_after_ms: Annotated[
-        int, Field(ge=0, le=60_000), Allowed("a whole number from 0 to 60000 (milliseconds)")
-    ] = Field(0, description="Silence after this passage, in milliseconds.")
 
 
 class JobSpec(Part):
     """A job file: what to speak, and how. Exactly one of text, text_file and segments is required."""
 
-    text: Text | None = Field(None, description="What to speak. `[pause 800ms]` inside is a pause.")
+    text: Text | None = Field(default=None, description="What to speak. `[pause 800ms]` inside is a pause.")
     text_file: Annotated[FileName | None, Allowed("the name of a text file")] = Field(
-        None, description="A file that holds the text. Not available in this version."
+        default=None, description="A file that holds the text. Not available in this version."
     )
     segments: Annotated[
         tuple[Segment, ...],
@@ -162,35 +150,35 @@ class JobSpec(Part):
         description="Passages with voices, languages and settings of their own, spoken one after the other.",
     )
     language: Language | None = Field(
-        None, description="Language of the text: a BCP-47 tag. Default: the spool's."
+        default=None, description="Language of the text: a BCP-47 tag. Default: the spool's."
     )
     engine: Name | None = Field(
-        None, description="What speaks. `voicespool engines` lists them. Default: the spool's."
+        default=None, description="What speaks. `voicespool engines` lists them. Default: the spool's."
     )
     checkpoint: Annotated[FileName | None, Allowed("the name of a model")] = Field(
-        None, description="A fine-tuned model: a name under models/. Not available in this version."
+        default=None, description="A fine-tuned model: a name under models/. Not available in this version."
     )
     speaker_wav: Recordings = Field(
-        (), description="Recording or recordings of the voice: beside the job file first, then in voices/."
+        default=(), description="Recording or recordings of the voice: beside the job file first, then in voices/."
     )
-    speaker_text: Text | None = Field(None, description="What is said in the first recording.")
-    speaker: Name | None = Field(None, description="Instead: a voice that the model or engine has built in.")
+    speaker_text: Text | None = Field(default=None, description="What is said in the first recording.")
+    speaker: Name | None = Field(default=None, description="Instead: a voice that the model or engine has built in.")
     seed: Annotated[int | None, Field(ge=0, lt=2**63), Allowed("a whole number from 0 to 2**63-1")] = Field(
-        None, description="For engines with chance in them. Default: follows from the text."
+        default=None, description="For engines with chance in them. Default: follows from the text."
     )
     settings: Settings = Field(
         default_factory=dict, description="The engine's own options; `voicespool engines` lists them."
     )
     output: Annotated[Output, Allowed("keys such as {format: wav}")] = Field(
-        default_factory=Output, description="The finished audio."
+        default=Output(), description="The finished audio."
     )
     priority: Annotated[int, Field(ge=0, le=9), Allowed("a whole number from 0 (last) to 9 (first)")] = Field(
-        5, description="0 (last) to 9 (first)."
+        default=5, description="0 (last) to 9 (first)."
     )
-    not_before: Moment | None = Field(None, description="Do not start before. Without a zone: local time.")
+    not_before: Moment | None = Field(default=None, description="Do not start before. Without a zone: local time.")
     timeout_s: Annotated[
         float | None, Field(gt=0, le=YEAR_S), Allowed("a number of seconds above 0, at most a year")
-    ] = Field(None, description="Longest time to render, in seconds. Default: none.")
+    ] = Field(default=None, description="Longest time to render, in seconds. Default: none.")
     on_checkpoint_error: Annotated[Literal["fail", "base"], Allowed("fail or base")] = Field(
         "fail",
         description="When the checkpoint does not load: fail, or render with the base model and say so.",
