@@ -46,9 +46,7 @@ def configure(stream: TextIO | None = None, level: Level = "info") -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(
-                fmt="%H:%M:%S" if terminal else "iso", utc=not terminal, key="timestamp"
-            ),
+            structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal, key="timestamp"),
             _cleaned,
             _console() if terminal else _json_line,
         ],
@@ -104,7 +102,7 @@ def _exception(exc_info: object) -> BaseException | None:
 
 
 def _traceback(error: BaseException) -> str:
-    """The traceback's last lines. Its messages can hold strangers' text: no line of theirs looks like ours."""
+    """The traceback's last lines. No line of a message in it looks like one of ours."""
     text = "".join(traceback.format_exception(error, chain=True))
     return "\n".join("  | " + printable(line, 500) for line in text.splitlines()[-_LONGEST_TRACEBACK:])
 

@@ -1,0 +1,187 @@
+"""`voicespool submit --wait`: dropped jobs, followed to their results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from watcher.config import Config
+from watcher.results import Result, results_of
+from watcher.status import Snapshot, look
+from watcher.submit import Dropped
+
+FOLDER_LOOK_S = 2.0
+LOST_AFTER_S = 15.0
+
+Stage = Literal["dropped", "queued", "running", "done", "failed", "cancelled", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """How far a job has come.
+
+    Attributes:
+        job: What was dropped.
+        stage: `dropped` until the spool takes it; `lost` when somebody else took it out of the inbox.
+        job_id: Once it is known.
+        place: In the queue, from 1.
+        chunk, chunks, eta_s: While it runs.
+        folder: Of its result.
+        message: Why it failed, or what it waits for.
+    """
+
+    job: Dropped
+    stage: Stage = "dropped"
+    job_id: str = ""
+    place: int | None = None
+    chunk: int = 0
+    chunks: int = 0
+    eta_s: float | None = None
+    folder: Path | None = None
+    message: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.stage in {"done", "failed", "cancelled", "lost"}
+
+
+@dataclass(slots=True)
+class Follower:
+    """Follows dropped jobs to their results, by status.json first and by the manifests in the outbox second.
+
+    A job is known by its name and its content until the spool has given it an id. Ids that were there before it
+    was dropped are another job's.
+
+    Attributes:
+        before: Those ids.
+    """
+
+    config: Config
+    before: frozenset[str]
+    jobs: list[Followed] = field(default_factory=list)
+    daemon: bool = False
+    _folders_at: float = float("-inf")
+    _gone_since: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, config: Config, names: Iterable[str]) -> Follower:
+        """Remember which jobs exist already; to be called before dropping."""
+        known = {str(entry.get("job_id")) for entry in _entries(look(config).status)}
+        published = {result.job_id for name in names for result in results_of(config.outbox, name)}
+        return cls(config, frozenset(known | published))
+
+    def follow(self, dropped: Iterable[Dropped]) -> None:
+        self.jobs.extend(map(Followed, dropped))
+
+    @property
+    def ended(self) -> bool:
+        return all(job.ended for job in self.jobs)
+
+    def look(self, now: float) -> None:
+        """Look once. `now` is monotonic, in seconds."""
+        snapshot = look(self.config)
+        self.daemon = snapshot.daemon is not None
+        look_at_folders = now - self._folders_at >= FOLDER_LOOK_S
+        if look_at_folders:
+            self._folders_at = now
+        self.jobs = [job if job.ended else self._next(job, snapshot, look_at_folders, now) for job in self.jobs]
+
+    def _next(self, job: Followed, snapshot: Snapshot, look_at_folders: bool, now: float) -> Followed:
+        seen = self._in_status(job, snapshot.status)
+        if seen is not None:
+            self._gone_since.pop(job.job.source, None)
+            return seen
+        if look_at_folders and (seen := self._in_outbox(job)) is not None:
+            return seen
+        if (self.config.inbox / job.job.source).exists():
+            return replace(job, message=_waits_for(job.job.source, snapshot.status))
+        return self._maybe_lost(job, snapshot, now)
+
+    def _in_status(self, job: Followed, status: Mapping[str, Any]) -> Followed | None:
+        for entry in _list(status, "results"):
+            if self._is(job, entry) and entry.get("source_sha256") in (job.job.sha256, "", None):
+                return replace(
+                    job,
+                    stage=entry.get("status", "failed"),
+                    job_id=str(entry.get("job_id")),
+                    folder=self.config.outbox / str(entry.get("folder", "")),
+                    message=str(entry.get("message") or ""),
+                )
+        running = status.get("running")
+        if isinstance(running, Mapping) and self._is(job, running):
+            return replace(
+                job,
+                stage="running",
+                job_id=str(running.get("job_id")),
+                chunk=int(running.get("chunk") or 0),
+                chunks=int(running.get("chunks") or 0),
+                eta_s=running.get("eta_s"),
+            )
+        for entry in _list(status, "next"):
+            if self._is(job, entry):
+                return replace(job, stage="queued", job_id=str(entry.get("job_id")), place=entry.get("place"))
+        return None
+
+    def _is(self, job: Followed, entry: Mapping[str, Any]) -> bool:
+        job_id = str(entry.get("job_id"))
+        if job.job_id:
+            return job_id == job.job_id
+        return entry.get("name") == job.job.name and job_id not in self.before and job_id not in self._taken()
+
+    def _taken(self) -> set[str]:
+        return {job.job_id for job in self.jobs if job.job_id}
+
+    def _in_outbox(self, job: Followed) -> Followed | None:
+        for result in results_of(self.config.outbox, job.job.name):
+            if job.job_id and result.job_id != job.job_id:
+                continue
+            if result.job_id not in self.before and result.source.get("sha256") in (job.job.sha256, "", None):
+                return _ended(job, result)
+        return None
+
+    def _maybe_lost(self, job: Followed, snapshot: Snapshot, now: float) -> Followed:
+        """Neither in the inbox nor known to the spool: the spool may be about to write it down, or it is gone."""
+        since = self._gone_since.setdefault(job.job.source, now)
+        counts = snapshot.status.get("counts")
+        queued = counts.get("queued", 0) if isinstance(counts, Mapping) else 0
+        if snapshot.daemon is None or queued > len(_list(snapshot.status, "next")) or now - since < LOST_AFTER_S:
+            return job
+        return replace(job, stage="lost", message="its file was taken out of the inbox, and no result is known")
+
+
+def _ended(job: Followed, result: Result) -> Followed:
+    stage: Stage = "done" if result.status == "done" else "cancelled" if result.status == "cancelled" else "failed"
+    return replace(job, stage=stage, job_id=result.job_id, folder=result.folder, message=result.message)
+
+
+def _waits_for(source: str, status: Mapping[str, Any]) -> str:
+    for entry in (*_list(status, "waiting"), *_list(status, "held")):
+        if entry.get("file") == source:
+            return str(entry.get("reason", ""))
+    return ""
+
+
+def _entries(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield from _list(status, "results")
+    yield from _list(status, "next")
+    running = status.get("running")
+    if isinstance(running, Mapping):
+        yield running
+
+
+def _list(status: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    found = status.get(key)
+    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
+
+
+def wait(follower: Follower, show: Callable[[Follower], None], pause_s: float = 0.2) -> None:
+    """Look until all jobs have ended, and let `show` tell about each look."""
+    while True:
+        follower.look(time.monotonic())
+        show(follower)
+        if follower.ended:
+            return
+        time.sleep(pause_s)

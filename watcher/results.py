@@ -1,0 +1,93 @@
+"""What lies in the outbox: results of a name, newest first."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.names import RESULT_MARKS, safe_name
+from jobs.outbox import MANIFEST
+from watcher.ignored import JOB_SUFFIXES
+
+_LARGEST_MANIFEST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A published result.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: Its manifest.json.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def job_id(self) -> str:
+        return str(self.manifest.get("job_id", ""))
+
+    @property
+    def status(self) -> str:
+        return str(self.manifest.get("status", ""))
+
+    @property
+    def message(self) -> str:
+        """Why it failed; "" when it did not."""
+        error = self.manifest.get("error")
+        return str(error.get("message", "")) if isinstance(error, Mapping) else ""
+
+    @property
+    def source(self) -> Mapping[str, Any]:
+        """The job file: file, sha256, claimed_at."""
+        source = self.manifest.get("source")
+        return source if isinstance(source, Mapping) else {}
+
+    def job_file(self) -> Path | None:
+        """The job file in it; None when somebody took it away."""
+        stem = re.sub(r"~\d+$", "", self.folder.name)
+        for mark in RESULT_MARKS.values():
+            stem = stem.removesuffix(mark) if mark else stem
+        return next((path for suffix in JOB_SUFFIXES if (path := self.folder / (stem + suffix)).is_file()), None)
+
+
+def results_of(outbox: Path, name: str) -> list[Result]:
+    """All results of a job's name that are in the outbox now, oldest job first.
+
+    Args:
+        outbox: The outbox.
+        name: As in the inbox, without extension, `/` separated.
+    """
+    *parents, last = (safe_name(part) for part in name.split("/"))
+    folders = [outbox]
+    for parent in parents:
+        folders = [below for folder in folders for below in _numbered(folder, re.escape(parent))]
+    marks = "|".join(re.escape(mark) for mark in RESULT_MARKS.values() if mark)
+    wanted = rf"{re.escape(last)}({marks})?"
+    found = [result for folder in folders for path in _numbered(folder, wanted) if (result := _read(path))]
+    return sorted(found, key=lambda result: (result.job_id, result.folder.name))
+
+
+def _numbered(folder: Path, pattern: str) -> Iterator[Path]:
+    """Folders of this name, with any number behind it."""
+    wanted = re.compile(rf"{pattern}(~\d+)?")
+    try:
+        with os.scandir(folder) as entries:
+            yield from [Path(entry.path) for entry in entries if wanted.fullmatch(entry.name) and entry.is_dir()]
+    except OSError:
+        return
+
+
+def _read(folder: Path) -> Result | None:
+    try:
+        with (folder / MANIFEST).open("rb") as file:
+            manifest = json.loads(file.read(_LARGEST_MANIFEST_BYTES))
+    except (OSError, ValueError):
+        return None
+    return Result(folder, manifest) if isinstance(manifest, dict) else None

@@ -1,0 +1,206 @@
+"""status.json: what the daemon says of itself and of every file, and how others read it.
+
+The daemon replaces `status.json` in its state folder whenever something changes; anybody may read it. Whether
+the daemon still lives is the kernel's word alone: it holds the lock beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs import lock
+from watcher.config import Config
+from watcher.ignored import is_job_name, is_walked
+
+STATUS_NAME = "status.json"
+SHOWN = 1000
+_LARGEST_BYTES = 64 << 20
+
+
+class Part(BaseModel):
+    """Frozen; readers must allow for keys that a later version adds."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class HoldNow(Part):
+    """Something that has to be mended outside before work goes on."""
+
+    what: str
+    """inbox, outbox, state, …"""
+    reason: str
+    since: str
+    """ISO 8601, UTC, as all times here."""
+
+
+class Running(Part):
+    """The job that is being rendered."""
+
+    job_id: str
+    name: str
+    """The job file's path in the inbox without extension."""
+    engine: str
+    chunk: int
+    """Chunks that are done."""
+    chunks: int
+    """Chunks in all; 0 while they are not counted yet."""
+    started_at: str
+    eta_s: float | None
+    """Seconds that are left, as far as the finished chunks tell."""
+
+
+class Queued(Part):
+    """A claimed job that waits for its turn."""
+
+    job_id: str
+    name: str
+    place: int
+    """1 is next."""
+    priority: int
+    not_before: str | None = None
+
+
+class File(Part):
+    """A file in the inbox that is not claimed, and why."""
+
+    file: str
+    reason: str
+
+
+class FileSince(File):
+    """A file in the inbox that is not claimed, why, and since when."""
+
+    since: str
+
+
+class Ended(Part):
+    """A job that ended."""
+
+    job_id: str
+    name: str
+    status: Literal["done", "failed", "cancelled"]
+    folder: str
+    """Where its result was published."""
+    finished_at: str
+    duration_s: float | None
+    """Seconds of audio."""
+    source_sha256: str
+    message: str | None
+    """Why it failed."""
+
+
+class Counts(Part):
+    """How many there are in all; the lists are bounded. Ended jobs are counted since the daemon started."""
+
+    ready: int = 0
+    waiting: int = 0
+    queued: int = 0
+    running: int = 0
+    held: int = 0
+    ignored: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+class Warm(Part):
+    """The model that is loaded."""
+
+    engine: str
+    checkpoint: str | None
+
+
+class Status(Part):
+    """status.json."""
+
+    model_config = ConfigDict(title="voicespool status", populate_by_name=True)
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    version: str
+    host: str
+    pid: int
+    started_at: str
+    updated_at: str
+    state: Literal["starting", "running", "idle", "paused", "hold", "stopping", "stopped"]
+    holds: tuple[HoldNow, ...] = ()
+    counts: Counts
+    warm: Warm | None = None
+    running: Running | None = None
+    next: tuple[Queued, ...] = Field((), max_length=SHOWN)
+    """The first of the queue, in order."""
+    waiting: tuple[FileSince, ...] = Field((), max_length=SHOWN)
+    held: tuple[FileSince, ...] = Field((), max_length=SHOWN)
+    ignored: tuple[File, ...] = Field((), max_length=SHOWN)
+    results: tuple[Ended, ...] = Field((), max_length=100)
+    """The last that ended, newest last."""
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of status.json."""
+    return Status.model_json_schema(by_alias=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What can be known from outside.
+
+    Attributes:
+        status: status.json as the daemon last wrote it; {} when there is none that can be read.
+        daemon: Who holds the inbox's lock: pid, host, started_at; None when nobody does.
+        files: Job files that lie in the inbox, at most 1,000; looked up only when no daemon runs.
+        files_count: How many there are in all.
+    """
+
+    status: Mapping[str, Any]
+    daemon: Mapping[str, Any] | None
+    files: tuple[str, ...] = ()
+    files_count: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """status.json, and with it `daemon`, and without a daemon what lies in the `inbox`."""
+        daemon = self.daemon or {}
+        known = {key: daemon.get(key) for key in ("pid", "host", "started_at")}
+        answer = dict(self.status) | {"daemon": {"running": self.daemon is not None, **known}}
+        if self.daemon is None:
+            answer["inbox"] = {"count": self.files_count, "files": list(self.files)}
+        return answer
+
+
+def look(config: Config) -> Snapshot:
+    """Read status.json and ask whether the daemon lives. Writes nothing, waits for nothing."""
+    daemon = lock.holder(config.state_dir / "lock")
+    status = read(config.state_dir)
+    if daemon is not None:
+        return Snapshot(status, daemon)
+    files, count = _in_inbox(config.inbox)
+    return Snapshot(status, None, files, count)
+
+
+def read(state_dir: Path) -> Mapping[str, Any]:
+    """status.json as it is; {} when there is none that can be read."""
+    try:
+        with (state_dir / STATUS_NAME).open("rb") as file:
+            status = json.loads(file.read(_LARGEST_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def _in_inbox(inbox: Path) -> tuple[tuple[str, ...], int]:
+    """Job files that wait for a daemon to come."""
+    files: list[str] = []
+    count = 0
+    for folder, below, names in os.walk(inbox):
+        below[:] = sorted(filter(is_walked, below))
+        for name in sorted(filter(is_job_name, names)):
+            count += 1
+            if len(files) < SHOWN:
+                files.append(os.path.relpath(os.path.join(folder, name), inbox))
+    return tuple(files), count

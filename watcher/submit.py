@@ -1,0 +1,141 @@
+"""`voicespool submit` and `retry`: clients of the spool that need nothing but its folders."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jobs.errors import SpoolError, printable
+from jobs.files import sha256_of
+from watcher.config import Config
+from watcher.drop import checked_name, drop
+from watcher.results import Result, results_of
+from watcher.validate import Checked
+
+_LONGEST_SLUG = 40
+
+
+class Refused(SpoolError):
+    """A command that can't do what it was asked for; nothing was changed."""
+
+    code = "refused"
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A job that was dropped.
+
+    Attributes:
+        source: Its file's path in the inbox.
+        name: Its name: without extension, with its number when the file holds several.
+        sha256: Of its bytes.
+    """
+
+    source: str
+    name: str
+    sha256: str
+
+
+def submit_file(config: Config, checked: Checked, name: str | None) -> list[Dropped]:
+    """Drop a job file, after the recordings that lie beside it.
+
+    Recordings (and the transcripts `NAME.txt` beside them) keep their names and go beside the job in the inbox,
+    unless the same content is there already.
+
+    Raises:
+        Refused: another recording of the same name is in the inbox.
+        Hold: the inbox can't be written.
+        ValueError: the file's own name is none that a job can have.
+    """
+    name = checked_name(checked.path.name) if name is None else name
+    folder = name.rpartition("/")[0]
+    for recording, path in checked.beside.items():
+        _bring(config, folder, recording, path)
+        transcript = path.with_suffix(".txt")
+        if transcript.is_file():
+            _bring(config, folder, str(Path(recording).with_suffix(".txt")), transcript)
+    source = drop(config.inbox, name, checked.path.suffix, checked.data)
+    return [Dropped(source, job, digest) for job, digest in checked.jobs(source[: -len(checked.path.suffix)])]
+
+
+def _bring(config: Config, folder: str, name: str, path: Path) -> None:
+    target = config.inbox / folder / name
+    if target.exists() and sha256_of(target) == sha256_of(path):
+        return
+    suffix = Path(name).suffix
+    try:
+        drop(
+            config.inbox,
+            f"{folder}/{name}".removeprefix("/").removesuffix(suffix),
+            suffix,
+            path.read_bytes(),
+            only=True,
+        )
+    except FileExistsError:
+        raise Refused(
+            f"another {printable(name)} is in the inbox, beside where the job would go",
+            "Give the job a folder of its own: `--name FOLDER/NAME`; or put the recording into voices/.",
+        ) from None
+
+
+def text_job(keys: Mapping[str, Any]) -> bytes:
+    """A job file from single values; what is None is left out."""
+    given = {key: value for key, value in keys.items() if value not in (None, (), {})}
+    text = yaml.safe_dump(given, allow_unicode=True, sort_keys=False, width=1000)
+    return text.encode()
+
+
+def name_from(text: str) -> str:
+    """A name from a text's first words: letters and digits of any script, joined by hyphens."""
+    words = re.findall(r"[^\W_]+", text)
+    slug = ""
+    for word in words:
+        if slug and len(slug) + len(word) >= _LONGEST_SLUG:
+            break
+        slug = f"{slug}-{word}" if slug else word[:_LONGEST_SLUG]
+    return slug.lower() or "text"
+
+
+def submit_text(config: Config, data: bytes, name: str) -> list[Dropped]:
+    """Drop a job file made by `text_job`."""
+    source = drop(config.inbox, name, ".yaml", data)
+    return [Dropped(source, source[: -len(".yaml")], hashlib.sha256(data).hexdigest())]
+
+
+def retry(config: Config, name: str) -> tuple[Result, str]:
+    """Drop the job file of the newest failed or cancelled result of a name again; the result stays where it is.
+
+    Returns:
+        The result, and the path of the dropped file in the inbox.
+
+    Raises:
+        Refused: there is none, its job file is gone, or a file of that name waits already.
+        Hold: the inbox can't be written.
+    """
+    unsuccessful = [result for result in results_of(config.outbox, name) if result.status in {"failed", "cancelled"}]
+    if not unsuccessful:
+        raise Refused(
+            f"no failed or cancelled result of {printable(name)} is in {printable(config.outbox)}",
+            "`voicespool status` lists the last results; a name is the path in the inbox without extension.",
+        )
+    newest = unsuccessful[-1]
+    job_file = newest.job_file()
+    if job_file is None:
+        raise Refused(
+            f"{printable(newest.folder)} has no job file any more",
+            "Submit the job file from where it was made.",
+        )
+    try:
+        return newest, drop(config.inbox, name, job_file.suffix, job_file.read_bytes(), only=True)
+    except FileExistsError:
+        raise Refused(
+            f"a job file named {printable(name)} waits in the inbox already",
+            "`voicespool status` says what it waits for.",
+        ) from None

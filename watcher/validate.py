@@ -1,0 +1,130 @@
+"""`voicespool validate`: a job file looked at with the daemon's own eyes, before it is dropped."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import JobInvalid, Problem, printable
+from jobs.files import opened_regular, read_at_most
+from jobs.parse import Document, parse
+from jobs.recordings import NotAllowed, Places
+from jobs.rules import Rules
+from watcher.complaints import in_file
+from watcher.config import Config
+from watcher.ignored import why_ignored
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What there is to say of one job file.
+
+    Attributes:
+        path: As it was given.
+        data: Its bytes; b"" when it could not be read.
+        documents: Its jobs, also those that are wrong; () when it could not be understood.
+        problems: All of them, those of recordings too.
+        beside: Recordings that lie beside the file: name in the job -> real path.
+    """
+
+    path: Path
+    data: bytes
+    documents: tuple[Document, ...]
+    problems: tuple[Problem, ...]
+    beside: dict[str, Path]
+
+    def sentences(self) -> list[str]:
+        """`FILE:LINE: key: message` for each problem."""
+        return [in_file(printable(self.path), problem) for problem in self.problems]
+
+    def as_json(self) -> dict[str, Any]:
+        problems = [{"line": p.line, "key": p.key, "message": p.message} for p in self.problems]
+        return {
+            "file": printable(self.path),
+            "valid": not self.problems,
+            "jobs": len(self.documents),
+            "problems": problems,
+        }
+
+    def jobs(self, name: str) -> list[tuple[str, str]]:
+        """The name and the SHA-256 (hex) of each job that it becomes when it is dropped as `name`."""
+        if len(self.documents) < 2:
+            return [(name, hashlib.sha256(self.data).hexdigest())]
+        digests = [hashlib.sha256(document.source).hexdigest() for document in self.documents]
+        return [(f"{name}-{number}", digest) for number, digest in enumerate(digests, start=1)]
+
+
+def check(path: Path, config: Config, rules: Rules) -> Checked:
+    """Read a job file by the daemon's rules, and look for the recordings that it names."""
+    nothing = Checked(path, b"", (), (), {})
+    if reason := why_ignored(path.name):
+        return replace(nothing, problems=(Problem(f"the spool would leave this file alone: {reason}"),))
+    try:
+        data = _read(path, config.limits.job_file_bytes)
+    except _NotReadable as error:
+        return replace(nothing, problems=(Problem(str(error)),))
+    nothing = replace(nothing, data=data)
+    try:
+        documents = parse(data, path.suffix, rules)
+    except JobInvalid as invalid:
+        return replace(nothing, problems=invalid.problems)
+    problems = [problem for document in documents for problem in document.problems]
+    names = dict.fromkeys(name for document in documents for name in document.recordings)
+    beside, missing = _recordings(list(names), path, config)
+    return Checked(path, data, documents, (*problems, *missing), beside)
+
+
+class _NotReadable(Exception):
+    """A sentence that says why."""
+
+
+def _read(path: Path, longest_bytes: int) -> bytes:
+    try:
+        with opened_regular(path.resolve()) as (fd, _status):
+            data = read_at_most(fd, longest_bytes)
+    except OSError as error:
+        reason = "it is no regular file" if error.errno == errno.EINVAL else error.strerror
+        raise _NotReadable(f"can't be read: {reason}") from None
+    if not data:
+        raise _NotReadable("is empty; the spool would wait for its content")
+    if len(data) > longest_bytes:
+        raise _NotReadable(f"is larger than limits.job_file_bytes ({longest_bytes} bytes)")
+    return data
+
+
+def _recordings(names: list[str], path: Path, config: Config) -> tuple[dict[str, Path], list[Problem]]:
+    """Where the recordings lie that a job names, and a problem for each that the spool would not find."""
+    folder = path.resolve().parent
+    places = Places(
+        inbox=folder,
+        voices=config.voices,
+        state=config.state_dir,
+        allowed_roots=(*config.allowed_roots, config.inbox),
+        longest_bytes=config.limits.recording_bytes,
+    )
+    beside, problems = {}, []
+    for name in names:
+        try:
+            found = places.find(name, folder)
+        except NotAllowed as error:
+            problems.append(Problem(str(error), "speaker_wav"))
+            continue
+        if found is None:
+            message = f"{printable(name)} lies neither beside the file nor in {printable(config.voices)}"
+            problems.append(Problem(message, "speaker_wav"))
+        elif found.stat().st_size > places.longest_bytes:
+            message = f"{printable(name)} is larger than limits.recording_bytes ({places.longest_bytes} bytes)"
+            problems.append(Problem(message, "speaker_wav"))
+        elif (folder / name).exists() and not Path(name).is_absolute():
+            beside[name] = found
+    return beside, problems
+
+
+def as_json(checked: list[Checked]) -> str:
+    """All files as one JSON object."""
+    files = [one.as_json() for one in checked]
+    return json.dumps({"valid": all(file["valid"] for file in files), "files": files}, ensure_ascii=False, indent=2)
