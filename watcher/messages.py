@@ -10,7 +10,7 @@ anything that is not exactly one of these messages is a `NotAMessage`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn
 
@@ -84,7 +84,8 @@ Event = Said | Died
 
 
 def order_line(order: Order) -> bytes:
-    return _line({"say": "order", **asdict(order)})
+    """A job's metadata may hold what JSON proper can't, infinity and NaN: between us two they pass."""
+    return _line({"say": "order", **asdict(order)}, allow_nan=True)
 
 
 def stop_line(job_id: str) -> bytes:
@@ -102,8 +103,8 @@ def event_line(event: Said) -> bytes:
     return _line({"say": type(event).__name__.lower(), **said})
 
 
-def _line(message: Mapping[str, Any]) -> bytes:
-    return json.dumps(message, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+def _line(message: Mapping[str, Any], *, allow_nan: bool = False) -> bytes:
+    return json.dumps(message, allow_nan=allow_nan, separators=(",", ":")).encode() + b"\n"
 
 
 def order_from(message: Mapping[str, Any]) -> Order:
@@ -111,10 +112,10 @@ def order_from(message: Mapping[str, Any]) -> Order:
     return Order(**{field.name: message[field.name] for field in fields(Order)})
 
 
-def message_from(line: bytes) -> dict[str, Any]:
+def message_from(line: bytes, parse_constant: Callable[[str], Any] | None = None) -> dict[str, Any]:
     """Read one line. Raises NotAMessage."""
     try:
-        message = json.loads(line, parse_constant=_refuse)
+        message = json.loads(line, parse_constant=parse_constant)
     except (ValueError, RecursionError) as error:
         raise NotAMessage(f"not JSON: {printable(line[:60].decode('utf-8', 'replace'))}") from error
     if not isinstance(message, dict) or not isinstance(message.get("say"), str):
@@ -128,7 +129,7 @@ def _refuse(constant: str) -> NoReturn:
 
 def event_from(line: bytes) -> Said:
     """Read what a worker says. Raises NotAMessage."""
-    message = message_from(line)
+    message = message_from(line, _refuse)
     said = message.pop("say")
     expected = _SHAPES.get(said)
     if expected is None or message.keys() != expected.keys():

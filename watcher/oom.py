@@ -1,7 +1,7 @@
 """Whether the kernel ended a process for want of memory, told by the counters that it keeps.
 
 A process ended by the kernel shows SIGKILL, like one that somebody killed. The count of such endings, before
-and after, tells them apart: `oom_kill` in `memory.events` (cgroup v2) or `memory.oom_control` (v1) of our own
+and after, tells them apart: `oom_kill` in `memory.events.local` (cgroup v2) or `memory.oom_control` (v1) of our own
 group, which a worker shares; on machines without these, the whole machine's in `/proc/vmstat`.
 """
 
@@ -62,6 +62,7 @@ def _group_files(proc: Path) -> Iterator[Path]:
         for group in groups:
             _, controllers, path = group.split(":", 2)
             if kinds[0] == "cgroup2" and not controllers:
+                yield folder / _below(path, root) / "memory.events.local"
                 yield folder / _below(path, root) / "memory.events"
             elif "memory" in controllers.split(",") and "memory" in kinds[2].split(","):
                 yield folder / _below(path, root) / "memory.oom_control"

@@ -1,0 +1,117 @@
+"""What daemon and worker say to each other survives the way, and nothing else is believed."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from jobs.rendering import Order, Progress, Rendering
+from watcher.messages import (
+    Done,
+    Failed,
+    Loaded,
+    NotAMessage,
+    Said,
+    Stopped,
+    event_from,
+    event_line,
+    message_from,
+    order_from,
+    order_line,
+)
+
+RENDERING = Rendering(
+    files=("olá.wav",),
+    engine={"name": "espeak"},
+    voice={"speaker": None},
+    audio=({"file": "olá.wav", "duration_s": 1.5},),
+    segments=({"text": "Olá\u2028", "start_s": 0},),
+    checks={"verdict": "ok", "reasons": []},
+    timing={"load_s": 0.1},
+    warnings=("slow",),
+)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Loaded(0.5),
+        Loaded(0),
+        Progress(1, 2, 0.5),
+        Failed("engine_failed", "it broke", "mend it", retryable=True),
+        Stopped(),
+        Done(RENDERING),
+    ],
+)
+def test_an_event_crosses_as_one_line(event: Said) -> None:
+    line = event_line(event)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert event_from(line.rstrip()) == event
+
+
+def test_an_order_crosses_as_one_line() -> None:
+    order = Order(
+        "id",
+        "hello",
+        {"text": "a\nb", "metadata": {"x": math.inf}},
+        "espeak",
+        None,
+        {"a.wav": "/a"},
+        {},
+        "/c",
+        "/r",
+        {"name": "cpu"},
+    )
+    line = order_line(order)
+    assert line.count(b"\n") == 1
+    assert order_from(message_from(line)) == order
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"hello",
+        b"\xff\xfe",
+        b"[1]",
+        b"7",
+        b"{}",
+        b'{"say": 1}',
+        b'{"say": "died"}',
+        b'{"say": "loaded"}',
+        b'{"say": "loaded", "load_s": "soon"}',
+        b'{"say": "loaded", "load_s": true}',
+        b'{"say": "loaded", "load_s": NaN}',
+        b'{"say": "loaded", "load_s": 1, "more": 1}',
+        b'{"say": "progress", "done": 1.5, "total": 2, "audio_s": 0}',
+        b'{"say": "failed", "code": "x", "message": "x", "hint": "x", "retryable": 1}',
+        b'{"say": "done", "rendering": {}}',
+        b"[" * 100_000,
+        b'{"say": "loaded", "load_s": ' + b"9" * 10_000 + b"}",
+    ],
+)
+def test_anything_else_is_not_a_message(line: bytes) -> None:
+    with pytest.raises(NotAMessage) as caught:
+        event_from(line)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", ".", "..", "a\0", 7])
+def test_a_file_outside_the_results_folder_is_not_believed(name: object) -> None:
+    message = json.loads(event_line(Done(RENDERING)))
+    message["files"] = [name]
+    with pytest.raises(NotAMessage):
+        event_from(json.dumps(message).encode())
+
+
+def test_words_from_an_engine_become_printable() -> None:
+    event = event_from(event_line(Failed("engine_failed", "a\x1b[31m\nb", "c\r", retryable=False)))
+    assert event == Failed("engine_failed", "a\\x1b[31m\\x0ab", "c\\x0d", retryable=False)
+
+
+def test_a_rendering_with_nan_is_refused_where_it_is_made() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        event_line(Loaded(float("nan")))
