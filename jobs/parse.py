@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engines.base import EngineInfo
@@ -36,7 +36,8 @@ class Document:
             one document, the file, byte for byte.
         recordings: Every recording it names, once each, in order; with problems, as far as they could be
             read.
-        maybe_unfinished: More bytes could mend it: the last document of a stream breaks off.
+        maybe_unfinished: The last document of a stream breaks off, or a `---` with nothing behind it follows: more
+            bytes may be on their way.
     """
 
     spec: JobSpec | None
@@ -69,7 +70,7 @@ def parse(data: bytes, suffix: str, rules: Rules) -> tuple[Document, ...]:
         raise JobInvalid([Problem("there is no job in this file")], maybe_unfinished=True)
     if len(documents) == 1:
         (only,) = documents
-        return (Document(only.spec, only.problems, data, only.recordings),)
+        return (replace(only, source=data),)
     return tuple(documents)
 
 
@@ -93,9 +94,7 @@ def decode(data: bytes) -> str:
         raise Unreadable(f"this is not {name} ({found} in line {line}); save it as UTF-8", line) from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        message = (
-            "there are zero bytes in it: still being written, no text, or UTF-16 without byte order mark"
-        )
+        message = "there are zero bytes in it: still being written, no text, or UTF-16 without byte order mark"
         raise Unreadable(message, line)
     return text
 
@@ -110,21 +109,24 @@ def _yaml(text: str, rules: Rules) -> list[Document]:
     for piece in yaml12.split(text):
         pieces.append(piece)
         if len(pieces) > rules.documents:
-            raise Unreadable(
-                f"more than {rules.documents} jobs in one file", piece.line, maybe_unfinished=False
-            )
+            raise Unreadable(f"more than {rules.documents} jobs in one file", piece.line, maybe_unfinished=False)
     documents: list[Document] = []
+    unreadable: Unreadable | None = None
     for piece in pieces:
         try:
             tree = _json_in_yaml(piece, rules) or yaml12.read(piece, rules.bounds)
         except Unreadable as error:
-            if len(pieces) == 1:
-                raise
-            unfinished = error.maybe_unfinished and piece is pieces[-1]
-            documents.append(Document(None, (error.problem,), piece.text.encode(), (), unfinished))
+            error.maybe_unfinished &= piece is pieces[-1]
+            broken = Document(None, (error.problem,), piece.text.encode(), (), error.maybe_unfinished)
+            documents.append(broken)
+            unreadable = error
             continue
         if tree is not None:
             documents.append(_document(tree, piece.text.encode(), rules))
+        elif piece is pieces[-1] and documents and piece.text.startswith("---"):
+            documents[-1] = replace(documents[-1], maybe_unfinished=True)
+    if unreadable is not None and len(documents) == 1:
+        raise unreadable
     return documents
 
 
@@ -145,9 +147,7 @@ def _document(tree: Tree, source: bytes, rules: Rules) -> Document:
         if not findings.has(("engine",)):
             info = rules.info(spec.engine or rules.default_engine)
         has_recordings = bool(
-            spec.recordings()
-            or rules.defaults.get("speaker_wav")
-            or findings.has(("speaker_wav",), ("segments",))
+            spec.recordings() or rules.defaults.get("speaker_wav") or findings.has(("speaker_wav",), ("segments",))
         )
         Check(spec, rules, findings, info, has_recordings).all()
     problems = findings.problems()
@@ -169,9 +169,7 @@ def _with_defaults(spec: JobSpec, rules: Rules, info: EngineInfo | None) -> JobS
         if key in defaults and key not in given:
             update[key] = defaults[key]
     if "output" in defaults:
-        update["output"] = Output.model_validate(
-            {**defaults["output"], **spec.output.model_dump(exclude_unset=True)}
-        )
+        update["output"] = Output.model_validate({**defaults["output"], **spec.output.model_dump(exclude_unset=True)})
     update["settings"] = _typed({**_usable(defaults.get("settings", {}), info), **spec.settings}, info)
     update["segments"] = tuple(
         segment.model_copy(update={"settings": _typed(segment.settings, info)}) for segment in spec.segments
@@ -189,15 +187,11 @@ def _usable(settings: Mapping[str, Any], info: EngineInfo | None) -> dict[str, A
 
 def _typed(settings: Mapping[str, Any], info: EngineInfo | None) -> dict[str, Any]:
     """`speed: 1` and `speed: 1.0` are the same job: whole numbers become what the option is."""
-    fractions = (
-        {option.name for option in info.options if option.kind is float} if info is not None else set()
-    )
+    fractions = {option.name for option in info.options if option.kind is float} if info is not None else set()
     return {name: float(value) if name in fractions else value for name, value in settings.items()}
 
 
-def _default_voice(
-    spec: JobSpec, rules: Rules, defaults: Mapping[str, Any], info: EngineInfo | None
-) -> dict[str, Any]:
+def _default_voice(spec: JobSpec, rules: Rules, defaults: Mapping[str, Any], info: EngineInfo | None) -> dict[str, Any]:
     """The default recording for an engine that clones voices, else the default speaker if it has that one."""
     recordings = defaults.get("speaker_wav", ())
     if recordings and info is not None and info.clones_voices:
