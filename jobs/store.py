@@ -21,8 +21,8 @@ from typing import Any
 
 from jobs.errors import ConfigError, InboxGone
 from jobs.files import (
-    fsync,
     from_json,
+    fsync,
     identity,
     opened_regular,
     read_at_most,
@@ -123,7 +123,7 @@ class Store:
     def close(self) -> None:
         os.close(self._reading)
 
-    # --- claim ---------------------------------------------------------------------------------------------------
+    # --- claim -------------------------------------------------------------------------------------
 
     def claim(self, source: str, looked_at: os.stat_result, longest_bytes: int) -> tuple[Claim, bytes]:
         """Take a file out of the inbox and make its bytes the spool's own.
@@ -219,7 +219,7 @@ class Store:
         self.release(claim)
         yield from children
 
-    # --- recover -------------------------------------------------------------------------------------------------
+    # --- recover -----------------------------------------------------------------------------------
 
     def claimed_ids(self) -> list[str]:
         """Ids of all claims, oldest first. Documents of a file that was not split to the end are left out."""
@@ -261,7 +261,7 @@ class Store:
         write_new(claim.job_file, data)
         return self.describe(replace(claim, sha256=_digest(data)))
 
-    # --- while it is being read: what kills the daemon is counted ----------------------------------------------------
+    # --- while it is being read: what kills the daemon is counted ----------------------------------
 
     @contextlib.contextmanager
     def reading(self, source: str) -> Iterator[None]:
@@ -287,7 +287,7 @@ class Store:
         os.ftruncate(self._reading, 0)
         self._deaths[victim] = deaths
 
-    # --- attempts ------------------------------------------------------------------------------------------------
+    # --- attempts ----------------------------------------------------------------------------------
 
     def attempts(self, claim: Claim) -> list[dict[str, Any]]:
         """All attempts at a job: `{"started_at", "outcome"}`, outcome None for one that a daemon did not see end."""
@@ -315,7 +315,7 @@ class Store:
         if new:
             fsync(claim.folder)
 
-    # --- publish and release ---------------------------------------------------------------------------------------
+    # --- publish and release -----------------------------------------------------------------------
 
     def intend(self, claim: Claim, intent: Mapping[str, Any]) -> None:
         """Write the intent to publish, durably, before the rename that publishes."""

@@ -125,7 +125,7 @@ class Arrivals:
     _swept_at: float = float("-inf")
     _sweep_took_s: float = 0.0
 
-    # --- what the daemon calls -----------------------------------------------------------------------------------
+    # --- what the daemon calls ---------------------------------------------------------------------
 
     def take_hints(self) -> None:
         """Look at what events point to."""
@@ -209,7 +209,7 @@ class Arrivals:
     def paused(self) -> bool:
         return os.path.lexists(self.inbox / PAUSE)
 
-    # --- sweeping ------------------------------------------------------------------------------------------------
+    # --- sweeping ----------------------------------------------------------------------------------
 
     def _go_on_sweeping(self, now: float) -> bool:
         if self._walk is None:
@@ -272,7 +272,7 @@ class Arrivals:
         for sighting in [s for s in self._sightings.values() if s.sweep != self._sweep]:
             self._sight(sighting.source, moved=False)
 
-    # --- seeing --------------------------------------------------------------------------------------------------
+    # --- seeing ------------------------------------------------------------------------------------
 
     def _hinted(self, path: str, *, moved: bool) -> None:
         source = os.path.relpath(path, self.inbox)
@@ -348,7 +348,7 @@ class Arrivals:
         self._say(sighting, wait.reason, held=wait.held)
         self._plan(sighting, wait.due)
 
-    # --- looking inside --------------------------------------------------------------------------------------------
+    # --- looking inside ----------------------------------------------------------------------------
 
     def _look_at_due(self, now: float) -> Arrival | None:
         due, _tick, source = heapq.heappop(self._agenda)
@@ -395,6 +395,8 @@ class Arrivals:
             if invalid.maybe_unfinished and not sighting.moved and now < grace_ends:
                 raise Wait(f"it can't be read yet ({invalid.problems[0]})", grace_ends) from None
             return Arrival(sighting.source, status, data)
+        if documents[-1].maybe_unfinished and not sighting.moved and now < grace_ends:
+            raise Wait(f"it can't be read yet ({documents[-1].problems[0]})", grace_ends)
         if written is None and not sighting.moved and not _ends_well(data) and now < grace_ends:
             raise Wait("its last line has no end; more may come", grace_ends)
         self._wait_for_recordings(sighting, documents, now)

@@ -112,7 +112,7 @@ class Events:
         os.close(self.wake_fd)
         os.close(self._wake_write)
 
-    # --- called by watchdog's thread -----------------------------------------------------------------------------
+    # --- called by watchdog's thread ---------------------------------------------------------------
 
     def on_event(self, event: InotifyEvent) -> None:
         if event.mask & _MOVED_ITSELF:

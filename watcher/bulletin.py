@@ -1,0 +1,187 @@
+"""status.json as the daemon writes it; `watcher.status` has its schema and reads it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import printable
+from jobs.files import replace, to_json
+from jobs.pipeline import Outcome, own_version
+from jobs.schedule import Ticket
+from watcher.arrivals import SHOWN, Sighting
+from watcher.session import Session
+from watcher.status import STATUS_NAME, read
+
+AT_MOST_EVERY_S = 1.0
+AT_LEAST_EVERY_S = 15.0
+SHOWN_RESULTS = 100
+
+
+@dataclass(slots=True)
+class Running:
+    """The job in the worker's hands, and how far it is."""
+
+    ticket: Ticket
+    engine: str
+    started_s: float
+    chunk: int = 0
+    chunks: int = 0
+    first_chunk: int = 0
+
+    def progress(self, done: int, total: int) -> None:
+        if not self.chunks:
+            self.first_chunk = done  # kept from an earlier attempt: says nothing about the pace
+        self.chunk, self.chunks = done, total
+
+    def eta_s(self, now_s: float) -> float | None:
+        made = self.chunk - self.first_chunk
+        return (now_s - self.started_s) / made * (self.chunks - self.chunk) if made > 0 else None
+
+
+@dataclass(slots=True)
+class Bulletin:
+    """What the daemon tells the world about itself.
+
+    Attributes:
+        state: One word: starting, running, idle, paused, hold, stopping, stopped.
+        holds: What waits for the operator -> why, and since when (Unix time, seconds).
+        running: The job being rendered.
+        ended: Number of jobs that ended since the start, by status.
+    """
+
+    path: Path
+    started_s: float = field(default_factory=time.time)
+    state: str = "starting"
+    holds: dict[str, tuple[str, float]] = field(default_factory=dict)
+    running: Running | None = None
+    warm: tuple[str, str | None] | None = None
+    ended: Counter[str] = field(default_factory=Counter)
+    results: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=SHOWN_RESULTS))
+    _written_at: float = 0.0
+    _changed: bool = True
+
+    @classmethod
+    def beside(cls, state_dir: Path) -> Bulletin:
+        """A bulletin in this state folder that goes on with the results an earlier daemon told of."""
+        bulletin = cls(state_dir / STATUS_NAME)
+        bulletin.results.extend(result for result in read(state_dir).get("results", []) if isinstance(result, dict))
+        return bulletin
+
+    def changed(self) -> None:
+        self._changed = True
+
+    def add(self, outcome: Outcome) -> None:
+        self.ended[outcome.status] += 1
+        self.results.append(
+            {
+                "job_id": outcome.job_id,
+                "name": printable(outcome.name),
+                "status": outcome.status,
+                "folder": printable(outcome.folder, 5000),
+                "finished_at": _iso(time.time()),
+                "duration_s": round(outcome.duration_s, 3),
+                "source_sha256": outcome.sha256,
+                "message": printable(outcome.message) or None,
+            }
+        )
+        self.changed()
+
+    def due_in(self) -> float:
+        """Seconds until `write_if_due` writes."""
+        age = time.monotonic() - self._written_at
+        return max(0.0, (AT_MOST_EVERY_S if self._changed else AT_LEAST_EVERY_S) - age)
+
+    def write_if_due(self, session: Session | None) -> None:
+        if self.due_in() == 0.0:
+            self.write(session)
+
+    def write(self, session: Session | None) -> None:
+        """Replace status.json. A full or absent disk is no reason to stop: the log has the same words."""
+        self._written_at, self._changed = time.monotonic(), False
+        with contextlib.suppress(OSError):
+            replace(self.path, to_json(self._content(session)) + b"\n", mode=0o644, durable=False)
+
+    def _content(self, session: Session | None) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "version": own_version(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_at": _iso(self.started_s),
+            "updated_at": _iso(time.time()),
+            "state": self.state,
+            "holds": [
+                {"what": what, "reason": printable(reason), "since": _iso(since)}
+                for what, (reason, since) in self.holds.items()
+            ],
+            "counts": self._counts(session),
+            "warm": {"engine": self.warm[0], "checkpoint": self.warm[1]} if self.warm else None,
+            "running": self._running(),
+        } | _lists(session) | {"results": list(self.results)}  # fmt: skip
+
+    def _counts(self, session: Session | None) -> dict[str, int]:
+        counts = dict.fromkeys(("ready", "waiting", "held", "ignored", "queued"), 0)
+        if session is not None:
+            counts |= session.arrivals.counts()
+            counts["queued"] = len(session.schedule) + len(session.left)
+        counts["running"] = int(self.running is not None)
+        return counts | {status: self.ended[status] for status in ("done", "failed", "cancelled")}
+
+    def _running(self) -> dict[str, Any] | None:
+        if self.running is None:
+            return None
+        job, now_s = self.running, time.time()
+        eta_s = job.eta_s(now_s)
+        return {
+            "job_id": job.ticket.job_id,
+            "name": printable(job.ticket.name),
+            "engine": job.engine,
+            "chunk": job.chunk,
+            "chunks": job.chunks,
+            "started_at": _iso(job.started_s),
+            "eta_s": None if eta_s is None else round(eta_s, 1),
+        }
+
+
+def _lists(session: Session | None) -> dict[str, Any]:
+    if session is None:
+        return {"next": [], "waiting": [], "held": [], "ignored": []}
+    arrivals = session.arrivals
+    return {
+        "next": [_queued(place, ticket) for place, ticket in enumerate(session.schedule.first(SHOWN), start=1)],
+        "waiting": [_file(sighting) for sighting in arrivals.waiting(held=False)],
+        "held": [_file(sighting) for sighting in arrivals.waiting(held=True)],
+        "ignored": [
+            {"file": printable(source), "reason": reason} for source, reason in arrivals.ignored.items()
+        ],
+    }
+
+
+def _queued(place: int, ticket: Ticket) -> dict[str, Any]:
+    return {
+        "job_id": ticket.job_id,
+        "name": printable(ticket.name),
+        "place": place,
+        "priority": min(ticket.priority, 9),
+        "not_before": _iso(ticket.not_before) if ticket.not_before else None,
+    }
+
+
+def _file(sighting: Sighting) -> dict[str, Any]:
+    return {"file": printable(sighting.source), "reason": sighting.reason, "since": _iso(sighting.since)}
+
+
+def _iso(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):
+        return str(seconds)

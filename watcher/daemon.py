@@ -1,0 +1,611 @@
+"""The running service: one loop that never waits for anything but its own list of things that can happen.
+
+    wake -> arrivals -> claim -> schedule -> render -> publish
+
+While the worker renders, the same loop goes on with arrivals, claims and the status; so there are no threads to lock
+against each other, but for the one that reads file events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from jobs import lock, pipeline
+from jobs.errors import (
+    Cancelled,
+    ConfigError,
+    Hold,
+    InboxGone,
+    LockHeld,
+    LockLost,
+    OutboxGone,
+    RenderFailed,
+    holding,
+    printable,
+)
+from jobs.rendering import Order, Rendering
+from jobs.schedule import URGENT, Ticket
+from jobs.store import Changed, read_id
+from watcher import config as configuration
+from watcher import systemd
+from watcher.arrivals import Arrival
+from watcher.bulletin import Bulletin, Running
+from watcher.config import Config
+from watcher.events import Events
+from watcher.log import log
+from watcher.session import Session
+from watcher.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
+
+SLICE_S = 0.004  # of reading the inbox, between two looks at the worker
+HOLD_LOOKS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+NEW_INBOX_AFTER_S = 30.0
+FIXED = ("inbox", "outbox", "voices", "models", "state_dir")  # folders change with a restart only
+INBOX_LOOK_S = 1.0
+
+
+class PutBack(Exception):
+    """The daemon is asked to stop: the job goes back to the queue with what is done."""
+
+
+@dataclass(slots=True)
+class Patience:
+    """When a hold is looked at again: soon at first, then every 10 s. Monotonic seconds."""
+
+    looks: int = 0
+    due: float = 0.0
+
+    def wait(self) -> None:
+        self.due = time.monotonic() + HOLD_LOOKS_S[min(self.looks, len(HOLD_LOOKS_S) - 1)]
+        self.looks += 1
+
+    def over(self) -> None:
+        self.looks, self.due = 0, 0.0
+
+
+@dataclass(slots=True)
+class Signals:
+    """What the operator has asked for. The wake-up descriptor makes `select` return at once."""
+
+    stop: bool = False
+    kill: bool = False
+    reload: bool = False
+    fd: int = -1
+    _write: int = -1
+    _before: dict[int, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> Signals:
+        self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._heard)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        os.close(self.fd)
+        os.close(self._write)
+
+    def _heard(self, number: int, _frame: object) -> None:
+        if number == signal.SIGHUP:
+            self.reload = True
+        elif self.stop:
+            self.kill = True
+        else:
+            self.stop = True
+
+    def drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 4096)
+
+
+def run(config: Config, *, config_path: Path | None, once: bool, until_idle: bool) -> int:
+    """Run the daemon until it is asked to stop, or until nothing can be rendered now.
+
+    Args:
+        config_path: Read again on SIGHUP.
+        once: Render what is in the inbox and becomes ready, then return.
+        until_idle: Return when nothing can be rendered now.
+
+    Returns:
+        0, or 1 when `once` and a job failed.
+
+    Raises:
+        ConfigError: A folder can't be what it is meant to be.
+        Hold: Another daemon has the inbox; or with `once` or `until_idle`, whatever keeps work from going on.
+    """
+    events = Events()
+    try:
+        with Signals() as signals, Worker(config.device.model_dump(mode="json"), log) as worker:
+            return Daemon(config, config_path, once or until_idle, events, signals, worker).run(fail=once)
+    finally:
+        events.close()
+
+
+class Daemon:
+    """The loop and what it knows. `tend` is one turn of it."""
+
+    def __init__(  # noqa: PLR0913 - made in one place, of all the parts there are
+        self, config: Config, config_path: Path | None, passing: bool, events: Events, signals: Signals, worker: Worker
+    ) -> None:
+        self.config, self.config_path, self.passing = config, config_path, passing
+        self.events, self.signals, self.worker = events, signals, worker
+        self.bulletin = Bulletin.beside(config.state_dir)
+        self.session: Session | None = None
+        self.patience = Patience()
+        self.inbox_id: str | None = None
+        self.lost: list[str] = []
+        self.inbox_checked_s = 0.0
+        self.new_inbox_since: float | None = None
+        self.worked_s = time.monotonic()
+        self.unwanted: set[str] = set()
+        self.watchdog_s = systemd.watchdog_interval_s()
+        self.watchdog_due_s = 0.0
+        self.poll = select.poll()
+        for descriptor in (signals.fd, events.wake_fd, worker.fileno()):
+            self.poll.register(descriptor, select.POLLIN)
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def run(self, *, fail: bool) -> int:
+        log.info("spool starts", action="start", inbox=str(self.config.inbox), outbox=str(self.config.outbox))
+        self._open(first=True)
+        systemd.ready()
+        self.bulletin.write(self.session)
+        try:
+            while not self.signals.stop and not self._finished():
+                self.tend()
+                self._work()
+        finally:
+            self._close()
+        return int(fail and self.bulletin.ended["failed"] > 0)
+
+    def tend(self) -> None:
+        """One turn: wait for something to happen, then look after everything but rendering."""
+        self._wait()
+        self._reload_if_asked()
+        self._look_after_inbox()
+        if self.session is not None:
+            with self._inbox_may_go():
+                self._bring_in(self.session)
+        self._end_idle_worker()
+        self._tell()
+
+    def _work(self) -> None:
+        """Take one job from the queue to the outbox, if there is one and nothing is in the way."""
+        session = self.session
+        if session is None or time.monotonic() < self.patience.due:
+            return
+        if not self._can_start(session):
+            if self.bulletin.holds:
+                self._look_for_outbox(session)
+                self._resumed("work")
+            return
+        ticket = session.schedule.choose(time.time(), time.monotonic(), self._warm())
+        if ticket is not None:
+            self._process(session, ticket)
+
+    def _can_start(self, session: Session) -> bool:
+        """Whether a job could start now; while paused, only what needs no rendering."""
+        if session.arrivals.paused():
+            return session.schedule.has_urgent()
+        return session.schedule.has_ready(time.time())
+
+    def _finished(self) -> bool:
+        """With `--once` or `--until-idle`: whether nothing can be rendered now.
+
+        Raises:
+            Hold: Something could, if it were not for this.
+        """
+        if not self.passing:
+            return False
+        session = self.session
+        if self.bulletin.holds:
+            what, (reason, _) = next(iter(self.bulletin.holds.items()))
+            raise Hold(f"{what}: {reason}")
+        if session is None or session.left or session.arrivals.cancels or not session.arrivals.settled():
+            return False
+        return not self._can_start(session)
+
+    # --- one job -----------------------------------------------------------------------------------------------------
+
+    def _process(self, session: Session, ticket: Ticket) -> None:
+        self.bulletin.running = Running(ticket, ticket.model[0], time.time())
+        self.bulletin.changed()
+        try:
+            session.open_outbox()
+            outcome = pipeline.process(session.spool, ticket.job_id, self._render)
+        except PutBack:
+            session.schedule.add(ticket)
+            log.info("job put back", action="put_back", job_id=ticket.job_id, name=ticket.name)
+        except LockLost:
+            raise
+        except Hold as hold:
+            self._put_off(session, ticket, hold)
+        else:
+            self._resumed("outbox", "work")
+            if outcome is not None:
+                self.bulletin.add(outcome)
+                say = log.warning if outcome.status == "failed" else log.info
+                say(
+                    f"job {outcome.status}", action=outcome.status, job_id=outcome.job_id, name=outcome.name,
+                    folder=str(outcome.folder), duration_s=round(outcome.duration_s, 2), message=outcome.message,
+                )  # fmt: skip
+        finally:
+            self.bulletin.running = None
+            self.unwanted.discard(ticket.job_id)
+            self.worked_s = time.monotonic()
+
+    def _put_off(self, session: Session, ticket: Ticket, hold: Hold) -> None:
+        """Nothing is wrong with the job: it waits where it is, and so does everything behind it."""
+        if session is not self.session:
+            return  # the inbox is away, and the job in it
+        session.schedule.add(ticket)
+        if isinstance(hold, InboxGone):
+            self._lose_inbox(hold)
+        else:
+            session.spool.outbox = None  # found anew, and looked at, before the next try
+            self._hold("outbox" if isinstance(hold, OutboxGone) else "work", hold)
+
+    def _render(self, order: Order, timeout_s: float | None) -> Rendering:
+        """Give an order to the worker and see it through; the loop goes on meanwhile.
+
+        Raises:
+            RenderFailed, Cancelled, Hold, PutBack.
+        """
+        started_s = time.monotonic()
+        loading = True
+        self.worker.submit(order)
+        log.info("job starts", action="render", job_id=order.job_id, engine=order.engine)
+        try:
+            asked_s: float | None = None
+            while True:
+                self.tend()
+                for event in self.worker.receive():
+                    if isinstance(event, Loaded):
+                        loading, started_s = False, time.monotonic()
+                    if (rendering := self._heard(event)) is not None:
+                        return rendering
+                self._check_render(order, None if loading else timeout_s, started_s)
+                asked_s = self._stop_if_asked(asked_s)
+        finally:
+            if self.worker.busy:
+                self.worker.kill()
+
+    def _heard(self, event: Event) -> Rendering | None:
+        if isinstance(event, Done):
+            return event.rendering
+        if isinstance(event, Progress) and self.bulletin.running is not None:
+            self.bulletin.running.progress(event.done, event.total)
+            self.bulletin.changed()
+        elif isinstance(event, Stopped):
+            raise PutBack
+        elif isinstance(event, Failed):
+            if event.code == "hold":
+                raise Hold(event.message)
+            if event.retryable:
+                self.worker.kill()
+            raise RenderFailed(event.message, event.hint, code=event.code, retryable=event.retryable)
+        elif isinstance(event, Died):
+            raise RenderFailed(f"The worker {event.reason}.", code=event.code)
+        return None
+
+    def _check_render(self, order: Order, timeout_s: float | None, started_s: float) -> None:
+        """End a render that nobody wants, that takes too long, or whose inbox is gone."""
+        now = time.monotonic()
+        if self.session is None:
+            raise InboxGone("the inbox went away while its job was rendered")
+        if order.job_id in self.unwanted:
+            raise Cancelled("the job was cancelled while it was rendered")
+        if timeout_s is not None and now - started_s > timeout_s:
+            raise RenderFailed(
+                f"Rendering took longer than the job's timeout_s ({timeout_s:g} s).",
+                "Give the job more time, or split its text.",
+                code="timeout",
+            )
+        stall_s = self.config.limits.stall_s
+        if now - self.worker.last_progress > stall_s:
+            raise RenderFailed(
+                f"The render made no progress for limits.stall_s ({stall_s:g} s).",
+                "If the engine needs longer for one chunk on this machine, raise limits.stall_s in config.yaml.",
+                code="stalled",
+            )
+
+    def _stop_if_asked(self, asked_s: float | None) -> float | None:
+        """Let the running chunk finish, for as long as limits.stop_grace_s; a second signal does not wait."""
+        if not self.signals.stop:
+            return None
+        if asked_s is None:
+            log.info("stopping after this chunk", action="stopping")
+            systemd.stopping("finishing a chunk")
+            self.worker.ask_stop()
+            asked_s = time.monotonic()
+        if self.signals.kill or time.monotonic() - asked_s > self.config.limits.stop_grace_s:
+            raise PutBack
+        return asked_s
+
+    # --- what comes in ---------------------------------------------------------------------------------------------
+
+    def _bring_in(self, session: Session) -> None:
+        """A slice of what waits to be read: first what an earlier daemon claimed, then the inbox."""
+        session.arrivals.take_hints()
+        deadline = time.monotonic() + SLICE_S
+        while session.left and time.monotonic() < deadline:
+            self._enlist(session, pipeline.resume(session.spool, session.left[-1]))
+            session.left.pop()
+        if not session.left:
+            self._cancel(session)
+        if arrival := session.arrivals.next(max(SLICE_S / 2, deadline - time.monotonic())):
+            self._claim(session, arrival)
+
+    def _claim(self, session: Session, arrival: Arrival) -> None:
+        source = arrival.source
+        try:
+            tickets = pipeline.take(session.spool, arrival)
+        except Changed:
+            session.arrivals.look_again(source)
+        except FileNotFoundError:
+            session.spool.store.check()
+            session.arrivals.forget(source)
+        except OSError as error:
+            session.spool.store.check()
+            session.arrivals.hold(source, f"it can't be taken out of its folder: {error.strerror}")
+            log.warning("file held", action="hold", file=source, reason=error.strerror)
+        else:
+            session.arrivals.forget(source)
+            self._enlist(session, tickets)
+
+    def _enlist(self, session: Session, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            session.schedule.add(ticket)
+            log.info("job queued", action="claim", job_id=ticket.job_id, name=ticket.name)
+            if ticket.priority != URGENT and not ticket.not_before and not self.worker.alive:
+                self._warm_up(session)
+        self.bulletin.changed()
+
+    def _warm_up(self, session: Session) -> None:
+        """Start the worker while the first job is still on its way to it."""
+        if not self.bulletin.holds and not session.arrivals.paused():
+            self.worked_s = time.monotonic()
+            with contextlib.suppress(Hold):
+                self.worker.start()
+
+    def _cancel(self, session: Session) -> None:
+        """Act on `NAME.cancel` files: for every job of that name that exists now, then the file is gone."""
+        for source in sorted(session.arrivals.cancels):
+            name = source.removesuffix(".cancel")
+            session.arrivals.cancels.discard(source)
+            if not self._consumed(source):
+                continue
+            for waiting in session.arrivals.named(name):
+                with contextlib.suppress(FileNotFoundError):
+                    claim = session.spool.store.set_aside(waiting, "it was cancelled before it was read")
+                    session.schedule.add(pipeline.urgent(claim))
+                session.arrivals.forget(waiting)
+            for ticket in session.schedule.named(name):
+                self._mark_cancelled(session, ticket)
+                session.schedule.add(replace(ticket, priority=URGENT, not_before=0.0))
+            running = self.bulletin.running
+            if running is not None and name in {running.ticket.name, running.ticket.file_name}:
+                self._mark_cancelled(session, running.ticket)
+                self.unwanted.add(running.ticket.job_id)
+
+    def _consumed(self, source: str) -> bool:
+        """Remove a `NAME.cancel`. One that can't be removed is not acted on, or it would cancel for ever."""
+        try:
+            (self.config.inbox / source).unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            log.warning("cancel file can't be removed", action="cancel", file=source, reason=error.strerror)
+            return False
+        return True
+
+    def _mark_cancelled(self, session: Session, ticket: Ticket) -> None:
+        pipeline.cancel(session.claim_folder(ticket.job_id))
+        log.info("job cancelled", action="cancel", job_id=ticket.job_id, name=ticket.name)
+
+    # --- holds: the inbox, the outbox ------------------------------------------------------------------------------
+
+    def _open(self, *, first: bool = False) -> None:
+        """Open the inbox; what an earlier daemon claimed there is read back in slices."""
+        try:
+            session = Session.open(self.config, self.events)
+        except (LockHeld, LockLost):
+            raise
+        except Hold as hold:
+            self._hold("inbox", hold)
+            return
+        except ConfigError as error:
+            if first:
+                raise
+            self._hold("inbox", Hold(error.message, error.hint))
+            return
+        self.session, self.inbox_id, self.new_inbox_since = session, session.spool.store.inbox_id, None
+        self._resumed("inbox")
+        if session.left:
+            log.info("reading back claimed jobs", action="recover", jobs=len(session.left))
+        self._look_for_outbox(session)
+
+    def _look_after_inbox(self) -> None:
+        """Notice that the inbox went away, came back, or was replaced by a new one."""
+        now = time.monotonic()
+        if self.session is None:
+            if now >= self.patience.due:
+                self._look_for_inbox(now)
+        elif now - self.inbox_checked_s >= INBOX_LOOK_S:
+            self.inbox_checked_s = now
+            with self._inbox_may_go():
+                self.session.spool.store.check()
+
+    def _look_for_inbox(self, now: float) -> None:
+        """The one of before: go on. Another one, empty or not, is taken as new when it has stayed for half a minute."""
+        if self.inbox_id is None or self._found_inbox() == self.inbox_id:
+            self._open()
+            return
+        if not self.config.inbox.is_dir():
+            self.new_inbox_since = None
+        elif self.new_inbox_since is None:
+            self.new_inbox_since = now
+        elif now - self.new_inbox_since >= NEW_INBOX_AFTER_S:
+            log.error(
+                "the inbox is a new one; what was claimed in the old one is not here",
+                action="new_inbox", jobs=self.lost[:100], jobs_count=len(self.lost),
+            )  # fmt: skip
+            self._open()
+            return
+        self.patience.wait()
+
+    def _found_inbox(self) -> str | None:
+        try:
+            return read_id(self.config.state_dir)
+        except OSError:
+            return None
+
+    @contextlib.contextmanager
+    def _inbox_may_go(self) -> Iterator[None]:
+        try:
+            with holding("the inbox"):
+                yield
+        except LockLost:
+            raise
+        except Hold as hold:
+            self._lose_inbox(hold)
+
+    def _lose_inbox(self, hold: Hold) -> None:
+        """The inbox is away, or its file system refuses: let go of it; its jobs are safe in its own folders."""
+        session, self.session = self.session, None
+        if session is None:
+            return
+        self.lost = [printable(ticket.name) for ticket in session.schedule.first(len(session.schedule))]
+        if self.bulletin.running is not None:
+            self.lost.insert(0, printable(self.bulletin.running.ticket.name))
+        session.close()
+        self.events.forget()
+        self._hold("inbox", hold)
+
+    def _look_for_outbox(self, session: Session) -> None:
+        """Open the outbox if it is there, so that a hold shows (and ends) also while there is no job."""
+        try:
+            session.open_outbox()
+        except Hold as hold:
+            self._hold("outbox", hold)
+        else:
+            self._resumed("outbox")
+
+    def _hold(self, what: str, hold: Hold) -> None:
+        before = self.bulletin.holds.get(what)
+        if before is None or before[0] != hold.message:
+            log.warning("on hold", action="hold", what=what, reason=hold.message, hint=hold.hint)
+            self.bulletin.holds[what] = hold.message, before[1] if before else time.time()
+            self.bulletin.changed()
+        self.patience.wait()
+
+    def _resumed(self, *whats: str) -> None:
+        for what in whats:
+            if self.bulletin.holds.pop(what, None) is not None:
+                log.info("hold is over", action="resume", what=what)
+                self.bulletin.changed()
+        if not self.bulletin.holds:
+            self.patience.over()
+
+    # --- small duties ------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        """Sleep until something happens or the next duty is due."""
+        for descriptor, _events in self.poll.poll(max(0.0, self._idle_for_s()) * 1000):
+            if descriptor == self.signals.fd:
+                self.signals.drain()
+        if self.bulletin.running is None:
+            self.worker.receive()  # an idle worker has nothing to say, but may die
+
+    def _idle_for_s(self) -> float:
+        now, session = time.monotonic(), self.session
+        dues = [INBOX_LOOK_S, self.bulletin.due_in()]
+        if self.watchdog_s is not None:
+            dues.append(self.watchdog_due_s - now)
+        if session is None:
+            return min(*dues, self.patience.due - now)
+        if session.left:
+            return 0.0
+        dues.append(session.arrivals.due_in(now))
+        if session.arrivals.busy() or self.bulletin.running is not None:
+            return 0.0 if session.arrivals.busy() else min(dues)
+        if session.schedule.has_urgent() or (session.schedule.has_ready(time.time()) and not session.arrivals.paused()):
+            dues.append(self.patience.due - now)
+        if (start := session.schedule.next_start()) is not None:
+            dues.append(start - time.time())
+        return min(dues)
+
+    def _end_idle_worker(self) -> None:
+        """Serverless by habit: without work for device.idle_s, memory and GPU are given back."""
+        idle = self.bulletin.running is None and self.worker.alive
+        if idle and time.monotonic() - self.worked_s > self.config.device.idle_s:
+            self.worker.close()
+
+    def _reload_if_asked(self) -> None:
+        """SIGHUP: take over a new configuration; a bad one is reported and the old one stays."""
+        if not self.signals.reload:
+            return
+        self.signals.reload = False
+        systemd.reloading()
+        try:
+            fresh = configuration.load(self.config_path)
+            moved = [name for name in FIXED if getattr(fresh, name) != getattr(self.config, name)]
+            if moved:
+                log.warning("these keys need a restart", action="reload", keys=moved)
+            fresh = fresh.model_copy(update={name: getattr(self.config, name) for name in FIXED})
+            if self.session is not None:
+                self.session.reload(fresh)
+            self.config = fresh
+            log.info("configuration read again", action="reload")
+        except ConfigError as error:
+            log.error("the new configuration is wrong; the old one stays", action="reload", reason=error.message)
+        systemd.ready()
+
+    def _tell(self) -> None:
+        """Keep status.json and systemd informed."""
+        state = self._state()
+        if state != self.bulletin.state:
+            self.bulletin.state = state
+            self.bulletin.changed()
+            systemd.status(state)
+        self.bulletin.warm = self.worker.warm
+        if self.session is not None or lock.holder(self.config.state_dir / "lock") is None:
+            self.bulletin.write_if_due(self.session)
+        if self.watchdog_s is not None and time.monotonic() >= self.watchdog_due_s:
+            systemd.watchdog()
+            self.watchdog_due_s = time.monotonic() + self.watchdog_s
+
+    def _state(self) -> str:
+        if self.signals.stop:
+            return "stopping"
+        if self.bulletin.holds:
+            return "hold"
+        if self.bulletin.running is not None:
+            return "running"
+        return "paused" if self.session is not None and self.session.arrivals.paused() else "idle"
+
+    def _warm(self) -> tuple[str, str] | None:
+        return (self.worker.warm[0], self.worker.warm[1] or "") if self.worker.warm else None
+
+    def _close(self) -> None:
+        systemd.stopping()
+        if self.signals.kill:
+            self.worker.kill()
+        else:
+            self.worker.close()
+        self.bulletin.state = "stopped"
+        if self.session is not None:
+            self.bulletin.write(self.session)
+            self.session.close()
+        log.info("spool stopped", action="stop")

@@ -1,0 +1,158 @@
+"""All that belongs to one inbox while its lock is held: opened at the start, and anew when the inbox was away."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engines.registry import engines, planned
+from jobs.errors import ConfigError, holding
+from jobs.lock import Lock
+from jobs.outbox import Outbox, Policy
+from jobs.pipeline import Spool
+from jobs.recordings import Places, Snapshots
+from jobs.rules import Rules
+from jobs.schedule import Schedule
+from jobs.store import Store
+from watcher import arrivals, filesystem, folders
+from watcher.arrivals import Arrivals
+from watcher.config import Config
+from watcher.events import Events
+
+OUTBOX_MEMORY = "outbox.json"
+
+
+def rules(config: Config) -> Rules:
+    """What the configuration says about reading job files."""
+    defaults = config.defaults.model_dump(exclude={"engine", "language"}, exclude_none=True)
+    return Rules(
+        engines=engines(),
+        planned=planned(),
+        default_engine=config.defaults.engine,
+        default_language=config.defaults.language,
+        defaults=defaults,
+        text_chars=config.limits.text_chars,
+        documents=config.limits.documents,
+    )
+
+
+def places(config: Config) -> Places:
+    """Where the configuration lets files named by a job lie."""
+    return Places(
+        config.inbox, config.voices, config.state_dir, config.allowed_roots, config.limits.recording_bytes
+    )
+
+
+def policy(config: Config) -> Policy:
+    """How the configuration wants results to be published.
+
+    Raises:
+        ConfigError: There is no such group.
+    """
+    group = config.results.group
+    if isinstance(group, str):
+        try:
+            group = grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise ConfigError(f"results.group: there is no group {group!r} on this machine") from None
+    return Policy(config.results.on_existing == "replace", config.results.folder_mode, group)
+
+
+@dataclass(slots=True)
+class Session:
+    """An inbox in use.
+
+    Attributes:
+        left: Ids of jobs that an earlier daemon claimed and that are not read back yet, oldest last.
+    """
+
+    config: Config
+    lock: Lock
+    spool: Spool
+    arrivals: Arrivals
+    schedule: Schedule
+    left: list[str] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, config: Config, events: Events) -> Session:
+        """Make the folders, take the lock, find what an earlier daemon left.
+
+        Raises:
+            ConfigError: A folder can't be what it is meant to be.
+            Hold: Another daemon has the inbox, or the file system refuses something.
+        """
+        folders.prepare(config)
+        with holding("the state folder of the inbox"):
+            lock = Lock.acquire(config.state_dir / "lock")
+        try:
+            with holding("the state folder of the inbox"):
+                return cls._opened(config, events, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _opened(cls, config: Config, events: Events, lock: Lock) -> Session:
+        store = Store.open(config.inbox, config.state_dir)
+        store.empty_trash()
+        spool = Spool(
+            store=store,
+            lock=lock,
+            outbox=None,
+            snapshots=Snapshots(config.state_dir / "recordings", places(config)),
+            rules=rules(config),
+            device=config.device.model_dump(mode="json"),
+            longest_bytes=config.limits.job_file_bytes,
+            attempts=config.limits.attempts,
+            deaths=config.limits.daemon_deaths,
+        )
+        incoming = Arrivals(
+            inbox=config.inbox,
+            places=places(config),
+            policy=arrivals.Policy(config.ready, config.limits, filesystem.is_network(config.inbox)),
+            events=events,
+            read=spool.read,
+            deaths=store.deaths,
+        )
+        schedule = Schedule(config.limits.affinity_s)
+        return cls(config, lock, spool, incoming, schedule, left=store.claimed_ids()[::-1])
+
+    def reload(self, config: Config) -> None:
+        """Go on with another configuration of the same folders."""
+        self.config = config
+        self.spool.rules = rules(config)
+        self.spool.device = config.device.model_dump(mode="json")
+        self.spool.longest_bytes = config.limits.job_file_bytes
+        self.spool.attempts = config.limits.attempts
+        self.spool.deaths = config.limits.daemon_deaths
+        self.spool.snapshots.places = places(config)
+        self.spool.outbox = None
+        self.arrivals.places = places(config)
+        self.arrivals.policy.ready, self.arrivals.policy.limits = config.ready, config.limits
+        self.schedule.patience_s = config.limits.affinity_s
+
+    def open_outbox(self) -> None:
+        """Open the outbox, if it is not open.
+
+        Raises:
+            OutboxGone: It was there before, and is not there now or is another one.
+            Hold: The file system refuses something.
+        """
+        if self.spool.outbox is not None:
+            return
+        with holding("the outbox can't be used"):
+            store, config = self.spool.store, self.config
+            memory = config.state_dir / OUTBOX_MEMORY
+            outbox = Outbox.open(config.outbox, memory, store.inbox_id, policy(config))
+            outbox.clean(keep=store.has_intent)
+        self.spool.outbox = outbox
+
+    def claim_folder(self, job_id: str) -> Path:
+        return self.spool.store.state / "claimed" / job_id
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.spool.store.close()
+        self.lock.release()
