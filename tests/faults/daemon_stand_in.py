@@ -1,0 +1,38 @@
+"""A process that holds a Worker as the daemon does, for tests that kill it or put it into a memory group.
+
+Arguments: a file with the order as JSON, and a folder of a cgroup to enter first, or nothing. Prints each event as a
+line; `worker PID` comes first.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import sys
+from pathlib import Path
+
+import structlog
+
+from jobs.rendering import Order
+from watcher.worker import Died, Done, Failed, Worker
+
+
+def main() -> None:
+    order = Order(**json.loads(Path(sys.argv[1]).read_text()))
+    if len(sys.argv) > 2:
+        Path(sys.argv[2], "cgroup.procs").write_text("0")
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    with Worker({}, structlog.get_logger()) as worker:
+        worker.submit(order)
+        sys.stdout.write(f"worker {worker.pid}\n")
+        while True:
+            select.select([worker], [], [], 10)
+            for event in worker.receive():
+                sys.stdout.write(f"{event}\n")
+                sys.stdout.flush()
+                if isinstance(event, Died | Done | Failed):
+                    return
+
+
+if __name__ == "__main__":
+    main()

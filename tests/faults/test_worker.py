@@ -1,0 +1,566 @@
+"""The worker process, broken in every way that could be thought of: the daemon's side always knows what happened."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import structlog
+
+from jobs.errors import Hold
+from jobs.rendering import Order
+from jobs.spec import JobSpec
+from watcher import oom
+from watcher import worker as worker_module
+from watcher.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+STAND_IN = HERE / "daemon_stand_in.py"
+DEADLINE_S = 60.0
+
+Orders = Callable[..., Order]
+Log = list[dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engines `faulty` and `probe`, for every process that a test starts."""
+    monkeypatch.setenv("PROBE_DIARY", str(tmp_path / "diary"))
+    places = [ROOT, ROOT / "tests/plugins", HERE / "plugins"]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
+
+
+@pytest.fixture
+def log() -> Log:
+    """What was logged."""
+    return []
+
+
+@pytest.fixture
+def worker(log: Log) -> Iterator[Worker]:
+    logger = structlog.wrap_logger(None, processors=[Recorder(log)], wrapper_class=structlog.BoundLogger)
+    with Worker({"name": "cpu"}, logger) as handle:
+        yield handle
+
+
+class Recorder:
+    """A structlog processor that keeps the lines."""
+
+    def __init__(self, lines: Log) -> None:
+        self._lines = lines
+
+    def __call__(self, logger: object, method: str, event: MutableMapping[str, Any]) -> str:
+        self._lines.append({"level": method, **event})
+        raise structlog.DropEvent
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> Orders:
+    """Makes orders, each with a result folder of its own; keywords are the engine's settings."""
+    count = 0
+
+    def order(text: str = "One. Two. Three.", engine: str = "faulty", **settings: object) -> Order:
+        nonlocal count
+        count += 1
+        chunks, result = tmp_path / "chunks", tmp_path / f"result-{count}"
+        chunks.mkdir(exist_ok=True)
+        result.mkdir()
+        asked = {"text": text, "engine": engine, "language": "en", "settings": settings}
+        spec = JobSpec.model_validate(asked).model_dump(mode="json")
+        return Order(f"job-{count}", "hello", spec, engine, None, {}, {}, str(chunks), str(result))
+
+    return order
+
+
+def finish(worker: Worker) -> list[Event]:
+    """All events up to the end of the order."""
+    return follow(worker, lambda event: isinstance(event, Done | Failed | Stopped | Died))
+
+
+def follow(worker: Worker, is_last: Callable[[Event], bool]) -> list[Event]:
+    """Events up to the one asked for, by way of a selector, as the daemon does it."""
+    events: list[Event] = []
+    deadline_s = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline_s:
+        select.select([worker], [], [], 0.5)
+        events += worker.receive()
+        if events and is_last(events[-1]):
+            return events
+    raise AssertionError(f"nothing more after {events}")
+
+
+def render(worker: Worker, order: Order) -> Event:
+    worker.submit(order)
+    return finish(worker)[-1]
+
+
+def eventually(is_true: Callable[[], object]) -> None:
+    """Wait for a condition, with a deadline."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not is_true():
+        assert time.monotonic() < deadline_s
+        threading.Event().wait(0.005)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether no process of that number lives; a zombie that somebody else must reap does not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    return True
+
+
+def printed(log: Log) -> list[str]:
+    return [line["line"] for line in log if line["event"] == "worker printed"]
+
+
+# A good day.
+
+
+def test_an_order_is_loaded_rendered_and_told_in_that_order(worker: Worker, orders: Orders) -> None:
+    order = orders()
+    worker.submit(order)
+    loaded, *progress, done = finish(worker)
+    assert isinstance(loaded, Loaded)
+    assert progress
+    assert all(isinstance(event, Progress) for event in progress)
+    assert isinstance(done, Done)
+    assert done.rendering.files == ("hello.wav",)
+    assert Path(order.result_dir, "hello.wav").stat().st_size > 1000
+    assert done.rendering.engine["device"] == "cpu"
+    assert not worker.busy
+    assert worker.warm == ("faulty", None)
+
+
+def test_the_engine_stays_warm_from_one_order_to_the_next(worker: Worker, orders: Orders, tmp_path: Path) -> None:
+    loads = []
+    for _ in range(3):
+        worker.submit(orders(engine="probe"))
+        events = finish(worker)
+        assert isinstance(events[-1], Done)
+        loads += [event.load_s for event in events if isinstance(event, Loaded)]
+        assert events[-1].rendering.timing["load_s"] == loads[-1]
+    assert loads[0] > 0
+    assert loads[1:] == [0.0, 0.0]
+    assert (tmp_path / "diary").read_text() == f"{worker.pid} load None on cpu\n"
+
+
+def test_another_engine_or_checkpoint_is_loaded_after_the_old_one_is_closed(
+    worker: Worker, orders: Orders, tmp_path: Path
+) -> None:
+    first = orders(engine="probe")
+    for order in (
+        first,
+        dataclasses.replace(first, checkpoint="/models/a.pth", result_dir=orders().result_dir),
+        dataclasses.replace(first, device={"name": "cuda", "idle_s": 5}, result_dir=orders().result_dir),
+        orders(),
+    ):
+        assert isinstance(render(worker, order), Done)
+    assert worker.warm == ("faulty", None)
+    lines = [line.partition(" ")[2] for line in (tmp_path / "diary").read_text().splitlines()]
+    assert lines == [
+        "load None on cpu",
+        "close None on cpu",
+        "load /models/a.pth on cpu",
+        "close /models/a.pth on cpu",
+        "load None on cuda",
+        "close None on cuda",
+    ]
+
+
+def test_the_process_is_private_modest_and_light(
+    worker: Worker, orders: Orders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+    monkeypatch.chdir(tmp_path)
+    done = render(worker, orders(engine="probe"))
+    assert isinstance(done, Done)
+    facts = done.rendering.engine
+    assert facts["umask"] == 0o077
+    assert facts["leads_session"]
+    assert facts["core_bytes"] == 0
+    assert facts["oom_score"] > 0
+    assert facts["stdin"] == "/dev/null"
+    assert "NOTIFY_SOCKET" not in facts["environment"]
+    assert not {"", str(tmp_path)} & set(facts["path"])
+    assert len(facts["open_files"]) == 4
+    assert not facts["torch"]
+
+
+def test_a_large_order_reaches_a_worker_that_is_still_starting(worker: Worker, orders: Orders) -> None:
+    order = dataclasses.replace(orders("Short."), transcripts={"a.wav": "x" * 5_000_000})
+    assert isinstance(render(worker, order), Done)
+
+
+def test_one_order_at_a_time(worker: Worker, orders: Orders) -> None:
+    worker.submit(orders())
+    with pytest.raises(RuntimeError, match="still has an order"):
+        worker.submit(orders())
+
+
+def test_an_interpreter_that_is_not_there_is_a_hold(orders: Orders) -> None:
+    with (
+        Worker({}, structlog.get_logger(), python="/nowhere/python") as worker,
+        pytest.raises(Hold, match="can't be started"),
+    ):
+        worker.submit(orders())
+
+
+# Failures that leave the worker alive.
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected", "words"),
+    [
+        ({"fault": "raise"}, ("engine_failed", True), "RuntimeError: CUDA error: device-side assert"),
+        ({"fault": "sys_exit"}, ("engine_failed", True), "SystemExit: a library called sys.exit"),
+        ({"fault": "error"}, ("engine_failed", True), "as it was told"),
+        ({"fault": "refuse"}, ("engine_refused", False), "as it was told"),
+        ({"fault": "missing"}, ("engine_missing", False), "as it was told"),
+        ({"fault": "oom"}, ("out_of_memory", True), "4 GiB"),
+        ({"fault": "allocate", "allocate_mb": 1}, ("out_of_memory", True), "MemoryError"),
+        ({"fault": "nan"}, ("engine_bad_audio", True), ""),
+    ],
+)
+def test_a_failure_is_told_with_code_and_words(
+    worker: Worker, orders: Orders, settings: dict[str, object], expected: tuple[str, bool], words: str
+) -> None:
+    failed = render(worker, orders(**settings))
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.retryable) == expected
+    assert words in failed.message
+    assert failed.message.isprintable()
+    assert failed.hint
+    assert worker.alive
+
+
+def test_what_nobody_foresaw_leaves_its_traceback_in_the_log(worker: Worker, orders: Orders, log: Log) -> None:
+    order = orders(fault="raise")
+    render(worker, order)
+    lines = [line for line in log if line["event"] == "worker printed"]
+    assert any("faults.py" in line["line"] for line in lines)
+    assert all(line["job_id"] == order.job_id and line["action"] == "worker_output" for line in lines)
+
+
+def test_a_full_disk_is_a_hold_and_a_full_device_is_told_apart(worker: Worker, orders: Orders) -> None:
+    disk = render(worker, orders("Disk.", engine="probe"))
+    assert isinstance(disk, Failed)
+    assert disk.code == "hold"
+    assert "/somewhere/full" in disk.message
+    memory = render(worker, orders("Memory.", engine="probe"))
+    assert isinstance(memory, Failed)
+    assert memory.code == "out_of_memory"
+
+
+def test_an_unknown_engine_is_named(worker: Worker, orders: Orders) -> None:
+    failed = render(worker, dataclasses.replace(orders(), engine="unheard-of"))
+    assert isinstance(failed, Failed)
+    assert failed.code == "engine_missing"
+    assert "unheard-of" in failed.message
+
+
+# Deaths.
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "number"),
+    [
+        ("segfault", "crashed (segmentation fault, SIGSEGV)", "SIGSEGV"),
+        ("abort", "crashed (it aborted, SIGABRT)", "SIGABRT"),
+        ("exit", "ended by itself with exit code 3", None),
+        ("exit_well", "ended by itself with exit code 0", None),
+        ("kill", "was killed from outside (SIGKILL)", "SIGKILL"),
+    ],
+)
+def test_a_death_is_told_and_the_next_order_gets_a_fresh_worker(
+    worker: Worker, orders: Orders, fault: str, reason: str, number: str | None
+) -> None:
+    worker.submit(orders(fault=fault, only="Two"))
+    first = worker.pid
+    assert finish(worker)[-1] == Died(reason, "worker_died", number)
+    assert not worker.alive
+    assert not worker.busy
+    assert worker.warm is None
+    assert worker.receive() == []
+    assert isinstance(render(worker, orders()), Done)
+    assert worker.pid != first
+
+
+def test_a_crash_while_loading_is_a_death_too(
+    worker: Worker, orders: Orders, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    monkeypatch.setenv("FAULTY_LOAD", "segfault")
+    assert render(worker, orders()) == Died("crashed (segmentation fault, SIGSEGV)", "worker_died", "SIGSEGV")
+    assert any("Segmentation fault" in line for line in printed(log))
+    assert any("in load" in line for line in printed(log))
+
+
+def test_the_death_of_an_idle_worker_is_told_and_hurts_no_job(worker: Worker, orders: Orders) -> None:
+    render(worker, orders())
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    (died,) = follow(worker, lambda event: isinstance(event, Died))
+    assert died == Died("was killed from outside (SIGKILL)", "worker_died", "SIGKILL")
+
+
+def test_an_order_to_a_worker_that_died_unnoticed_goes_to_a_fresh_one(worker: Worker, orders: Orders) -> None:
+    render(worker, orders())
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    eventually(lambda: not worker.alive)
+    assert isinstance(render(worker, orders()), Done)
+
+
+@pytest.mark.parametrize("fault", ["hang", "hang_deaf"])
+def test_a_worker_that_hangs_can_be_killed(worker: Worker, orders: Orders, tmp_path: Path, fault: str) -> None:
+    worker.submit(orders(fault=fault, journal=str(tmp_path / "journal")))
+    eventually((tmp_path / "journal").exists)
+    pid = worker.pid
+    assert pid is not None
+    worker.kill()
+    assert not psutil.pid_exists(pid)
+    assert not worker.alive
+    assert not worker.busy
+    assert worker.receive() == []
+    worker.kill()
+
+
+def test_a_worker_that_is_stopped_can_be_killed(worker: Worker, orders: Orders) -> None:
+    render(worker, orders())
+    pid = worker.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    worker.kill()
+    assert not psutil.pid_exists(pid)
+
+
+def test_what_an_engine_started_dies_with_the_worker(worker: Worker, orders: Orders, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    worker.submit(orders(fault="hang_with_child", journal=str(journal)))
+    eventually(lambda: journal.exists() and " child\n" in journal.read_text())
+    child = int(journal.read_text().splitlines()[-1].split()[0])
+    assert not is_gone(child)
+    worker.kill()
+    assert is_gone(child)
+
+
+def test_what_an_engine_started_dies_when_the_worker_crashes(worker: Worker, orders: Orders, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    worker.submit(orders(fault="hang_with_child", journal=str(journal)))
+    eventually(lambda: journal.exists() and " child\n" in journal.read_text())
+    child = int(journal.read_text().splitlines()[-1].split()[0])
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGSEGV)
+    died = finish(worker)[-1]
+    assert isinstance(died, Died)
+    assert died.signal == "SIGSEGV"
+    assert is_gone(child)
+
+
+# Rubbish.
+
+
+def test_rubbish_on_the_outputs_forges_nothing(worker: Worker, orders: Orders, log: Log) -> None:
+    assert isinstance(render(worker, orders(fault="rubbish")), Done)
+    worker.close()
+    assert printed(log)
+    assert all(line.replace("\ufffd", "").isprintable() for line in printed(log))
+
+
+def test_a_flood_without_a_line_end_neither_blocks_nor_floods(worker: Worker, orders: Orders, log: Log) -> None:
+    assert isinstance(render(worker, orders(fault="flood")), Done)
+    worker.close()
+    assert len(printed(log)) < 10
+    assert sum(map(len, printed(log))) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("trick", "words"), [("Write.", "not JSON"), ("Endless.", "without a line end"), ("Lie.", "result's folder")]
+)
+def test_rubbish_on_the_protocol_is_the_end_of_that_worker(
+    worker: Worker, orders: Orders, trick: str, words: str
+) -> None:
+    worker.submit(orders(trick, engine="probe"))
+    pid = worker.pid
+    assert pid is not None
+    died = finish(worker)[-1]
+    assert isinstance(died, Died)
+    assert died.code == "worker_died"
+    assert died.reason.startswith("sent rubbish instead of a message")
+    assert words in died.reason
+    assert died.reason.isprintable()
+    assert not psutil.pid_exists(pid)
+    assert isinstance(render(worker, orders()), Done)
+
+
+def test_a_worker_that_hangs_up_and_lives_on_is_killed(
+    worker: Worker, orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "HUNG_UP_S", 0.05)
+    died = render(worker, orders("Hangup.", engine="probe"))
+    assert isinstance(died, Died)
+    assert died.reason.startswith("closed its line")
+
+
+# Stopping and ending.
+
+
+def test_a_stop_takes_effect_at_the_end_of_the_chunk(worker: Worker, orders: Orders, tmp_path: Path) -> None:
+    journal, gate = tmp_path / "journal", tmp_path / "gate"
+    settings = {"journal": str(journal), "gate": str(gate)}
+    worker.submit(orders("One is here. Two is here. Three is here.", **settings))
+    eventually(journal.exists)
+    worker.ask_stop()
+    gate.touch()
+    assert finish(worker)[-1] == Stopped()
+    begun = len(journal.read_text().splitlines())
+    assert begun < 3
+    assert isinstance(render(worker, orders("One is here. Two is here. Three is here.", **settings)), Done)
+    assert len(journal.read_text().splitlines()) == 3
+    assert worker.alive
+
+
+def test_a_stop_that_comes_late_does_not_hit_the_next_order(worker: Worker, orders: Orders, tmp_path: Path) -> None:
+    first = orders(gate=str(tmp_path / "gate"))
+    worker.submit(first)
+    follow(worker, lambda event: isinstance(event, Loaded))
+    (tmp_path / "gate").touch()
+    while not select.select([worker], [], [], DEADLINE_S)[0]:
+        pass
+    worker.ask_stop()
+    assert isinstance(finish(worker)[-1], Done | Stopped)
+    assert isinstance(render(worker, orders()), Done)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_meant_for_the_daemon_do_not_end_a_chunk(
+    worker: Worker, orders: Orders, tmp_path: Path, number: signal.Signals
+) -> None:
+    worker.submit(orders(gate=str(tmp_path / "gate"), journal=str(tmp_path / "journal")))
+    eventually((tmp_path / "journal").exists)
+    assert worker.pid is not None
+    os.kill(worker.pid, number)
+    (tmp_path / "gate").touch()
+    assert isinstance(finish(worker)[-1], Done)
+
+
+def test_an_idle_worker_ends_politely_and_closes_its_engine(
+    worker: Worker, orders: Orders, tmp_path: Path, log: Log
+) -> None:
+    render(worker, orders(engine="probe"))
+    pid = worker.pid
+    assert pid is not None
+    worker.close()
+    assert not psutil.pid_exists(pid)
+    assert (tmp_path / "diary").read_text().endswith(f"{pid} close None on cpu\n")
+    assert [line["by_itself"] for line in log if line["event"] == "worker ended"] == [True]
+    worker.close()
+
+
+def test_a_worker_that_does_not_end_when_told_is_killed(
+    worker: Worker, orders: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "CLOSE_WAIT_S", 0.05)
+    worker.submit(orders(fault="hang", journal=str(tmp_path / "journal")))
+    eventually((tmp_path / "journal").exists)
+    pid = worker.pid
+    assert pid is not None
+    worker.close()
+    assert not psutil.pid_exists(pid)
+
+
+def test_fifty_workers_leave_no_file_open_and_no_process(worker: Worker) -> None:
+    worker.start()
+    worker.kill()
+    before = sorted(os.listdir("/proc/self/fd"))
+    pids = []
+    for turn in range(50):
+        worker.start()
+        assert worker.pid is not None
+        pids.append(worker.pid)
+        if turn % 10 == 0:
+            worker.close()
+        worker.kill()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    assert not {process.pid for process in psutil.Process().children()} & set(pids)
+
+
+# The daemon dies, or the machine runs out of memory.
+
+
+@contextlib.contextmanager
+def stand_in(tmp_path: Path, order: Order, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A daemon of our own to kill."""
+    (tmp_path / "order.json").write_text(json.dumps(dataclasses.asdict(order)))
+    command = [sys.executable, str(STAND_IN), str(tmp_path / "order.json"), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_nothing_outlives_a_daemon_that_is_killed(orders: Orders, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    with stand_in(tmp_path, orders(fault="hang_with_child", journal=str(journal))) as daemon:
+        eventually(lambda: journal.exists() and " child\n" in journal.read_text())
+        child = int(journal.read_text().splitlines()[-1].split()[0])
+        group = os.getpgid(child)
+        daemon.kill()
+        eventually(lambda: is_gone(child) and is_gone(group))
+        eventually(lambda: not [stat for stat in psutil.process_iter() if _group_of(stat.pid) == group])
+
+
+def _group_of(pid: int) -> int | None:
+    """The process group of a living process."""
+    with contextlib.suppress(ProcessLookupError):
+        return None if is_gone(pid) else os.getpgid(pid)
+    return None
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A cgroup that allows 150 MB; skips where none can be made."""
+    count = oom.kill_count()
+    if count is None or not count.source.name.startswith("memory."):
+        pytest.skip("this machine has no memory cgroup that counts processes ended for memory")
+    group = count.source.parent / f"voicespool-test-{os.getpid()}-{time.monotonic_ns()}"
+    v2 = count.source.name.startswith("memory.events")
+    limits = ["memory.max"] if v2 else ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here: {error.strerror}")
+    try:
+        try:
+            for limit in limits:
+                (group / limit).write_text(str(150 << 20))
+        except OSError as error:
+            pytest.skip(f"no memory limit can be set here: {error.strerror}")
+        yield group
+    finally:
+        eventually(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+
+
+def test_a_worker_that_the_kernel_ends_for_memory_is_told_apart(
+    orders: Orders, tmp_path: Path, memory_group: Path
+) -> None:
+    with stand_in(tmp_path, orders(fault="allocate"), str(memory_group)) as daemon:
+        said, _ = daemon.communicate(timeout=DEADLINE_S)
+    assert daemon.returncode == 0
+    assert "Died(reason='was ended by the kernel because memory ran out (SIGKILL)', code='worker_oom'" in said
