@@ -9,14 +9,11 @@ against each other, but for the one that reads file events.
 from __future__ import annotations
 
 import contextlib
-import os
 import select
-import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jobs import lock, pipeline
 from jobs.errors import (
@@ -27,32 +24,28 @@ from jobs.errors import (
     LockHeld,
     LockLost,
     OutboxGone,
-    RenderFailed,
     holding,
     printable,
 )
-from jobs.rendering import Order, Rendering
+from jobs.rendering import Order
 from jobs.schedule import URGENT, Ticket
-from jobs.store import Changed, read_id
+from jobs.store import read_id
 from watcher import config as configuration
 from watcher import systemd
-from watcher.arrivals import Arrival
 from watcher.bulletin import Bulletin, Running
 from watcher.config import Config
 from watcher.events import Events
+from watcher.intake import Intake
 from watcher.log import log
 from watcher.session import Session
-from watcher.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
+from watcher.signals import Signals
+from watcher.supervisor import PutBack, Supervisor
+from watcher.worker import Progress, Worker
 
-SLICE_S = 0.004  # of reading the inbox, between two looks at the worker
 HOLD_LOOKS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 NEW_INBOX_AFTER_S = 30.0
 FIXED = ("inbox", "outbox", "voices", "models", "state_dir")  # folders change with a restart only
 INBOX_LOOK_S = 1.0
-
-
-class PutBack(Exception):
-    """The daemon is asked to stop: the job goes back to the queue with what is done."""
 
 
 @dataclass(slots=True)
@@ -68,44 +61,6 @@ class Patience:
 
     def over(self) -> None:
         self.looks, self.due = 0, 0.0
-
-
-@dataclass(slots=True)
-class Signals:
-    """What the operator has asked for. The wake-up descriptor makes `select` return at once."""
-
-    stop: bool = False
-    kill: bool = False
-    reload: bool = False
-    fd: int = -1
-    _write: int = -1
-    _before: dict[int, Any] = field(default_factory=dict)
-
-    def __enter__(self) -> Signals:
-        self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            self._before[number] = signal.signal(number, self._heard)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(-1)
-        os.close(self.fd)
-        os.close(self._write)
-
-    def _heard(self, number: int, _frame: object) -> None:
-        if number == signal.SIGHUP:
-            self.reload = True
-        elif self.stop:
-            self.kill = True
-        else:
-            self.stop = True
-
-    def drain(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.fd, 4096)
 
 
 def run(config: Config, *, config_path: Path | None, once: bool, until_idle: bool) -> int:
@@ -147,7 +102,7 @@ class Daemon:
         self.inbox_checked_s = 0.0
         self.new_inbox_since: float | None = None
         self.worked_s = time.monotonic()
-        self.unwanted: set[str] = set()
+        self.intake: Intake | None = None
         self.watchdog_s = systemd.watchdog_interval_s()
         self.watchdog_due_s = 0.0
         self.poll = select.poll()
@@ -174,9 +129,9 @@ class Daemon:
         self._wait()
         self._reload_if_asked()
         self._look_after_inbox()
-        if self.session is not None:
+        if self.intake is not None:
             with self._inbox_may_go():
-                self._bring_in(self.session)
+                self.intake.step()
         self._end_idle_worker()
         self._tell()
 
@@ -223,7 +178,7 @@ class Daemon:
         self.bulletin.changed()
         try:
             session.open_outbox()
-            outcome = pipeline.process(session.spool, ticket.job_id, self._render)
+            outcome = pipeline.process(session.spool, ticket.job_id, self._supervisor())
         except PutBack:
             session.schedule.add(ticket)
             log.info("job put back", action="put_back", job_id=ticket.job_id, name=ticket.name)
@@ -242,8 +197,12 @@ class Daemon:
                 )  # fmt: skip
         finally:
             self.bulletin.running = None
-            self.unwanted.discard(ticket.job_id)
             self.worked_s = time.monotonic()
+
+    def _supervisor(self) -> Supervisor:
+        return Supervisor(
+            self.worker, self.signals, self.config.limits, self.tend, check=self._check_wanted, progress=self._progress
+        )
 
     def _put_off(self, session: Session, ticket: Ticket, hold: Hold) -> None:
         """Nothing is wrong with the job: it waits where it is, and so does everything behind it."""
@@ -256,163 +215,29 @@ class Daemon:
             session.spool.outbox = None  # found anew, and looked at, before the next try
             self._hold("outbox" if isinstance(hold, OutboxGone) else "work", hold)
 
-    def _render(self, order: Order, timeout_s: float | None) -> Rendering:
-        """Give an order to the worker and see it through; the loop goes on meanwhile.
-
-        Raises:
-            RenderFailed, Cancelled, Hold, PutBack.
-        """
-        started_s = time.monotonic()
-        loading = True
-        self.worker.submit(order)
-        log.info("job starts", action="render", job_id=order.job_id, engine=order.engine)
-        try:
-            asked_s: float | None = None
-            while True:
-                self.tend()
-                for event in self.worker.receive():
-                    if isinstance(event, Loaded):
-                        loading, started_s = False, time.monotonic()
-                    if (rendering := self._heard(event)) is not None:
-                        return rendering
-                self._check_render(order, None if loading else timeout_s, started_s)
-                asked_s = self._stop_if_asked(asked_s)
-        finally:
-            if self.worker.busy:
-                self.worker.kill()
-
-    def _heard(self, event: Event) -> Rendering | None:
-        if isinstance(event, Done):
-            return event.rendering
-        if isinstance(event, Progress) and self.bulletin.running is not None:
-            self.bulletin.running.progress(event.done, event.total)
-            self.bulletin.changed()
-        elif isinstance(event, Stopped):
-            raise PutBack
-        elif isinstance(event, Failed):
-            if event.code == "hold":
-                raise Hold(event.message)
-            if event.retryable:
-                self.worker.kill()
-            raise RenderFailed(event.message, event.hint, code=event.code, retryable=event.retryable)
-        elif isinstance(event, Died):
-            raise RenderFailed(f"The worker {event.reason}.", code=event.code)
-        return None
-
-    def _check_render(self, order: Order, timeout_s: float | None, started_s: float) -> None:
-        """End a render that nobody wants, that takes too long, or whose inbox is gone."""
-        now = time.monotonic()
-        if self.session is None:
+    def _check_wanted(self, order: Order) -> None:
+        """End a render that nobody wants, or whose inbox is gone."""
+        if self.intake is None:
             raise InboxGone("the inbox went away while its job was rendered")
-        if order.job_id in self.unwanted:
+        if order.job_id in self.intake.unwanted:
             raise Cancelled("the job was cancelled while it was rendered")
-        if timeout_s is not None and now - started_s > timeout_s:
-            raise RenderFailed(
-                f"Rendering took longer than the job's timeout_s ({timeout_s:g} s).",
-                "Give the job more time, or split its text.",
-                code="timeout",
-            )
-        stall_s = self.config.limits.stall_s
-        if now - self.worker.last_progress > stall_s:
-            raise RenderFailed(
-                f"The render made no progress for limits.stall_s ({stall_s:g} s).",
-                "If the engine needs longer for one chunk on this machine, raise limits.stall_s in config.yaml.",
-                code="stalled",
-            )
 
-    def _stop_if_asked(self, asked_s: float | None) -> float | None:
-        """Let the running chunk finish, for as long as limits.stop_grace_s; a second signal does not wait."""
-        if not self.signals.stop:
-            return None
-        if asked_s is None:
-            log.info("stopping after this chunk", action="stopping")
-            systemd.stopping("finishing a chunk")
-            self.worker.ask_stop()
-            asked_s = time.monotonic()
-        if self.signals.kill or time.monotonic() - asked_s > self.config.limits.stop_grace_s:
-            raise PutBack
-        return asked_s
+    def _progress(self, progress: Progress) -> None:
+        if self.bulletin.running is not None:
+            self.bulletin.running.progress(progress.done, progress.total)
+            self.bulletin.changed()
 
-    # --- what comes in ---------------------------------------------------------------------------------------------
+    def _running(self) -> Ticket | None:
+        return self.bulletin.running.ticket if self.bulletin.running is not None else None
 
-    def _bring_in(self, session: Session) -> None:
-        """A slice of what waits to be read: first what an earlier daemon claimed, then the inbox."""
-        session.arrivals.take_hints()
-        deadline = time.monotonic() + SLICE_S
-        while session.left and time.monotonic() < deadline:
-            self._enlist(session, pipeline.resume(session.spool, session.left[-1]))
-            session.left.pop()
-        if not session.left:
-            self._cancel(session)
-        if arrival := session.arrivals.next(max(SLICE_S / 2, deadline - time.monotonic())):
-            self._claim(session, arrival)
-
-    def _claim(self, session: Session, arrival: Arrival) -> None:
-        source = arrival.source
-        try:
-            tickets = pipeline.take(session.spool, arrival)
-        except Changed:
-            session.arrivals.look_again(source)
-        except FileNotFoundError:
-            session.spool.store.check()
-            session.arrivals.forget(source)
-        except OSError as error:
-            session.spool.store.check()
-            session.arrivals.hold(source, f"it can't be taken out of its folder: {error.strerror}")
-            log.warning("file held", action="hold", file=source, reason=error.strerror)
-        else:
-            session.arrivals.forget(source)
-            self._enlist(session, tickets)
-
-    def _enlist(self, session: Session, tickets: list[Ticket]) -> None:
-        for ticket in tickets:
-            session.schedule.add(ticket)
-            log.info("job queued", action="claim", job_id=ticket.job_id, name=ticket.name)
-            if ticket.priority != URGENT and not ticket.not_before and not self.worker.alive:
-                self._warm_up(session)
-        self.bulletin.changed()
-
-    def _warm_up(self, session: Session) -> None:
+    def _queued(self, ticket: Ticket) -> None:
         """Start the worker while the first job is still on its way to it."""
-        if not self.bulletin.holds and not session.arrivals.paused():
+        self.bulletin.changed()
+        wanted = ticket.priority != URGENT and not ticket.not_before and not self.bulletin.holds
+        if wanted and not self.worker.alive and self.session is not None and not self.session.arrivals.paused():
             self.worked_s = time.monotonic()
             with contextlib.suppress(Hold):
                 self.worker.start()
-
-    def _cancel(self, session: Session) -> None:
-        """Act on `NAME.cancel` files: for every job of that name that exists now, then the file is gone."""
-        for source in sorted(session.arrivals.cancels):
-            name = source.removesuffix(".cancel")
-            session.arrivals.cancels.discard(source)
-            if not self._consumed(source):
-                continue
-            for waiting in session.arrivals.named(name):
-                with contextlib.suppress(FileNotFoundError):
-                    claim = session.spool.store.set_aside(waiting, "it was cancelled before it was read")
-                    session.schedule.add(pipeline.urgent(claim))
-                session.arrivals.forget(waiting)
-            for ticket in session.schedule.named(name):
-                self._mark_cancelled(session, ticket)
-                session.schedule.add(replace(ticket, priority=URGENT, not_before=0.0))
-            running = self.bulletin.running
-            if running is not None and name in {running.ticket.name, running.ticket.file_name}:
-                self._mark_cancelled(session, running.ticket)
-                self.unwanted.add(running.ticket.job_id)
-
-    def _consumed(self, source: str) -> bool:
-        """Remove a `NAME.cancel`. One that can't be removed is not acted on, or it would cancel for ever."""
-        try:
-            (self.config.inbox / source).unlink()
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            log.warning("cancel file can't be removed", action="cancel", file=source, reason=error.strerror)
-            return False
-        return True
-
-    def _mark_cancelled(self, session: Session, ticket: Ticket) -> None:
-        pipeline.cancel(session.claim_folder(ticket.job_id))
-        log.info("job cancelled", action="cancel", job_id=ticket.job_id, name=ticket.name)
 
     # --- holds: the inbox, the outbox ------------------------------------------------------------------------------
 
@@ -431,6 +256,7 @@ class Daemon:
             self._hold("inbox", Hold(error.message, error.hint))
             return
         self.session, self.inbox_id, self.new_inbox_since = session, session.spool.store.inbox_id, None
+        self.intake = Intake(session, self._queued, self._running)
         self._resumed("inbox")
         if session.left:
             log.info("reading back claimed jobs", action="recover", jobs=len(session.left))
@@ -483,7 +309,7 @@ class Daemon:
 
     def _lose_inbox(self, hold: Hold) -> None:
         """The inbox is away, or its file system refuses: let go of it; its jobs are safe in its own folders."""
-        session, self.session = self.session, None
+        session, self.session, self.intake = self.session, None, None
         if session is None:
             return
         self.lost = [printable(ticket.name) for ticket in session.schedule.first(len(session.schedule))]

@@ -1,0 +1,116 @@
+"""One order in the worker's hands, from giving it out to its end, good or bad."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jobs.errors import Hold, RenderFailed
+from jobs.rendering import Order, Rendering
+from watcher import systemd
+from watcher.config import Limits
+from watcher.log import log
+from watcher.signals import Signals
+from watcher.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
+
+
+class PutBack(Exception):
+    """The daemon is asked to stop: the job goes back to the queue with what is done."""
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Sees one order through; the daemon's loop goes on meanwhile.
+
+    Attributes:
+        tend: One turn of the loop; waits until something happens.
+        check: Raises when the order is not wanted any more.
+        progress: Told of each finished chunk.
+        started_s: When rendering proper began (monotonic seconds); None while the engine is being loaded.
+        asked_s: When the worker was asked to stop; None before.
+    """
+
+    worker: Worker
+    signals: Signals
+    limits: Limits
+    tend: Callable[[], None]
+    check: Callable[[Order], None]
+    progress: Callable[[Progress], None]
+    started_s: float | None = None
+    asked_s: float | None = None
+
+    def __call__(self, order: Order, timeout_s: float | None) -> Rendering:
+        """Render an order.
+
+        Args:
+            timeout_s: Longest time for rendering, loading not counted.
+
+        Raises:
+            RenderFailed: The engine or its worker failed, or took too long.
+            Cancelled, Hold, PutBack: The worker was made to stop.
+        """
+        self.started_s = self.asked_s = None
+        self.worker.submit(order)
+        log.info("job starts", action="render", job_id=order.job_id, engine=order.engine)
+        try:
+            while True:
+                self.tend()
+                for event in self.worker.receive():
+                    if (rendering := self._heard(event)) is not None:
+                        return rendering
+                self.check(order)
+                self._check_time(timeout_s)
+                self._stop_if_asked()
+        finally:
+            if self.worker.busy:
+                self.worker.kill()
+
+    def _heard(self, event: Event) -> Rendering | None:
+        if isinstance(event, Done):
+            return event.rendering
+        if isinstance(event, Loaded):
+            self.started_s = time.monotonic()
+        elif isinstance(event, Progress):
+            self.progress(event)
+        elif isinstance(event, Stopped):
+            raise PutBack
+        elif isinstance(event, Failed):
+            self._failed(event)
+        elif isinstance(event, Died):
+            raise RenderFailed(f"The worker {event.reason}.", code=event.code)
+        return None
+
+    def _failed(self, event: Failed) -> None:
+        if event.code == "hold":
+            raise Hold(event.message, event.hint)
+        if event.retryable:  # the engine may be in disorder: the next attempt gets a fresh worker
+            self.worker.kill()
+        raise RenderFailed(event.message, event.hint, code=event.code, retryable=event.retryable)
+
+    def _check_time(self, timeout_s: float | None) -> None:
+        now = time.monotonic()
+        if timeout_s is not None and self.started_s is not None and now - self.started_s > timeout_s:
+            raise RenderFailed(
+                f"Rendering took longer than the job's timeout_s ({timeout_s:g} s).",
+                "Give the job more time, or split its text.",
+                code="timeout",
+            )
+        if now - self.worker.last_progress > self.limits.stall_s:
+            raise RenderFailed(
+                f"The render made no progress for limits.stall_s ({self.limits.stall_s:g} s).",
+                "If the engine needs longer for one chunk on this machine, raise limits.stall_s in config.yaml.",
+                code="stalled",
+            )
+
+    def _stop_if_asked(self) -> None:
+        """Let the running chunk finish, for as long as limits.stop_grace_s; a second signal does not wait."""
+        if not self.signals.stop:
+            return
+        if self.asked_s is None:
+            log.info("stopping after this chunk", action="stopping")
+            systemd.stopping("finishing a chunk")
+            self.worker.ask_stop()
+            self.asked_s = time.monotonic()
+        if self.signals.kill or time.monotonic() - self.asked_s > self.limits.stop_grace_s:
+            raise PutBack
