@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import secrets
+import unicodedata
 from pathlib import Path, PurePosixPath
 
 from jobs.errors import Hold, printable
@@ -13,6 +14,7 @@ from jobs.files import fsync, rename_to_free_name, write_new
 from watcher.ignored import CANCEL_SUFFIX, JOB_SUFFIXES, is_job_name, is_walked
 
 _LONGEST_NAME_BYTES = 255
+_NO_NAME = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _NOT_OFFERED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -32,8 +34,8 @@ def checked_name(name: str) -> str:
         raise ValueError("a job needs a name")
     if name.startswith("/") or ".." in folders or last == "..":
         raise ValueError("a name is a path inside the inbox, without a leading / and without ..")
-    if any(not char.isprintable() for char in name):
-        raise ValueError("a name must not contain control characters")
+    if any(unicodedata.category(char) in _NO_NAME for char in name):
+        raise ValueError("a name is text without control characters; choose another with --name")
     if not all(map(is_walked, folders)) or not is_job_name(f"{last}.yaml"):
         raise ValueError(f"the spool leaves files of this name alone: {printable(name)}")
     if any(len(os.fsencode(part)) > _LONGEST_NAME_BYTES - 12 for part in (*folders, last)):

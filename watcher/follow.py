@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from jobs.errors import printable
 from watcher.config import Config
+from watcher.ignored import JOB_SUFFIXES
 from watcher.results import Result, results_of
 from watcher.status import Snapshot, look
 from watcher.submit import Dropped
@@ -129,7 +131,9 @@ class Follower:
         job_id = str(entry.get("job_id"))
         if job.job_id:
             return job_id == job.job_id
-        return entry.get("name") == job.job.name and job_id not in self.before and job_id not in self._taken()
+        return (
+            entry.get("name") == printable(job.job.name) and job_id not in self.before and job_id not in self._taken()
+        )
 
     def _taken(self) -> set[str]:
         return {job.job_id for job in self.jobs if job.job_id}
@@ -157,9 +161,18 @@ def _ended(job: Followed, result: Result) -> Followed:
     return replace(job, stage=stage, job_id=result.job_id, folder=result.folder, message=result.message)
 
 
+def knows(config: Config, status: Mapping[str, Any], name: str) -> bool:
+    """Whether a job of this name waits in the inbox, is queued, or runs."""
+    if any((config.inbox / f"{name}{suffix}").exists() for suffix in JOB_SUFFIXES):
+        return True
+    running = status.get("running")
+    claimed = [*_list(status, "next"), *([running] if isinstance(running, Mapping) else [])]
+    return any(entry.get("name") == printable(name) for entry in claimed)
+
+
 def _waits_for(source: str, status: Mapping[str, Any]) -> str:
     for entry in (*_list(status, "waiting"), *_list(status, "held")):
-        if entry.get("file") == source:
+        if entry.get("file") == printable(source):
             return str(entry.get("reason", ""))
     return ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import yaml
 from jobs.errors import SpoolError, printable
 from jobs.files import sha256_of
 from watcher.config import Config
-from watcher.drop import checked_name, drop
+from watcher.drop import drop
 from watcher.results import Result, results_of
 from watcher.validate import Checked
 
@@ -43,8 +42,8 @@ class Dropped:
     sha256: str
 
 
-def submit_file(config: Config, checked: Checked, name: str | None) -> list[Dropped]:
-    """Drop a job file, after the recordings that lie beside it.
+def submit_file(config: Config, checked: Checked, name: str) -> list[Dropped]:
+    """Drop a job file under a checked name, after the recordings that lie beside it.
 
     Recordings (and the transcripts `NAME.txt` beside them) keep their names and go beside the job in the inbox,
     unless the same content is there already.
@@ -52,9 +51,7 @@ def submit_file(config: Config, checked: Checked, name: str | None) -> list[Drop
     Raises:
         Refused: another recording of the same name is in the inbox.
         Hold: the inbox can't be written.
-        ValueError: the file's own name is none that a job can have.
     """
-    name = checked_name(checked.path.name) if name is None else name
     folder = name.rpartition("/")[0]
     for recording, path in checked.beside.items():
         _bring(config, folder, recording, path)
@@ -87,7 +84,7 @@ def _bring(config: Config, folder: str, name: str, path: Path) -> None:
 
 def text_job(keys: Mapping[str, Any]) -> bytes:
     """A job file from single values; what is None is left out."""
-    given = {key: value for key, value in keys.items() if value not in (None, (), {})}
+    given = {key: value for key, value in keys.items() if value not in (None, (), [], {})}
     text = yaml.safe_dump(given, allow_unicode=True, sort_keys=False, width=1000)
     return text.encode()
 
@@ -101,12 +98,6 @@ def name_from(text: str) -> str:
             break
         slug = f"{slug}-{word}" if slug else word[:_LONGEST_SLUG]
     return slug.lower() or "text"
-
-
-def submit_text(config: Config, data: bytes, name: str) -> list[Dropped]:
-    """Drop a job file made by `text_job`."""
-    source = drop(config.inbox, name, ".yaml", data)
-    return [Dropped(source, source[: -len(".yaml")], hashlib.sha256(data).hexdigest())]
 
 
 def retry(config: Config, name: str) -> tuple[Result, str]:

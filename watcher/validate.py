@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jobs.errors import JobInvalid, Problem, printable
@@ -67,15 +69,21 @@ def check(path: Path, config: Config, rules: Rules) -> Checked:
         data = _read(path, config.limits.job_file_bytes)
     except _NotReadable as error:
         return replace(nothing, problems=(Problem(str(error)),))
-    nothing = replace(nothing, data=data)
+    return check_data(path, data, config, rules)
+
+
+def check_data(
+    path: Path, data: bytes, config: Config, rules: Rules, known: Mapping[str, Path] = MappingProxyType({})
+) -> Checked:
+    """The same for bytes that are, or could be, the file at `path`; `known` says where some recordings lie."""
     try:
         documents = parse(data, path.suffix, rules)
     except JobInvalid as invalid:
-        return replace(nothing, problems=invalid.problems)
+        return Checked(path, data, (), invalid.problems, {})
     problems = [problem for document in documents for problem in document.problems]
     names = dict.fromkeys(name for document in documents for name in document.recordings)
-    beside, missing = _recordings(list(names), path, config)
-    return Checked(path, data, documents, (*problems, *missing), beside)
+    beside, missing = _recordings([name for name in names if name not in known], path, config)
+    return Checked(path, data, documents, (*problems, *missing), {**known, **beside})
 
 
 class _NotReadable(Exception):

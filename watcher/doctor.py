@@ -1,0 +1,347 @@
+"""`voicespool doctor`: checks the machine, changes nothing, leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from engines.registry import engines
+from jobs import lock
+from jobs.errors import SpoolError, printable
+from jobs.files import fsync, somebody_writes
+from watcher import filesystem
+from watcher.config import Config
+from watcher.events import Events
+from watcher.job_rules import job_rules
+
+LIBRARIES = ("pydantic", "PyYAML", "structlog", "watchdog", "numpy", "soundfile", "sentencex", "espeakng-loader")
+FREE_BYTES = 1 << 30
+WATCHES = 8192
+EVENT_WAIT_S = 2.0
+TORCH_WAIT_S = 120
+
+_TORCH = """
+import json, torch
+cards = []
+if torch.cuda.is_available():
+    have = torch.cuda.get_arch_list()
+    for number in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(number)
+        fits = any(a.startswith("sm_") and int(a[3:].rstrip("af")) // 10 == major
+                   and int(a[3:].rstrip("af")) % 10 <= minor for a in have)
+        cards.append({"name": torch.cuda.get_device_name(number), "sm": f"sm_{major}{minor}", "fits": fits})
+print(json.dumps({"version": torch.__version__, "cards": cards}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor's.
+
+    Attributes:
+        what: What was looked at.
+        level: `fail` keeps the spool from working, `warn` does not.
+        message: What was found.
+        cure: What to do about it; "" when there is nothing to do.
+        exit_code: Of a `fail`.
+    """
+
+    what: str
+    level: Literal["ok", "warn", "fail"]
+    message: str
+    cure: str = ""
+    exit_code: int = 0
+
+
+def ok(what: str, message: str) -> Finding:
+    return Finding(what, "ok", message)
+
+
+def warn(what: str, message: str, cure: str) -> Finding:
+    return Finding(what, "warn", message, cure)
+
+
+def fail(what: str, message: str, cure: str, exit_code: int = 75) -> Finding:
+    return Finding(what, "fail", message, cure, exit_code)
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """Look at everything, one finding after the other."""
+    yield ok("python", f"{platform.python_version()} on {platform.platform()}, user id {os.geteuid()}")
+    yield from _libraries()
+    yield from _configuration(config)
+    yield from _folder("inbox", config.inbox)
+    yield from _folder("outbox", config.outbox)
+    yield from _read_only("voices", config.voices)
+    yield from _read_only("models", config.models)
+    if config.inbox.is_dir():
+        yield from _claims(config)
+    yield from _watches()
+    yield from _daemon(config)
+    yield from _engines(config)
+    yield from _torch()
+
+
+def exit_code(findings: list[Finding]) -> int:
+    """0, or the code of the gravest failure: configuration, then engines, then the machine."""
+    return min((finding.exit_code for finding in findings if finding.level == "fail"), default=0)
+
+
+def as_json(findings: list[Finding]) -> str:
+    """All findings as one JSON object."""
+    lines = [{key: value for key, value in asdict(finding).items() if key != "exit_code"} for finding in findings]
+    healthy = not any(finding.level == "fail" for finding in findings)
+    return json.dumps({"ok": healthy, "findings": lines}, ensure_ascii=False, indent=2)
+
+
+def _libraries() -> Iterator[Finding]:
+    found = []
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            yield fail(
+                "libraries", f"{name} is not installed", "Install voicespool again: `pip install voicespool`.", 4
+            )
+    yield ok("libraries", ", ".join(found))
+
+
+def _configuration(config: Config) -> Iterator[Finding]:
+    try:
+        job_rules(config)
+    except SpoolError as error:
+        yield fail("configuration", error.message, error.hint, error.exit_code)
+    else:
+        yield ok("configuration", f"default engine {config.defaults.engine}, language {config.defaults.language}")
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def _folder(what: str, folder: Path) -> Iterator[Finding]:
+    shown = printable(folder)
+    if not folder.is_dir():
+        yield from _not_there(what, folder)
+        return
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        yield fail(what, f"{shown} can't be read and written by this user", "Change its owner or permissions.")
+        return
+    kind = filesystem.kind(folder) or "unknown file system"
+    where = "network" if filesystem.is_network(folder) else "local"
+    yield from _scratch(what, folder, f"{shown} ({kind}, {where})", _writes)
+    free = shutil.disk_usage(folder).free
+    if free < FREE_BYTES:
+        yield warn(what, f"{free >> 20} MiB free", "Make room: a full outbox is a hold, and nothing is published.")
+    else:
+        yield ok(what, f"{free >> 30} GiB free")
+    if what == "inbox" and where == "network":
+        yield warn(
+            what,
+            "other machines' changes raise no events here; the inbox is scanned",
+            f"Nothing to do; files are found within ready.scan_s. {kind} must keep locks for one daemon per inbox.",
+        )
+
+
+def _not_there(what: str, folder: Path) -> Iterator[Finding]:
+    above = next(parent for parent in folder.parents if parent.exists())
+    if above.is_dir() and os.access(above, os.W_OK):
+        yield warn(
+            what, f"{printable(folder)} is not there yet", "The first `voicespool run` makes it, or `mkdir` does."
+        )
+    else:
+        yield fail(
+            what,
+            f"{printable(folder)} is not there and can't be made in {printable(above)}",
+            f"Make it by hand, or set `{what}` in config.yaml to another folder.",
+            3,
+        )
+
+
+def _read_only(what: str, folder: Path) -> Iterator[Finding]:
+    if not folder.is_dir():
+        yield ok(what, f"{printable(folder)} is not there; jobs that name something in it would fail")
+    elif os.access(folder, os.R_OK | os.X_OK):
+        yield ok(what, printable(folder))
+    else:
+        yield fail(what, f"{printable(folder)} can't be read by this user", "Change its owner or permissions.")
+
+
+def _scratch(what: str, folder: Path, message: str, probe: Callable[[Path], Iterator[Finding]]) -> Iterator[Finding]:
+    """Try something in a hidden folder of our own, which the spool never looks into."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".voicespool-doctor-", dir=folder) as scratch:
+            findings = list(probe(Path(scratch)))
+    except OSError as error:
+        yield fail(what, f"{message}: {error.strerror}", "Mend the file system, or choose another folder.")
+    else:
+        yield from findings or [ok(what, message)]
+
+
+def _writes(scratch: Path) -> Iterator[Finding]:
+    """Write, force to disk, rename file and folder: OSError when one of them does not work."""
+    (scratch / "a").write_bytes(b"x")
+    fsync(scratch / "a")
+    (scratch / "a").rename(scratch / "b")
+    (scratch / "result").mkdir()
+    (scratch / "b").rename(scratch / "result" / "b")
+    (scratch / "result").rename(scratch / "published")
+    fsync(scratch)
+    yield from ()
+
+
+def _claims(config: Config) -> Iterator[Finding]:
+    state = config.state_dir if config.state_dir.is_dir() else config.inbox
+    if os.stat(state).st_dev != os.stat(config.inbox).st_dev:
+        yield fail(
+            "claims",
+            f"state_dir {printable(state)} lies on another file system than the inbox",
+            "Leave state_dir out, or name a folder on the inbox's file system.",
+            3,
+        )
+        return
+    if config.outbox.is_dir() and os.stat(config.outbox).st_dev != os.stat(config.inbox).st_dev:
+        yield ok("outbox", "lies on another file system than the inbox, which is allowed")
+    yield from _scratch("claims", config.inbox, "", lambda scratch: _claim(scratch, state))
+    yield from _scratch("events", config.inbox, "", _events)
+    yield from _scratch("leases", config.inbox, "", _leases)
+
+
+def _claim(scratch: Path, state: Path) -> Iterator[Finding]:
+    """One rename from the inbox into the state folder."""
+    (scratch / "job").write_bytes(b"x")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".voicespool-doctor-", dir=state) as claimed:
+            (scratch / "job").rename(Path(claimed) / "original")
+    except OSError as error:
+        yield fail(
+            "claims", f"a rename into {printable(state)} fails: {error.strerror}", "Check its owner and permissions."
+        )
+    else:
+        yield ok("claims", "a claim is one rename")
+
+
+def _events(scratch: Path) -> Iterator[Finding]:
+    """Whether a file moved in raises an event."""
+    (scratch / "inbox").mkdir()
+    (scratch / "job").write_bytes(b"x")
+    events = Events()
+    try:
+        events.watch(scratch / "inbox")
+        (scratch / "job").rename(scratch / "inbox" / "job")
+        arrived = _within(EVENT_WAIT_S, lambda: bool(events.take().moved))
+        trouble = events.trouble
+    finally:
+        events.close()
+    if arrived:
+        yield ok("events", "a file moved in is noticed at once")
+    else:
+        cure = "Raise fs.inotify.max_user_watches and max_user_instances; until then files are found by scans."
+        yield warn("events", trouble or f"no event within {EVENT_WAIT_S:g} s; the inbox is scanned", cure)
+
+
+def _within(limit_s: float, happened: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + limit_s
+    while not happened():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _leases(scratch: Path) -> Iterator[Finding]:
+    """Whether the system tells that somebody still writes a file."""
+    with (scratch / "job").open("wb") as writer, (scratch / "job").open("rb") as reader:
+        told = somebody_writes(reader.fileno()) is True
+        writer.close()
+        told = told and somebody_writes(reader.fileno()) is False
+    if told:
+        yield ok("leases", "a file that is still open for writing is seen")
+    else:
+        yield warn(
+            "leases",
+            "the system does not tell who still writes a file; quiet time decides",
+            "Let clients move files in by rename, or raise ready.quiet_s for slow writers.",
+        )
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+def _watches() -> Iterator[Finding]:
+    limit = _number(Path("/proc/sys/fs/inotify/max_user_watches"))
+    instances = _number(Path("/proc/sys/fs/inotify/max_user_instances"))
+    if limit is None:
+        yield ok("inotify", "this system names no limits")
+    elif limit < WATCHES:
+        yield warn(
+            "inotify", f"at most {limit} watches", "sysctl fs.inotify.max_user_watches=65536 serves deep inboxes."
+        )
+    else:
+        yield ok("inotify", f"at most {limit} watches, {instances} instances")
+
+
+def _number(path: Path) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        return int(path.read_text())
+    return None
+
+
+def _daemon(config: Config) -> Iterator[Finding]:
+    holder = lock.holder(config.state_dir / "lock")
+    if holder is None:
+        yield ok("daemon", "none is running for this inbox")
+    else:
+        pid, host = printable(holder.get("pid"), 20), printable(holder.get("host"), 80)
+        yield ok("daemon", f"process {pid} on {host} has this inbox")
+    address = os.environ.get("NOTIFY_SOCKET")
+    yield ok("systemd", "readiness goes to NOTIFY_SOCKET" if address else "not started by systemd here")
+
+
+def _engines(config: Config) -> Iterator[Finding]:
+    for name, engine in engines().items():
+        info = engine.info()
+        if info.missing is None:
+            yield ok(f"engine {name}", printable(f"{info.library} {info.version or ''}".strip()))
+        elif name == config.defaults.engine:
+            yield fail(f"engine {name}", "the default engine can't run here", printable(info.missing), 4)
+        else:
+            yield warn(f"engine {printable(name, 60)}", "can't run here", printable(info.missing))
+
+
+def _torch() -> Iterator[Finding]:
+    """Ask another process: torch is large, and a broken one can crash."""
+    if importlib.util.find_spec("torch") is None:
+        yield ok("torch", "not installed; espeak needs none")
+        return
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _TORCH], capture_output=True, text=True, timeout=TORCH_WAIT_S, check=True
+        )
+        said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
+        last = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
+        yield warn("torch", f"is installed but does not work: {printable(' '.join(last), 300)}", "Install it again.")
+        return
+    yield ok("torch", printable(said["version"], 60))
+    if not said["cards"]:
+        yield ok("gpu", "torch sees none; engines use the CPU")
+    for card in said["cards"]:
+        words = printable(f"{card['name']} ({card['sm']})", 200)
+        if card["fits"]:
+            yield ok("gpu", words)
+        else:
+            cure = "Install a torch built for it: https://pytorch.org lists which versions have which kernels."
+            yield warn("gpu", f"{words}: this torch has no kernels for it", cure)

@@ -1,0 +1,122 @@
+"""What `voicespool submit --wait` shows while it waits: a bar on a terminal, else a line for each step."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+
+import click
+
+from jobs.errors import printable
+from watcher.follow import Followed, Follower, wait
+
+FAILED = 1
+_NO_DAEMON = (
+    "no daemon is running for this inbox; the job waits there until one is (`voicespool run`). "
+    "Ctrl-C stops waiting, not the job."
+)
+
+
+def follow(follower: Follower, *, as_json: bool) -> int:
+    """Wait for all jobs; print the folder of each result on stdout, and on stderr how far it is and why it failed.
+
+    Returns:
+        0 when all are done, else 1.
+    """
+    show = _Bar() if sys.stderr.isatty() else _Lines()
+    try:
+        wait(follower, show)
+    finally:
+        show.close()
+    if as_json:
+        click.echo(json.dumps({"jobs": [_as_json(job) for job in follower.jobs]}, indent=2))
+    for job in () if as_json else follower.jobs:
+        if job.folder is not None:
+            click.echo(printable(job.folder, 5000))
+        if job.stage != "done":
+            click.echo(f"{printable(job.job.name)}: {job.stage}: {printable(job.message)}".rstrip(": "), err=True)
+    return 0 if all(job.stage == "done" for job in follower.jobs) else FAILED
+
+
+def _as_json(job: Followed) -> dict[str, str | None]:
+    return {
+        "name": printable(job.job.name),
+        "job_id": job.job_id,
+        "status": job.stage,
+        "folder": None if job.folder is None else printable(job.folder, 5000),
+        "message": printable(job.message) or None,
+    }
+
+
+def _words(job: Followed) -> str:
+    if job.stage == "queued":
+        return f"queued at place {job.place}"
+    if job.stage == "running":
+        return f"running, chunk {job.chunk} of {job.chunks}" if job.chunks else "running"
+    return f"waiting: {printable(job.message)}" if job.message else job.stage
+
+
+@dataclass(slots=True)
+class _Lines:
+    """A line on stderr whenever a job's state changes."""
+
+    said: dict[str, str] = field(default_factory=dict)
+    missed: bool = False
+
+    def __call__(self, follower: Follower) -> None:
+        if not follower.daemon and not follower.ended and not self.missed:
+            self.missed = True
+            click.echo(_NO_DAEMON, err=True)
+        for job in follower.jobs:
+            words = _words(job)
+            if not job.ended and self.said.get(job.job.name) != words:
+                self.said[job.job.name] = words
+                click.echo(f"{printable(job.job.name)}: {words}", err=True)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Bar:
+    """One bar for each job, on stderr."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        from watcher import display
+
+        self._clean = display.clean
+        self._duration = display.duration
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[words]}", markup=False),
+            console=display.console(sys.stderr),
+            auto_refresh=False,
+        )
+        self._tasks: dict[str, int] = {}
+        self._missed = False
+        self._progress.start()
+
+    def __call__(self, follower: Follower) -> None:
+        if not follower.daemon and not follower.ended and not self._missed:
+            self._missed = True
+            self._progress.console.print(self._clean(_NO_DAEMON))
+        for job in follower.jobs:
+            self._tell(job)
+        self._progress.refresh()
+
+    def _tell(self, job: Followed) -> None:
+        name = printable(job.job.name, 60)
+        if name not in self._tasks:
+            self._tasks[name] = int(self._progress.add_task(name, total=None, words=""))
+        words = _words(job)
+        if job.stage == "running" and job.eta_s is not None:
+            words += f", {self._duration(job.eta_s)} left"
+        total = float(job.chunks) if job.chunks else 1.0 if job.ended else None
+        done = total if job.ended and total else float(job.chunk)
+        self._progress.update(self._tasks[name], total=total, completed=done, words=words)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        self._progress.stop()
