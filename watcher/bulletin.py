@@ -96,19 +96,16 @@ class Bulletin:
         self.changed()
 
     def due_in(self) -> float:
-        """Seconds until `write_if_due` writes."""
+        """Seconds until it is to be written again: soon after a change, and now and then to show that it is alive."""
         age = time.monotonic() - self._written_at
         return max(0.0, (AT_MOST_EVERY_S if self._changed else AT_LEAST_EVERY_S) - age)
 
-    def write_if_due(self, session: Session | None) -> None:
-        if self.due_in() == 0.0:
-            self.write(session)
-
-    def write(self, session: Session | None) -> None:
-        """Replace status.json. A full or absent disk is no reason to stop: the log has the same words."""
+    def write(self, session: Session | None, *, mine: bool) -> None:
+        """Replace status.json if it is `mine`. A full or absent disk is no reason to stop: the log has the same words."""
         self._written_at, self._changed = time.monotonic(), False
-        with contextlib.suppress(OSError):
-            replace(self.path, to_json(self._content(session)) + b"\n", mode=0o644, durable=False)
+        if mine:
+            with contextlib.suppress(OSError):
+                replace(self.path, to_json(self._content(session)) + b"\n", mode=0o644, durable=False)
 
     def _content(self, session: Session | None) -> dict[str, Any]:
         return {
@@ -160,9 +157,7 @@ def _lists(session: Session | None) -> dict[str, Any]:
         "next": [_queued(place, ticket) for place, ticket in enumerate(session.schedule.first(SHOWN), start=1)],
         "waiting": [_file(sighting) for sighting in arrivals.waiting(held=False)],
         "held": [_file(sighting) for sighting in arrivals.waiting(held=True)],
-        "ignored": [
-            {"file": printable(source), "reason": reason} for source, reason in arrivals.ignored.items()
-        ],
+        "ignored": [{"file": printable(source), "reason": reason} for source, reason in arrivals.ignored.items()],
     }
 
 

@@ -115,7 +115,7 @@ class Daemon:
         log.info("spool starts", action="start", inbox=str(self.config.inbox), outbox=str(self.config.outbox))
         self._open(first=True)
         systemd.ready()
-        self.bulletin.write(self.session)
+        self.bulletin.write(self.session, mine=self._is_mine())
         try:
             while not self.signals.stop and not self._finished():
                 self.tend()
@@ -406,11 +406,21 @@ class Daemon:
             self.bulletin.changed()
             systemd.status(state)
         self.bulletin.warm = self.worker.warm
-        if self.session is not None or lock.holder(self.config.state_dir / "lock") is None:
-            self.bulletin.write_if_due(self.session)
+        if self.bulletin.due_in() == 0.0:
+            self.bulletin.write(self.session, mine=self._is_mine())
         if self.watchdog_s is not None and time.monotonic() >= self.watchdog_due_s:
             systemd.watchdog()
             self.watchdog_due_s = time.monotonic() + self.watchdog_s
+
+    def _is_mine(self) -> bool:
+        """Whether status.json is this daemon's to write: it holds the lock, or nobody does."""
+        if self.session is None:
+            return lock.holder(self.config.state_dir / "lock") is None
+        try:
+            self.session.lock.check()
+        except LockLost:
+            return False
+        return True
 
     def _state(self) -> str:
         if self.signals.stop:
@@ -431,7 +441,7 @@ class Daemon:
         else:
             self.worker.close()
         self.bulletin.state = "stopped"
+        self.bulletin.write(self.session, mine=self._is_mine())
         if self.session is not None:
-            self.bulletin.write(self.session)
             self.session.close()
         log.info("spool stopped", action="stop")
