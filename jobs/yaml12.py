@@ -54,7 +54,8 @@ def split(text: str) -> Iterator[Piece]:
     A line that starts with `---` or `...` always divides documents, even inside quotes and blocks (YAML 1.2,
     rule 206 c-forbidden), so a document with a mistake does not hide where the next one begins.
     """
-    begin, line, marked = 0, 1, False
+    begin, marked = 0, False
+    line, counted = 1, 0
     for marker in chain(_MARKER.finditer(text), [None]):
         if marker is None:
             end = len(text)
@@ -66,10 +67,10 @@ def split(text: str) -> Iterator[Piece]:
         else:
             marked = True
             continue
-        piece = text[begin:end]
-        if marked or _CONTENT.search(piece):
-            yield Piece(piece, line)
-        line += len(_NEWLINE.findall(piece))
+        if marked or _CONTENT.search(text, begin, end):
+            line += len(_NEWLINE.findall(text, counted, begin))
+            counted = begin
+            yield Piece(text[begin:end], line)
         begin, marked = end, marker is not None and marker[1] == "---"
 
 
@@ -144,7 +145,7 @@ def _scalar(builder: Builder, event: Any, line: int) -> None:
         _refuse_tag(builder, event.tag, line, "str")
         return
     value = text
-    if event.implicit[0]:
+    if event.implicit[0] and not event.style:
         if not (text or builder.stack):
             return
         value, fault = plain(text)
