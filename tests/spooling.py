@@ -1,0 +1,198 @@
+"""A real spool for tests: a folder of its own, the real command as a process, and waiting for conditions."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+ROOT = Path(__file__).parents[1]
+PLUGINS = ROOT / "tests" / "plugins"
+PATIENCE_S = 60.0
+"""Far above what anything here takes; reached only when something is broken."""
+
+_nothing_happens = threading.Event()
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], what: str = "", patience_s: float = PATIENCE_S) -> T:
+    """Wait until a condition holds and hand out what it returned.
+
+    Raises:
+        AssertionError: It never did.
+    """
+    deadline = time.monotonic() + patience_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"never happened: {what or condition}"
+        _nothing_happens.wait(0.01)
+    return value
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a spool that knows the test engines."""
+    path = os.pathsep.join([str(ROOT), str(PLUGINS)])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "default", **extra}
+
+
+@dataclass
+class Spool:
+    """A spool under `folder`, with quick waits.
+
+    Attributes:
+        config: Lines of config.yaml, as a mapping; written at each start.
+    """
+
+    folder: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    process: subprocess.Popen[str] | None = None
+
+    def __post_init__(self) -> None:
+        quick = {"quiet_s": 0.2, "network_quiet_s": 0.2, "unparsable_grace_s": 0.6, "companions_s": 1.5, "scan_s": 0.5}
+        self.config = {"ready": quick, "defaults": {"engine": "faulty"}} | self.config
+        self.inbox.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def inbox(self) -> Path:
+        return Path(self.config.get("inbox", self.folder / "inbox"))
+
+    @property
+    def outbox(self) -> Path:
+        return Path(self.config.get("outbox", self.folder / "outbox"))
+
+    @property
+    def state(self) -> Path:
+        return Path(self.config.get("state_dir", self.inbox / ".voicespool"))
+
+    @property
+    def config_file(self) -> Path:
+        return self.folder / "config.yaml"
+
+    # --- jobs ----------------------------------------------------------------------------------------------------
+
+    def drop(self, name: str, text: str | bytes = "text: Good morning.\n") -> Path:
+        """Drop a file the way a careful program does: written elsewhere, then one rename."""
+        target = self.inbox / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = target.parent / f".{os.getpid()}-{threading.get_ident()}.scratch"
+        scratch.write_bytes(text.encode() if isinstance(text, str) else text)
+        os.rename(scratch, target)
+        return target
+
+    def result(self, name: str) -> Path:
+        """Wait for a result folder."""
+        folder = self.outbox / name
+        until(folder.is_dir, f"result {name}; there are {self.results()}, log:\n{self.log()[-3000:]}")
+        return folder
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        """The manifest of a result, waited for."""
+        value = json.loads((self.result(name) / "manifest.json").read_bytes())
+        assert isinstance(value, dict)
+        return value
+
+    def results(self) -> list[str]:
+        """Every result folder there is, paths in the outbox."""
+        if not self.outbox.is_dir():
+            return []
+        found = (path.parent for path in self.outbox.rglob("manifest.json"))
+        paths = (folder.relative_to(self.outbox) for folder in found)
+        return sorted(str(path) for path in paths if path.parts[0] != ".voicespool")
+
+    def claims(self) -> list[str]:
+        claimed = self.state / "claimed"
+        return sorted(os.listdir(claimed)) if claimed.is_dir() else []
+
+    # --- the daemon ------------------------------------------------------------------------------------------------
+
+    def write_config(self) -> None:
+        self.config_file.write_text(json.dumps(self.config, default=str, indent=1))
+
+    def command(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        """Run `voicespool …` to its end."""
+        self.write_config()
+        return subprocess.run(
+            [sys.executable, "-m", "watcher", "--config", str(self.config_file), *arguments],
+            env=environment(**extra), cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE_S * 3,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def once(self, **extra: str) -> subprocess.CompletedProcess[str]:
+        """`run --once`."""
+        return self.command("run", "--once", **extra)
+
+    def start(self, *arguments: str, wait: bool = True, **extra: str) -> subprocess.Popen[str]:
+        """Start the daemon; by default wait until it has looked at its inbox."""
+        self.write_config()
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "watcher", "--config", str(self.config_file), "run", *arguments],
+                env=environment(**extra), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+        if wait:
+            process = self.process
+            until(lambda: self.status().get("pid") == process.pid or process.poll() is not None, "daemon starts")
+            assert process.poll() is None, self.log()
+        return self.process
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end. Returns the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(PATIENCE_S)
+        self.process = None
+        return code
+
+    def status(self) -> dict[str, Any]:
+        """status.json as it is; {} when there is none."""
+        try:
+            value = json.loads((self.state / "status.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        assert isinstance(value, dict)
+        return value
+
+    def log(self) -> str:
+        path = self.folder / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def lines(self, action: str) -> list[dict[str, Any]]:
+        """Log lines of one action."""
+        lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        return [line for line in lines if line.get("action") == action]
+
+    def worker_pid(self) -> int:
+        """Process id of the worker that was started last, waited for."""
+        return int(until(lambda: self.lines("worker_started"), "a worker starts")[-1]["pid"])
+
+
+@contextmanager
+def spooling(folder: Path, **config: Any) -> Iterator[Spool]:
+    """A spool that is gone at the end, with its worker, whatever happened."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spool = Spool(folder, config)
+    try:
+        yield spool
+    finally:
+        if spool.process is not None and spool.process.poll() is None:
+            spool.process.kill()
+            spool.process.wait(PATIENCE_S)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is not a zombie."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
