@@ -30,6 +30,7 @@ __all__ = ["Died", "Done", "Event", "Failed", "Loaded", "Progress", "Stopped", "
 KILL_WAIT_S = 10.0
 BURY_WAIT_S = 1.0
 CLOSE_WAIT_S = 5.0
+CLOSE_LOOK_S = 0.1
 HUNG_UP_S = 2.0
 READS_AT_ONCE = 16
 READS_AT_DEATH = 256
@@ -189,13 +190,11 @@ class Worker:
         self._send(running, messages.end_line())
         deadline_s = time.monotonic() + CLOSE_WAIT_S
         while self.alive and (left_s := deadline_s - time.monotonic()) > 0:
-            self._epoll.poll(left_s)
+            self._epoll.poll(min(left_s, CLOSE_LOOK_S))
             with contextlib.suppress(NotAMessage):
                 self._read_outputs(running, READS_AT_ONCE)
                 self._read_messages(running, [], READS_AT_ONCE)
-        self._log.info(
-            "worker ended", action="worker_ended", pid=running.process.pid, by_itself=not self.alive
-        )
+        self._log.info("worker ended", action="worker_ended", pid=running.process.pid, by_itself=not self.alive)
         self.kill()
 
     # What it says.
@@ -210,9 +209,7 @@ class Worker:
         if running.line.hung_up:
             self._unwatch(descriptor)
         else:
-            self._epoll.modify(
-                descriptor, select.EPOLLIN | (select.EPOLLOUT if running.line.is_pending else 0)
-            )
+            self._epoll.modify(descriptor, select.EPOLLIN | (select.EPOLLOUT if running.line.is_pending else 0))
 
     def _unwatch(self, descriptor: int) -> None:
         with contextlib.suppress(OSError):  # a closed line is looked at again until its process is dead

@@ -32,9 +32,7 @@ from watcher.messages import Failed
 PROGRESS_EVERY_S = 0.05
 OOM_SCORE = 500
 LAST_FRAMES = 20
-DISK_ERRORS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV}
-)
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV})
 
 
 def main() -> None:
@@ -82,10 +80,12 @@ class Line:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._unread = b""
+        self._pid = os.getpid()
 
     def say(self, event: messages.Said) -> None:
         """Waits until the daemon has taken it. Raises ValueError when JSON can't hold it."""
         line = messages.event_line(event)
+        self._leave_if_forked()
         try:
             self._channel.sendall(line)
         except OSError:
@@ -93,6 +93,7 @@ class Line:
 
     def next(self, *, wait: bool) -> dict[str, Any] | None:
         """The next message; None when there is none yet and `wait` is false. Hanging up ends the process."""
+        self._leave_if_forked()
         while b"\n" not in self._unread:
             try:
                 data = self._channel.recv(1 << 16, 0 if wait else socket.MSG_DONTWAIT)
@@ -105,6 +106,11 @@ class Line:
             self._unread += data
         line, _, self._unread = self._unread.partition(b"\n")
         return messages.message_from(line)
+
+    def _leave_if_forked(self) -> None:
+        """A process that an engine forked and that fell out of the engine's code must not speak for the worker."""
+        if os.getpid() != self._pid:
+            os._exit(1)
 
 
 class Bench:
@@ -221,9 +227,7 @@ def failure(error: BaseException) -> Failed:
         sys.stderr.write("".join(lines))
         sys.stderr.flush()
     said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    if isinstance(error, MemoryError) or any(
-        kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__
-    ):
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return Failed(
             OutOfMemory.code,
             f"the engine ran out of memory ({said})",
@@ -231,9 +235,7 @@ def failure(error: BaseException) -> Failed:
             OutOfMemory.retryable,
         )
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return Failed(
-            Hold.code, said, "Free space, or bring the disk back; work goes on by itself.", retryable=True
-        )
+        return Failed(Hold.code, said, "Free space, or bring the disk back; work goes on by itself.", retryable=True)
     return Failed(EngineError.code, f"the engine failed ({said})", EngineError.hint, EngineError.retryable)
 
 

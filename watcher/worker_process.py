@@ -27,6 +27,8 @@ POLL_S = 0.002
 class WorkerProcess:
     """A running worker. Attributes `channel`, `stdout_fd`, `stderr_fd` are non-blocking.
 
+    Start it from the main thread: the kernel ends it with the thread that started it.
+
     Raises:
         Hold: This machine can't start a process now.
     """
@@ -50,9 +52,7 @@ class WorkerProcess:
         except OSError as error:
             ours.close()
             os.close(life_writer)
-            raise Hold(
-                f"the worker process can't be started: {error.strerror}", "It is tried again."
-            ) from error
+            raise Hold(f"the worker process can't be started: {error.strerror}", "It is tried again.") from error
         finally:
             theirs.close()
             os.close(life_reader)

@@ -8,6 +8,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from jobs.spec import JobSpec
 from watcher import oom
 from watcher import worker as worker_module
 from watcher.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
+from watcher.worker_process import WorkerProcess
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -415,6 +417,13 @@ def test_a_worker_that_hangs_up_and_lives_on_is_killed(
     assert died.reason.startswith("closed its line")
 
 
+def test_a_forked_process_that_falls_out_of_an_engine_does_not_speak_for_the_worker(
+    worker: Worker, orders: Orders
+) -> None:
+    assert isinstance(render(worker, orders("Fork.", engine="probe")), Done)
+    assert isinstance(render(worker, orders("Fork.", engine="probe")), Done)
+
+
 # Stopping and ending.
 
 
@@ -523,6 +532,28 @@ def test_nothing_outlives_a_daemon_that_is_killed(orders: Orders, tmp_path: Path
         daemon.kill()
         eventually(lambda: is_gone(child) and is_gone(group))
         eventually(lambda: not [stat for stat in psutil.process_iter() if _group_of(stat.pid) == group])
+
+
+def test_a_worker_that_starts_after_its_daemon_died_ends_at_once() -> None:
+    source, sink = os.pipe()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [sys.executable, "-m", "watcher.worker_main", str(theirs.fileno()), str(source), "1"]
+        ended = subprocess.run(
+            command, pass_fds=(theirs.fileno(), source), start_new_session=True, timeout=DEADLINE_S, check=False
+        )
+    assert ended.returncode == 1
+    os.close(source)
+    os.close(sink)
+
+
+def test_a_worker_whose_line_is_closed_ends_by_itself() -> None:
+    process = WorkerProcess(sys.executable)
+    process.channel.close()
+    assert process.wait(DEADLINE_S)
+    assert process.kill(DEADLINE_S)
+    assert process.returncode == -signal.SIGKILL
+    process.close()
 
 
 def _group_of(pid: int) -> int | None:

@@ -1,7 +1,7 @@
 """An engine for tests of the worker: says what process it runs in, and misbehaves towards its daemon.
 
 A plugin with metadata of its own: this folder goes on PYTHONPATH. The text of each chunk says what to do: `write`,
-`endless`, `hangup`, `lie`, `memory`, `disk`; anything else is answered with 10 ms of tone.
+`endless`, `hangup`, `lie`, `memory`, `disk`, `fork`; anything else is answered with 10 ms of tone.
 """
 
 from __future__ import annotations
@@ -121,7 +121,15 @@ def _disk_full() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/full")
 
 
+def _fork_and_fall() -> None:
+    """A forked process whose exception nobody catches."""
+    if not os.fork():
+        raise RuntimeError("in the fork")
+    os.wait()
+
+
 _TRICKS = {
+    "fork": _fork_and_fall,
     "write": _write_rubbish,
     "endless": _write_without_end,
     "hangup": _hang_up,
