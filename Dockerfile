@@ -30,8 +30,7 @@ RUN mkdir watcher jobs engines \
 COPY engines engines
 COPY jobs jobs
 COPY watcher watcher
-RUN /opt/voicespool/bin/pip install --no-deps --force-reinstall . \
-    && /opt/voicespool/bin/python -m compileall -q /opt/voicespool/lib
+RUN /opt/voicespool/bin/pip install --no-deps --force-reinstall .
 
 # --- run -----------------------------------------------------------------------------------------------------------
 FROM ${VARIANT}

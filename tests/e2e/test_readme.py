@@ -1,0 +1,115 @@
+"""What the README promises, done as it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BIN = Path(sys.executable).parent
+
+
+def blocks(kind: str) -> list[str]:
+    """The fenced blocks of the README whose first line says `kind`."""
+    return re.findall(rf"^```{re.escape(kind)}\n(.*?)^```$", README, re.M | re.S)
+
+
+def shell(script: str, folder: Path, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-eu", "-c", script],
+        cwd=folder,
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture
+def environ() -> dict[str, str]:
+    """This environment, with the `voicespool` under test first."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("VOICESPOOL_")}
+    return kept | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_commands_work_as_written(tmp_path: Path, environ: dict[str, str]) -> None:
+    """Every block marked runnable works, in the order of the page, in a fresh checkout."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    done = shell("\n".join(blocks("sh runnable")), tmp_path, environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "studio/outbox/fox/fox.wav").is_file()
+
+
+def test_first_screen_is_true(tmp_path: Path, environ: dict[str, str]) -> None:
+    """The job file of the first screen gives the tree of the first screen."""
+    job = blocks("yaml")[0]
+    source = re.match(r"# (inbox/\S+)\n", job)
+    tree = next(block for block in blocks("") if block.startswith("outbox/"))
+    assert source is not None
+    (tmp_path / source[1]).parent.mkdir(parents=True)
+    (tmp_path / source[1]).write_text(job, "utf-8")
+    done = shell("voicespool run --once", tmp_path, environ)
+    assert done.returncode == 0, done.stderr
+    folder, *lines = tree.splitlines()
+    names = {re.sub(r"^[├└]── (\S+).*", r"\1", line) for line in lines}
+    assert {path.name for path in (tmp_path / folder).iterdir()} == names
+
+
+def test_demo_shows_results_and_runs_twice(tmp_path: Path, environ: dict[str, str]) -> None:
+    """`make demo`: two recordings with their length, one failure in words; a second time as well."""
+    for number in ("", "~2"):
+        done = shell(f'sh "{ROOT}/examples/demo.sh" voicespool "{tmp_path}/demo"', tmp_path, environ)
+        assert done.returncode == 0, done.stdout + done.stderr
+        for name in ("hello", "ola"):
+            folder = tmp_path / "demo/outbox" / f"{name}{number}"
+            assert (folder / f"{name}.wav").is_file()
+            assert str(folder) in done.stdout.replace("\n", "")
+        assert (tmp_path / "demo/outbox" / f"broken.failed{number}" / "ERROR.txt").is_file()
+        assert re.search(r"\d+(\.\d+)? ?s\b|\d+:\d\d", done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_what_exists(page: Path, environ: dict[str, str]) -> None:
+    """Links lead to files, commands are ones that `voicespool` has, make targets are in the Makefile."""
+    text = page.read_text("utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    known = shell("voicespool --help", ROOT, environ).stdout
+    commands = set(re.findall(r"`voicespool (?:--config \S+ )?([a-z]+)", text))
+    assert [name for name in commands if not re.search(rf"^  {name}\b", known, re.M)] == []
+    targets = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.M))
+    assert targets <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+
+
+def test_pages_name_files_that_exist() -> None:
+    """Every path of the repository that a page writes as code is there."""
+    missing = [
+        f"{page.name}: {path}"
+        for page in PAGES
+        for path in re.findall(
+            r"`((?:watcher|jobs|engines|deploy|docs|tests|examples)/[\w./-]*)`", page.read_text("utf-8")
+        )
+        if not (ROOT / path).exists()
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    "command", ["", "run", "submit", "status", "validate", "retry", "cancel", "engines", "doctor", "schema", "init"]
+)
+def test_help_is_there(command: str, environ: dict[str, str]) -> None:
+    """`--help` of every command says what it does."""
+    done = shell(f"voicespool {command} --help", ROOT, environ)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 4
