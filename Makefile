@@ -18,7 +18,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 demo: $(CORE) ## set up, render the example jobs once, and print where each result is and how long it is
-	@sh examples/demo.sh $(BIN)/voicespool $(DEMO)
+	@$(BIN)/python examples/demo.py $(DEMO)
 
 test: check ## set up, lint, check types, run all tests that are quick
 	$(BIN)/python -m pytest -p xdist -n $(WORKERS)

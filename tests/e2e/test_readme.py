@@ -67,16 +67,15 @@ def test_first_screen_is_true(tmp_path: Path, environ: dict[str, str]) -> None:
 
 
 def test_demo_shows_results_and_runs_twice(tmp_path: Path, environ: dict[str, str]) -> None:
-    """`make demo`: two recordings with their length, one failure in words; a second time as well."""
+    """`make demo`: two recordings with their length, one failure with its reason; a second time as well."""
     for number in ("", "~2"):
-        done = shell(f'sh "{ROOT}/examples/demo.sh" voicespool "{tmp_path}/demo"', tmp_path, environ)
+        done = shell(f'python "{ROOT}/examples/demo.py" demo', tmp_path, environ)
         assert done.returncode == 0, done.stdout + done.stderr
         for name in ("hello", "ola"):
-            folder = tmp_path / "demo/outbox" / f"{name}{number}"
-            assert (folder / f"{name}.wav").is_file()
-            assert str(folder) in done.stdout.replace("\n", "")
-        assert (tmp_path / "demo/outbox" / f"broken.failed{number}" / "ERROR.txt").is_file()
-        assert re.search(r"\d+(\.\d+)? ?s\b|\d+:\d\d", done.stdout), done.stdout
+            assert re.search(rf"^demo/outbox/{name}{number} +done +\d+\.\d s of audio$", done.stdout, re.M)
+            assert (tmp_path / f"demo/outbox/{name}{number}/{name}.wav").is_file()
+        assert re.search(rf"^demo/outbox/broken.failed{number} +failed +see ERROR.txt", done.stdout, re.M)
+        assert "langauge" in (tmp_path / f"demo/outbox/broken.failed{number}/ERROR.txt").read_text("utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
