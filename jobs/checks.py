@@ -67,13 +67,13 @@ class Check:
         written = self.findings.tree.value
         given = [key for key in ("text", "text_file", "segments") if written.get(key) is not None]
         if len(given) > 1:
-            self.findings.add(
-                (given[1],), f"a job takes one of text, text_file and segments; found {listed(given)}"
-            )
+            self.findings.add((given[1],), f"a job takes one of text, text_file and segments; found {listed(given)}")
         if not given:
             empty = [key for key in ("text", "text_file", "segments") if key in written]
             found = f"{empty[0]} is empty" if empty else "found none of them"
             self.findings.add(tuple(empty[:1]), f"a job needs one of text, text_file and segments; {found}")
+        if written.get("segments") == []:
+            self.findings.add(("segments",), "found an empty list; allowed is a list of passages, each with its `text`")
         if self.spec.text is not None:
             self._speakable(("text",), self.spec.text)
         for index, segment in enumerate(self.spec.segments):
@@ -85,9 +85,7 @@ class Check:
 
     def _speakable(self, path: Path, text: str) -> None:
         if not any(map(_spoken, _PAUSE.sub("", text))):
-            message = (
-                f"found {shown(text)}, which has nothing to speak; at least one letter or digit is needed"
-            )
+            message = f"found {shown(text)}, which has nothing to speak; at least one letter or digit is needed"
             self.findings.add(path, message)
 
     def engine(self) -> None:
@@ -110,13 +108,9 @@ class Check:
         if self.rules.engines[self.info.name].match_language(tag) is None:
             languages = self.info.languages
             known = (
-                f"it speaks {listed(languages)}"
-                if len(languages) <= 20
-                else "`voicespool engines` lists those it does"
+                f"it speaks {listed(languages)}" if len(languages) <= 20 else "`voicespool engines` lists those it does"
             )
-            self.findings.add(
-                path, f"{self.info.name} does not speak {shown(tag)}; {known}{nearest(tag, languages)}"
-            )
+            self.findings.add(path, f"{self.info.name} does not speak {shown(tag)}; {known}{nearest(tag, languages)}")
 
     def settings(self, path: Path, settings: Mapping[str, Any]) -> None:
         known = self.info is not None and not _unknown_engine(self.info)
@@ -132,9 +126,7 @@ class Check:
                 self.findings.add((*path, name), message)
             elif option is None and known and self.info is not None:
                 has = f"those it has are {listed(options)}" if options else "it has none"
-                message = (
-                    f"{self.info.name} has no setting `{printable(name, 60)}`; {has}{nearest(name, options)}"
-                )
+                message = f"{self.info.name} has no setting `{printable(name, 60)}`; {has}{nearest(name, options)}"
                 self.findings.add((*path, name), message)
 
     def voice(self, place: Path, part: JobSpec | Segment) -> None:
@@ -165,11 +157,7 @@ class Check:
         for key, name in (("text_file", spec.text_file), ("checkpoint", spec.checkpoint)):
             if name is not None:
                 fault = path_fault(name)
-                engine = (
-                    f"{self.info.name} has no checkpoints; they are "
-                    if key == "checkpoint" and self.info
-                    else ""
-                )
+                engine = f"{self.info.name} has no checkpoints; they are " if key == "checkpoint" and self.info else ""
                 self.findings.add((key,), f"found {shown(name)}; {fault}" if fault else f"{engine}{NOT_YET}")
         if output.format != "wav":
             self.findings.add(("output", "format"), f"{output.format} is {NOT_YET}; allowed is wav")
@@ -189,9 +177,7 @@ class Check:
         try:
             size = len(json.dumps(self.spec.metadata, allow_nan=False, ensure_ascii=False).encode())
         except ValueError:
-            self.findings.add(
-                ("metadata",), "a number in it is not finite, so that it can't be written as JSON"
-            )
+            self.findings.add(("metadata",), "a number in it is not finite, so that it can't be written as JSON")
             return
         if size > self.rules.metadata_bytes:
             message = f"{size} bytes as JSON; at most {self.rules.metadata_bytes} are allowed"

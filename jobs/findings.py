@@ -79,9 +79,7 @@ def shown(value: Any) -> str:
         case list() | tuple():
             return f"a list of {len(value)}" if value else "an empty list"
     return (
-        f"keys with values ({printable(', '.join(list(value)[:3]), _LONGEST_SHOWN)})"
-        if value
-        else "an empty mapping"
+        f"keys with values ({printable(', '.join(list(value)[:3]), _LONGEST_SHOWN)})" if value else "an empty mapping"
     )
 
 

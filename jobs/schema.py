@@ -72,4 +72,6 @@ def _untitled(schema: Any) -> Any:
 
 
 def _repeats(key: str, value: Any) -> bool:
-    return (key == "title" and isinstance(value, str)) or (key == "default" and (not value or isinstance(value, dict)))
+    return (key == "title" and isinstance(value, str)) or (
+        key == "default" and (value in (None, []) or isinstance(value, dict))
+    )

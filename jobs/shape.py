@@ -76,9 +76,7 @@ def _fold(data: dict[str, Any], moved: frozenset[str], findings: Findings) -> No
         return
     for key in old:
         if key in settings:
-            findings.add(
-                (key,), f"is given here and under `settings`; give it once, as `settings: {{{key}: …}}`"
-            )
+            findings.add((key,), f"is given here and under `settings`; give it once, as `settings: {{{key}: …}}`")
     data["settings"] = {**old, **settings}
 
 
@@ -95,11 +93,7 @@ def _complaint(kind: str, loc: Path, data: dict[str, Any]) -> tuple[Path, str]:
     if kind == "missing":
         return loc, "is missing; a segment needs a text to speak"
     path, found = _reached(loc, data)
-    if (
-        kind in {"dict_type", "model_type", "model_attributes_type"}
-        and path[:1] == ("segments",)
-        and len(path) == 2
-    ):
+    if kind in {"dict_type", "model_type", "model_attributes_type"} and path[:1] == ("segments",) and len(path) == 2:
         return path, f"found {shown(found)}; allowed is a passage such as {{text: Hello}}"
     words = _allowed(path)
     if words == "text" and isinstance(found, int | float):
@@ -112,15 +106,13 @@ def _unknown(loc: Path) -> str:
     key, model, place = str(loc[-1]), _model(loc[:-1]), _place(loc[:-1])
     known = [*model.model_fields, *(LEGACY_SETTINGS if model is JobSpec else ())]
     said = f"`{printable(key, 60)}` is not a key of {place}"
-    if near := nearest(key, known):
-        return said + near
     if key in LEGACY_SETTINGS:
         return f"{said}; it belongs under `settings`"
     for other in (JobSpec, Output, Segment):
         if key in other.model_fields:
             where = {JobSpec: "the job as a whole", Output: "`output`", Segment: "a segment"}[other]
             return f"{said}; it belongs to {where}"
-    return f"{said}; those it has are {listed(known, 30)}"
+    return said + (nearest(key, known) or f"; those it has are {listed(known, 30)}")
 
 
 def _model(path: Path) -> type[BaseModel]:
@@ -170,8 +162,7 @@ def _mended(data: dict[str, Any], details: list[ErrorDetails]) -> dict[str, Any]
     mended = dict(data)
     if isinstance(mended.get("segments"), list):
         mended["segments"] = [
-            {**_PLACEHOLDER, **part} if isinstance(part, dict) else _PLACEHOLDER
-            for part in mended["segments"]
+            {**_PLACEHOLDER, **part} if isinstance(part, dict) else _PLACEHOLDER for part in mended["segments"]
         ]
     if isinstance(mended.get("output"), dict):
         mended["output"] = dict(mended["output"])

@@ -60,7 +60,7 @@ def _settings(value: object) -> object:
     return {key: setting for key, setting in value.items() if setting is not None}
 
 
-_LIST_OF_NAMES = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "maxItems": 32}
+_LIST_OF_NAMES = {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 32}
 
 Text = Annotated[str, Field(min_length=1), Allowed("text")]
 Name = Annotated[str, Field(min_length=1, max_length=200), Allowed("a name, as text")]
@@ -74,10 +74,10 @@ Language = Annotated[
 Recordings = Annotated[
     tuple[FileName, ...],
     Strict(False),
-    Field(min_length=1, max_length=32),
+    Field(max_length=32),
     BeforeValidator(_one_or_list),
     WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, _LIST_OF_NAMES]}),
-    Allowed("the name of a recording, or a list of 1 to 32 of them"),
+    Allowed("the name of a recording, or a list of up to 32"),
 ]
 Settings = Annotated[
     dict[str, Any],
@@ -143,7 +143,7 @@ class JobSpec(Part):
     segments: Annotated[
         tuple[Segment, ...],
         Strict(False),
-        Field(min_length=1),
+        Field(json_schema_extra={"minItems": 1}),
         Allowed("a list of passages, each with its `text`"),
     ] = Field(
         (),
@@ -170,7 +170,7 @@ class JobSpec(Part):
         default_factory=dict, description="The engine's own options; `voicespool engines` lists them."
     )
     output: Annotated[Output, Allowed("keys such as {format: wav}")] = Field(
-        default=Output(), description="The finished audio."
+        default=Output(), description="The finished audio: its format and rate."
     )
     priority: Annotated[int, Field(ge=0, le=9), Allowed("a whole number from 0 (last) to 9 (first)")] = Field(
         default=5, description="0 (last) to 9 (first)."

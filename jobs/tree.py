@@ -215,9 +215,7 @@ class Builder:
     def _counted(self, line: int) -> None:
         self.count += 1
         if self.count > self.bounds.values:
-            raise Unreadable(
-                f"more than {self.bounds.values} values in one job", line, maybe_unfinished=False
-            )
+            raise Unreadable(f"more than {self.bounds.values} values in one job", line, maybe_unfinished=False)
 
     def _deep_enough(self, height: int, line: int) -> None:
         if len(self.stack) + height > self.bounds.depth:
@@ -240,11 +238,5 @@ def dotted(path: Path) -> str:
     """`("segments", 1, "text")` as `segments[1].text`, safe to print."""
     shown = ""
     for step in path:
-        shown += (
-            f"[{step}]"
-            if isinstance(step, int)
-            else f".{printable(step, 60)}"
-            if shown
-            else printable(step, 60)
-        )
+        shown += f"[{step}]" if isinstance(step, int) else f".{printable(step, 60)}" if shown else printable(step, 60)
     return shown
