@@ -109,7 +109,7 @@ class Output(Part):
     )
     sample_rate: Annotated[int | None, Field(ge=8000, le=96000), Allowed("a whole number from 8000 to 96000 (Hz)")] = (
         Field(
-            None,
+            default=None,
             description="Samples per second. Default, and in this version the only choice: the engine's own.",
         )
     )
@@ -146,7 +146,7 @@ class JobSpec(Part):
         Field(json_schema_extra={"minItems": 1}),
         Allowed("a list of passages, each with its `text`"),
     ] = Field(
-        (),
+        default=(),
         description="Passages with voices, languages and settings of their own, spoken one after the other.",
     )
     language: Language | None = Field(
@@ -180,7 +180,7 @@ class JobSpec(Part):
         float | None, Field(gt=0, le=YEAR_S), Allowed("a number of seconds above 0, at most a year")
     ] = Field(default=None, description="Longest time to render, in seconds. Default: none.")
     on_checkpoint_error: Annotated[Literal["fail", "base"], Allowed("fail or base")] = Field(
-        "fail",
+        default="fail",
         description="When the checkpoint does not load: fail, or render with the base model and say so.",
     )
     metadata: Annotated[dict[str, Any], Allowed("keys with values of your own")] = Field(

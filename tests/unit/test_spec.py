@@ -171,7 +171,8 @@ class TestSchema:
     _optional: Any = {"language": st.just("en"), "pause_after_ms": st.integers(-1, 9), "speaker": st.none()}  # noqa: RUF012
     _values: Any = st.one_of(
         st.none(),
-        st.booleans(), st.integers(-1, 100_000), st.floats(0, 2), st.sampled_from(["en", "espeak", "Annie", "a", "wav"]),
+        st.booleans(),
+        st.integers(-1, 100_000), st.floats(0, 2), st.sampled_from(["en", "espeak", "Annie", "a", "wav"]),
         st.lists(st.sampled_from(["a.wav", "srt", 1]), max_size=2),
         st.dictionaries(_inner, st.none() | st.just("wav") | st.integers(1, 2), max_size=2),
         st.lists(st.fixed_dictionaries({"text": st.just("a")}, optional=_optional), max_size=2),
