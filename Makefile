@@ -40,7 +40,7 @@ type: $(DEV) ## check types, strictly
 	$(BIN)/mypy
 
 bench: $(DEV) ## measure the spool; results go to benchmarks/results/
-	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/spool.py
 
 clean: ## remove what make made: the environment, the demo, caches
 	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,180 @@
+"""What the spool itself costs, beyond the engine: `make bench`.
+
+The engine `instant` of the test plugins answers at once, so what is measured is the spool: claim, queue, hand-over to the
+worker, files, manifest, publication, with every fsync that a real job gets. Results go to `benchmarks/results/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.spooling import Spool, spooling, until  # noqa: E402 - the path comes first
+
+RESULTS = Path(__file__).parent / "results"
+PATIENCE_S = 3600.0
+
+
+@contextmanager
+def fresh(engine: str = "instant", **config: Any) -> Iterator[Spool]:
+    """A spool with the waits that users get, on the file system of the current folder."""
+    with (
+        tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder,
+        spooling(Path(folder).resolve(), ready={}, defaults={"engine": engine}, **config) as spool,
+    ):
+        yield spool
+
+
+def claimed_ns(job_id: str) -> int:
+    """The time of the claim is in the id of the job."""
+    moment, _, fraction = job_id.partition("-")[0].partition(".")
+    whole = datetime.strptime(moment, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    return int(whole.timestamp()) * 10**9 + int(fraction)
+
+
+def published(spool: Spool) -> list[tuple[float, float]]:
+    """For each result: when it was published (a rename sets the folder's change time), and the engine's own seconds."""
+    results = []
+    for path in spool.outbox.glob("*/manifest.json"):
+        timing = json.loads(path.read_bytes())["timing"]
+        results.append((path.parent.stat().st_ctime_ns / 1e9, timing["synthesis_s"]))
+    return sorted(results)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles and 95th percentile, three digits."""
+    cuts = statistics.quantiles(values, n=20)
+    found = {"median": statistics.median(values), "q1": cuts[4], "q3": cuts[14], "p95": cuts[18], "max": max(values)}
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def from_move_to_claim(moves: int = 200) -> dict[str, float]:
+    """Milliseconds from the rename that drops a job to its claim, while the spool is busy with the ones before."""
+    with fresh() as spool:
+        spool.start()
+        waits_ms = []
+        for number in range(moves):
+            dropped_ns = time.time_ns()
+            spool.drop(f"move-{number}.yaml")
+            manifest = spool.manifest(f"move-{number}")
+            waits_ms.append((claimed_ns(manifest["job_id"]) - dropped_ns) / 1e6)
+        spool.stop()
+    return spread(waits_ms)
+
+
+def at_rest(seconds: float = 20.0) -> dict[str, float]:
+    """Memory (MiB, resident) and processor use (percent of one core) of a daemon with an empty inbox."""
+    with fresh() as spool:
+        process = psutil.Process(spool.start().pid)
+        spool.drop("first.yaml")
+        spool.result("first")
+        until(lambda: spool.status().get("state") == "idle", "the spool is idle")
+        before, started_s = sum(process.cpu_times()[:2]), time.monotonic()
+        until(lambda: time.monotonic() - started_s > seconds, "the time is over", PATIENCE_S)
+        used_s = sum(process.cpu_times()[:2]) - before
+        memory = process.memory_info().rss / 2**20
+        spool.stop()
+    return {"memory_mib": round(memory, 1), "processor_percent": round(100 * used_s / seconds, 2)}
+
+
+def backlog(waiting: int, engine: str) -> dict[str, Any]:
+    """Start with so many files in the inbox; time to the first result, overhead for each job, memory."""
+    with fresh(engine) as spool:
+        for number in range(waiting):
+            (spool.inbox / f"job-{number}.yaml").write_text(f"text: Good morning, number {number}.\n")
+        started_s = time.monotonic()
+        process = psutil.Process(spool.start(wait=False).pid)
+        until(lambda: any(spool.outbox.glob("*/manifest.json")), "the first result")
+        first_s, peak = time.monotonic() - started_s, 0
+        while (status := spool.status()).get("counts", {}).get("done", 0) < waiting:
+            peak = max(peak, process.memory_info().rss)
+            until(lambda before=status: spool.status() != before, "news", PATIENCE_S)  # type: ignore[misc]
+        spool.stop()
+        made = published(spool)
+    return {
+        "waiting": waiting,
+        "first_result_s": round(first_s, 3),
+        "overhead_ms": overhead_ms(made),
+        "memory_peak_mib": round(max(peak, 0) / 2**20, 1),
+    }
+
+
+def overhead_ms(results: list[tuple[float, float]]) -> dict[str, float]:
+    """Milliseconds from one publication to the next, less the time in the engine: all that the spool adds to a job."""
+    return spread([(end - before - own) * 1000 for (before, _), (end, own) in pairwise(results)])
+
+
+def machine() -> dict[str, Any]:
+    model = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def draw(curve: list[dict[str, Any]], path: Path) -> None:
+    """The curve as a picture: overhead for each job, and memory, over the number of waiting jobs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    sizes = [point["waiting"] for point in curve]
+    for quantile, style in (("median", "o-"), ("p95", "s--")):
+        left.plot(sizes, [point["overhead_ms"][quantile] for point in curve], style, label=quantile)
+    left.set(xscale="log", xlabel="jobs waiting", ylabel="spool's own time for each job (ms)", ylim=(0, None))
+    left.axhline(8, color="grey", linewidth=0.8)
+    left.legend()
+    right.plot(sizes, [point["memory_peak_mib"] for point in curve], "o-")
+    right.set(xscale="log", xlabel="jobs waiting", ylabel="daemon's memory (MiB)", ylim=(0, None))
+    right.axhline(200, color="grey", linewidth=0.8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="waiting jobs")
+    parser.add_argument("--engine", default="instant", help="instant measures the spool alone; espeak a real engine")
+    arguments = parser.parse_args()
+    report: dict[str, Any] = {"machine": machine(), "engine": arguments.engine}
+    report["move_to_claim_ms"] = from_move_to_claim()
+    report["at_rest"] = at_rest()
+    report["curve"] = []
+    for size in arguments.sizes:
+        report["curve"].append(backlog(size, arguments.engine))
+        sys.stdout.write(json.dumps(report["curve"][-1]) + "\n")
+    first, last = (report["curve"][place]["overhead_ms"]["median"] for place in (0, -1))
+    report["growth"] = round(last / first, 3)
+    RESULTS.mkdir(exist_ok=True)
+    name = f"spool-{arguments.engine}"
+    (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+    draw(report["curve"], RESULTS / f"{name}.png")
+    sys.stdout.write(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

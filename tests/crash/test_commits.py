@@ -1,0 +1,72 @@
+"""Kill the daemon at every call that changes the disk: nothing is lost, nothing is published twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.spooling import PLUGINS, ROOT, Spool, spooling, until
+
+BOUNDARY = Path(__file__).parent / "boundary"
+JOBS = {
+    "good.yaml": "text: Good morning.\nspeaker_wav: ana.wav\n",
+    "bad.yaml": "txt: wrong key\n",
+    "radio/two.yaml": "text: One.\n---\ntext: Two.\n",
+}
+EXPECTED = ["bad.failed", "good", "radio/two-1", "radio/two-2"]
+
+
+def boundary(at: str, **extra: str) -> dict[str, str]:
+    return {"PYTHONPATH": os.pathsep.join(map(str, (BOUNDARY, ROOT, PLUGINS))), "KILL_AT": at, **extra}
+
+
+def fill(spool: Spool) -> None:
+    (spool.inbox / "ana.wav").write_bytes(b"RIFF" + bytes(100))
+    for name, text in JOBS.items():
+        spool.drop(name, text)
+
+
+def calls_of_a_whole_run(folder: Path) -> int:
+    with spooling(folder) as spool:
+        fill(spool)
+        count = spool.folder / "count"
+        assert spool.once(**boundary("0", KILL_COUNT=str(count))).returncode == 1
+        assert spool.results() == EXPECTED
+        return int(count.read_text())
+
+
+def survives(folder: Path, at: str) -> None:
+    """One run is killed at a call, the next one finishes: every job is published once, as if nothing had been."""
+    with spooling(folder) as spool:
+        fill(spool)
+        killed = spool.once(**boundary(at))
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        for name in spool.results():
+            json.loads((spool.outbox / name / "manifest.json").read_bytes())
+        finished = spool.once()
+        assert finished.returncode in {0, 1}, finished.stderr
+        assert spool.results() == EXPECTED, f"killed at {at}: {finished.stderr}"
+        assert not spool.claims()
+        assert not list(spool.inbox.rglob("*.yaml"))
+        until(lambda: not list((spool.state / "trash").iterdir()))
+
+
+def test_killed_at_a_sample_of_all_commits(tmp_path: Path) -> None:
+    """Every thirteenth call, before and after it."""
+    calls = calls_of_a_whole_run(tmp_path / "whole")
+    assert calls > 40
+    for number in range(5, calls, 13):
+        survives(tmp_path / str(number), f"{number}{'+' * (number % 2)}")
+
+
+@pytest.mark.long
+def test_killed_at_every_commit(tmp_path: Path) -> None:
+    """Every call, before and after it."""
+    calls = calls_of_a_whole_run(tmp_path / "whole")
+    for number in range(1, calls + 1):
+        for after in ("", "+"):
+            survives(tmp_path / f"{number}{after}", f"{number}{after}")

@@ -1,0 +1,117 @@
+"""Kill -9 at random moments, daemon and worker, over a stream of jobs: nothing lost, nothing twice, nothing half."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.spooling import Spool, is_running, spooling, until
+
+
+@dataclass
+class Consumer:
+    """Looks at the outbox all the time, checks whatever is visible, and takes every other result away at once."""
+
+    spool: Spool
+    taken: Path
+    seen: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        self.taken.mkdir()
+        known: set[str] = set()
+        while not self.over.wait(0.005):
+            with contextlib.suppress(FileNotFoundError):
+                for entry in os.scandir(self.spool.outbox):
+                    if not entry.name.startswith(".") and entry.name not in known:
+                        self.look(Path(entry.path))
+                        if not self.take(Path(entry.path)):
+                            known.add(entry.name)
+
+    def look(self, folder: Path) -> None:
+        self.seen[folder.name] += 1
+        try:
+            manifest = json.loads((folder / "manifest.json").read_bytes())
+            for audio in manifest["audio"]:
+                data = (folder / audio["file"]).read_bytes()
+                assert hashlib.sha256(data).hexdigest() == audio["sha256"]
+            assert manifest["audio"]
+            assert any(path.suffix == ".yaml" for path in folder.iterdir())
+        except (OSError, ValueError, AssertionError) as error:
+            self.faults.append(f"{folder.name}: {error!r}")
+
+    def take(self, folder: Path) -> bool:
+        if hash(folder.name) % 2:
+            return False
+        os.rename(folder, self.taken / f"{folder.name}.{self.seen[folder.name]}")
+        return True
+
+
+def campaign(folder: Path, kills: int, seed: int) -> None:
+    """Drop jobs, kill something at random moments, `kills` times; then let the spool finish."""
+    chance = random.Random(seed)
+    workers: set[int] = set()
+    with spooling(folder, limits={"attempts": 1_000_000}) as spool:
+        consumer = Consumer(spool, folder / "taken")
+        watching = threading.Thread(target=consumer.run)
+        watching.start()
+        try:
+            dropped = stream(spool, kills, chance, workers)
+            if spool.process is None:
+                spool.start()
+            until(lambda: len(consumer.seen) >= len(dropped) and not spool.claims(), f"all {len(dropped)} jobs end")
+            assert spool.stop() == 0
+        finally:
+            consumer.over.set()
+            watching.join()
+        assert consumer.faults == []
+        assert consumer.seen == Counter(dropped), "each job is published once"
+        assert spool.results() == sorted(name for name in dropped if hash(name) % 2)
+        assert not list((spool.outbox / ".voicespool").rglob("*.wav")), "nothing half-made is left"
+        until(lambda: not any(map(is_running, workers)), "no worker outlives its daemon")
+
+
+def stream(spool: Spool, kills: int, chance: random.Random, workers: set[int]) -> list[str]:
+    """Kill and restart, dropping jobs all the while. Returns the names dropped."""
+    dropped: list[str] = []
+    moment = threading.Event()
+    for kill in range(kills):
+        for _ in range(chance.randrange(4)):
+            name = f"job-{len(dropped):04}"
+            settings = f"{{chunk_ms: {chance.randrange(20)}}}"
+            spool.drop(f"{name}.yaml", f"text: 'One {name}. Two of it. Three of it.'\nsettings: {settings}\n")
+            dropped.append(name)
+        if spool.process is None:
+            spool.start(wait=chance.random() < 0.7)
+        moment.wait(chance.uniform(0.0, 0.4))  # the moment has to be any; there is no condition to wait for
+        workers |= {int(line["pid"]) for line in spool.lines("worker_started")}
+        living = [pid for pid in workers if is_running(pid)]
+        if kill % 3 == 2 and living:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(living[-1], signal.SIGKILL)
+        else:
+            spool.stop(signal.SIGKILL)
+    return dropped
+
+
+def test_a_dozen_kills(tmp_path: Path) -> None:
+    """A dozen kills of daemon and worker."""
+    campaign(tmp_path / "spool", kills=12, seed=1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(4))
+def test_hundreds_of_kills(tmp_path: Path, seed: int) -> None:
+    """Sixty kills in each of four campaigns."""
+    campaign(tmp_path / "spool", kills=60, seed=seed)
