@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
@@ -24,15 +23,14 @@ import structlog
 from jobs.errors import Hold
 from jobs.rendering import Order
 from jobs.spec import JobSpec
+from tests.spooling import PATIENCE_S, PLUGINS, ROOT, until
 from watcher import oom
 from watcher import worker as worker_module
 from watcher.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
 from watcher.worker_process import WorkerProcess
 
-ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 STAND_IN = HERE / "daemon_stand_in.py"
-DEADLINE_S = 60.0
 
 Orders = Callable[..., Order]
 Log = list[dict[str, Any]]
@@ -42,7 +40,7 @@ Log = list[dict[str, Any]]
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engines `faulty` and `probe`, for every process that a test starts."""
     monkeypatch.setenv("PROBE_DIARY", str(tmp_path / "diary"))
-    places = [ROOT, ROOT / "tests/plugins", HERE / "plugins"]
+    places = [ROOT, PLUGINS, HERE / "plugins"]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
 
 
@@ -96,7 +94,7 @@ def finish(worker: Worker) -> list[Event]:
 def follow(worker: Worker, is_last: Callable[[Event], bool]) -> list[Event]:
     """Events up to the one asked for, by way of a selector, as the daemon does it."""
     events: list[Event] = []
-    deadline_s = time.monotonic() + DEADLINE_S
+    deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s:
         select.select([worker], [], [], 0.5)
         events += worker.receive()
@@ -108,14 +106,6 @@ def follow(worker: Worker, is_last: Callable[[Event], bool]) -> list[Event]:
 def render(worker: Worker, order: Order) -> Event:
     worker.submit(order)
     return finish(worker)[-1]
-
-
-def eventually(is_true: Callable[[], object]) -> None:
-    """Wait for a condition, with a deadline."""
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not is_true():
-        assert time.monotonic() < deadline_s
-        threading.Event().wait(0.005)
 
 
 def is_gone(pid: int) -> bool:
@@ -322,14 +312,14 @@ def test_an_order_to_a_worker_that_died_unnoticed_goes_to_a_fresh_one(worker: Wo
     render(worker, orders())
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGKILL)
-    eventually(lambda: not worker.alive)
+    until(lambda: not worker.alive)
     assert isinstance(render(worker, orders()), Done)
 
 
 @pytest.mark.parametrize("fault", ["hang", "hang_deaf"])
 def test_a_worker_that_hangs_can_be_killed(worker: Worker, orders: Orders, tmp_path: Path, fault: str) -> None:
     worker.submit(orders(fault=fault, journal=str(tmp_path / "journal")))
-    eventually((tmp_path / "journal").exists)
+    until((tmp_path / "journal").exists)
     pid = worker.pid
     assert pid is not None
     worker.kill()
@@ -352,7 +342,7 @@ def test_a_worker_that_is_stopped_can_be_killed(worker: Worker, orders: Orders) 
 def test_what_an_engine_started_dies_with_the_worker(worker: Worker, orders: Orders, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     worker.submit(orders(fault="hang_with_child", journal=str(journal)))
-    eventually(lambda: journal.exists() and " child\n" in journal.read_text())
+    until(lambda: journal.exists() and " child\n" in journal.read_text())
     child = int(journal.read_text().splitlines()[-1].split()[0])
     assert not is_gone(child)
     worker.kill()
@@ -362,7 +352,7 @@ def test_what_an_engine_started_dies_with_the_worker(worker: Worker, orders: Ord
 def test_what_an_engine_started_dies_when_the_worker_crashes(worker: Worker, orders: Orders, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     worker.submit(orders(fault="hang_with_child", journal=str(journal)))
-    eventually(lambda: journal.exists() and " child\n" in journal.read_text())
+    until(lambda: journal.exists() and " child\n" in journal.read_text())
     child = int(journal.read_text().splitlines()[-1].split()[0])
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGSEGV)
@@ -431,7 +421,7 @@ def test_a_stop_takes_effect_at_the_end_of_the_chunk(worker: Worker, orders: Ord
     journal, gate = tmp_path / "journal", tmp_path / "gate"
     settings = {"journal": str(journal), "gate": str(gate)}
     worker.submit(orders("One is here. Two is here. Three is here.", **settings))
-    eventually(journal.exists)
+    until(journal.exists)
     worker.ask_stop()
     gate.touch()
     assert finish(worker)[-1] == Stopped()
@@ -447,7 +437,7 @@ def test_a_stop_that_comes_late_does_not_hit_the_next_order(worker: Worker, orde
     worker.submit(first)
     follow(worker, lambda event: isinstance(event, Loaded))
     (tmp_path / "gate").touch()
-    while not select.select([worker], [], [], DEADLINE_S)[0]:
+    while not select.select([worker], [], [], PATIENCE_S)[0]:
         pass
     worker.ask_stop()
     assert isinstance(finish(worker)[-1], Done | Stopped)
@@ -459,7 +449,7 @@ def test_signals_meant_for_the_daemon_do_not_end_a_chunk(
     worker: Worker, orders: Orders, tmp_path: Path, number: signal.Signals
 ) -> None:
     worker.submit(orders(gate=str(tmp_path / "gate"), journal=str(tmp_path / "journal")))
-    eventually((tmp_path / "journal").exists)
+    until((tmp_path / "journal").exists)
     assert worker.pid is not None
     os.kill(worker.pid, number)
     (tmp_path / "gate").touch()
@@ -484,7 +474,7 @@ def test_a_worker_that_does_not_end_when_told_is_killed(
 ) -> None:
     monkeypatch.setattr(worker_module, "CLOSE_WAIT_S", 0.05)
     worker.submit(orders(fault="hang", journal=str(tmp_path / "journal")))
-    eventually((tmp_path / "journal").exists)
+    until((tmp_path / "journal").exists)
     pid = worker.pid
     assert pid is not None
     worker.close()
@@ -526,12 +516,12 @@ def stand_in(tmp_path: Path, order: Order, *arguments: str) -> Iterator[subproce
 def test_nothing_outlives_a_daemon_that_is_killed(orders: Orders, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     with stand_in(tmp_path, orders(fault="hang_with_child", journal=str(journal))) as daemon:
-        eventually(lambda: journal.exists() and " child\n" in journal.read_text())
+        until(lambda: journal.exists() and " child\n" in journal.read_text())
         child = int(journal.read_text().splitlines()[-1].split()[0])
         group = os.getpgid(child)
         daemon.kill()
-        eventually(lambda: is_gone(child) and is_gone(group))
-        eventually(lambda: not [stat for stat in psutil.process_iter() if _group_of(stat.pid) == group])
+        until(lambda: is_gone(child) and is_gone(group))
+        until(lambda: not [stat for stat in psutil.process_iter() if _group_of(stat.pid) == group])
 
 
 def test_a_worker_that_starts_after_its_daemon_died_ends_at_once() -> None:
@@ -540,7 +530,7 @@ def test_a_worker_that_starts_after_its_daemon_died_ends_at_once() -> None:
     with ours, theirs:
         command = [sys.executable, "-m", "watcher.worker_main", str(theirs.fileno()), str(source), "1"]
         ended = subprocess.run(
-            command, pass_fds=(theirs.fileno(), source), start_new_session=True, timeout=DEADLINE_S, check=False
+            command, pass_fds=(theirs.fileno(), source), start_new_session=True, timeout=PATIENCE_S, check=False
         )
     assert ended.returncode == 1
     os.close(source)
@@ -550,8 +540,8 @@ def test_a_worker_that_starts_after_its_daemon_died_ends_at_once() -> None:
 def test_a_worker_whose_line_is_closed_ends_by_itself() -> None:
     process = WorkerProcess(sys.executable)
     process.channel.close()
-    assert process.wait(DEADLINE_S)
-    assert process.kill(DEADLINE_S)
+    assert process.wait(PATIENCE_S)
+    assert process.kill(PATIENCE_S)
     assert process.returncode == -signal.SIGKILL
     process.close()
 
@@ -584,7 +574,7 @@ def memory_group() -> Iterator[Path]:
             pytest.skip(f"no memory limit can be set here: {error.strerror}")
         yield group
     finally:
-        eventually(lambda: not (group / "cgroup.procs").read_text())
+        until(lambda: not (group / "cgroup.procs").read_text())
         group.rmdir()
 
 
@@ -592,6 +582,6 @@ def test_a_worker_that_the_kernel_ends_for_memory_is_told_apart(
     orders: Orders, tmp_path: Path, memory_group: Path
 ) -> None:
     with stand_in(tmp_path, orders(fault="allocate"), str(memory_group)) as daemon:
-        said, _ = daemon.communicate(timeout=DEADLINE_S)
+        said, _ = daemon.communicate(timeout=PATIENCE_S)
     assert daemon.returncode == 0
     assert "Died(reason='was ended by the kernel because memory ran out (SIGKILL)', code='worker_oom'" in said
