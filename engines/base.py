@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,7 +147,8 @@ class Engine(Protocol):
 class EngineClass(Protocol):
     """A class that makes engines: what the registry hands out."""
 
-    info: ClassVar
-    match_language: ClassVar
+    def info(self) -> EngineInfo: ...
+
+    def match_language(self, tag: str) -> str | None: ...
 
     def __call__(self) -> Engine: ...

@@ -13,6 +13,7 @@ with what else the worker holds, leaves no file behind, and a crash in the C cod
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -28,7 +29,7 @@ from typing import IO
 
 from engines import espeak_process, espeak_voices
 from engines.base import Audio, Chunk, Device, EngineInfo, Option
-from engines.errors import BadAudio, EngineError, EngineMissing, RequestRefused
+from engines.errors import EngineError, EngineMissing, RequestRefused
 
 PACKAGE = "espeakng-loader"
 NORMAL_WORDS_PER_MINUTE = 175
@@ -46,7 +47,7 @@ _WORD_GAP_UNIT_MS = 10
 
 _CLOSE_TIMEOUT_S = 2.0
 # The library reads \x01 as the start of a command; nothing below a space is ever spoken.
-_CONTROLS = {code: " " for code in (*range(0x20), 0x7F)}
+_CONTROLS = dict.fromkeys((*range(0x20), 0x7F), " ")
 
 
 class Espeak:
@@ -109,7 +110,6 @@ class Espeak:
         Raises:
             RequestRefused: a language or speaker that espeak-ng does not have.
             EngineError: the library crashed on a text, or its process is gone.
-            BadAudio: it returned nothing.
         """
         for index, chunk in enumerate(chunks):
             yield index, self._speak(chunk)
@@ -151,20 +151,19 @@ class Espeak:
         import numpy as np
 
         request = json.dumps(_request(chunk)).encode() + b"\n"
-        if self._requests is None:
-            raise EngineError("espeak was asked to speak before it was loaded")
         try:
-            self._requests.write(request)
+            if self._requests is not None:
+                self._requests.write(request)
             status, samples = self._answer()
         except BrokenPipeError as error:
             raise EngineError("the process of espeak-ng is gone") from error
         _check(status, chunk)
-        if not samples:
-            raise BadAudio("espeak-ng returned no audio")
-        return Audio(np.frombuffer(samples, dtype=np.int16).astype(np.float32) / 32768, espeak_process.RATE_HZ)
+        pcm = np.frombuffer(samples, dtype=np.int16)
+        return Audio(pcm.astype(np.float32) / np.float32(32768), espeak_process.RATE_HZ)
 
     def _answer(self) -> tuple[int, bytes]:
-        assert self._answers is not None
+        if self._answers is None:
+            raise EngineError("espeak was asked to speak before it was loaded")
         header = self._answers.read(espeak_process.HEADER.size)
         if len(header) < espeak_process.HEADER.size:
             raise EngineError("the process of espeak-ng ended without an answer")
@@ -177,11 +176,11 @@ class Espeak:
 
 def _check(status: int, chunk: Chunk) -> None:
     if status < 0:
-        raise EngineError(f"espeak-ng crashed on this text ({Signals(-status).name})")
+        raise EngineError(f"espeak-ng crashed ({Signals(-status).name}) on the text {chunk.text[:60]!r}")
     if status == espeak_process.REFUSED_VOICE:
         raise RequestRefused(f"espeak-ng has no voice for {chunk.language} with speaker {chunk.speaker}")
     if status != 0:
-        raise EngineError(f"espeak-ng could not speak this text (status {status})")
+        raise EngineError(f"espeak-ng could not speak (status {status}) the text {chunk.text[:60]!r}")
 
 
 def _request(chunk: Chunk) -> dict[str, object]:
@@ -233,10 +232,8 @@ def _environment() -> dict[str, str]:
 
 
 def _close_quietly(pipe: IO[bytes]) -> None:
-    try:
+    with contextlib.suppress(BrokenPipeError):  # what was still to be written has nobody left to read it
         pipe.close()
-    except BrokenPipeError:
-        pass  # what was still to be written has nobody left to read it
 
 
 @cache

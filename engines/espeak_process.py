@@ -18,6 +18,7 @@ import os
 import signal
 import struct
 import sys
+from typing import Any
 
 HEADER = struct.Struct("<iI")
 REFUSED_VOICE = 10
@@ -92,23 +93,21 @@ def _child(library: ctypes.CDLL, request: bytes, sink: int) -> None:
         os._exit(status)
 
 
-def _speak(library: ctypes.CDLL, request: dict[str, object]) -> tuple[int, bytes]:
+def _speak(library: ctypes.CDLL, request: dict[str, Any]) -> tuple[int, bytes]:
     pieces: list[bytes] = []
 
-    @_Callback
-    def collect(samples: object, count: int, events: object) -> int:
+    def collect(samples: Any, count: int, _events: object) -> int:
         if samples and count > 0:
-            pieces.append(ctypes.string_at(samples, 2 * count))  # type: ignore[arg-type]
+            pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
 
     if library.espeak_SetVoiceByName(str(request["voice"]).encode()):
         return REFUSED_VOICE, b""
-    parameters = request["parameters"]
-    assert isinstance(parameters, dict)
-    for number, value in parameters.items():
+    for number, value in request["parameters"].items():
         library.espeak_SetParameter(int(number), int(value), 0)
-    _seed(library, int(str(request["seed"])))
-    library.espeak_SetSynthCallback(collect)
+    _seed(library, int(request["seed"]))
+    callback = _Callback(collect)
+    library.espeak_SetSynthCallback(callback)
     text = str(request["text"]).encode() + b"\0"
     if library.espeak_Synth(text, len(text), 0, 1, 0, _UTF8, None, None):
         return REFUSED_TEXT, b""

@@ -34,7 +34,7 @@ def engines() -> Mapping[str, EngineClass]:
 
     A plugin can't take the name of a built-in or planned engine; of two plugins of one name the first found counts.
     """
-    found = {name: _import(name, place) for name, place in _BUILT_IN.items()}
+    found = {name: _import(place) for name, place in _BUILT_IN.items()}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         if point.name not in found and point.name not in _PLANNED:
             found[point.name] = _plugin(point)
@@ -46,7 +46,7 @@ def planned() -> Mapping[str, str]:
     return MappingProxyType(_PLANNED)
 
 
-def _import(name: str, place: str) -> EngineClass:
+def _import(place: str) -> EngineClass:
     module, _, attribute = place.partition(":")
     return cast(EngineClass, getattr(import_module(module), attribute))
 
@@ -56,7 +56,7 @@ def _plugin(point: EntryPoint) -> EngineClass:
     try:
         engine = cast(EngineClass, point.load())
         said = engine.info().name
-    except (Exception, SystemExit) as error:  # a stranger's code, run at import: whatever it does, the spool starts
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code: whatever it does, the spool starts
         return _missing(point.name, package, f"{type(error).__name__}: {error}")
     if said != point.name:
         return _missing(point.name, package, f"it calls itself {said!r}, its entry point {point.name!r}")
@@ -82,7 +82,7 @@ def _missing(name: str, package: str, reason: str) -> EngineClass:
             )
 
         @classmethod
-        def match_language(cls, tag: str) -> str | None:
+        def match_language(cls, tag: str) -> str | None:  # noqa: ARG003 - it speaks nothing
             return None
 
         def load(self, checkpoint: object, device: Device) -> Mapping[str, object]:

@@ -18,7 +18,7 @@ from engines.errors import EngineError, EngineMissing, OutOfMemory, RequestRefus
 from .tone import RATE_HZ
 
 NOTHING = "nothing"
-RUBBISH = "\x1b]0;owned\x07\x1b[2J\x1b[31m{\"type\": \"done\"}\r\n\x00\ufffd\u202e{not json\n" * 20
+RUBBISH = '\x1b]0;owned\x07\x1b[2J\x1b[31m{"type": "done"}\r\n\x00\ufffd\u202e{not json\n' * 20
 
 
 def _segfault(chunk: Chunk) -> NoReturn:
@@ -81,8 +81,8 @@ def _kill(chunk: Chunk) -> NoReturn:
 
 def _rubbish(chunk: Chunk) -> None:
     """Escape sequences, forged messages, bytes that are no text, half a line; then goes on well."""
-    print(RUBBISH)
-    print(RUBBISH, file=sys.stderr, flush=True)
+    sys.stdout.write(RUBBISH)
+    sys.stderr.write(RUBBISH)
     for descriptor in (1, 2):
         os.write(descriptor, RUBBISH.encode() + b"\xff\xfe\x80 no newline at the end")
 
@@ -157,9 +157,7 @@ def _oom(chunk: Chunk) -> NoReturn:
 
 def _allocate(chunk: Chunk) -> NoReturn:
     """Takes real memory until a limit (RLIMIT_AS, a cgroup) or the kernel ends it."""
-    taken = []
-    for _ in range(int(chunk.settings.get("allocate_mb", 1 << 20))):
-        taken.append(b"\x01" * (1 << 20))
+    taken = [b"\x01" * (1 << 20) for _ in range(int(chunk.settings.get("allocate_mb", 1 << 20)))]
     raise MemoryError(f"{len(taken)} MB taken, no limit met")
 
 

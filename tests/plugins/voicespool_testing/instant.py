@@ -9,9 +9,11 @@ from engines.base import Audio, Chunk, Device, EngineInfo
 
 from .tone import LANGUAGES, RATE_HZ, nearest_language, tone
 
+MAX_CHARS = 400
+
 
 class Instant:
-    """Answers every chunk with the same 50 ms of tone, made once at load."""
+    """Answers every chunk with a piece of the same tone, made once at load: 20 ms for each character."""
 
     @classmethod
     def info(cls) -> EngineInfo:
@@ -24,6 +26,7 @@ class Instant:
             missing=None,
             sample_rate_hz=RATE_HZ,
             languages=LANGUAGES,
+            max_chars=MAX_CHARS,
         )
 
     @classmethod
@@ -31,12 +34,12 @@ class Instant:
         return nearest_language(tag)
 
     def load(self, checkpoint: Path | None, device: Device) -> Mapping[str, object]:
-        self.audio = tone("instant", 0.05)
+        self.samples = tone("instant", 0.02 * MAX_CHARS).samples
         return {"device": "cpu"}
 
     def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio]]:
-        for index in range(len(chunks)):
-            yield index, self.audio
+        for index, chunk in enumerate(chunks):
+            yield index, Audio(self.samples[: round(0.02 * RATE_HZ) * len(chunk.text)], RATE_HZ)
 
     def close(self) -> None:
         pass

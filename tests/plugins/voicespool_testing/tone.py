@@ -29,4 +29,4 @@ def tone(key: str, duration_s: float) -> Audio:
 
 def nearest_language(tag: str) -> str | None:
     """The tag itself or its first part when it is spoken here, else None."""
-    return next((known for known in (tag, tag.split("-")[0]) if known in LANGUAGES), None)
+    return next((known for known in (tag, tag.partition("-")[0]) if known in LANGUAGES), None)

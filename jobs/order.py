@@ -1,0 +1,79 @@
+"""What a worker is asked to do with one job, and what it answers: the messages between the two processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One job as the worker gets it. JSON through and through, so that it can cross a pipe.
+
+    Attributes:
+        job_id: For log lines.
+        stem: Safe file name without extension for the files made (`hello` gives `hello.wav`).
+        spec: `JobSpec` dumped in JSON mode, defaults filled in.
+        engine: Name of the engine, decided.
+        checkpoint: Absolute path, or None for the base model.
+        recordings: Each name in the spec's `speaker_wav` lists -> absolute path of the spool's own copy.
+        transcripts: Each name in the `speaker_wav` lists that has a sidecar transcript -> that text.
+        chunks_dir: Where finished chunks are kept from one attempt to the next; exists.
+        result_dir: An empty folder of this attempt's own, for the finished files.
+        device: The `device` section of the configuration.
+    """
+
+    job_id: str
+    stem: str
+    spec: Mapping[str, Any]
+    engine: str
+    checkpoint: str | None
+    recordings: Mapping[str, str]
+    transcripts: Mapping[str, str]
+    chunks_dir: str
+    result_dir: str
+    device: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """What was made: the parts of the manifest that only the worker knows. JSON through and through.
+
+    Attributes:
+        files: Names of the files in `result_dir`, in the order of the manifest.
+        engine: name, library, version, checkpoint, architecture, device, precision, settings, seed.
+        voice: `{"files": [{"file", "sha256"}]}` or `{"speaker": name}`.
+        audio: One object per file: file, sha256, format, sample_rate, channels, duration_s, peak_dbfs, loudness_lufs.
+        segments: text, start_s, end_s, seed, takes.
+        checks: `{"verdict": "ok" | "doubtful", "reasons": [...]}`.
+        timing: load_s, synthesis_s.
+        warnings: Sentences.
+    """
+
+    files: tuple[str, ...]
+    engine: Mapping[str, Any]
+    voice: Mapping[str, Any]
+    audio: tuple[Mapping[str, Any], ...]
+    segments: tuple[Mapping[str, Any], ...]
+    checks: Mapping[str, Any]
+    timing: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is.
+
+    Attributes:
+        done, total: Chunks that are finished, kept ones included, and that the job has.
+        audio_s: Length of the finished chunks' audio together.
+    """
+
+    done: int
+    total: int
+    audio_s: float
+
+
+class Stopped(Exception):
+    """The rendering was asked to stop, and did after a chunk; what is finished is kept."""

@@ -1,0 +1,168 @@
+"""The script of a job: what is spoken, in order, with which voice and which silence after it.
+
+A chunk's seed comes from its own content (text, language, voice, settings) and the job's `seed` if it gives one.
+So the same chunk in the same job sounds the same wherever it stands, and a change to one sentence leaves the audio of
+the others as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from engines.base import Chunk, EngineInfo
+from engines.errors import RequestRefused
+from jobs.errors import printable
+from jobs.files import sha256_of
+from jobs.kept_chunks import key_of
+from jobs.order import Order
+from jobs.spec import JobSpec, Segment
+from jobs.text import PARAGRAPH_PAUSE_MS, SENTENCE_PAUSE_MS, PauseMark, pieces
+
+# More silence than this in one job, beyond what speech has by nature, is a mistake or an attack on the disk.
+MOST_SILENCE_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One chunk, or a pause alone.
+
+    Attributes:
+        segment: Which of the job's segments it belongs to, from 0.
+        chunk: What the engine gets; None for a pause alone.
+        key: Names everything that decides the chunk's audio; "" for a pause alone.
+        pause_after_ms: Silence that follows.
+    """
+
+    segment: int
+    chunk: Chunk | None
+    key: str
+    pause_after_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """The parts of a chunk that a whole segment shares; `identity` is the same for recordings of equal content."""
+
+    language: str
+    speaker: str | None
+    recordings: tuple[Path, ...]
+    speaker_text: str | None
+    settings: Mapping[str, float | int | str | bool]
+    identity: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """An order with what its engine said of itself and the recordings' checksums.
+
+    Attributes:
+        order: As the worker got it.
+        spec: Its job.
+        info: The engine's.
+        languages: BCP-47 tag in the job -> the engine's own.
+        recordings: Name in the job -> SHA-256 of the content; empty when the engine takes none.
+    """
+
+    order: Order
+    spec: JobSpec
+    info: EngineInfo
+    languages: Mapping[str, str]
+    recordings: Mapping[str, str]
+
+
+def lines_of(stage: Stage) -> list[Line]:
+    """Write the script of a job.
+
+    Raises:
+        RequestRefused: nothing to speak, a wrong pause mark, or more silence than a job may have.
+    """
+    lines: list[Line] = []
+    for index, passage in enumerate(stage.spec.passages()):
+        lines += _passage(index, passage, stage)
+    if not any(line.chunk for line in lines):
+        raise RequestRefused("there is nothing to speak in this job", "Its text needs at least one letter or digit.")
+    silence_s = sum(line.pause_after_ms for line in lines) / 1000
+    if silence_s > MOST_SILENCE_S + len(lines) * PARAGRAPH_PAUSE_MS / 1000:
+        raise RequestRefused(
+            f"the pauses of this job add up to {silence_s:.0f} s; at most {MOST_SILENCE_S:.0f} s are allowed",
+            "Shorten the pauses, or make several jobs of it.",
+        )
+    return lines
+
+
+def recordings_of(spec: JobSpec, order: Order) -> dict[str, str]:
+    """Checksum of every recording that the job names.
+
+    Raises:
+        RequestRefused: one is not there.
+    """
+    try:
+        return {name: sha256_of(Path(order.recordings[name])) for name in spec.recordings()}
+    except (KeyError, FileNotFoundError) as error:
+        raise RequestRefused(f"the recording {printable(error.args[0])} is not there") from error
+
+
+def _passage(index: int, passage: Segment, stage: Stage) -> list[Line]:
+    """The lines of one passage; where the job says nothing, the next passage follows as a next sentence does."""
+    voice = _voice(passage, stage)
+    try:
+        cut = pieces(passage.text, voice.language, stage.info.max_chars)
+    except PauseMark as error:
+        place = f"segments[{index}].text" if stage.spec.segments else "text"
+        raise RequestRefused(f"{place}: {printable(error)}", "Mend the mark, or take the brackets away.") from error
+    lines = [_line(index, piece.text, piece.pause_after_ms, (voice, stage)) for piece in cut]
+    if not lines:
+        return [Line(index, None, "", passage.pause_after_ms)]
+    last = lines[-1]
+    is_final = index + 1 >= len(stage.spec.segments)
+    natural_ms = 0 if is_final or last.pause_after_ms or passage.pause_after_ms else SENTENCE_PAUSE_MS
+    return [*lines[:-1], Line(index, last.chunk, last.key, last.pause_after_ms + passage.pause_after_ms + natural_ms)]
+
+
+def _line(index: int, text: str, pause_ms: int, context: tuple[Voice, Stage]) -> Line:
+    if not text:
+        return Line(index, None, "", pause_ms)
+    voice, stage = context
+    seed = _seed(text, voice, stage.spec.seed)
+    chunk = Chunk(text, voice.language, seed, voice.speaker, voice.recordings, voice.speaker_text, voice.settings)
+    return Line(index, chunk, key_of({**_identity(stage), **voice.identity, "text": text, "seed": seed}), pause_ms)
+
+
+def _voice(passage: Segment, stage: Stage) -> Voice:
+    names: Sequence[str] = passage.speaker_wav if stage.info.clones_voices else ()
+    speaker_text = (passage.speaker_text or stage.order.transcripts.get(names[0])) if names else None
+    language = stage.languages[passage.language or ""]
+    identity = {
+        "language": language,
+        "speaker": passage.speaker,
+        "recordings": [stage.recordings[name] for name in names],
+        "speaker_text": speaker_text,
+        "settings": passage.settings,
+    }
+    recordings = tuple(Path(stage.order.recordings[name]) for name in names)
+    return Voice(language, passage.speaker, recordings, speaker_text, passage.settings, identity)
+
+
+def _identity(stage: Stage) -> dict[str, object]:
+    """What renders: another version, checkpoint or device may sound different."""
+    checkpoint: object = None
+    if stage.order.checkpoint is not None:
+        status = Path(stage.order.checkpoint).stat()
+        checkpoint = [stage.order.checkpoint, status.st_size, status.st_mtime_ns]
+    return {
+        "engine": stage.info.name,
+        "library": stage.info.library,
+        "version": stage.info.version,
+        "checkpoint": checkpoint,
+        "device": dict(stage.order.device),
+    }
+
+
+def _seed(text: str, voice: Voice, job_seed: int | None) -> int:
+    """0 … 2**63 - 1."""
+    content = json.dumps([text, voice.identity, job_seed], sort_keys=True).encode()
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "big") >> 1
