@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn
 
 from jobs.errors import printable
-from jobs.rendering import Order, Progress, Rendering
+from jobs.order import Order, Progress, Rendering
 
 LONGEST_MESSAGE_BYTES = 32 << 20
 """Far above a `Rendering` of the largest job file; what is longer is not one of ours."""

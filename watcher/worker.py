@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from jobs.errors import Hold
-from jobs.rendering import Order, Progress
+from jobs.order import Order, Progress
 from watcher import deaths, messages, oom
 from watcher.messages import Died, Done, Event, Failed, Loaded, NotAMessage, Stopped
 from watcher.worker_line import READ_BYTES, WorkerLine

@@ -23,9 +23,8 @@ from typing import Any
 
 from engines.base import Device, Engine
 from engines.errors import EngineError, EngineMissing, OutOfMemory
-from jobs import rendering
 from jobs.errors import Hold, SpoolError
-from jobs.rendering import Order, Progress
+from jobs.order import Order, Progress, Rendering, Stopped
 from watcher import leash, messages
 from watcher.messages import Failed
 
@@ -70,6 +69,7 @@ def _import_ahead() -> None:
         import soundfile  # noqa: F401
 
         from engines import registry
+        from jobs import rendering  # noqa: F401
 
         registry.engines()
 
@@ -138,17 +138,19 @@ class Bench:
         self._job_id, self._stop, self._silent_until_s = order.job_id, False, 0.0
         try:
             self._line.say(messages.Done(self._render(order)))
-        except rendering.Stopped:
+        except Stopped:
             self._line.say(messages.Stopped())
         except BaseException as error:  # noqa: BLE001 - other people's code; it raises SystemExit too
             self._line.say(failure(error))
         self._job_id = ""
 
-    def _render(self, order: Order) -> rendering.Rendering:
+    def _render(self, order: Order) -> Rendering:
+        from jobs import rendering
+
         engine, facts, load_s = self._warm.for_order(order)
         self._line.say(messages.Loaded(load_s))
         if self._is_stopped():
-            raise rendering.Stopped
+            raise Stopped
         made = rendering.render(order, engine, self._is_stopped, self._report)
         return replace(made, engine={**facts, **made.engine}, timing={**made.timing, "load_s": load_s})
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from jobs.rendering import Order
+from jobs.order import Order
 from watcher.worker import Died, Done, Failed, Worker
 
 

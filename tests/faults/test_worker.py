@@ -21,7 +21,7 @@ import pytest
 import structlog
 
 from jobs.errors import Hold
-from jobs.rendering import Order
+from jobs.order import Order
 from jobs.spec import JobSpec
 from tests.spooling import PATIENCE_S, PLUGINS, ROOT, until
 from watcher import oom
@@ -154,9 +154,11 @@ def test_another_engine_or_checkpoint_is_loaded_after_the_old_one_is_closed(
     worker: Worker, orders: Orders, tmp_path: Path
 ) -> None:
     first = orders(engine="probe")
+    checkpoint = tmp_path / "a.pth"
+    checkpoint.write_bytes(b"a model")
     for order in (
         first,
-        dataclasses.replace(first, checkpoint="/models/a.pth", result_dir=orders().result_dir),
+        dataclasses.replace(first, checkpoint=str(checkpoint), result_dir=orders().result_dir),
         dataclasses.replace(first, device={"name": "cuda", "idle_s": 5}, result_dir=orders().result_dir),
         orders(),
     ):
@@ -166,8 +168,8 @@ def test_another_engine_or_checkpoint_is_loaded_after_the_old_one_is_closed(
     assert lines == [
         "load None on cpu",
         "close None on cpu",
-        "load /models/a.pth on cpu",
-        "close /models/a.pth on cpu",
+        f"load {checkpoint} on cpu",
+        f"close {checkpoint} on cpu",
         "load None on cuda",
         "close None on cuda",
     ]

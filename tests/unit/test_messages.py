@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from jobs.rendering import Order, Progress, Rendering
+from jobs.order import Order, Progress, Rendering
 from watcher.messages import (
     Done,
     Failed,
