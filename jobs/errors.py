@@ -29,14 +29,17 @@ def printable(text: object, limit: int = 2000) -> str:
     Control characters, line and paragraph separators, bidirectional overrides and lone surrogates become
     `\\xNN` or `\\uNNNN`; tabs become a space; the rest stays. Longer text is cut at `limit` characters with `…`.
     """
+    whole = str(text)
+    if len(whole) <= limit and whole.isascii() and whole.isprintable():
+        return whole
     shown = "".join(
-        " " if char == "\t" else char if _harmless(char) else _escaped(char) for char in str(text)[: limit + 1]
+        " " if char == "\t" else char if _harmless(char) else _escaped(char) for char in whole[: limit + 1]
     )
     return shown if len(shown) <= limit else shown[:limit] + "…"
 
 
 def _harmless(char: str) -> bool:
-    return char.isascii() and char.isprintable() or unicodedata.category(char) not in _UNSAFE_CATEGORIES
+    return (char.isascii() and char.isprintable()) or unicodedata.category(char) not in _UNSAFE_CATEGORIES
 
 
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})

@@ -70,15 +70,43 @@ def from_json(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def opened_regular(path: str | Path) -> Iterator[tuple[int, os.stat_result]]:
+def opened_folder(root: Path, source: str) -> Iterator[tuple[int, str]]:
+    """Open the folder that a file lies in, so that no link on the way below `root` can lead out of it.
+
+    Args:
+        source: Path of the file below `root`, `/` separated.
+
+    Yields:
+        The folder's descriptor, good as `dir_fd` alone, and the file's name in it.
+
+    Raises:
+        OSError: ENOTDIR for a link or a file where a folder should be, else the system's own.
+    """
+    *folders, name = source.split("/")
+    fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for folder in folders:
+            below = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        yield fd, name
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def opened_regular(path: str | Path, dir_fd: int | None = None) -> Iterator[tuple[int, os.stat_result]]:
     """Open a regular file for reading: no link is followed, no FIFO waited for, no device touched.
+
+    Args:
+        dir_fd: Of the folder that `path` starts in, from `opened_folder`.
 
     Raises:
         OSError: ELOOP for a symbolic link, EINVAL for what is not a regular file, else the system's own.
     """
-    if not stat.S_ISREG(os.lstat(path).st_mode):
+    if not stat.S_ISREG(os.lstat(path, dir_fd=dir_fd).st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    fd = os.open(path, NEVER_A_LINK)
+    fd = os.open(path, NEVER_A_LINK, dir_fd=dir_fd)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -135,30 +163,41 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
-        with source.open("rb") as reader, target.open("xb") as writer:
-            shutil.copyfileobj(reader, writer, BLOCK_BYTES)
-            writer.flush()
-            os.fsync(writer.fileno())
+        copy_beginning(source, target)
+
+
+def copy_beginning(source: Path, target: Path, longest_bytes: int | None = None) -> bool:
+    """Make a durable copy of a regular file, or of its first bytes. Returns whether it is all of it."""
+    with opened_regular(source) as (fd, status), target.open("xb") as writer:
+        offset, end = 0, status.st_size if longest_bytes is None else min(longest_bytes, status.st_size)
+        while offset < end and (block := os.pread(fd, min(BLOCK_BYTES, end - offset), offset)):
+            writer.write(block)
+            offset += len(block)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return end == status.st_size
 
 
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
-def rename_to_free_name(source: Path, target: Path) -> bool:
-    """Rename a file unless the name is taken. Returns False when it is.
+def rename_to_free_name(source: Path, name: str, folder_fd: int) -> bool:
+    """Rename a file to a name in an open folder, unless the name is taken. Returns False when it is.
 
     A hard link fails when the name exists, which a rename does not; where links can't be made, look, then rename.
+    A crash between link and unlink leaves both names, see `same_file`.
     """
     try:
-        os.link(source, target, follow_symlinks=False)
+        os.link(source, name, dst_dir_fd=folder_fd, follow_symlinks=False)
     except FileExistsError:
         return False
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
-        if os.path.lexists(target):
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(name, dir_fd=folder_fd)
             return False
-        os.rename(source, target)
+        os.rename(source, name, dst_dir_fd=folder_fd)
     else:
         os.unlink(source)
     return True
@@ -166,7 +205,8 @@ def rename_to_free_name(source: Path, target: Path) -> bool:
 
 def remove_tree(path: Path) -> None:
     """Remove a folder and all in it; nothing happens when it is gone already."""
-    shutil.rmtree(path, onerror=_unless_gone)
+    if os.path.lexists(path):
+        shutil.rmtree(path, onerror=_unless_gone)
 
 
 def _unless_gone(_function: Any, _path: str, failure: Any) -> None:

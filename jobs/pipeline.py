@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from jobs.errors import Cancelled, JobError, JobInvalid, OutboxGone, Problem, RenderFailed, holding, printable
 from jobs.files import from_json, link_or_copy, remove_tree, to_json, write_new
@@ -148,9 +148,7 @@ def resume(spool: Spool, job_id: str) -> list[Ticket]:
     return _enlist(spool, claim, claim.job_file.read_bytes(), None)
 
 
-def _enlist(
-    spool: Spool, claim: Claim, data: bytes, documents: tuple[Document, ...] | None
-) -> list[Ticket]:
+def _enlist(spool: Spool, claim: Claim, data: bytes, documents: tuple[Document, ...] | None) -> list[Ticket]:
     try:
         documents = spool.read(data, claim.source) if documents is None else documents
     except JobInvalid:
@@ -291,8 +289,10 @@ def _checked(rendering: Rendering, order: Order) -> Rendering:
     """Believe a worker only what a manifest can hold; it runs code from outside."""
     folder = Path(order.result_dir)
     try:
-        for parts, model in ((rendering.audio, AudioFile), (rendering.segments, SpokenSegment)):
-            TypeAdapter(tuple[model, ...]).validate_python(parts)  # type: ignore[valid-type]
+        for audio in rendering.audio:
+            AudioFile.model_validate(audio)
+        for segment in rendering.segments:
+            SpokenSegment.model_validate(segment)
         Checks.model_validate(rendering.checks)
     except ValidationError as error:
         raise RenderFailed(f"the worker's answer makes no sense: {printable(error, 300)}") from None

@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -403,7 +403,7 @@ def _digest(data: bytes) -> str:
 
 
 def _packed(claim: Claim) -> bytes:
-    return to_json({key: value for key, value in asdict(claim).items() if key != "folder"})
+    return to_json({key: getattr(claim, key) for key in Claim.__dataclass_fields__ if key != "folder"})
 
 
 def _unpacked(folder: Path, packed: Mapping[str, Any]) -> Claim:
