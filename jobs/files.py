@@ -185,7 +185,7 @@ def rename_to_free_name(source: Path, name: str, folder_fd: int) -> bool:
     """Rename a file to a name in an open folder, unless the name is taken. Returns False when it is.
 
     A hard link fails when the name exists, which a rename does not; where links can't be made, look, then rename.
-    A crash between link and unlink leaves both names, see `same_file`.
+    A crash between link and unlink leaves both names.
     """
     try:
         os.link(source, name, dst_dir_fd=folder_fd, follow_symlinks=False)

@@ -13,17 +13,19 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jobs.errors import ConfigError, InboxGone
+from jobs.errors import ConfigError, InboxGone, holding
 from jobs.files import (
     from_json,
     fsync,
     identity,
+    opened_folder,
     opened_regular,
     read_at_most,
     remove_tree,
@@ -35,6 +37,7 @@ from jobs.files import (
 from jobs.files import replace as replace_file
 
 FORMAT = "1"
+NOT_REGULAR = frozenset({errno.ELOOP, errno.EINVAL})  # what `opened_regular` says of links, pipes and the like
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,12 @@ class Claim:
     @property
     def job_file(self) -> Path:
         """The spool's own copy of the bytes; the original where those were never read."""
-        return self.original if self.set_aside else self.folder / f"job{self.suffix.lower()}"
+        return self.original if self.never_read else self.folder / f"job{self.suffix.lower()}"
+
+    @property
+    def never_read(self) -> bool:
+        """Whether the file was set aside as it is, so that the spool has no copy of its own."""
+        return bool(self.set_aside) and not self.sha256
 
     @property
     def original(self) -> Path:
@@ -140,21 +148,44 @@ class Store:
             Changed: It is being written to, or is another file now; it was put back.
             FileNotFoundError: It is gone.
         """
+        claim = self._taken(source)
+        try:
+            return self._seal(claim, looked_at, longest_bytes)
+        except (Changed, OSError) as error:
+            self._put_back(claim)
+            if isinstance(error, OSError) and error.errno not in NOT_REGULAR:
+                raise
+            raise Changed from error
+
+    def set_aside(self, source: str, reason: str) -> Claim:
+        """Claim a file that must not be read: it fails with `reason`.
+
+        Raises:
+            FileNotFoundError: It is gone, or something that is no file is in its place now.
+        """
+        claim = self._taken(source)
+        try:
+            if not stat.S_ISREG(os.lstat(claim.original).st_mode):
+                raise FileNotFoundError(errno.ENOENT, "it is not a regular file any more", source)
+            self._deaths.pop(source, None)  # a mended file of this name is read again
+            return self.describe(replace(claim, set_aside=reason))
+        except OSError:
+            self._put_back(claim)
+            raise
+
+    def _taken(self, source: str) -> Claim:
+        """The rename that claims. What is left of a claim that came to nothing is removed."""
         claim = self._new_claim(source)
         try:
-            os.rename(self.inbox / source, claim.original)
+            write_new(claim.folder / "claim.json", _packed(claim))
+            with opened_folder(self.inbox, source) as (folder, name):
+                os.rename(name, claim.original, src_dir_fd=folder)
         except OSError:
             # A repeated request over NFS can report an error although the first one did its work.
             if not os.path.lexists(claim.original):
                 remove_tree(claim.folder)
                 raise
-        return self._seal(claim, looked_at, longest_bytes)
-
-    def set_aside(self, source: str, reason: str) -> Claim:
-        """Claim a file that must not be read: it fails with `reason`."""
-        claim = self._new_claim(source)
-        os.rename(self.inbox / source, claim.original)
-        return self.describe(replace(claim, set_aside=reason))
+        return claim
 
     def _new_claim(self, source: str) -> Claim:
         claimed_ns = time.time_ns()
@@ -165,43 +196,53 @@ class Store:
                 break
             except FileExistsError:
                 claimed_ns += 1
-        claim = Claim(folder, source, claimed_ns)
-        write_new(folder / "claim.json", _packed(claim))
-        return claim
+        return Claim(folder, source, claimed_ns)
 
     def _seal(self, claim: Claim, looked_at: os.stat_result, longest_bytes: int) -> tuple[Claim, bytes]:
         """Copy the bytes. Nobody can open the file by its name any more; whoever has it open already is told."""
-        try:
-            with opened_regular(claim.original) as (fd, status):
-                if _content(status) != _content(looked_at) or somebody_writes(fd):
-                    raise Changed
-                if status.st_size > longest_bytes:
-                    return self.describe(replace(claim, set_aside=_too_large(longest_bytes))), b""
-                data = read_at_most(fd, longest_bytes)
-                write_new(claim.job_file, data)
-                if identity(os.fstat(fd)) != identity(status):
-                    raise Changed
-        except (Changed, OSError) as error:
-            self._put_back(claim)
-            if isinstance(error, OSError) and error.errno not in {errno.ELOOP, errno.EINVAL}:
-                raise
-            raise Changed from error
+        with opened_regular(claim.original) as (fd, status):
+            if _content(status) != _content(looked_at) or somebody_writes(fd):
+                raise Changed
+            if status.st_size > longest_bytes:
+                return self.describe(replace(claim, set_aside=_too_large(longest_bytes))), b""
+            data = read_at_most(fd, longest_bytes)
+            write_new(claim.job_file, data)
+            if identity(os.fstat(fd)) != identity(status):
+                raise Changed
         return self.describe(replace(claim, sha256=_digest(data))), data
 
     def _put_back(self, claim: Claim) -> None:
-        """Undo a claim. If its name is taken by now, the file returns under a name beside it."""
-        stem, number = claim.source.removesuffix(claim.suffix), 1
-        while not rename_to_free_name(claim.original, self.inbox / claim.source):
-            number += 1
-            claim = replace(claim, source=f"{stem} ({number}){claim.suffix}")
-        remove_tree(claim.folder)
+        """Undo a claim. If its name is taken by now, the file returns under a name beside it; if its folder is gone,
+        to the inbox itself.
+
+        Raises:
+            Hold: The file system refuses. The file stays in its claim, which `recover` reads back.
+        """
+        with holding("a file can't be put back into the inbox"):
+            try:
+                self._return(claim, claim.source)
+            except (FileNotFoundError, NotADirectoryError):
+                self._return(claim, claim.source.rpartition("/")[2])
+            remove_tree(claim.folder)
+
+    def _return(self, claim: Claim, source: str) -> None:
+        with opened_folder(self.inbox, source) as (folder, name):
+            stem = os.fsdecode(os.fsencode(name.removesuffix(claim.suffix))[:200])
+            for number in range(1, 1000):
+                free = name if number == 1 else f"{stem} ({number}){claim.suffix}"
+                if (wanted := source.removesuffix(name) + free) != claim.source:
+                    # Noted before, so that `recover` knows of both names if a crash leaves both.
+                    self.describe(replace(claim, source=wanted))
+                if rename_to_free_name(claim.original, free, folder):
+                    return
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source)
 
     def describe(self, claim: Claim) -> Claim:
         """Write down what is known of a claim, durably."""
         replace_file(claim.folder / "claim.json", _packed(claim))
         return claim
 
-    def split(self, claim: Claim, documents: Sequence[bytes]) -> Iterator[Claim]:
+    def split(self, claim: Claim, documents: Sequence[bytes]) -> list[Claim]:
         """Turn a file of several documents into as many jobs; the first claim is released when all of them are safe.
 
         A crash in between leaves the first claim, and `split` starts over.
@@ -216,48 +257,67 @@ class Store:
             write_new(folder / "claim.json", _packed(child))
             fsync(folder)
             children.append(child)
+        fsync(claim.folder.parent)
         self.release(claim)
-        yield from children
+        fsync(claim.folder.parent)  # or a power failure could bring it back after some of them are published
+        return children
 
     # --- recover -----------------------------------------------------------------------------------
 
     def claimed_ids(self) -> list[str]:
-        """Ids of all claims, oldest first. Documents of a file that was not split to the end are left out."""
+        """Ids of all claims, oldest first. Documents of a file that was not split to the end are removed."""
         ids = set(os.listdir(self.state / "claimed"))
-        return sorted(job_id for job_id in ids if job_id.rpartition("-")[0] not in ids)
+        half_split = {job_id for job_id in ids if job_id.rpartition("-")[0] in ids}
+        for job_id in half_split:
+            remove_tree(self.state / "claimed" / job_id)
+        return sorted(ids - half_split)
 
     def recover(self, job_id: str, longest_bytes: int) -> Claim | None:
         """Read a claim back.
 
         Returns:
-            The claim, sealed; None when a crash came before its file was taken, so that it is still in the inbox.
+            The claim, sealed; None when its file is in the inbox: a crash came before it was taken, or it had to be
+            put back.
         """
         folder = self.state / "claimed" / job_id
-        packed = from_json(folder / "claim.json")
-        if not packed:
-            if not os.path.lexists(folder / "original"):
-                remove_tree(folder)
-                return None
-            packed = {"source": f"recovered-{job_id}.yaml", "claimed_ns": time.time_ns()}
-        claim = _unpacked(folder, packed)
-        if claim.sha256 or claim.set_aside:
-            return claim
-        if not os.path.lexists(claim.original):
+        unknown = {"source": f"recovered-{job_id}.yaml", "claimed_ns": time.time_ns()}
+        claim = _unpacked(folder, from_json(folder / "claim.json") or unknown)
+        if not claim.document and self._is_in_inbox(claim):
             remove_tree(folder)
             return None
+        if claim.sha256 or claim.set_aside:
+            return claim
         try:
             return self._seal_again(claim, longest_bytes)
-        except OSError as error:
-            if error.errno not in {errno.ELOOP, errno.EINVAL}:
+        except (Changed, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NOT_REGULAR:
                 raise
-            return self.describe(replace(claim, set_aside="it is not a regular file"))
+            self._put_back(claim)
+            return None
+
+    def _is_in_inbox(self, claim: Claim) -> bool:
+        """Whether a claim has no file: it did not come to that, or the file was put back."""
+        try:
+            mine = os.lstat(claim.original)
+        except FileNotFoundError:
+            return True
+        if mine.st_nlink == 1:
+            return False
+        try:
+            with opened_folder(self.inbox, claim.source) as (folder, name):
+                return os.path.samestat(mine, os.lstat(name, dir_fd=folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def _seal_again(self, claim: Claim, longest_bytes: int) -> Claim:
+        """What was ready before the crash is ready still, unless somebody writes; there is nothing to compare with."""
         claim.job_file.unlink(missing_ok=True)
-        with opened_regular(claim.original) as (fd, _status):
+        with opened_regular(claim.original) as (fd, status):
+            if somebody_writes(fd):
+                raise Changed
+            if status.st_size > longest_bytes:
+                return self.describe(replace(claim, set_aside=_too_large(longest_bytes)))
             data = read_at_most(fd, longest_bytes)
-        if len(data) > longest_bytes:
-            return self.describe(replace(claim, set_aside=_too_large(longest_bytes)))
         write_new(claim.job_file, data)
         return self.describe(replace(claim, sha256=_digest(data)))
 

@@ -17,10 +17,11 @@ from itertools import count, islice
 from pathlib import Path
 
 from jobs.errors import JobInvalid, printable
-from jobs.files import opened_regular, read_at_most, somebody_writes
+from jobs.files import opened_folder, opened_regular, read_at_most, somebody_writes
 from jobs.names import natural
 from jobs.parse import Document
 from jobs.recordings import NotAllowed, Places
+from jobs.store import NOT_REGULAR
 from watcher.config import Limits, Ready
 from watcher.events import Events
 from watcher.ignored import CANCEL_SUFFIX, PAUSE, is_job_name, is_walked, why_ignored
@@ -102,6 +103,7 @@ class Arrivals:
     Attributes:
         read: Parses a job file's bytes, given its path in the inbox.
         deaths: How many daemons have died in a row while reading a file.
+        clock: Monotonic seconds.
         cancels: Paths of `NAME.cancel` files found.
         ignored: Paths left alone, and why; the first 1,000 of the last sweep.
         ignored_count: How many there are in all.
@@ -113,6 +115,7 @@ class Arrivals:
     events: Events
     read: Callable[[bytes, str], tuple[Document, ...]]
     deaths: Callable[[str], int]
+    clock: Callable[[], float] = time.monotonic
     cancels: set[str] = field(default_factory=set)
     ignored: dict[str, str] = field(default_factory=dict)
     ignored_count: int = 0
@@ -120,10 +123,11 @@ class Arrivals:
     _agenda: list[tuple[float, int, str]] = field(default_factory=list)
     _ticks: Iterator[int] = field(default_factory=count)
     _companions: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _expectant: set[str] = field(default_factory=set)
     _walk: Iterator[None] | None = None
     _sweep: int = 0
-    _swept_at: float = float("-inf")
-    _sweep_took_s: float = 0.0
+    _sweep_began: float = 0.0
+    _sweep_due: float = float("-inf")
 
     # --- what the daemon calls ---------------------------------------------------------------------
 
@@ -136,15 +140,17 @@ class Arrivals:
             self._hinted(path, moved=True)
         for path in hints.touched - hints.moved:
             self._hinted(path, moved=False)
+        if not all(map(is_job_name, map(os.path.basename, hints.moved | hints.touched))):
+            self._wake_those_that_wait_for_recordings()
 
     def sweep_soon(self) -> None:
-        """Look at the whole inbox at the next occasion."""
-        self._swept_at = float("-inf")
+        """Look at the whole inbox at the next occasion; if that is being done, once more after it."""
+        self._sweep_due = float("-inf")
 
     def next(self, budget_s: float) -> Arrival | None:
         """Work until a file is ready, there is nothing to do, or the budget (seconds) is spent."""
-        deadline = time.monotonic() + budget_s
-        while (now := time.monotonic()) < deadline:
+        deadline = self.clock() + budget_s
+        while (now := self.clock()) < deadline:
             if self._agenda and self._agenda[0][0] <= now:
                 if arrival := self._look_at_due(now):
                     return arrival
@@ -154,18 +160,16 @@ class Arrivals:
 
     def busy(self) -> bool:
         """Whether `next` has work right now."""
-        now = time.monotonic()
-        return self._walk is not None or self.due_in(now) <= 0
+        return self._walk is not None or self.due_in(self.clock()) <= 0
 
     def due_in(self, now: float) -> float:
         """Seconds until `next` has work, if no event comes first."""
-        sweep = self._swept_at + max(self.policy.ready.scan_s, 20 * self._sweep_took_s) - now
-        look = self._agenda[0][0] - now if self._agenda else float("inf")
-        return max(0.0, min(sweep, look))
+        look = self._agenda[0][0] if self._agenda else float("inf")
+        return max(0.0, min(self._sweep_due, look) - now)
 
     def settled(self) -> bool:
         """Whether the inbox was looked at as a whole and every file that still waits may wait for ever."""
-        swept = self._walk is None and self._swept_at != float("-inf")
+        swept = self._walk is None and self._sweep_due != float("-inf")
         return swept and all(sighting.held or sighting.due == float("inf") for sighting in self._sightings.values())
 
     def forget(self, source: str) -> None:
@@ -187,6 +191,7 @@ class Arrivals:
         self._sightings.clear()
         self._agenda.clear()
         self._companions.clear()
+        self._expectant.clear()
         self.cancels.clear()
         self._walk = None
         self.events.forget()
@@ -213,15 +218,17 @@ class Arrivals:
 
     def _go_on_sweeping(self, now: float) -> bool:
         if self._walk is None:
-            if self.due_in(now) > 0:
+            if self._sweep_due > now:
                 return False
             self._sweep += 1
-            self._walk, self._swept_at = self._sweeping(), now
+            self._walk, self._sweep_began, self._sweep_due = self._sweeping(), now, float("inf")
         if next(self._walk, self) is self:
             self._walk = None
-            self._sweep_took_s = time.monotonic() - self._swept_at
-            self._swept_at = time.monotonic()
             self._drop_what_is_gone()
+            ended = self.clock()
+            # A twentieth of the time at most, however large the inbox is; at once if somebody asked meanwhile.
+            pause_s = max(self.policy.ready.scan_s, 20 * (ended - self._sweep_began))
+            self._sweep_due = min(self._sweep_due, ended + pause_s)
         return True
 
     def _sweeping(self) -> Iterator[None]:
@@ -233,7 +240,8 @@ class Arrivals:
             path = self.inbox / folder
             self.events.watch(path)
             try:
-                entries = sorted(os.scandir(path), key=lambda entry: natural(entry.name))
+                with os.scandir(path) as listing:
+                    entries = sorted(listing, key=lambda entry: natural(entry.name))
             except OSError as error:
                 if folder and error.errno not in {errno.ENOENT, errno.ENOTDIR}:
                     self._ignore(folder + "/", f"the folder can't be read: {error.strerror}")
@@ -283,19 +291,15 @@ class Arrivals:
             self._sight(source, moved=moved)
         elif parts[-1].endswith(CANCEL_SUFFIX) and not parts[-1].startswith("."):
             self.cancels.add(source)
-        elif source == "." or os.path.isdir(path):
-            self.sweep_soon()
-        else:
-            self._wake_those_that_wait_for_recordings()
-        if is_job_name(parts[-1]) and os.path.isdir(path):
+        if source == "." or os.path.isdir(path):
             self.sweep_soon()
 
     def _sight(self, source: str, *, moved: bool) -> None:
         """See a job file: note its state, and look inside when it has been still for long enough."""
-        now = time.monotonic()
+        now = self.clock()
         try:
             status = self._status(source)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self.forget(source)
             return
         except OSError as error:
@@ -321,15 +325,15 @@ class Arrivals:
 
     def _status(self, source: str) -> os.stat_result:
         """A file's state; on a network file system by opening it, since attributes alone are cached there."""
-        path = self.inbox / source
-        status = os.lstat(path)
-        if self.policy.network and stat.S_ISREG(status.st_mode):
-            with opened_regular(path) as (_fd, status):
-                pass
-        return status
+        with opened_folder(self.inbox, source) as (folder, name):
+            status = os.lstat(name, dir_fd=folder)
+            if self.policy.network and stat.S_ISREG(status.st_mode):
+                with opened_regular(name, folder) as (_fd, status):
+                    pass
+            return status
 
     def _refused(self, source: str, error: OSError) -> None:
-        now = time.monotonic()
+        now = self.clock()
         sighting = self._sightings.setdefault(source, Sighting(source, 0, now, False, self._sweep))
         sighting.sweep = self._sweep
         self._wait(sighting, Wait(f"it can't be read: {error.strerror}", held=True))
@@ -359,10 +363,10 @@ class Arrivals:
             return self._look(sighting, now)
         except Wait as wait:
             self._wait(sighting, wait)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self.forget(source)
         except OSError as error:
-            if error.errno in {errno.ELOOP, errno.EINVAL}:  # swapped for a link, a pipe or the like
+            if error.errno in NOT_REGULAR:  # swapped for a link, a pipe or the like
                 self.forget(source)
             else:
                 self._refused(source, error)
@@ -375,9 +379,13 @@ class Arrivals:
             Wait: It is not ready.
             OSError: It can't be read, or is gone.
         """
-        with opened_regular(self.inbox / sighting.source) as (fd, status):
+        with (
+            opened_folder(self.inbox, sighting.source) as (folder, name),
+            opened_regular(name, folder) as (fd, status),
+        ):
             if (content := _content(status)) != sighting.content:
                 sighting.content, sighting.still_since, sighting.moved = content, now, False
+                sighting.parsed_since = 0.0
             quiet_at = sighting.still_since + self.policy.quiet_s
             if status.st_size == 0:
                 raise Wait("it is empty")
@@ -396,7 +404,7 @@ class Arrivals:
                 raise Wait(f"it can't be read yet ({invalid.problems[0]})", grace_ends) from None
             return Arrival(sighting.source, status, data)
         if documents[-1].maybe_unfinished and not sighting.moved and now < grace_ends:
-            raise Wait(f"it can't be read yet ({documents[-1].problems[0]})", grace_ends)
+            raise Wait("its end is missing; more may come", grace_ends)
         if written is None and not sighting.moved and not _ends_well(data) and now < grace_ends:
             raise Wait("its last line has no end; more may come", grace_ends)
         self._wait_for_recordings(sighting, documents, now)
@@ -418,6 +426,7 @@ class Arrivals:
         folder = (self.inbox / sighting.source).parent
         for name in {name for document in documents for name in document.recordings}:
             if reason := self._not_yet(name, folder, now):
+                self._expectant.add(sighting.source)
                 raise Wait(f"waiting for the recording {printable(name, 200)}: {reason}", min(now + 1.0, deadline))
 
     def _not_yet(self, name: str, folder: Path, now: float) -> str:
@@ -433,21 +442,26 @@ class Arrivals:
                 written = somebody_writes(fd)
         except OSError as error:
             return f"it can't be read: {error.strerror}"
-        content, still_since = _content(status), now
-        if self._companions.get(str(path), (0, 0.0))[0] == content:
-            still_since = self._companions[str(path)][1]
-        self._companions[str(path)] = content, still_since
         if written or status.st_size == 0:
             return "it is still being written"
-        if written is None and now < still_since + self.policy.quiet_s:
+        if written is None and now < self._still_since(str(path), _content(status), now) + self.policy.quiet_s:
             return "it came or changed just now"
         return ""
 
+    def _still_since(self, path: str, content: int, now: float) -> float:
+        """When a recording was first seen as it is now. Needed only where nobody can tell whether it is open."""
+        before, since = self._companions.pop(path, (0, now))
+        self._companions[path] = content, since if before == content else now
+        if len(self._companions) > SHOWN:
+            del self._companions[next(iter(self._companions))]  # the one that was asked about longest ago
+        return self._companions[path][1]
+
     def _wake_those_that_wait_for_recordings(self) -> None:
-        now = time.monotonic()
-        for sighting in self._sightings.values():
-            if sighting.parsed_since and sighting.due > now:
+        now = self.clock()
+        for source in self._expectant:
+            if (sighting := self._sightings.get(source)) and sighting.due > now:
                 self._plan(sighting, now)
+        self._expectant.clear()
 
 
 def _content(status: os.stat_result) -> int:
