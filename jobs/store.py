@@ -363,17 +363,19 @@ class Store:
         return attempts
 
     def note_attempt(self, claim: Claim, **entry: Any) -> None:
-        """Append to a job's record of attempts: `started_at=…` before the work starts, `outcome=…` when it failed."""
-        path = claim.folder / "attempts"
-        new = not path.exists()
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        """Append to a job's record of attempts: `started_at=…` before the work starts, `outcome=…` when it failed.
+
+        Only an outcome is forced to disk: one that was started and not seen to end does not count, so that nothing
+        depends on a start surviving a power failure.
+        """
+        fd = os.open(claim.folder / "attempts", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, to_json(entry) + b"\n")
-            os.fsync(fd)
+            if "outcome" in entry:
+                os.fsync(fd)
+                fsync(claim.folder)
         finally:
             os.close(fd)
-        if new:
-            fsync(claim.folder)
 
     # --- publish and release -----------------------------------------------------------------------
 
