@@ -49,10 +49,12 @@ class Spool:
 
     Attributes:
         config: Lines of config.yaml, as a mapping; written at each start.
+        prefix: Words before the command: a program that takes something away from it and then runs it.
     """
 
     folder: Path
     config: dict[str, Any] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
     process: subprocess.Popen[str] | None = None
 
     def __post_init__(self) -> None:
@@ -120,7 +122,7 @@ class Spool:
         """Run `voicespool …` to its end."""
         self.write_config()
         return subprocess.run(
-            [sys.executable, "-m", "watcher", "--config", str(self.config_file), *arguments],
+            [*self.prefix, sys.executable, "-m", "watcher", "--config", str(self.config_file), *arguments],
             env=environment(**extra), cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE_S * 3,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
@@ -134,7 +136,7 @@ class Spool:
         self.write_config()
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "watcher", "--config", str(self.config_file), "run", *arguments],
+                [*self.prefix, sys.executable, "-m", "watcher", "--config", str(self.config_file), "run", *arguments],
                 env=environment(**extra), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True,
                 start_new_session=True,
             )  # fmt: skip
