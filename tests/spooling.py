@@ -124,7 +124,7 @@ class Spool:
         return subprocess.run(
             [*self.prefix, sys.executable, "-m", "watcher", "--config", str(self.config_file), *arguments],
             env=environment(**extra), cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE_S * 3,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL, check=False,
         )  # fmt: skip
 
     def once(self, **extra: str) -> subprocess.CompletedProcess[str]:
