@@ -98,10 +98,12 @@ class Espeak:
             raise EngineMissing("espeak-ng is not installed", f"pip install {PACKAGE}")
         self.close()
         self._start(home)
-        status, told = self._answer()
+        try:
+            status, told = self._answer()
+        except EngineError:
+            status, told = espeak_process.REFUSED_START, b""
         if status != 0:
-            self.close()
-            raise EngineMissing("espeak-ng does not start here", f"pip install --force-reinstall {PACKAGE}")
+            raise self._not_started()
         return {"device": "cpu", "espeak_ng": told.decode(errors="replace")}
 
     def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio]]:
@@ -128,6 +130,16 @@ class Espeak:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def _not_started(self) -> EngineError:
+        """Why the library's process did not come up: killed from outside, or the library does not load here."""
+        process = self._process
+        self.close()
+        if process is not None and process.returncode < 0:
+            return EngineError(
+                f"the process of espeak-ng was killed at its start ({_signal_name(-process.returncode)})"
+            )
+        return EngineMissing("espeak-ng does not start here", f"pip install --force-reinstall {PACKAGE}")
 
     def _start(self, home: Path) -> None:
         requests, self_requests = os.pipe()
@@ -176,11 +188,18 @@ class Espeak:
 
 def _check(status: int, chunk: Chunk) -> None:
     if status < 0:
-        raise EngineError(f"espeak-ng crashed ({Signals(-status).name}) on the text {chunk.text[:60]!r}")
+        raise EngineError(f"espeak-ng crashed ({_signal_name(-status)}) on the text {chunk.text[:60]!r}")
     if status == espeak_process.REFUSED_VOICE:
         raise RequestRefused(f"espeak-ng has no voice for {chunk.language} with speaker {chunk.speaker}")
     if status != 0:
         raise EngineError(f"espeak-ng could not speak (status {status}) the text {chunk.text[:60]!r}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # real-time signals have no names
 
 
 def _request(chunk: Chunk) -> dict[str, object]:

@@ -116,8 +116,9 @@ def _speak(library: ctypes.CDLL, request: dict[str, Any]) -> tuple[int, bytes]:
 
 def _seed(library: ctypes.CDLL, seed: int) -> None:
     """Both generators that the voices' breath and flutter draw from: the library's own and the C library's."""
-    library.espeak_ng_SetRandSeed(ctypes.c_long(seed % 0x7FFFFFFF))
-    ctypes.CDLL(None).srand(ctypes.c_uint(seed % 0x7FFFFFFF))
+    folded = (seed ^ seed >> 32) & 0x7FFFFFFF
+    library.espeak_ng_SetRandSeed(ctypes.c_long(folded))
+    ctypes.CDLL(None).srand(ctypes.c_uint(folded))
 
 
 def _send(answers: int, status: int, payload: bytes) -> None:

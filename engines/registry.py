@@ -2,7 +2,7 @@
 
 A plugin is a package with an entry point in the group `voicespool.engines` that names a class with the methods of
 `engines.base.Engine`. Nobody's plugin can keep the spool from starting: one that fails to import is listed as
-missing, with the reason. Looking for plugins costs about 3 ms for a hundred installed packages, so it is done once.
+missing, with the reason. Looking for plugins costs about 5 ms where sixty packages are installed, so it is done once.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ def test_punctuation_alone_is_a_pause() -> None:
 
 
 def test_normal_text() -> None:
-    """Composed, one kind of newline and blank; what can't be heard is gone, joiners of Indic and Persian script stay."""
+    """Composed, one kind of newline and blank; what can't be heard is gone, but joiners, which change letters, stay."""
     assert normal("e\u0301\u00a0 a\r\nb\u2028c\x07d\u202ee\ufefff\u00adg\ud800") == "é a\nb\nc defg "
     assert normal("می\u200cخواهم") == "می\u200cخواهم"
     assert normal("“quotes” ‘stay’ «as» they're") == "“quotes” ‘stay’ «as» they're"

@@ -1,0 +1,177 @@
+"""What every engine promises, whoever wrote it: one set of tests over all that are installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines import registry
+from engines.base import Audio, Chunk, Device, Engine, EngineClass
+from engines.errors import RequestRefused
+from jobs.audio import checked
+
+ROOT = Path(__file__).parents[2]
+PLUGINS = ROOT / "tests" / "plugins"
+NAMES = sorted({*registry.engines(), "faulty", "instant"})
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture
+def engine_class(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineClass]:
+    monkeypatch.syspath_prepend(PLUGINS)
+    registry.engines.cache_clear()
+    yield registry.engines()[name]
+    registry.engines.cache_clear()
+
+
+@pytest.fixture
+def engine(engine_class: EngineClass) -> Iterator[Engine]:
+    missing = engine_class.info().missing
+    if missing is not None:
+        pytest.skip(f"not installed here: {missing}")
+    loaded = engine_class()
+    loaded.load(None, Device())
+    yield loaded
+    loaded.close()
+
+
+def speak(engine: Engine, *chunks: Chunk) -> list[Audio]:
+    """The audio of chunks in their order, in whatever order the engine made it."""
+    made = dict(engine.render(chunks))
+    assert sorted(made) == list(range(len(chunks)))
+    return [made[index] for index in range(len(chunks))]
+
+
+def sentence(engine: Engine, number: int = 0) -> Chunk:
+    info = engine.info()
+    language = engine.match_language("en") or info.languages[0]
+    return Chunk(text=f"This is sentence number {number}.", language=language, seed=7)
+
+
+def test_it_knows_itself(name: str, engine_class: EngineClass) -> None:
+    """Its name is the registry's; what it says is complete, sorted, without doubles."""
+    info = engine_class.info()
+    assert info.name == name
+    assert info.title
+    assert info.licence
+    assert info.max_chars >= 50
+    assert list(info.languages) == sorted(set(info.languages))
+    assert len({option.name for option in info.options}) == len(info.options)
+    if info.missing is None:
+        assert info.version
+        assert info.languages
+        assert info.sample_rate_hz >= 8000
+
+
+def test_defaults_of_options_are_allowed_values(engine_class: EngineClass) -> None:
+    """Every option has help, a kind, and a default of that kind within its bounds."""
+    for option in engine_class.info().options:
+        assert option.help
+        assert option.default is None or type(option.default) is option.kind
+        if option.kind in (int, float) and option.default is not None:
+            assert option.minimum is None or option.minimum <= float(option.default)
+            assert option.maximum is None or float(option.default) <= option.maximum
+
+
+def test_each_language_stands_for_itself(engine_class: EngineClass) -> None:
+    """A listed language is matched by its own tag, any match is a listed one, nonsense is none."""
+    info = engine_class.info()
+    assert all(engine_class.match_language(tag) == tag for tag in info.languages)
+    for tag in ("en", "en-AU", "pt-BR", "pt-PT", "zh-Hant-TW", "no", "fr-CA"):
+        assert engine_class.match_language(tag) in {None, *info.languages}
+    assert engine_class.match_language("qxz") is None
+
+
+def test_asking_what_it_can_do_is_cheap(name: str) -> None:
+    """The daemon asks without loading a model, an audio library, or numpy."""
+    code = (
+        "import json, sys; from engines import registry\n"
+        f"engine = registry.engines()[{name!r}]; engine.info(); engine.match_language('pt-BR')\n"
+        "print(json.dumps([name for name in ('numpy', 'torch', 'soundfile', 'onnxruntime') if name in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": f"{ROOT}:{PLUGINS}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(done.stdout) == []
+
+
+def test_it_speaks(engine: Engine) -> None:
+    """Plausible mono float32 audio at the rate it names, and nothing doubtful about it."""
+    chunk = sentence(engine)
+    audio = speak(engine, chunk)[0]
+    assert audio.samples.dtype == np.float32
+    assert audio.rate_hz == engine.info().sample_rate_hz
+    assert checked(audio, chunk.text)[1] == []
+
+
+def test_a_chunk_never_depends_on_its_neighbours(engine: Engine) -> None:
+    """Alone, among others, before or after them: the same bits."""
+    chunks = [sentence(engine, number) for number in range(4)]
+    together = speak(engine, *chunks)
+    backwards = speak(engine, *reversed(chunks))[::-1]
+    alone = [speak(engine, chunk)[0] for chunk in chunks]
+    for first, second, third in zip(together, backwards, alone, strict=True):
+        assert first.samples.tobytes() == second.samples.tobytes() == third.samples.tobytes()
+
+
+def test_two_processes_of_it_agree(engine: Engine, engine_class: EngineClass) -> None:
+    """Another instance, with another past, gives the same bits."""
+    other = engine_class()
+    other.load(None, Device())
+    try:
+        speak(other, *(sentence(other, number) for number in range(5, 8)))
+        assert (
+            speak(other, sentence(other))[0].samples.tobytes() == speak(engine, sentence(engine))[0].samples.tobytes()
+        )
+    finally:
+        other.close()
+
+
+def test_nothing_to_render_is_nothing(engine: Engine) -> None:
+    """No chunks, no audio, no error."""
+    assert list(engine.render([])) == []
+
+
+def test_it_can_be_closed_twice_and_loaded_again(engine: Engine) -> None:
+    """What the worker does when engines take turns."""
+    before = speak(engine, sentence(engine))[0]
+    engine.close()
+    engine.close()
+    engine.load(None, Device())
+    assert speak(engine, sentence(engine))[0].samples.tobytes() == before.samples.tobytes()
+
+
+def test_facts_of_loading_fit_into_the_manifest(engine_class: EngineClass, engine: Engine) -> None:
+    """What `load` tells is JSON and names the device."""
+    facts = engine.load(None, Device())
+    assert json.loads(json.dumps(facts))["device"]
+
+
+def test_it_takes_the_longest_chunk_it_asks_for(engine: Engine) -> None:
+    """`max_chars` characters at once are no trouble."""
+    text = ("many words follow here " * 100)[: engine.info().max_chars].strip()
+    chunk = Chunk(text=text, language=sentence(engine).language, seed=1)
+    assert speak(engine, chunk)[0].samples.size
+
+
+def test_an_unknown_built_in_voice_is_refused_or_unused(engine: Engine) -> None:
+    """An engine that lists speakers refuses others by name; one that lists none has nothing to refuse."""
+    chunk = sentence(engine)
+    stranger = Chunk(text=chunk.text, language=chunk.language, seed=1, speaker="no such voice")
+    if engine.info().name == "espeak":
+        with pytest.raises(RequestRefused, match="no such voice"):
+            speak(engine, stranger)
+    for speaker in engine.info().speakers[:3]:
+        assert speak(engine, Chunk(chunk.text, chunk.language, 1, speaker))[0].samples.size
