@@ -1,0 +1,365 @@
+"""From an order to finished files, with real engines and real folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from engines import registry
+from engines.base import Audio, Chunk, Device, Engine
+from engines.errors import BadAudio, EngineError, RequestRefused
+from jobs.manifest import AudioFile, Checks, SpokenSegment
+from jobs.rendering import Order, Progress, Rendering, Stopped, render
+from jobs.spec import JobSpec
+
+PLUGINS = Path(__file__).parents[1] / "plugins"
+RATE_HZ = 16000
+Load = Callable[[str], Engine]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+    """Engines by name, those of the tests too, closed at the end."""
+    monkeypatch.syspath_prepend(PLUGINS)
+    registry.engines.cache_clear()
+    loaded: list[Engine] = []
+
+    def one(name: str) -> Engine:
+        engine: Engine = registry.engines()[name]()
+        engine.load(None, Device())
+        loaded.append(engine)
+        return engine
+
+    yield one
+    for engine in loaded:
+        engine.close()
+    registry.engines.cache_clear()
+
+
+class Desk:
+    """Writes orders and has them rendered; each in a result folder of its own, with one folder of kept chunks."""
+
+    def __init__(self, folder: Path, load: Load) -> None:
+        self.folder, self.load = folder, load
+        self.chunks = folder / "chunks"
+        self.chunks.mkdir()
+        self.progress: list[Progress] = []
+        self.journal = folder / "journal"
+        self.count = 0
+
+    def order(self, spec: Mapping[str, Any], **more: Any) -> Order:
+        self.count += 1
+        result = self.folder / f"result-{self.count}"
+        result.mkdir()
+        whole = JobSpec.model_validate_json(json.dumps(spec)).model_dump(mode="json")
+        engine = spec.get("engine", "faulty")
+        parts = {"checkpoint": None, "recordings": {}, "transcripts": {}, **more}
+        return Order("id", "hello", whole, engine, chunks_dir=str(self.chunks), result_dir=str(result), **parts)
+
+    def render(self, spec: Mapping[str, Any], **more: Any) -> Rendering:
+        order = self.order(spec, **more)
+        made = render(order, self.load(order.engine), lambda: False, self.progress.append)
+        assert sorted(made.files) == sorted(file.name for file in Path(order.result_dir).iterdir())
+        return made
+
+    def samples(self) -> np.ndarray:
+        """Of the last result."""
+        samples, _ = soundfile.read(str(self.folder / f"result-{self.count}" / "hello.wav"), dtype="int16")
+        return np.asarray(samples)
+
+    def spoken(self) -> list[str]:
+        """Every text that the engine has begun to speak, in order."""
+        lines = self.journal.read_text().splitlines() if self.journal.exists() else []
+        return [line.partition(" ")[2] for line in lines]
+
+    def settings(self, **more: object) -> dict[str, object]:
+        return {"journal": str(self.journal), **more}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, load: Load) -> Desk:
+    return Desk(tmp_path, load)
+
+
+def test_real_speech_from_text(desk: Desk) -> None:
+    """espeak in Portuguese: a playable file, and everything the manifest wants to know about it."""
+    made = desk.render({"text": "Olá, mundo. Tudo bem?", "language": "pt-BR", "engine": "espeak"})
+    (audio,) = made.audio
+    path = desk.folder / "result-1" / "hello.wav"
+    assert made.files == ("hello.wav",)
+    assert audio["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert audio["duration_s"] == pytest.approx(soundfile.info(str(path)).duration)
+    assert 1.0 < audio["duration_s"] < 5.0
+    assert -20 < audio["peak_dbfs"] <= 0
+    assert made.checks == {"verdict": "ok", "reasons": []}
+    assert made.engine["name"] == "espeak"
+    assert made.engine["settings"]["speed"] == 1.0
+    assert made.segments[0]["text"] == "Olá, mundo. Tudo bem?"
+    assert made.warnings == ()
+
+
+def test_what_it_answers_fits_the_manifest_and_the_pipe(desk: Desk) -> None:
+    """JSON through and through, in the manifest's own shapes."""
+    made = desk.render({"segments": [{"text": "One."}, {"text": "Two.", "pause_after_ms": 100}], "seed": 7})
+    json.dumps(asdict(made), allow_nan=False)
+    assert [AudioFile(**audio) for audio in made.audio]
+    assert [segment.seed for segment in (SpokenSegment(**part) for part in made.segments)] == [7, 7]
+    assert Checks(**made.checks).verdict == "ok"
+
+
+def test_the_same_job_is_the_same_bytes(desk: Desk, tmp_path: Path, load: Load) -> None:
+    """In another order of jobs, another folder, another instance of the engine."""
+    spec = {"text": "One thing. Another thing.", "engine": "espeak", "speaker": "whisper"}
+    (tmp_path / "other").mkdir()
+    other = Desk(tmp_path / "other", load)
+    other.render({"text": "Something else before.", "engine": "espeak", "language": "de"})
+    assert desk.render(spec).audio[0]["sha256"] == other.render(spec).audio[0]["sha256"]
+
+
+def test_a_seed_is_part_of_the_job(desk: Desk) -> None:
+    """Another seed, another breath; the same seed again, the same."""
+    spec = {"text": "One thing.", "engine": "espeak", "speaker": "whisper"}
+    sums = [desk.render({**spec, "seed": seed}).audio[0]["sha256"] for seed in (1, 2, 1)]
+    assert sums[0] == sums[2] != sums[1]
+
+
+def test_pauses_are_as_long_as_they_say(desk: Desk) -> None:
+    """Marks, sentence ends and segments: silence where it belongs, to the sample."""
+    settings = {"audio_ms": 500}
+    made = desk.render({"text": "[pause 250ms] A. [pause 1.5s] Beta. Gamma.", "settings": settings})
+    samples = desk.samples()
+    assert made.audio[0]["duration_s"] == pytest.approx(0.25 + 0.5 + 1.5 + 0.5 + 0.3 + 0.5)
+    for start_s, end_s in ((0, 0.25), (0.75, 2.25), (2.75, 3.05)):
+        assert not samples[round(start_s * RATE_HZ) : round(end_s * RATE_HZ)].any()
+    assert samples[round(2.3 * RATE_HZ) : round(2.7 * RATE_HZ)].any()
+
+
+def test_segments_lie_where_the_manifest_says(desk: Desk) -> None:
+    """Start and end of each, the pause that the user asked for, a natural one where he did not, none at the end."""
+    segments = [{"text": "A.", "pause_after_ms": 1000}, {"text": "Beta. Gamma."}, {"text": "D."}]
+    made = desk.render({"segments": segments, "settings": {"audio_ms": 500}})
+    times = [(segment["start_s"], segment["end_s"]) for segment in made.segments]
+    assert times == [(0, 0.5), (1.5, 2.8), (3.1, 3.6)]
+    assert made.audio[0]["duration_s"] == 3.6
+
+
+def test_nothing_clicks_where_sound_meets_silence(desk: Desk) -> None:
+    """Each chunk begins and ends at zero."""
+    desk.render({"text": "A. [pause 1s] B.", "settings": {"audio_ms": 503.3}})
+    samples = desk.samples().astype(int)
+    assert np.abs(np.diff(samples)).max() < 0.55 * 32768 * 2 * np.pi * 1200 / RATE_HZ
+    first_end = round(0.5033 * RATE_HZ)
+    assert np.abs(samples[first_end - 3 : first_end]).max() < 400
+
+
+def test_segments_have_voices_and_languages_of_their_own(desk: Desk) -> None:
+    """The same words by two speakers in two languages are three different sounds."""
+    segments = [{"text": "Bom dia."}, {"text": "Bom dia.", "speaker": "f3"}, {"text": "Bom dia.", "language": "pt-PT"}]
+    made = desk.render({"segments": segments, "language": "pt-BR", "engine": "espeak"})
+    samples = desk.samples()
+    spans = [(round(s["start_s"] * 22050), round(s["end_s"] * 22050)) for s in made.segments]
+    assert len({samples[start:end].tobytes() for start, end in spans}) == 3
+
+
+def test_equal_chunks_are_spoken_once(desk: Desk) -> None:
+    """A refrain costs nothing the second time, and sounds the same."""
+    desk.render({"text": "Sing it. Verse. Sing it.", "settings": desk.settings()})
+    assert sorted(desk.spoken()) == ["Sing it.", "Verse."]
+
+
+def test_finished_chunks_are_not_rendered_again(desk: Desk) -> None:
+    """After a failure in the middle only the rest is spoken; the file is the one of an undisturbed rendering."""
+    counter = str(desk.folder / "counter")
+    settings = desk.settings(fault="raise", only="Two", times=1, counter=counter)
+    spec = {"text": "One. Two. Three.", "settings": settings}
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        desk.render(spec)
+    made = desk.render(spec)
+    assert desk.spoken() == ["One.", "Two.", "Two.", "Three."]
+    assert desk.progress[-3:] == [
+        Progress(1, 3, 0.24),
+        Progress(2, 3, 0.48),
+        Progress(3, 3, 0.84),
+    ]
+    assert desk.render({**spec, "text": "One. Two. Three. "}).audio[0]["sha256"] == made.audio[0]["sha256"]
+
+
+def test_a_damaged_chunk_is_rendered_again(desk: Desk) -> None:
+    """A chunk that the disk spoiled does not get into the result."""
+    spec = {"text": "One. Two.", "settings": desk.settings()}
+    before = desk.render(spec).audio[0]["sha256"]
+    damaged = sorted(desk.chunks.iterdir())[0]
+    damaged.write_bytes(damaged.read_bytes()[:-2] + b"xx")
+    assert desk.render(spec).audio[0]["sha256"] == before
+    assert len(desk.spoken()) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"speaker": "low"}, {"seed": 5}, {"language": "de"}, {"settings": {"audio_ms": 700}}],
+    ids=lambda change: next(iter(change)),
+)
+def test_kept_chunks_serve_only_the_same_request(desk: Desk, change: dict[str, Any]) -> None:
+    """Another voice, seed, language or setting is rendered anew."""
+    spec = {"text": "One.", "settings": {"audio_ms": 600}}
+    desk.render(spec)
+    desk.render({**spec, **change})
+    assert len(list(desk.chunks.iterdir())) == 2
+
+
+def test_another_recording_of_the_same_name_is_another_voice(desk: Desk) -> None:
+    """Recordings count by their content, and the manifest names file and checksum."""
+    recording = desk.folder / "0123"
+    spec = {"text": "One.", "speaker_wav": "ana.wav", "settings": desk.settings()}
+    for content in (b"first", b"second!", b"second!"):
+        recording.write_bytes(content)
+        made = desk.render(spec, recordings={"ana.wav": str(recording)}, transcripts={"ana.wav": "hello"})
+    assert len(desk.spoken()) == 2
+    assert made.voice == {"files": [{"file": "ana.wav", "sha256": hashlib.sha256(b"second!").hexdigest()}]}
+
+
+def test_a_recording_that_is_not_there_is_refused(desk: Desk) -> None:
+    """In words, not as a traceback."""
+    for recordings in ({}, {"ana.wav": str(desk.folder / "gone")}):
+        with pytest.raises(RequestRefused, match="not there"):
+            desk.render({"text": "One.", "speaker_wav": "ana.wav"}, recordings=recordings)
+
+
+def test_an_engine_that_cannot_clone_goes_on_and_warns(desk: Desk) -> None:
+    """espeak speaks with its own voice, the manifest says so, and the recording is not even opened."""
+    made = desk.render({"text": "One.", "engine": "espeak", "speaker_wav": ["ana.wav", "b\x1b.wav"]})
+    assert made.checks["verdict"] == "ok"
+    assert len(made.warnings) == 1
+    assert "ana.wav" in made.warnings[0]
+    assert "\x1b" not in made.warnings[0]
+
+
+def test_stop_comes_after_a_chunk_and_loses_nothing(desk: Desk) -> None:
+    """What was finished is kept; the next attempt does the rest."""
+    spec = {"text": "One. Two. Three.", "settings": desk.settings()}
+    order = desk.order(spec)
+    with pytest.raises(Stopped):
+        render(order, desk.load("faulty"), lambda: len(desk.spoken()) >= 2, lambda _: None)
+    assert desk.spoken() == ["One.", "Two."]
+    assert list(Path(order.result_dir).iterdir()) == []
+    desk.render(spec)
+    assert desk.spoken() == ["One.", "Two.", "Three."]
+
+
+def test_a_stop_after_the_last_chunk_finishes(desk: Desk) -> None:
+    """Nothing is put off that is as good as done."""
+    order = desk.order({"text": "One."})
+    assert render(order, desk.load("faulty"), lambda: True, lambda _: None).files == ("hello.wav",)
+
+
+@pytest.mark.parametrize("fault", ["nan", "infinite", "silence", "empty", "stereo", "nothing"])
+def test_bad_audio_is_an_error_and_never_kept(desk: Desk, fault: str) -> None:
+    """NaN, infinity, silence, nothing: the chunk fails in words, and no file is made of it."""
+    with pytest.raises(BadAudio, match="One"):
+        desk.render({"text": "One.", "settings": {"fault": fault}})
+    assert list(desk.chunks.iterdir()) == []
+    assert list((desk.folder / "result-1").iterdir()) == []
+
+
+def test_babble_is_doubtful(desk: Desk) -> None:
+    """Two minutes for one word are published, and said; also when they were kept from an attempt before."""
+    spec = {"text": "One. Two.", "settings": {"fault": "endless", "only": "Two"}}
+    for _ in range(2):
+        checks = desk.render(spec).checks
+        assert checks["verdict"] == "doubtful"
+        assert ["Two." in reason for reason in checks["reasons"]] == [True]
+
+
+@pytest.mark.parametrize("text", ["...", "[pause 1s]", "— \u200b —"])
+def test_nothing_to_speak_is_refused(desk: Desk, text: str) -> None:
+    """A job without a letter or digit is told so."""
+    with pytest.raises(RequestRefused, match="nothing to speak"):
+        desk.render({"text": text})
+
+
+def test_a_wrong_pause_mark_names_its_segment(desk: Desk) -> None:
+    """The error shows the mark and where it stands."""
+    with pytest.raises(RequestRefused, match=r"segments\[1\]\.text: '\[pause 5 min\]'"):
+        desk.render({"segments": [{"text": "One."}, {"text": "Two. [pause 5 min]"}]})
+
+
+def test_hours_of_silence_are_refused(desk: Desk) -> None:
+    """A small job can't fill a disk with nothing; a long text with its natural pauses is no such job."""
+    with pytest.raises(RequestRefused, match="pauses"):
+        desk.render({"text": "One. [pause 60s] " * 61})
+    desk.render({"text": "One. " * 50 + "[pause 60s] Two."})
+
+
+def test_a_language_it_does_not_speak_is_refused(desk: Desk) -> None:
+    """By name."""
+    with pytest.raises(RequestRefused, match="ja"):
+        desk.render({"text": "One.", "language": "ja"})
+
+
+def test_another_sample_rate_than_asked_for_is_refused(desk: Desk) -> None:
+    """Never silently ignored; the engine's own is fine."""
+    with pytest.raises(RequestRefused, match="16000"):
+        desk.render({"text": "One.", "output": {"sample_rate": 44100}})
+    assert desk.render({"text": "One.", "output": {"sample_rate": 16000}}).audio[0]["sample_rate"] == 16000
+
+
+class Odd:
+    """An engine of this test's own that answers with what it is given."""
+
+    def __init__(self, answers: Sequence[tuple[int, Audio]], like: Engine) -> None:
+        self.answers, self.like = answers, like
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.like, name)
+
+    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio]]:
+        yield from self.answers
+
+
+TONE = np.sin(np.arange(8000) / 10).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ([(0, Audio(TONE, 8000)), (1, Audio(TONE, 16000))], "different sample rates"),
+        ([(5, Audio(TONE, 8000))], "chunk 5"),
+        ([(-1, Audio(TONE, 8000))], "chunk -1"),
+        ([(0, Audio(TONE, 8000))], "nothing for 'Two.'"),
+    ],
+)
+def test_an_engine_that_miscounts_is_caught(desk: Desk, answers: Sequence[tuple[int, Audio]], words: str) -> None:
+    """Rates that differ, chunks that nobody asked for, chunks that never came."""
+    engine: Any = Odd(answers, desk.load("faulty"))
+    with pytest.raises(EngineError, match=words):
+        render(desk.order({"text": "One. Two."}), engine, lambda: False, lambda _: None)
+
+
+def test_chunks_may_come_in_any_order(desk: Desk) -> None:
+    """Batched engines answer as they finish; the file has the order of the text."""
+    spec = {"text": "One. Two.", "settings": {"audio_ms": 500}}
+    forward = desk.render(spec).audio[0]["sha256"]
+    faulty = desk.load("faulty")
+    chunks = [Chunk(text, "en", 0, settings={"audio_ms": 500}) for text in ("One.", "Two.")]
+    engine: Any = Odd(list(faulty.render(chunks))[::-1], faulty)
+    for kept in desk.chunks.iterdir():
+        kept.unlink()
+    order = desk.order(spec)
+    assert render(order, engine, lambda: False, lambda _: None).audio[0]["sha256"] == forward
+
+
+def test_a_name_that_is_not_text_is_a_name(desk: Desk) -> None:
+    """File names of a share may be any bytes."""
+    order = desk.order({"text": "One."})
+    odd = Order(**{**{name: getattr(order, name) for name in Order.__slots__}, "stem": "h\udce9llo"})
+    made = render(odd, desk.load("faulty"), lambda: False, lambda _: None)
+    assert made.files == ("h\udce9llo.wav",)
+    assert (Path(order.result_dir) / "h\udce9llo.wav").stat().st_size > 44
