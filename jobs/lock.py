@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,10 +39,11 @@ class Lock:
         """
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(fd)
         except BlockingIOError:
+            words = _words(_read(path))
             os.close(fd)
-            raise LockHeld(f"another daemon has this inbox: {_words(_read(path))}") from None
+            raise LockHeld(f"another daemon has this inbox: {words}") from None
         except OSError:
             os.close(fd)
             raise
@@ -57,16 +59,27 @@ class Lock:
 
         Raises:
             LockLost: The file is gone, is another one, or names another holder.
+            OSError: The file system does not say.
         """
         holder: Mapping[str, Any] = {}
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError, ValueError):
             if os.path.samestat(os.stat(self.path), os.fstat(self.fd)):
-                holder = _read(self.path)
+                holder = json.loads(os.pread(self.fd, 4096, 0))
         if holder.get("token") != self.token:
             raise LockLost(f"this daemon lost its lock on the inbox: {_words(holder)}")
 
     def release(self) -> None:
         os.close(self.fd)
+
+
+def _lock(fd: int) -> None:
+    """Whoever asks `holder` has the lock shared for some microseconds: that is no other daemon."""
+    for _ in range(4):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.01)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def holder(path: Path) -> Mapping[str, Any] | None:

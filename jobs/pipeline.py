@@ -12,32 +12,35 @@ lies in the folders.
 from __future__ import annotations
 
 import hashlib
-import socket
+import json
+import os
+import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import ValidationError
-
-from jobs.errors import Cancelled, JobError, JobInvalid, OutboxGone, Problem, RenderFailed, holding, printable
-from jobs.files import from_json, link_or_copy, remove_tree, to_json, write_new
+from jobs import report
+from jobs.errors import Cancelled, Hold, JobError, JobInvalid, OutboxGone, Problem, RenderFailed, holding, printable
+from jobs.files import from_json, fsync, link_or_copy, remove_tree, to_json, write_new
 from jobs.files import replace as replace_file
 from jobs.lock import Lock
-from jobs.manifest import AudioFile, Checks, Failure, Manifest, Source, SpokenSegment, Status, Timing
+from jobs.manifest import AudioFile, Checks, SpokenSegment, Status, Timing
 from jobs.names import safe_name
 from jobs.outbox import MANIFEST, Outbox
 from jobs.parse import Document, parse
 from jobs.recordings import NotAllowed, Snapshots, transcript_beside
 from jobs.rendering import Order, Rendering
+from jobs.report import Made, Story
 from jobs.rules import Rules
 from jobs.schedule import URGENT, Ticket
 from jobs.spec import JobSpec
 from jobs.store import Claim, Store
+
+ERROR_TEXT = "ERROR.txt"
+LONGEST_COPY_BYTES = 64 << 20  # of a file that is no job; more would keep everything else waiting
 
 
 class Renderer(Protocol):
@@ -84,6 +87,11 @@ class Spool:
         with self.store.reading(source):
             return parse(data, Path(source).suffix.lower(), self.rules)
 
+    def read_claimed(self, data: bytes, claim: Claim) -> tuple[Document, ...]:
+        """The same for a claimed file. Its deaths are counted by its id: its name may be another file's by now."""
+        with self.store.reading(claim.job_id):
+            return parse(data, claim.suffix.lower(), self.rules)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -127,13 +135,15 @@ def take(spool: Spool, arrival: Ready) -> list[Ticket]:
 
     Raises:
         jobs.store.Changed, FileNotFoundError, OSError: It was not claimed, see `Store.claim`.
+        Hold: It is claimed, but the file system refuses the next step; `resume` goes on from there.
     """
     if arrival.set_aside:
         return [urgent(spool.store.set_aside(arrival.source, arrival.set_aside))]
     claim, data = spool.store.claim(arrival.source, arrival.status, spool.longest_bytes)
     if claim.set_aside:
         return [urgent(claim)]
-    return _enlist(spool, claim, data, arrival.documents if data == arrival.data else None)
+    with holding("the state folder of the inbox"):
+        return _enlist(spool, claim, data, arrival.documents if data == arrival.data else None)
 
 
 def resume(spool: Spool, job_id: str) -> list[Ticket]:
@@ -141,7 +151,7 @@ def resume(spool: Spool, job_id: str) -> list[Ticket]:
     claim = spool.store.recover(job_id, spool.longest_bytes)
     if claim is None:
         return []
-    if spool.store.deaths(claim.source) >= spool.deaths and not claim.set_aside:
+    if spool.store.deaths(job_id) >= spool.deaths and not claim.set_aside:
         claim = spool.store.describe(replace(claim, set_aside=_killed(spool.deaths)))
     if claim.set_aside or spool.store.intent(claim) or is_cancelled(claim):
         return [urgent(claim)]
@@ -150,7 +160,7 @@ def resume(spool: Spool, job_id: str) -> list[Ticket]:
 
 def _enlist(spool: Spool, claim: Claim, data: bytes, documents: tuple[Document, ...] | None) -> list[Ticket]:
     try:
-        documents = spool.read(data, claim.source) if documents is None else documents
+        documents = spool.read_claimed(data, claim) if documents is None else documents
     except JobInvalid:
         return [urgent(claim)]
     if len(documents) == 1 or claim.document:
@@ -171,8 +181,14 @@ def _ticket(spool: Spool, claim: Claim, document: Document) -> Ticket:
         urgent(claim),
         priority=spec.priority,
         not_before=spec.not_before.timestamp() if spec.not_before else 0.0,
-        model=(spec.engine or spool.rules.default_engine, spec.checkpoint or ""),
+        model=_model(spec.engine or spool.rules.default_engine, spec.checkpoint or ""),
     )
+
+
+@lru_cache(maxsize=1000)
+def _model(engine: str, checkpoint: str) -> tuple[str, str]:
+    """One pair for all tickets that share it: 100,000 may wait."""
+    return engine, checkpoint
 
 
 def urgent(claim: Claim) -> Ticket:
@@ -192,8 +208,6 @@ def _copy_recordings(spool: Spool, claim: Claim, names: Sequence[str]) -> Claim:
             recordings[name] = spool.snapshots.take(path, claim.folder / "recordings")
         except NotAllowed as error:
             problems.append(str(error))
-        except OSError as error:
-            problems.append(f"the recording {printable(name)} can't be read: {error.strerror}")
         else:
             if text := transcript_beside(path):
                 transcripts[name] = text
@@ -212,6 +226,7 @@ def cancel(claim_folder: Path) -> None:
     """Note on disk that a claimed job is not wanted any more; `process` then publishes it as cancelled."""
     if not (claim_folder / "cancelled").exists():
         write_new(claim_folder / "cancelled", b"")
+        fsync(claim_folder)
 
 
 def is_cancelled(claim: Claim) -> bool:
@@ -237,13 +252,13 @@ def process(spool: Spool, job_id: str, renderer: Renderer) -> Outcome | None:
             return None
         if (intent := spool.store.intent(claim)) and (settled := _settle(spool, claim, intent)):
             return settled
-    spec, rendering, failure = None, None, None
+    story = Story(claim, started_s)
     try:
-        spec = _understand(spool, claim)
-        rendering = _attempt(spool, claim, spec, renderer)
+        story.spec = _understand(spool, claim)
+        story.made = _attempt(spool, claim, story.spec, renderer)
     except JobError as error:
-        failure = error
-    story = _Story(claim, spec, rendering, failure, started_s)
+        story.failure = error
+    story.attempts = sum(attempt["outcome"] is not None for attempt in spool.store.attempts(claim))
     return _publish(spool, story)
 
 
@@ -257,32 +272,31 @@ def _understand(spool: Spool, claim: Claim) -> JobSpec:
         data = claim.job_file.read_bytes()
     if hashlib.sha256(data).hexdigest() != claim.sha256:
         raise JobInvalid([Problem("the spool's own copy of the file is damaged on disk")])
-    documents = spool.read(data, claim.source)
+    documents = spool.read_claimed(data, claim)
     if documents[0].spec is None:
         raise JobInvalid(documents[0].problems)
     return documents[0].spec
 
 
-def _attempt(spool: Spool, claim: Claim, spec: JobSpec, renderer: Renderer) -> Rendering:
+def _attempt(spool: Spool, claim: Claim, spec: JobSpec, renderer: Renderer) -> Made:
     """Render, and try again with a fresh worker if the engine fails. Failed attempts are counted on disk."""
-    if kept := _kept_rendering(claim):
+    if kept := _kept(claim):
         return kept
     while True:
-        failed = [attempt for attempt in spool.store.attempts(claim) if attempt["outcome"]]
+        failed = [attempt["outcome"] for attempt in spool.store.attempts(claim) if attempt["outcome"]]
+        if failed and (len(failed) >= spool.attempts or not failed[-1]["retryable"]):
+            raise RenderFailed(**failed[-1])
         with holding("the state folder of the inbox"):
             order = _order(spool, claim, spec, len(failed) + 1)
-            spool.store.note_attempt(claim, started_at=_now())
+            spool.store.note_attempt(claim, started_at=report.now())
         try:
             rendering = _checked(renderer(order, spec.timeout_s), order)
         except RenderFailed as failure:
+            words = {name: getattr(failure, name) for name in ("message", "hint", "code", "retryable")}
             with holding("the state folder of the inbox"):
-                spool.store.note_attempt(claim, outcome={"code": failure.code, "message": failure.message})
-            if not failure.retryable or len(failed) + 1 >= spool.attempts:
-                raise
+                spool.store.note_attempt(claim, outcome=words)
         else:
-            with holding("the state folder of the inbox"):
-                _keep_rendering(claim, order, rendering)
-            return rendering
+            return Made(rendering, Path(order.result_dir))
 
 
 def _checked(rendering: Rendering, order: Order) -> Rendering:
@@ -294,11 +308,26 @@ def _checked(rendering: Rendering, order: Order) -> Rendering:
         for segment in rendering.segments:
             SpokenSegment.model_validate(segment)
         Checks.model_validate(rendering.checks)
-    except ValidationError as error:
+        Timing(queued_s=0.0, total_s=0.0, **rendering.timing)
+        # Neither NaN nor half a surrogate pair, anywhere; the words of warnings are texts.
+        json.dumps(rendering_to_json(rendering), ensure_ascii=False, allow_nan=False).encode()
+        "".join(rendering.warnings)
+    except (ValueError, TypeError) as error:
         raise RenderFailed(f"the worker's answer makes no sense: {printable(error, 300)}") from None
-    if not all("/" not in name and (folder / name).is_file() for name in rendering.files):
+    taken = {MANIFEST, ERROR_TEXT, f"{order.stem}.yaml", f"{order.stem}.yml", f"{order.stem}.json"}
+    if len(set(rendering.files) - taken) < len(rendering.files):
+        raise RenderFailed("the worker's files have names that are not theirs to have")
+    if not all("/" not in name and _is_regular(folder / name) for name in rendering.files):
         raise RenderFailed("the worker says that it is done, but its files are not there")
     return rendering
+
+
+def _is_regular(path: Path) -> bool:
+    """A link would be published as a link, and its target given the permissions of a result."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _order(spool: Spool, claim: Claim, spec: JobSpec, attempt: int) -> Order:
@@ -321,63 +350,38 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, attempt: int) -> Order:
     )
 
 
-def _keep_rendering(claim: Claim, order: Order, rendering: Rendering) -> None:
-    """Remember finished files, so that a hold before the publication does not mean to make them again.
+def _keep(claim: Claim, made: Made) -> None:
+    """Remember finished files over a hold, so that they need not be made again.
 
     Not forced to disk: after a power failure they are assembled again from their chunks.
     """
-    kept = {"folder": Path(order.result_dir).name, "rendering": rendering_to_json(rendering)}
+    kept = {"folder": made.folder.name, "rendering": rendering_to_json(made.rendering)}
     replace_file(claim.folder / "rendered.json", to_json(kept), durable=False)
 
 
-def _kept_rendering(claim: Claim) -> Rendering | None:
+def _kept(claim: Claim) -> Made | None:
     kept = from_json(claim.folder / "rendered.json")
     if not kept:
         return None
-    rendering = rendering_from_json(kept["rendering"])
-    folder = claim.folder / kept["folder"]
-    return rendering if all((folder / name).is_file() for name in rendering.files) else None
+    made = Made(rendering_from_json(kept["rendering"]), claim.folder / kept["folder"])
+    return made if all((made.folder / name).is_file() for name in made.rendering.files) else None
 
 
 # --- publish: from finished files to a folder in the outbox ----------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Story:
-    """How a job went, all that its manifest tells."""
-
-    claim: Claim
-    spec: JobSpec | None
-    rendering: Rendering | None
-    failure: JobError | None
-    started_s: float
-
-    @property
-    def status(self) -> Status:
-        if self.failure is None:
-            return "done"
-        return "cancelled" if isinstance(self.failure, Cancelled) else "failed"
-
-    @property
-    def outcome(self) -> Outcome:
-        audio = self.rendering.audio if self.rendering else ()
-        return Outcome(
-            self.claim.job_id,
-            self.claim.name,
-            self.status,
-            Path(),
-            self.claim.sha256,
-            duration_s=sum(file["duration_s"] for file in audio),
-            message=self.failure.message if self.failure else "",
-        )
-
-
-def _publish(spool: Spool, story: _Story) -> Outcome:
+def _publish(spool: Spool, story: Story) -> Outcome:
     """Assemble out of sight, write down the intent, rename into sight, let the claim go."""
-    claim, outcome = story.claim, story.outcome
-    with holding("the outbox can't take the result"):
-        spool.open_outbox.check()
-        assembled = spool.open_outbox.assemble(claim.job_id, lambda folder: _fill(spool, story, folder))
+    claim, outcome = story.claim, _outcome(story)
+    try:
+        with holding("the outbox can't take the result"):
+            spool.open_outbox.check()
+            assembled = spool.open_outbox.assemble(claim.job_id, lambda folder: _fill(story, folder))
+    except Hold:
+        if story.made:
+            with holding("the state folder of the inbox"):
+                _keep(claim, story.made)
+        raise
     with holding("the state folder of the inbox"):
         intent = {"status": outcome.status, "duration_s": outcome.duration_s, "message": outcome.message}
         spool.store.intend(claim, intent | {"outbox": spool.open_outbox.outbox_id})
@@ -386,12 +390,12 @@ def _publish(spool: Spool, story: _Story) -> Outcome:
 
 def _show(spool: Spool, claim: Claim, assembled: Path, outcome: Outcome) -> Outcome:
     """The rename that publishes, while the lock and the inbox are still ours; then the claim is let go."""
-    spool.lock.check()
-    spool.store.check()
+    with holding("the state folder of the inbox"):
+        spool.store.check()  # an inbox that is away is no lost lock, so it comes first
+        spool.lock.check()
     with holding("the outbox can't take the result"):
         folder = spool.open_outbox.place(assembled, claim.name, outcome.status)
-    with holding("the state folder of the inbox"):
-        spool.store.release(claim)
+    _release(spool, claim)
     return replace(outcome, folder=folder)
 
 
@@ -412,89 +416,40 @@ def _settle(spool: Spool, claim: Claim, intent: Mapping[str, Any]) -> Outcome | 
             return None
         if assembled.is_dir():
             return _show(spool, claim, assembled, outcome)
-    with holding("the state folder of the inbox"):
-        spool.store.release(claim)
+    _release(spool, claim)
     return replace(outcome, folder=spool.open_outbox.folder)
 
 
-def _fill(spool: Spool, story: _Story, folder: Path) -> None:
+def _release(spool: Spool, claim: Claim) -> None:
+    with holding("the state folder of the inbox"):
+        spool.store.release(claim)
+        spool.snapshots.let_go(claim.recordings.values())
+
+
+def _fill(story: Story, folder: Path) -> None:
     """Write a result's files: the audio or ERROR.txt, the job file, the manifest."""
     claim = story.claim
     link_or_copy(claim.job_file, folder / f"{_stem(claim)}{claim.suffix}")
-    if story.rendering:
-        rendered = claim.folder / from_json(claim.folder / "rendered.json")["folder"]
-        for name in story.rendering.files:
-            link_or_copy(rendered / name, folder / name)
+    if story.made:
+        for name in story.made.rendering.files:
+            link_or_copy(story.made.folder / name, folder / name)
     if story.failure:
-        (folder / "ERROR.txt").write_text(_error_text(claim, story.failure), encoding="utf-8")
-    (folder / MANIFEST).write_bytes(_manifest(spool, story).to_json())
+        (folder / ERROR_TEXT).write_text(report.error_text(claim, story.failure), encoding="utf-8")
+    (folder / MANIFEST).write_bytes(report.manifest(story).to_json())
 
 
-def _manifest(spool: Spool, story: _Story) -> Manifest:
-    claim, made = story.claim, story.rendering
-    attempts = spool.store.attempts(claim)
-    seen = [attempt for attempt in attempts if attempt["outcome"]]
-    return Manifest(
-        schema=1,
-        job_id=claim.job_id,
-        name=printable(claim.name),
-        status=story.status,
-        source=Source(
-            file=printable(claim.source),
-            sha256=claim.sha256,
-            claimed_at=_iso(claim.claimed_ns / 1e9),
-            document=claim.document,
-        ),
-        request=story.spec.model_dump(mode="json", exclude_none=True) if story.spec else None,
-        engine=dict(made.engine) if made else None,
-        voice=dict(made.voice) if made else None,
-        audio=tuple(AudioFile(**audio) for audio in made.audio) if made else (),
-        segments=tuple(SpokenSegment(**segment) for segment in made.segments) if made else (),
-        checks=Checks(**made.checks) if made else None,
-        timing=_timing(story),
-        attempts=len(seen) + (made is not None),
-        warnings=made.warnings if made else (),
-        error=_failure(story.failure) if story.failure else None,
-        host=socket.gethostname(),
-        version=own_version(),
+def _outcome(story: Story) -> Outcome:
+    claim = story.claim
+    audio = story.made.rendering.audio if story.made else ()
+    return Outcome(
+        claim.job_id,
+        claim.name,
+        story.status,
+        Path(),
+        claim.sha256,
+        duration_s=sum(file["duration_s"] for file in audio),
+        message=story.failure.message if story.failure else "",
     )
-
-
-def _timing(story: _Story) -> Timing:
-    claimed_s, made = story.claim.claimed_ns / 1e9, story.rendering
-    times = dict(made.timing) if made else {}
-    seconds = sum(file["duration_s"] for file in made.audio) if made else 0.0
-    return Timing(
-        queued_s=round(max(0.0, story.started_s - claimed_s), 3),
-        load_s=round(times.get("load_s", 0.0), 3),
-        synthesis_s=round(times.get("synthesis_s", 0.0), 3),
-        total_s=round(max(0.0, time.time() - claimed_s), 3),
-        real_time_factor=round(times.get("synthesis_s", 0.0) / seconds, 4) if seconds else None,
-    )
-
-
-def _failure(error: JobError) -> Failure:
-    problems: Sequence[Problem] = error.problems if isinstance(error, JobInvalid) else ()
-    return Failure(
-        code=error.code,
-        message=error.message,
-        hint=error.hint,
-        retryable=error.retryable,
-        problems=tuple({"line": p.line, "key": p.key, "message": p.message} for p in problems),
-    )
-
-
-def _error_text(claim: Claim, error: JobError) -> str:
-    """ERROR.txt: what went wrong, where, and what to do about it, for people."""
-    what = {"cancelled": "was cancelled"}.get(error.code, "failed")
-    lines = [f"{printable(claim.source)} {what}."]
-    if claim.document:
-        lines = [f"Document {claim.document} of {printable(claim.source)} {what}."]
-    if isinstance(error, JobInvalid):
-        lines += ["", *(f"  {problem}" for problem in error.problems)]
-    elif not isinstance(error, Cancelled):
-        lines += ["", f"  {error.message}"]
-    return "\n".join([*lines, "", error.hint, ""])
 
 
 # --- small things ----------------------------------------------------------------------------------
@@ -511,16 +466,3 @@ def rendering_from_json(value: Mapping[str, Any]) -> Rendering:
 
 def _stem(claim: Claim) -> str:
     return safe_name(claim.name.rpartition("/")[2])
-
-
-@cache
-def own_version() -> str:
-    return version("voicespool")
-
-
-def _now() -> str:
-    return _iso(time.time())
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import secrets
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -108,47 +110,66 @@ class Snapshots:
             SHA-256 of the content, hex.
 
         Raises:
-            NotAllowed: Too large, or swapped for something else meanwhile.
-            OSError: The file system's own trouble.
+            NotAllowed: It can't be read, is too large, or was changed or swapped meanwhile.
+            OSError: The trouble of the folders that take the copy; never the recording's own.
         """
-        with opened_regular(recording) as (fd, status):
-            if Path(os.readlink(f"/proc/self/fd/{fd}")) != recording:
-                raise NotAllowed(f"{printable(recording.name)} was moved while it was being read")
-            if status.st_size > self.places.longest_bytes:
-                raise NotAllowed(
-                    f"{printable(recording.name)} is larger than limits.recording_bytes "
-                    f"({self.places.longest_bytes} bytes)"
-                )
+        with self._opened(recording) as (fd, status):
             digest = self._known.get(identity(status))
             if digest is None or not (self.folder / digest).exists():
-                digest = self._copy(fd)
+                digest = self._copy(recording.name, fd, status)
                 self._remember(identity(status), digest)
         self._hand_out(digest, into)
         return digest
 
-    def _copy(self, fd: int) -> str:
+    @contextlib.contextmanager
+    def _opened(self, recording: Path) -> Iterator[tuple[int, os.stat_result]]:
+        shown = printable(recording.name)
+        with contextlib.ExitStack() as stack:
+            try:
+                fd, status = stack.enter_context(opened_regular(recording))
+            except OSError as error:
+                raise NotAllowed(f"the recording {shown} can't be read: {error.strerror}") from None
+            if Path(os.readlink(f"/proc/self/fd/{fd}")) != recording:
+                raise NotAllowed(f"{shown} was moved while it was being read")
+            if status.st_size > self.places.longest_bytes:
+                allowed = self.places.longest_bytes
+                raise NotAllowed(f"{shown} is larger than limits.recording_bytes ({allowed} bytes)")
+            yield fd, status
+
+    def _copy(self, name: str, fd: int, status: os.stat_result) -> str:
+        """Copy as many bytes as there were when it was opened; one that grows or changes meanwhile is refused."""
         scratch, digest = self.folder / f".{secrets.token_hex(8)}", hashlib.sha256()
-        with scratch.open("xb") as copy:
-            offset = 0
-            while block := os.pread(fd, BLOCK_BYTES, offset):
-                offset += len(block)
-                digest.update(block)
-                copy.write(block)
-            copy.flush()
-            os.fsync(copy.fileno())
-        os.rename(scratch, self.folder / digest.hexdigest())
+        try:
+            with scratch.open("xb") as copy:
+                for block in _blocks(name, fd, status.st_size):
+                    digest.update(block)
+                    copy.write(block)
+                copy.flush()
+                os.fsync(copy.fileno())
+            if identity(os.fstat(fd)) != identity(status):
+                raise NotAllowed(f"{printable(name)} was changed while it was being copied")
+            os.rename(scratch, self.folder / digest.hexdigest())
+        finally:
+            scratch.unlink(missing_ok=True)
         return digest.hexdigest()
 
     def _hand_out(self, digest: str, into: Path) -> None:
         into.mkdir(mode=0o700, exist_ok=True)
-        if not (into / digest).exists():
-            link_or_copy(self.folder / digest, into / digest)
-            fsync(into)
+        (into / digest).unlink(missing_ok=True)  # a crash may have left half a copy
+        link_or_copy(self.folder / digest, into / digest)
+        fsync(into)
 
     def _remember(self, key: tuple[int, ...], digest: str) -> None:
         self._known[key] = digest
         if len(self._known) > 1024:
             self._known.popitem(last=False)
+
+    def let_go(self, digests: Iterable[str]) -> None:
+        """Remove those of these copies that no job holds a link to any more."""
+        for digest in digests:
+            with contextlib.suppress(OSError):
+                if os.lstat(self.folder / digest).st_nlink == 1:
+                    os.unlink(self.folder / digest)
 
     def sweep(self) -> None:
         """Remove the copies that no job holds a link to, and what a crash left half-copied."""
@@ -157,3 +178,16 @@ class Snapshots:
                 remove_tree(Path(entry.path))
             elif entry.stat(follow_symlinks=False).st_nlink == 1:
                 os.unlink(entry.path)
+
+
+def _blocks(name: str, fd: int, size: int) -> Iterator[bytes]:
+    offset = 0
+    while offset < size:
+        try:
+            block = os.pread(fd, min(BLOCK_BYTES, size - offset), offset)
+        except OSError as error:
+            raise NotAllowed(f"the recording {printable(name)} can't be read: {error.strerror}") from None
+        if not block:
+            return  # cut short meanwhile: its identity has changed
+        offset += len(block)
+        yield block

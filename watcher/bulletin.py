@@ -15,7 +15,8 @@ from typing import Any
 
 from jobs.errors import printable
 from jobs.files import replace, to_json
-from jobs.pipeline import Outcome, own_version
+from jobs.pipeline import Outcome
+from jobs.report import own_version
 from jobs.schedule import Ticket
 from watcher.arrivals import SHOWN, Sighting
 from watcher.session import Session

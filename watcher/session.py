@@ -40,9 +40,7 @@ def rules(config: Config) -> Rules:
 
 def places(config: Config) -> Places:
     """Where the configuration lets files named by a job lie."""
-    return Places(
-        config.inbox, config.voices, config.state_dir, config.allowed_roots, config.limits.recording_bytes
-    )
+    return Places(config.inbox, config.voices, config.state_dir, config.allowed_roots, config.limits.recording_bytes)
 
 
 def policy(config: Config) -> Policy:
@@ -108,6 +106,7 @@ class Session:
             attempts=config.limits.attempts,
             deaths=config.limits.daemon_deaths,
         )
+        spool.snapshots.sweep()
         incoming = Arrivals(
             inbox=config.inbox,
             places=places(config),
