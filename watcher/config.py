@@ -39,9 +39,7 @@ NotYet = AfterValidator(_not_yet)
 class Section(BaseModel):
     """A part of the configuration: frozen, and nothing in it that is not known."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
 
 
 class Defaults(Section):
@@ -149,9 +147,7 @@ class Results(Section):
             return None
         digits = value if isinstance(value, str) else ""
         if not 3 <= len(digits) <= 4 or set(digits) - set("01234567"):
-            raise PydanticCustomError(
-                "mode", 'must be three or four octal digits in quotes, such as "0640" or "2775"'
-            )
+            raise PydanticCustomError("mode", 'must be three or four octal digits in quotes, such as "0640" or "2775"')
         if int(digits, 8) & 0o600 != 0o600:
             raise PydanticCustomError("mode", "must let the owner read and write")
         return digits

@@ -102,7 +102,7 @@ def _renamed(scratch: Path, target: Path) -> bool:
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:
-        return rename_to_free_name(scratch, target)
+        return _linked(scratch, target)
     paths = (_AT_FDCWD, os.fsencode(scratch), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
     if renameat2(*paths) == 0:
         return True
@@ -110,8 +110,16 @@ def _renamed(scratch: Path, target: Path) -> bool:
     if number == errno.EEXIST:
         return False
     if number in _NOT_OFFERED:
-        return rename_to_free_name(scratch, target)
+        return _linked(scratch, target)
     raise OSError(number, os.strerror(number), str(target))
+
+
+def _linked(scratch: Path, target: Path) -> bool:
+    folder_fd = os.open(target.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return rename_to_free_name(scratch, target.name, folder_fd)
+    finally:
+        os.close(folder_fd)
 
 
 def cancel(inbox: Path, name: str) -> None:

@@ -43,9 +43,7 @@ def _section(model: type[BaseModel], indent: str) -> Iterator[str]:
         if not indent:
             yield ""
         comment = " ".join((field.description or "").split())
-        yield from textwrap.wrap(
-            comment, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
-        )
+        yield from textwrap.wrap(comment, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield f"{indent}{name}:"

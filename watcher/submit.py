@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from jobs.errors import SpoolError, printable
 from jobs.files import sha256_of
@@ -18,6 +17,7 @@ from watcher.results import Result, results_of
 from watcher.validate import Checked
 
 _LONGEST_SLUG = 40
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 class Refused(SpoolError):
@@ -83,10 +83,13 @@ def _bring(config: Config, folder: str, name: str, path: Path) -> None:
 
 
 def text_job(keys: Mapping[str, Any]) -> bytes:
-    """A job file from single values; what is None is left out."""
+    """A job file from single values; what is None or empty is left out.
+
+    Values are written as JSON, which YAML is a superset of, so that no text can mean anything else.
+    """
     given = {key: value for key, value in keys.items() if value not in (None, (), [], {})}
-    text = yaml.safe_dump(given, allow_unicode=True, sort_keys=False, width=1000)
-    return text.encode()
+    lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in given.items())
+    return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", "\n".join(lines) + "\n").encode()
 
 
 def name_from(text: str) -> str:

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from jobs import yaml12
-from jobs.errors import ConfigError, Hold
+from jobs.errors import ConfigError
 from jobs.tree import Bounds
 from watcher.config import Config, load, schema
 from watcher.folders import prepare
@@ -125,9 +125,7 @@ def test_a_mistake_is_named_with_line_key_and_cure(tmp_path: Path, text: str, co
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     """In the order of the file."""
-    lines = message(
-        tmp_path, "outbux: x\nready:\n  quiet_s: -1\n  scan_s: no\nlimits: {attempt: 1}"
-    ).splitlines()
+    lines = message(tmp_path, "outbux: x\nready:\n  quiet_s: -1\n  scan_s: no\nlimits: {attempt: 1}").splitlines()
     assert [line.split(":")[0] for line in lines] == ["1", "3", "4", "5"]
 
 
@@ -249,11 +247,3 @@ def test_the_state_must_be_on_the_inbox_s_file_system(tmp_path: Path) -> None:
             prepare(load(write(tmp_path, f"state_dir: {state}")))
     finally:
         state.rmdir()
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; test_cli runs this as another user")
-def test_a_folder_that_can_not_be_written_is_a_hold(tmp_path: Path) -> None:
-    """Somebody will mend its permissions; the daemon waits."""
-    (tmp_path / "inbox").mkdir(mode=0o555)
-    with pytest.raises(Hold, match="can't be written"):
-        prepare(load(write(tmp_path, "")))

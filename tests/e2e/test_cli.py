@@ -1,0 +1,348 @@
+"""The command itself, as a process: what it prints where, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from tests.spooling import PATIENCE_S, Spool, environment, until
+
+NASTY = "\x1b[2Jowned\x1b]0;title\x07\nfake line\u202e"
+COMMANDS = ("run", "submit", "status", "validate", "retry", "cancel", "engines", "doctor", "schema", "init")
+
+
+def voicespool(folder: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder, without anything else around it."""
+    return subprocess.run(
+        [sys.executable, "-m", "watcher", *arguments],
+        env=environment(**extra), cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S,
+        stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+
+
+def harmless(text: str) -> bool:
+    return all(char.isprintable() or char == "\n" for char in text)
+
+
+@pytest.fixture
+def speaking(spool: Spool) -> Spool:
+    """A spool with the embedded engine."""
+    spool.config["defaults"] = {"engine": "espeak"}
+    return spool
+
+
+# --- finding one's way ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_with_an_example(tmp_path: Path, name: str) -> None:
+    """Without a configuration, and without making anything."""
+    done = voicespool(tmp_path, name, "--help")
+    assert done.returncode == 0
+    assert "Example" in done.stdout
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_installed_command_says_its_version(tmp_path: Path) -> None:
+    """`voicespool` and `python -m watcher` are one."""
+    script = Path(sys.executable).with_name("voicespool")
+    said = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert said.startswith("voicespool ")
+    assert voicespool(tmp_path, "--version").stdout == said
+
+
+@pytest.mark.parametrize("what", ["job", "manifest", "config", "status"])
+def test_schemas_are_printed(tmp_path: Path, what: str) -> None:
+    """Each is a JSON Schema."""
+    jsonschema.Draft202012Validator.check_schema(json.loads(voicespool(tmp_path, "schema", what).stdout))
+
+
+def test_a_newcomer_gets_to_speech_with_what_init_prints(tmp_path: Path) -> None:
+    """init prints the next commands; they work as printed."""
+    next_steps = voicespool(tmp_path, "init", "my studio").stdout.splitlines()[1:]
+    script = "\n".join(next_steps).replace("voicespool", f"{sys.executable} -m watcher")
+    done = subprocess.run(
+        ["sh", "-euc", script],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "my studio/outbox/example/example.wav").is_file()
+
+
+# --- exit codes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["bogus"], ["status", "--bogus"], ["submit"], ["submit", "--text", "x", "a.yaml"],
+     ["submit", "a.yaml", "--seed", "1"], ["submit", "--text", "x", "--name", "../x"], ["submit", "--text", "x", "--setting", "speed"], ["retry", ".x"],
+     ["run", "--once", "--until-idle"], ["submit", "--text", "x", "--priority", "10"], ["schema", "bogus"]],
+)  # fmt: skip
+def test_wrong_usage_is_2(tmp_path: Path, arguments: list[str]) -> None:
+    """With a word about the right one."""
+    done = voicespool(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("outbux: x", "did you mean outbox?"),
+        ("outbox: inbox/out", "lies inside inbox"),
+        ("defaults: {engine: xtts}", "xtts"),
+        ("defaults: {engine: espaek}", "espeak"),
+        ("defaults: {language: tlh-x-none-at-all-which-is-too-long}", "defaults.language"),
+        ("defaults: {output: {subtitles: [srt]}}", "not available in this version"),
+    ],
+)
+def test_a_wrong_configuration_is_3(tmp_path: Path, config: str, words: str) -> None:
+    """The daemon does not start, and says what to mend."""
+    (tmp_path / "config.yaml").write_text(config)
+    done = voicespool(tmp_path, "run", "--once")
+    assert done.returncode == 3, done.stderr
+    assert words in done.stderr
+
+
+def test_a_configuration_that_is_not_there_is_3(tmp_path: Path) -> None:
+    """When it was named."""
+    assert voicespool(tmp_path, "--config", "nowhere.yaml", "status").returncode == 3
+    assert voicespool(tmp_path, "status", VOICESPOOL_CONFIG="nowhere.yaml").returncode == 3
+
+
+def test_an_inbox_that_is_not_there_is_75(tmp_path: Path) -> None:
+    """For clients: it may be an unmounted share."""
+    done = voicespool(tmp_path, "submit", "--text", "Hello.")
+    assert done.returncode == 75
+    assert "is not there" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_second_daemon_is_75(spool: Spool) -> None:
+    """It says who has the inbox."""
+    process = spool.start()
+    done = spool.command("run", "--once")
+    assert done.returncode == 75
+    assert str(process.pid) in done.stderr
+
+
+def test_a_bug_is_70_with_a_report_worth_pasting(tmp_path: Path) -> None:
+    """Version, Python, platform, command and traceback; no values of options."""
+    code = (
+        "import sys, watcher.cli as cli, watcher.status as status\n"
+        "def broken(config): raise ZeroDivisionError('oops \\x1b[2J')\n"
+        "status.look = broken\n"
+        "sys.argv = ['voicespool', '--config=secret.yaml', 'status']\n"
+        "open('secret.yaml', 'w').close()\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 70
+    for words in ("voicespool 0", "Python 3", "command: voicespool --config status", "ZeroDivisionError: oops"):
+        assert words in done.stderr
+    assert "secret" not in done.stderr
+    assert harmless(done.stderr)
+
+
+def test_an_interrupted_command_is_130(spool: Spool) -> None:
+    """Ctrl-C ends the waiting, quietly; the job stays."""
+    spool.write_config()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "watcher", "--config", str(spool.config_file), "submit", "--text", "Hello.", "--wait"],
+        env=environment(), cwd=spool.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _out, rest = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert "no daemon is running" in said
+    assert "Traceback" not in rest
+    assert (spool.inbox / "hello.yaml").is_file()
+
+
+@pytest.mark.parametrize("arguments", [["schema", "job"], ["engines", "--json"], ["doctor"]])
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path, arguments: list[str]) -> None:
+    """`voicespool … | head` is quiet."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "watcher", *arguments], cwd=tmp_path, env=environment(), stdout=closed,
+            stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_inbox_that_may_not_be_written_is_a_hold_for_everybody(tmp_path: Path) -> None:
+    """75 for the daemon, the client and the doctor; root takes part without its right to write everywhere."""
+    inbox = tmp_path / "inbox"
+    inbox.mkdir(mode=0o555)
+    if os.geteuid() == 0:
+        os.chown(inbox, 65534, 65534)
+    mortal = (  # PR_CAPBSET_DROP of CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+        "import ctypes, os, sys\n"
+        "for right in (1, 2): ctypes.CDLL(None).prctl(24, right, 0, 0, 0)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'watcher', *sys.argv[1:]])\n"
+    )
+    for arguments in (["run", "--once"], ["submit", "--text", "Hello."], ["doctor"]):
+        done = subprocess.run(
+            [sys.executable, "-c", mortal, *arguments],
+            cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+        assert done.returncode == 75, (arguments, done.stdout, done.stderr)
+
+
+# --- validate -------------------------------------------------------------------------------------------------------
+
+
+def test_validate_names_every_problem_with_file_and_line(spool: Spool) -> None:
+    """On stdout, in the form that editors jump to; 1 when there is any, also with --json."""
+    good, bad = spool.folder / "good.yaml", spool.folder / "bad.yaml"
+    good.write_text("text: Hello.\n")
+    bad.write_text("txt: Hello.\npriority: 11\n")
+    assert spool.command("validate", "good.yaml").returncode == 0
+    done = spool.command("validate", "good.yaml", "bad.yaml")
+    assert done.returncode == 1
+    assert {line.split(": ")[0] for line in done.stdout.splitlines()} >= {"bad.yaml:1", "bad.yaml:2"}
+    report = json.loads(spool.command("validate", "--json", "good.yaml", "bad.yaml").stdout)
+    assert [file["valid"] for file in report["files"]] == [True, False]
+
+
+# --- submit, status, retry, cancel with a daemon --------------------------------------------------------------------
+
+
+def test_submit_and_wait_prints_the_result_and_nothing_else(speaking: Spool) -> None:
+    """Text, files of several jobs, a name in a subfolder: the folders on stdout, fit for a script."""
+    speaking.start()
+    many = speaking.folder / "many.yaml"
+    many.write_text("text: One.\n---\ntext: Two.\n")
+    done = speaking.command("submit", "--text", "Bom dia.", "--language", "pt-BR", "--name", "radio/dia", "--wait")
+    assert (done.returncode, done.stdout.splitlines()) == (0, [str(speaking.outbox / "radio/dia")]), done.stderr
+    assert (speaking.outbox / "radio/dia/dia.wav").is_file()
+    done = speaking.command("submit", "--wait", "many.yaml")
+    assert done.stdout.splitlines() == [str(speaking.outbox / "many-1"), str(speaking.outbox / "many-2")]
+    again = json.loads(speaking.command("submit", "--wait", "--json", "many.yaml").stdout)
+    assert [job["folder"] for job in again["jobs"]] == [f"{speaking.outbox}/many-{n}~2" for n in (1, 2)]
+
+
+def test_a_wrong_file_is_not_dropped_unless_forced(speaking: Spool) -> None:
+    """1 and the reasons; with --force the daemon says them, and --wait gives 1 with the folder."""
+    (speaking.folder / "bad.yaml").write_text("text: Hello.\nspeaker: nobody\n")
+    (speaking.folder / "good.yaml").write_text("text: Hello.\n")
+    done = speaking.command("submit", "bad.yaml", "good.yaml")
+    assert done.returncode == 1
+    assert "bad.yaml:2: speaker" in done.stderr
+    assert sorted(path.name for path in speaking.inbox.glob("*.yaml")) == ["good.yaml"]
+    speaking.start()
+    done = speaking.command("submit", "--force", "--wait", "bad.yaml")
+    assert (done.returncode, done.stdout.strip()) == (1, str(speaking.outbox / "bad.failed"))
+    assert "nobody" in done.stderr
+
+
+def test_retry_runs_a_mended_job_again(speaking: Spool) -> None:
+    """From its failed result, under its old name."""
+    speaking.drop("radio/hello.yaml", "text: Hello.\nspeaker: nobody\n")
+    speaking.start()
+    (speaking.result("radio/hello.failed") / "hello.yaml").write_text("text: Hello.\n")
+    done = speaking.command("retry", "radio/hello")
+    assert (done.returncode, done.stdout.strip()) == (0, str(speaking.inbox / "radio/hello.yaml"))
+    assert speaking.manifest("radio/hello")["status"] == "done"
+    assert speaking.command("retry", "nothing").returncode == 1
+
+
+def test_cancel_cancels_what_waits(speaking: Spool) -> None:
+    """A job that waits for its time; an unknown name is said to be unknown."""
+    speaking.drop("later.yaml", "text: Later.\nnot_before: 2999-01-01T00:00:00Z\n")
+    speaking.start()
+    until(lambda: speaking.status().get("next"), "the job is queued")
+    done = speaking.command("cancel", "later")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert speaking.manifest("later.cancelled")["status"] == "cancelled"
+    assert "no job named bogus is known" in speaking.command("cancel", "bogus").stderr
+
+
+def test_status_tells_what_a_live_daemon_does(speaking: Spool) -> None:
+    """As JSON by the schema, with the daemon; as text; and after its end."""
+    speaking.drop("later.yaml", "text: Later.\nnot_before: 2999-01-01T00:00:00Z\n")
+    speaking.drop("notes.txt", "not a job")
+    (speaking.inbox / "empty.yaml").touch()
+    process = speaking.start()
+    until(lambda: speaking.status().get("next") and speaking.status().get("waiting"), "all files have a reason")
+    said = json.loads(speaking.command("status", "--json").stdout)
+    assert said["daemon"]["running"] is True
+    assert said["daemon"]["pid"] == process.pid
+    jsonschema.validate(said, json.loads(speaking.command("schema", "status").stdout))
+    text = speaking.command("status").stdout
+    for words in ("later", "empty.yaml", "it is empty", "notes.txt", f"process {process.pid}"):
+        assert words in text
+    speaking.stop()
+    assert "no daemon is running; the last one stopped" in speaking.command("status").stdout
+
+
+def test_names_of_files_can_not_steer_the_terminal(speaking: Spool) -> None:
+    """Escape sequences, newlines and bidirectional overrides in names: in status, in the log, in validate."""
+    for name in (f"{NASTY}.yaml", f"{NASTY}.txt"):
+        (speaking.inbox / name).write_text("text: Hello.")
+    (speaking.folder / f"{NASTY}.yaml").write_text(f"'{NASTY.replace(chr(27), '').replace(chr(7), '')}': 1\n")
+    before = speaking.command("status")
+    run = speaking.once()
+    after = speaking.command("status")
+    valid = speaking.command("validate", f"{NASTY}.yaml", f"no{NASTY}.yaml")
+    submit = speaking.command("submit", f"{NASTY}.yaml", "--force")
+    for done in (before, run, after, valid, submit, speaking.command("status", "--json")):
+        assert harmless(done.stdout + done.stderr)
+        assert not any(line.startswith("fake") for line in (done.stdout + done.stderr).splitlines())
+    assert "owned" in before.stdout
+    assert "owned" in after.stdout
+
+
+def test_watching_shows_changes_until_interrupted(speaking: Spool) -> None:
+    """With --json one line for each change; Ctrl-C is 130."""
+    speaking.write_config()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "watcher", "--config", str(speaking.config_file), "status", "--watch", "--json"],
+        env=environment(), cwd=speaking.folder, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["inbox"]["count"] == 0
+    speaking.drop("hello.yaml")
+    assert json.loads(process.stdout.readline())["inbox"]["files"] == ["hello.yaml"]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE_S) == 130
+    process.stdout.close()
+
+
+def test_watching_on_a_terminal_draws_and_gives_the_terminal_back(speaking: Spool) -> None:
+    """A picture with the waiting file; at the end the cursor is shown again."""
+    speaking.drop("hello.yaml")
+    speaking.write_config()
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "watcher", "--config", str(speaking.config_file), "status", "--watch"],
+        env=environment(TERM="xterm"), cwd=speaking.folder, stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    while b"hello.yaml" not in seen:
+        seen += os.read(ours, 65536)
+    process.send_signal(signal.SIGINT)
+    try:
+        while part := os.read(ours, 65536):
+            seen += part
+    except OSError:
+        pass  # the other end was closed
+    os.close(ours)
+    assert process.wait(PATIENCE_S) == 130
+    assert seen.rindex(b"\x1b[?25h") > seen.rindex(b"\x1b[?25l")

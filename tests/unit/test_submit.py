@@ -1,0 +1,236 @@
+"""Dropping: complete at once, never over another file, and only where a job can be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import Hold
+from jobs.recordings import Places
+from watcher.config import Config, load
+from watcher.drop import cancel, checked_name, drop
+from watcher.job_rules import job_rules
+from watcher.submit import Refused, name_from, retry, submit_file, text_job
+from watcher.validate import check
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    (tmp_path / "config.yaml").write_text("")
+    config = load(tmp_path / "config.yaml")
+    config.inbox.mkdir()
+    config.outbox.mkdir()
+    return config
+
+
+def files(folder: Path) -> list[str]:
+    """All files under a folder, hidden ones too."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+@pytest.mark.parametrize(
+    ("name", "checked"),
+    [("hello", "hello"), ("radio/news", "radio/news"), ("hello.yaml", "hello"), ("olá 👋", "olá 👋"), ("a//b", "a/b")],
+)
+def test_names_that_a_job_can_have(name: str, checked: str) -> None:
+    """Folders, any script; a job file's extension is taken off."""
+    assert checked_name(name) == checked
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "/etc/x", "../x", "a/../x", "..", "a/", "x\n", "x\x1b[2J", "a\udcff", ".hidden", ".voicespool/x", "~$x",
+     "defaults", "x.sync-conflict-1", "@eaDir/x", "x" * 250, ".yaml"],
+)  # fmt: skip
+def test_names_that_no_job_can_have(name: str) -> None:
+    """Names that lead out, that hide, that forge, that the spool leaves alone, that are too long."""
+    with pytest.raises(ValueError, match=r"[a-z]"):
+        checked_name(name)
+
+
+def test_a_name_that_is_taken_gets_a_number(config: Config) -> None:
+    """A waiting file is never overwritten, and nothing half-made stays."""
+    dropped = [drop(config.inbox, "radio/hello", ".yaml", data) for data in (b"1", b"2", b"3")]
+    assert dropped == ["radio/hello.yaml", "radio/hello-2.yaml", "radio/hello-3.yaml"]
+    assert [(config.inbox / source).read_bytes() for source in dropped] == [b"1", b"2", b"3"]
+    assert files(config.inbox) == sorted(dropped)
+
+
+def test_a_dangling_link_of_that_name_counts_as_taken(config: Config) -> None:
+    """Nothing is written through it."""
+    (config.inbox / "hello.yaml").symlink_to(config.outbox / "elsewhere")
+    assert drop(config.inbox, "hello", ".yaml", b"1") == "hello-2.yaml"
+    assert files(config.outbox) == []
+
+
+def test_a_folder_that_leads_out_of_the_inbox_is_refused(config: Config) -> None:
+    """A link in the inbox does not let a name out of it."""
+    (config.inbox / "out").symlink_to(config.outbox)
+    with pytest.raises(Hold, match="leads out of the inbox"):
+        drop(config.inbox, "out/hello", ".yaml", b"1")
+    assert files(config.outbox) == []
+
+
+def test_without_an_inbox_nothing_is_made(tmp_path: Path) -> None:
+    """An unmounted share is not replaced by a folder of ours."""
+    with pytest.raises(Hold, match="is not there"):
+        drop(tmp_path / "inbox", "hello", ".yaml", b"1")
+    assert os.listdir(tmp_path) == []
+
+
+def test_where_renames_can_not_keep_from_overwriting_links_do(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old C library has no renameat2."""
+    monkeypatch.setattr("ctypes.CDLL", lambda *_args, **_options: object())
+    assert drop(config.inbox, "hello", ".yaml", b"1") == "hello.yaml"
+    assert drop(config.inbox, "hello", ".yaml", b"2") == "hello-2.yaml"
+    assert files(config.inbox) == ["hello-2.yaml", "hello.yaml"]
+
+
+def test_cancelling_twice_is_cancelling(config: Config) -> None:
+    """The file that asks for it is there already."""
+    cancel(config.inbox, "radio/hello")
+    cancel(config.inbox, "radio/hello")
+    assert files(config.inbox) == ["radio/hello.cancel"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Olá, este é um teste de síntese.", "olá-este-é-um-teste-de-síntese"),
+        ("…!?", "text"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("x" * 500, "x" * 40),
+        ("\x1b[2Jhello", "2jhello"),
+    ],
+)
+def test_a_text_names_its_job(text: str, name: str) -> None:
+    """By its first words, always a name that a job can have."""
+    assert name_from(text) == name
+    assert checked_name(name) == name
+
+
+def test_a_text_becomes_a_job_that_says_the_same(config: Config, tmp_path: Path) -> None:
+    """Texts that look like YAML, numbers or numbers of the clock stay texts."""
+    rules = job_rules(config)
+    for text in (
+        "no",
+        "12:30",
+        "- a\n- b",
+        "a: b # c",
+        "it's",
+        'a"',
+        "line\nline\n",
+        "{x}",
+        "!!x",
+        "x\u2028\x7f\x1b\x85y",
+        "1e3",
+        "~ x",
+    ):
+        path = tmp_path / "job.yaml"
+        path.write_bytes(text_job({"text": text, "language": "no", "speaker": None, "settings": {}}))
+        (document,) = check(path, config, rules).documents
+        assert document.problems == ()
+        assert document.spec is not None
+        assert (document.spec.text, document.spec.language) == (text, "no")
+
+
+def write_job(folder: Path, name: str, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_recordings_beside_the_file_go_with_it(config: Config, tmp_path: Path) -> None:
+    """With their transcripts, in their own subfolders, beside the job; the spool finds them there."""
+    job = write_job(tmp_path / "mine", "hello.yaml", "text: x\nspeaker_wav: [takes/ana.wav, house.wav]\n")
+    write_job(tmp_path / "mine/takes", "ana.wav", "RIFF")
+    write_job(tmp_path / "mine/takes", "ana.txt", "What Ana says.")
+    write_job(config.voices, "house.wav", "RIFF")
+    checked = check(job, config, job_rules(config))
+    assert checked.problems == ()
+    submit_file(config, checked, "radio/hello")
+    assert files(config.inbox) == ["radio/hello.yaml", "radio/takes/ana.txt", "radio/takes/ana.wav"]
+    places = Places(config.inbox, config.voices, config.state_dir)
+    assert places.find("takes/ana.wav", config.inbox / "radio") == config.inbox / "radio/takes/ana.wav"
+    submit_file(config, checked, "radio/again")
+    assert "radio/again.yaml" in files(config.inbox)
+
+
+def test_another_recording_of_the_same_name_is_not_overwritten(config: Config, tmp_path: Path) -> None:
+    """And the job that needs it is not dropped."""
+    job = write_job(tmp_path / "mine", "hello.yaml", "text: x\nspeaker_wav: ana.wav\n")
+    write_job(tmp_path / "mine", "ana.wav", "one")
+    write_job(config.inbox, "ana.wav", "another")
+    with pytest.raises(Refused, match=r"another ana\.wav"):
+        submit_file(config, check(job, config, job_rules(config)), "hello")
+    assert files(config.inbox) == ["ana.wav"]
+
+
+@pytest.mark.parametrize(
+    ("job", "complaint"),
+    [
+        ("text: x\nspeaker_wav: nobody.wav", "nobody.wav lies neither beside the file nor in"),
+        ("text: x\nspeaker_wav: ../secret.wav", "secret.wav"),
+        ("text: x\nspeaker_wav: /etc/passwd", "/etc/passwd"),
+        ("text: x\nlanguag: en", "2: languag:"),
+        ("", "is empty"),
+        ("text: [", "this is not YAML"),
+    ],
+)
+def test_what_the_daemon_would_refuse_is_found_beforehand(
+    config: Config, tmp_path: Path, job: str, complaint: str
+) -> None:
+    """By the same rules, with file and line."""
+    path = write_job(tmp_path / "mine", "hello.yaml", job)
+    sentences = check(path, config, job_rules(config)).sentences()
+    assert any(complaint in sentence for sentence in sentences), sentences
+    assert all(sentence.startswith(str(path)) for sentence in sentences)
+
+
+def test_what_is_no_job_file_is_no_job(config: Config, tmp_path: Path) -> None:
+    """A name the spool would leave alone, a folder, a pipe, nothing at all: words, and no waiting."""
+    rules = job_rules(config)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    for name in ("pipe.yaml", "folder.yaml", "nothing.yaml", "notes.txt", ".hidden.yaml"):
+        assert len(check(tmp_path / name, config, rules).problems) == 1
+
+
+def test_several_documents_are_several_jobs(config: Config, tmp_path: Path) -> None:
+    """Numbered as the spool numbers them, each with the digest of its own document."""
+    path = write_job(tmp_path, "hello.yaml", "text: one\n---\ntext: two\n")
+    dropped = submit_file(config, check(path, config, job_rules(config)), "hello")
+    assert [job.name for job in dropped] == ["hello-1", "hello-2"]
+    assert {job.source for job in dropped} == {"hello.yaml"}
+    assert len({job.sha256 for job in dropped}) == 2
+
+
+def failed(config: Config, folder: str, job_id: str, text: str) -> Path:
+    path = config.outbox / folder
+    path.mkdir(parents=True)
+    (path / "manifest.json").write_text(f'{{"job_id": "{job_id}", "status": "failed"}}')
+    (path / "hello.yaml").write_text(text)
+    return path
+
+
+def test_retry_takes_the_newest_failed_result(config: Config) -> None:
+    """With what was mended in it; the result stays."""
+    failed(config, "radio/hello.failed", "2026-1", "text: old")
+    newest = failed(config, "radio/hello.failed~2", "2026-2", "text: mended")
+    result, source = retry(config, "radio/hello")
+    assert (result.folder, source) == (newest, "radio/hello.yaml")
+    assert (config.inbox / source).read_text() == "text: mended"
+    assert newest.is_dir()
+    with pytest.raises(Refused, match="waits in the inbox already"):
+        retry(config, "radio/hello")
+
+
+def test_retry_says_when_there_is_nothing_to_retry(config: Config) -> None:
+    """No result, or one without its job file."""
+    with pytest.raises(Refused, match="no failed or cancelled result"):
+        retry(config, "hello")
+    (failed(config, "hello.failed", "1", "x") / "hello.yaml").unlink()
+    with pytest.raises(Refused, match="no job file any more"):
+        retry(config, "hello")
