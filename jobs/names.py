@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
 
 RESULT_MARKS = {"done": "", "failed": ".failed", "cancelled": ".cancelled"}
 
 # 255 bytes is the limit of every common file system; this leaves room for `.cancelled~12345` and `.subtitle`.
 LONGEST_BYTES = 220
+LONGEST_FOLDERS_BYTES = 2000  # a path has 4095 in all; escaped, a name can be three times as long as in the inbox
 
 _FORBIDDEN = frozenset('<>:"/\\|?*%')
 _JOINERS = frozenset("\u200c\u200d")  # part of correct spelling in Indic scripts and of emoji
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", re.IGNORECASE)
+_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\.|$)", re.IGNORECASE)
 _RESERVED = re.compile(r"(manifest|error|index\.html?)$", re.IGNORECASE)
-_LOOKS_LIKE_A_MARK = re.compile(r"\.(failed|cancelled)(~\d+)?$", re.IGNORECASE)
-_LOOKS_LIKE_A_NUMBER = re.compile(r"~\d+$")
+_LOOKS_LIKE_OURS = re.compile(r"(\.(failed|cancelled)|~\d+)$", re.IGNORECASE)
 _SHORTENED = "%~"  # no escape looks like this: after a `%` come two hex digits
 
 
@@ -37,7 +38,7 @@ def safe_name(name: str) -> str:
     escaped = "".join(char if _allowed(char) else _percent(char) for char in name)
     if escaped[:1] == "." or _DEVICES.match(name) or _RESERVED.match(name):
         escaped = _percent(escaped[0]) + escaped[1:]
-    if mark := _LOOKS_LIKE_A_MARK.search(escaped) or _LOOKS_LIKE_A_NUMBER.search(escaped):
+    if mark := _LOOKS_LIKE_OURS.search(escaped):
         escaped = escaped[: mark.start()] + _percent(escaped[mark.start()]) + escaped[mark.start() + 1 :]
     if escaped[-1:] in {".", " "}:
         escaped = escaped[:-1] + _percent(escaped[-1])
@@ -46,6 +47,12 @@ def safe_name(name: str) -> str:
     digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=10).hexdigest()
     kept = escaped.encode()[: LONGEST_BYTES - len(_SHORTENED) - len(digest)].decode(errors="ignore")
     return kept + _SHORTENED + digest
+
+
+def safe_folders(parts: Sequence[str]) -> list[str]:
+    """The same for the folders on the way to a result; so many of them that a path could get too long become one."""
+    folders = [safe_name(part) for part in parts]
+    return folders if len("/".join(folders).encode()) <= LONGEST_FOLDERS_BYTES else [safe_name("/".join(parts))]
 
 
 def _allowed(char: str) -> bool:

@@ -8,14 +8,16 @@ import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from jobs.errors import OutboxGone
 from jobs.files import from_json, fsync, remove_tree, replace, to_json
-from jobs.names import RESULT_MARKS, folded, numbered, safe_name
+from jobs.names import RESULT_MARKS, folded, numbered, safe_folders, safe_name
 
 SPOOL_FOLDER = ".voicespool"
 MANIFEST = "manifest.json"
+MOST_NAMES, MOST_FOLDERS = 500_000, 1_000  # about 50 MB, once names of results taken away long ago have piled up
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Outbox:
             fsync(entry)
         self._permit(folder, self._folder_mode)
         fsync(folder)
+        fsync(self.staging)  # what is not there after a power failure counts as published
         return folder
 
     def place(self, assembled: Path, name: str, status: str) -> Path:
@@ -105,13 +108,10 @@ class Outbox:
         *parents, last = name.split("/")
         parent = self._parent(parents)
         final = safe_name(last) + RESULT_MARKS[status]
-        number = 1
-        while True:
+        for number in count(1):
             target = parent / numbered(final, number)
-            if self.policy.replace and _is_result(target):
-                self._set_aside(target)
-            elif self._taken(parent, target.name):
-                number += 1
+            aside = self._set_aside(target) if self.policy.replace and _is_result(target) else None
+            if aside is None and self._taken(parent, target.name):
                 continue
             try:
                 os.rename(assembled, target)
@@ -119,11 +119,14 @@ class Outbox:
                 # Another spool that publishes here was quicker. A rename never replaces a folder with files in it.
                 if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
                     raise
-                number += 1
                 continue
-            self._names.setdefault(parent, set()).add(hash(folded(target.name)))
+            self._remember(target)
             fsync(parent)
+            if aside is not None:
+                with contextlib.suppress(OSError):
+                    remove_tree(aside)
             return target
+        raise AssertionError("numbers do not end")
 
     def clean(self, keep: Callable[[str], bool]) -> None:
         """Remove what crashes left half-assembled, except what `keep` (given a job's id) still wants."""
@@ -134,16 +137,20 @@ class Outbox:
     def _parent(self, parts: list[str]) -> Path:
         """The folder for results of a subfolder. A result never contains another's: such a name gets a number."""
         folder = self.folder
-        for part in parts:
-            number = 1
-            while _is_result(child := folder / numbered(safe_name(part), number)) or _is_no_folder(child):
-                number += 1
-            if not child.is_dir():
-                child.mkdir(exist_ok=True)
-                self._permit(child, self._folder_mode)
-                fsync(folder)
-            folder = child
+        for name in safe_folders(parts):
+            folder = next(child for n in count(1) if self._can_hold(child := folder / numbered(name, n)))
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True)
+                self._permit(folder, self._folder_mode)
+                self._remember(folder)
+                fsync(folder.parent)
         return folder
+
+    def _can_hold(self, folder: Path) -> bool:
+        """Whether results may lie in a folder: one that is no result itself, or one that can be made."""
+        if os.path.lexists(folder):
+            return folder.is_dir() and not _is_result(folder)
+        return not self._taken(folder.parent, folder.name)
 
     def _taken(self, parent: Path, name: str) -> bool:
         """Whether a name is in use, also in another case or Unicode form (one name on Windows and macOS).
@@ -158,11 +165,17 @@ class Outbox:
             self._names[parent] = {hash(folded(entry)) for entry in os.listdir(parent)}
         return key in self._names[parent]
 
-    def _set_aside(self, target: Path) -> None:
+    def _remember(self, made: Path) -> None:
+        """Note a name that is taken now, if the names beside it are known; there is a bound to what is kept in mind."""
+        if (names := self._names.get(made.parent)) is not None:
+            names.add(hash(folded(made.name)))
+            if len(names) > MOST_NAMES or len(self._names) > MOST_FOLDERS:
+                self._names.clear()
+
+    def _set_aside(self, target: Path) -> Path:
         aside = self.staging / f"replaced-{secrets.token_hex(8)}"
         os.rename(target, aside)
-        with contextlib.suppress(OSError):
-            remove_tree(aside)
+        return aside
 
     @property
     def _folder_mode(self) -> int:
@@ -186,10 +199,6 @@ _UMASK = _current_umask()
 
 def _is_result(folder: Path) -> bool:
     return os.path.lexists(folder / MANIFEST)
-
-
-def _is_no_folder(path: Path) -> bool:
-    return os.path.lexists(path) and not path.is_dir()
 
 
 def _read_id(folder: Path) -> str | None:

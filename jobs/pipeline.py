@@ -11,6 +11,7 @@ lies in the folders.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from typing import Any, Protocol
 
 from jobs import report
 from jobs.errors import Cancelled, Hold, JobError, JobInvalid, OutboxGone, Problem, RenderFailed, holding, printable
-from jobs.files import from_json, fsync, link_or_copy, remove_tree, to_json, write_new
+from jobs.files import copy_beginning, from_json, fsync, link_or_copy, remove_tree, sha256_of, to_json, write_new
 from jobs.files import replace as replace_file
 from jobs.lock import Lock
 from jobs.manifest import AudioFile, Checks, SpokenSegment, Status, Timing
@@ -364,7 +365,15 @@ def _kept(claim: Claim) -> Made | None:
     if not kept:
         return None
     made = Made(rendering_from_json(kept["rendering"]), claim.folder / kept["folder"])
-    return made if all((made.folder / name).is_file() for name in made.rendering.files) else None
+    return made if all(_is_whole(made, name) for name in made.rendering.files) else None
+
+
+def _is_whole(made: Made, name: str) -> bool:
+    """Whether a kept file is what was made: a power failure may have left its name without its content."""
+    if not _is_regular(made.folder / name):
+        return False
+    wanted = [audio["sha256"] for audio in made.rendering.audio if audio["file"] == name]
+    return not wanted or sha256_of(made.folder / name) == wanted[0]
 
 
 # --- publish: from finished files to a folder in the outbox ----------------------------------------
@@ -429,13 +438,35 @@ def _release(spool: Spool, claim: Claim) -> None:
 def _fill(story: Story, folder: Path) -> None:
     """Write a result's files: the audio or ERROR.txt, the job file, the manifest."""
     claim = story.claim
-    link_or_copy(claim.job_file, folder / f"{_stem(claim)}{claim.suffix}")
+    story.missing = _hand_back(claim, folder / f"{_stem(claim)}{claim.suffix}")
     if story.made:
         for name in story.made.rendering.files:
             link_or_copy(story.made.folder / name, folder / name)
     if story.failure:
-        (folder / ERROR_TEXT).write_text(report.error_text(claim, story.failure), encoding="utf-8")
+        (folder / ERROR_TEXT).write_text(report.error_text(story), encoding="utf-8", errors="backslashreplace")
     (folder / MANIFEST).write_bytes(report.manifest(story).to_json())
+
+
+def _hand_back(claim: Claim, target: Path) -> str:
+    """Put the job file into its result. Returns a sentence about what is missing of it, or "".
+
+    The spool's own copy gets a second name. A file that was never read is a stranger's: it may be huge, of another
+    user, or unreadable by now, and none of that may keep the spool from its work.
+    """
+    if not claim.never_read:
+        link_or_copy(claim.job_file, target)
+        return ""
+    try:
+        if os.geteuid() in {0, os.lstat(claim.original).st_uid}:
+            with contextlib.suppress(OSError):
+                os.link(claim.original, target, follow_symlinks=False)
+                return ""
+        if copy_beginning(claim.original, target, LONGEST_COPY_BYTES):
+            return ""
+    except PermissionError:
+        target.unlink(missing_ok=True)
+        return "The job file is not in this folder: the spool was not allowed to read it."
+    return f"Only the first {LONGEST_COPY_BYTES >> 20} MiB of the job file are in this folder."
 
 
 def _outcome(story: Story) -> Outcome:

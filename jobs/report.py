@@ -34,6 +34,7 @@ class Story:
         started_s: When it left the queue, Unix time in seconds.
         spec: None when the file could not be understood.
         attempts: How many ended badly.
+        missing: A sentence about what the result lacks of the job file; "" when it is there as it was.
     """
 
     claim: Claim
@@ -42,6 +43,7 @@ class Story:
     made: Made | None = None
     failure: JobError | None = None
     attempts: int = 0
+    missing: str = ""
 
     @property
     def status(self) -> Status:
@@ -67,15 +69,18 @@ def manifest(story: Story) -> Manifest:
         checks=Checks(**made.checks) if made else None,
         timing=_timing(story),
         attempts=story.attempts + (made is not None),
-        warnings=made.warnings if made else (),
+        warnings=(*(made.warnings if made else ()), *filter(None, [story.missing])),
         error=_failure(story.failure) if story.failure else None,
         host=socket.gethostname(),
         version=own_version(),
     )
 
 
-def error_text(claim: Claim, error: JobError) -> str:
-    """ERROR.txt: what went wrong, where, and what to do about it, in plain words."""
+def error_text(story: Story) -> str:
+    """ERROR.txt of a job that failed: what went wrong, where, and what to do about it, in plain words."""
+    claim, error = story.claim, story.failure
+    if error is None:
+        return ""
     what = "was cancelled" if isinstance(error, Cancelled) else "failed"
     file = printable(claim.source)
     lines = [f"Document {claim.document} of {file} {what}." if claim.document else f"{file} {what}."]
@@ -83,7 +88,7 @@ def error_text(claim: Claim, error: JobError) -> str:
         lines += ["", *(f"  {problem}" for problem in error.problems)]
     elif not isinstance(error, Cancelled):
         lines += ["", f"  {error.message}"]
-    return "\n".join([*lines, "", error.hint, ""])
+    return "\n".join([*lines, "", *filter(None, [story.missing]), error.hint, ""])
 
 
 def now() -> str:
