@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,6 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from signal import Signals
 from typing import IO
 
 from engines import espeak_process, espeak_voices
@@ -45,6 +45,7 @@ OPTIONS = (
 _RATE, _PITCH, _RANGE, _WORD_GAP = 1, 3, 4, 7
 _WORD_GAP_UNIT_MS = 10
 
+_STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _CLOSE_TIMEOUT_S = 2.0
 # The library reads \x01 as the start of a command; nothing below a space is ever spoken.
 _CONTROLS = dict.fromkeys((*range(0x20), 0x7F), " ")
@@ -82,7 +83,7 @@ class Espeak:
         return voices.match(tag) if voices else None
 
     def load(self, checkpoint: Path | None, device: Device) -> Mapping[str, object]:
-        """Start the library's process: about 30 ms.
+        """Start the library's process: about 30 ms. It ends when this instance is closed or the calling thread ends.
 
         Raises:
             EngineMissing: the wheel is not installed, or its library does not load here.
@@ -147,6 +148,9 @@ class Espeak:
         self._requests = open(self_requests, "wb", buffering=0)  # noqa: SIM115 - closed in close()
         self._answers = open(self_answers, "rb")  # noqa: SIM115 - closed in close()
         script = str(Path(espeak_process.__file__))
+        # A stop from a terminal or a service manager reaches every process; the daemon lets the running chunk
+        # finish, so that this one must not hear it. Blocked signals stay blocked in the new program.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", script, _library(home), str(requests), str(answers)],
@@ -156,6 +160,7 @@ class Espeak:
                 pass_fds=(requests, answers),
             )
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(requests)
             os.close(answers)
 
@@ -197,7 +202,7 @@ def _check(status: int, chunk: Chunk) -> None:
 
 def _signal_name(number: int) -> str:
     try:
-        return Signals(number).name
+        return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"  # real-time signals have no names
 

@@ -110,7 +110,7 @@ def _few_marks(text: str) -> Iterator[str]:
 
 def _between_marks(text: str) -> Iterator[tuple[str, int]]:
     """Each stretch of text with the pause that its mark asks for, in ms; 0 after the last."""
-    _refuse_wrong_marks(text)
+    check_marks(text)
     start = 0
     for mark in _MARK.finditer(text):
         yield text[start : mark.start()], _milliseconds(mark)
@@ -118,7 +118,12 @@ def _between_marks(text: str) -> Iterator[tuple[str, int]]:
     yield text[start:], 0
 
 
-def _refuse_wrong_marks(text: str) -> None:
+def check_marks(text: str) -> None:
+    """Cheap; needs no library.
+
+    Raises:
+        PauseMark: something in the text was meant as a pause mark and is none.
+    """
     for found in _MEANT_AS_MARK.finditer(text):
         mark = _MARK.fullmatch(found[0])
         if mark is None:

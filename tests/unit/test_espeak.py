@@ -233,6 +233,15 @@ def test_a_lost_process_is_an_engine_failure() -> None:
         engine.close()
 
 
+def test_a_stop_from_a_terminal_does_not_end_the_running_chunk(engine: Espeak) -> None:
+    """Signals that a service manager or Ctrl-C sends to every process pass by; the daemon decides when it ends."""
+    assert engine._process is not None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        engine._process.send_signal(number)
+    assert speak(engine, "Hello.").samples.size
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 def test_not_loaded_is_said() -> None:
     """Speaking before load is an error, not a crash."""
     with pytest.raises(EngineError, match="loaded"):

@@ -64,6 +64,8 @@ class Faulty:
         for index, chunk in enumerate(chunks):
             _take_time(chunk.settings, chunk.text)
             fault = str(chunk.settings.get("fault", "none"))
+            if fault not in ("none", *FAULTS):
+                raise RequestRefused(f"there is no fault {fault!r}; there is {', '.join(FAULTS)}")
             spoiled = FAULTS[fault](chunk) if fault in FAULTS and _is_due(chunk) else None
             if isinstance(spoiled, Audio):
                 yield index, spoiled
