@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from watchdog.observers.inotify_c import CallbackId, InotifyEvent, InotifyFD, WatchDescriptor
+    from watchdog.observers.inotify_c import CallbackId, InotifyEvent, InotifyFD, Mask, WatchDescriptor
 
 
 @dataclass(slots=True)
@@ -54,8 +56,9 @@ class Events:
         self._hints = Hints()
         self._paths: dict[WatchDescriptor, str] = {}
         self._descriptors: dict[str, WatchDescriptor] = {}
+        self._ids: dict[WatchDescriptor, CallbackId] = {}
+        self._next_id = count()
         self._reader: InotifyFD | None = None
-        self._id = cast("CallbackId", id(self))
         if sys.platform == "linux":
             from watchdog.observers.inotify_c import InotifyFD
 
@@ -77,11 +80,23 @@ class Events:
         mask |= Inotify.IN_DELETE_SELF | Inotify.IN_MOVE_SELF | Inotify.IN_ONLYDIR | Inotify.IN_DONT_FOLLOW
         try:
             with self._lock:
-                descriptor = self._reader.add_callback(os.fsencode(path), Mask(mask), self, self._id)
-                self._paths[descriptor] = path
-                self._descriptors[path] = descriptor
+                self._add(self._reader, path, Mask(mask))
+        except (FileNotFoundError, NotADirectoryError):
+            return  # gone again
         except OSError as error:
             self.trouble = f"not all folders can be watched for events ({error.strerror}); they are scanned"
+
+    def _add(self, reader: InotifyFD, path: str, mask: Mask) -> None:
+        """A folder that came from elsewhere in the tree has its watch already, under its path of before."""
+        own_id = cast("CallbackId", next(self._next_id))
+        descriptor = reader.add_callback(os.fsencode(path), mask, self, own_id)
+        if (before := self._ids.get(descriptor)) is not None:
+            reader.remove_callbacks([(descriptor, before)])
+            self._descriptors.pop(self._paths[descriptor], None)
+        if descriptor < 0:  # what the reader makes of a folder that must not be read
+            reader.remove_callbacks([(descriptor, own_id)])
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        self._paths[descriptor], self._descriptors[path], self._ids[descriptor] = path, descriptor, own_id
 
     def watches(self, folder: Path) -> bool:
         """Whether changes in this folder raise events."""
@@ -90,7 +105,8 @@ class Events:
     def forget(self) -> None:
         """Drop all watches: the folder tree was replaced by another one."""
         with self._lock:
-            watches = [(descriptor, self._id) for descriptor in self._paths]
+            watches = list(self._ids.items())
+            self._ids.clear()
             self._paths.clear()
             self._descriptors.clear()
         if self._reader is not None:
@@ -129,17 +145,23 @@ class Events:
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         with self._lock:
             folder = self._paths.pop(wd, None)
+            self._ids.pop(wd, None)
             if folder is not None:
                 self._descriptors.pop(folder, None)
                 self._hints.touched.add(folder)
         self._wake()
 
     def _drop(self, wd: WatchDescriptor) -> None:
-        """The folder has another path now, which this watch does not know."""
+        """The folder has another path now, which its watch and those below it do not know."""
+        with self._lock:
+            folder = self._paths.get(wd)
+            below = [other for other, path in self._paths.items() if folder and path.startswith(folder + "/")]
+            watches = [(moved, self._ids[moved]) for moved in (wd, *below) if moved in self._ids]
         if self._reader is not None:
             with contextlib.suppress(OSError):
-                self._reader.remove_callbacks([(wd, self._id)])
-        self.on_watch_deleted(wd)
+                self._reader.remove_callbacks(watches)
+        for moved, _id in watches:
+            self.on_watch_deleted(moved)
 
     def on_queue_overflow(self) -> None:
         with self._lock:

@@ -14,20 +14,20 @@ _FOLDERS = re.compile(
 )
 
 _LEFTOVERS = (
-    (re.compile(r"\."), "a hidden file"),
-    (re.compile(r"#.*#$"), "an editor's autosave"),
-    (re.compile(r"~\$"), "an office program's lock file"),
-    (re.compile(r".*\.sync-conflict-"), "a conflict copy of Syncthing"),
-    (re.compile(r".*_conflict-"), "a conflict copy of Nextcloud"),
-    (re.compile(r".*\(?conflicted copy"), "a conflict copy of Dropbox or Nextcloud"),
-    (re.compile(r".*___jb_(old|tmp|bak)___$"), "a scratch file of a JetBrains editor"),
-    (re.compile(r"4913$"), "a scratch file of Vim"),
-    (re.compile(r"~syncthing~.*\.tmp$"), "a transfer of Syncthing in progress"),
-    (re.compile(r".*\.ocTransferId"), "a transfer of Nextcloud in progress"),
-    (re.compile(r".*\.(partial|part|filepart|crdownload|tmp|lftp-pget-status)$"), "a transfer in progress"),
-    (re.compile(r".*~$"), "an editor's backup"),
-    (re.compile(r"(Thumbs\.db|desktop\.ini)$", re.IGNORECASE), "a system's own file"),
-    (re.compile(r".*:Zone\.Identifier$"), "a system's own file"),
+    (re.compile(r"^\."), "a hidden file"),
+    (re.compile(r"(?s)^#.*#$"), "an editor's autosave"),
+    (re.compile(r"^~\$"), "an office program's lock file"),
+    (re.compile(r"\.sync-conflict-"), "a conflict copy of Syncthing"),
+    (re.compile(r"_conflict-"), "a conflict copy of Nextcloud"),
+    (re.compile(r"\(?conflicted copy"), "a conflict copy of Dropbox or Nextcloud"),
+    (re.compile(r"___jb_(old|tmp|bak)___$"), "a scratch file of a JetBrains editor"),
+    (re.compile(r"^4913$"), "a scratch file of Vim"),
+    (re.compile(r"(?s)^~syncthing~.*\.tmp$"), "a transfer of Syncthing in progress"),
+    (re.compile(r"\.ocTransferId"), "a transfer of Nextcloud in progress"),
+    (re.compile(r"\.(partial|part|filepart|crdownload|tmp|lftp-pget-status)$"), "a transfer in progress"),
+    (re.compile(r"~$"), "an editor's backup"),
+    (re.compile(r"^(Thumbs\.db|desktop\.ini)$", re.IGNORECASE), "a system's own file"),
+    (re.compile(r":Zone\.Identifier$"), "a system's own file"),
 )
 
 
@@ -44,7 +44,7 @@ def is_job_name(name: str) -> bool:
 def why_ignored(name: str) -> str | None:
     """Why a file is left alone, in words; None for a job file."""
     for pattern, reason in _LEFTOVERS:
-        if pattern.match(name):
+        if pattern.search(name):
             return reason
     if name.lower() == NEVER_A_JOB:
         return "defaults.yaml is never a job"
