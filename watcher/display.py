@@ -138,7 +138,9 @@ def _results(said: Mapping[str, Any], now: datetime, rows: int) -> list[Renderab
         spoken = duration(result["duration_s"]) if _number(result.get("duration_s")) > 0 else ""
         why = result.get("folder") if outcome == "done" else result.get("message") or result.get("folder")
         ended = f"{age(result.get('finished_at'), now)} ago"
-        table.add_row(clean(result.get("name")), Text(outcome, _STYLES.get(outcome, "")), spoken, ended, clean(why))
+        table.add_row(
+            clean(result.get("name")), Text(outcome, _STYLES.get(outcome, "")), spoken, ended, clean(why, limit=200)
+        )
     return [table] if results else []
 
 

@@ -82,10 +82,10 @@ def test_a_newcomer_gets_to_speech_with_what_init_prints(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "arguments",
-    [["bogus"], ["status", "--bogus"], ["submit"], ["submit", "--text", "x", "a.yaml"],
-     ["submit", "a.yaml", "--seed", "1"], ["submit", "--text", "x", "--name", "../x"], ["submit", "--text", "x", "--setting", "speed"],
-     ["retry", ".x"],
-     ["run", "--once", "--until-idle"], ["submit", "--text", "x", "--priority", "10"], ["schema", "bogus"]],
+    [["bogus"], ["status", "--bogus"], ["submit"], ["submit", "--text", "x", "a.yaml"], ["retry", ".x"],
+     ["submit", "a.yaml", "--seed", "1"], ["submit", "--text", "x", "--name", "../x"],
+     ["submit", "--text", "x", "--setting", "speed"], ["submit", "--text", "x", "--priority", "10"],
+     ["run", "--once", "--until-idle"], ["schema", "bogus"]],
 )  # fmt: skip
 def test_wrong_usage_is_2(tmp_path: Path, arguments: list[str]) -> None:
     """With a word about the right one."""
