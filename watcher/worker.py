@@ -99,10 +99,12 @@ class Worker:
     def start(self) -> None:
         """Start the process if there is none. Returns at once, the process goes on importing by itself.
 
+        While an order is out nothing happens: if its worker is dead, `receive` has to say so first.
+
         Raises:
             Hold: The machine can't start a process now, or the last one was killed and is not gone yet.
         """
-        if self.alive:
+        if self.alive or self.busy:
             return
         if self._running is not None:  # it died idle, and nobody has asked yet
             self._bury(self._running)

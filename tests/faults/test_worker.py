@@ -310,6 +310,17 @@ def test_the_death_of_an_idle_worker_is_told_and_hurts_no_job(worker: Worker, or
     assert died == Died("was killed from outside (SIGKILL)", "worker_died", "SIGKILL")
 
 
+def test_starting_ahead_does_not_hide_the_death_of_a_busy_worker(worker: Worker, orders: Orders) -> None:
+    """A job that is queued in the moment between a worker's death and its notice starts no other in its place."""
+    worker.submit(orders(fault="hang"))
+    pid = worker.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not worker.alive)
+    worker.start()
+    assert isinstance(finish(worker)[-1], Died)
+
+
 def test_an_order_to_a_worker_that_died_unnoticed_goes_to_a_fresh_one(worker: Worker, orders: Orders) -> None:
     render(worker, orders())
     assert worker.pid is not None
