@@ -6,16 +6,28 @@ import contextlib
 import errno
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from jobs.errors import ConfigError, Hold, Problem, printable
 from jobs.tree import Tree
 
-if TYPE_CHECKING:
-    from watcher.config import Config
+
+class Folders(Protocol):
+    """The paths of a configuration, absolute; `watcher.config.Config` has them."""
+
+    @property
+    def inbox(self) -> Path: ...
+    @property
+    def outbox(self) -> Path: ...
+    @property
+    def voices(self) -> Path: ...
+    @property
+    def models(self) -> Path: ...
+    @property
+    def state_dir(self) -> Path: ...
 
 
-def overlaps(config: Config, tree: Tree) -> list[Problem]:
+def overlaps(config: Folders, tree: Tree) -> list[Problem]:
     """Say which folders lie in each other and must not. Symlinks are resolved as far as they lead now."""
     real = {name: Path(os.path.realpath(getattr(config, name))) for name in _FOLDERS}
     problems: dict[frozenset[str], Problem] = {}
@@ -54,7 +66,7 @@ def _lies(inner: str, outer: str, real: dict[str, Path]) -> str:
     return f"lies inside {outer} ({printable(real[inner])}); put it beside it"
 
 
-def prepare(config: Config) -> None:
+def prepare(config: Folders) -> None:
     """Make the folders that were never there, and check that a claim is one rename. For the daemon's start.
 
     The outbox is left alone when the state remembers one: then it was there before, and is away.
@@ -74,7 +86,7 @@ def prepare(config: Config) -> None:
         _make_if_possible(getattr(config, name))
 
 
-def same_file_system(config: Config) -> None:
+def same_file_system(config: Folders) -> None:
     """Raise ConfigError when the state folder lies on another file system than the inbox."""
     if config.inbox.stat().st_dev != config.state_dir.stat().st_dev:
         raise ConfigError(
