@@ -95,16 +95,15 @@ def _known_part(loc: Key, data: Any) -> Key:
     return key
 
 
-def _unknown(key: Key, model: type[BaseModel]) -> str:
+def _unknown(key: Key, root: type[BaseModel]) -> str:
     """Name the nearest known key: in the same section first, then anywhere."""
+    model = root
     for step in key[:-1]:
         model = _section(model, str(step)) or model
     name = str(key[-1])
     prefix = dotted(key[:-1])
     here = [f"{prefix}.{field}" if prefix else field for field in model.model_fields]
-    by_name = {field.rsplit(".", 1)[-1]: field for field in reversed([*here, *_all_keys()])}
-    if prefix and name in model.model_fields:
-        return "unknown key"
+    by_name = {field.rsplit(".", 1)[-1]: field for field in reversed([*here, *_all_keys(root)])}
     near = by_name.get(name) or _nearest(name, here, by_name)
     if near:
         return f"unknown key; did you mean {near}?"
@@ -120,14 +119,12 @@ def _nearest(name: str, here: Sequence[str], by_name: Mapping[str, str]) -> str 
     return None
 
 
-def _all_keys() -> list[str]:
-    from watcher.config import Config
-
+def _all_keys(root: type[BaseModel]) -> list[str]:
     keys: list[str] = []
-    for name in Config.model_fields:
-        section = _section(Config, name)
+    for name in root.model_fields:
+        section = _section(root, name)
         keys += [f"{name}.{field}" for field in section.model_fields] if section else []
-    return keys + list(Config.model_fields)
+    return keys + list(root.model_fields)
 
 
 def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:

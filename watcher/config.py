@@ -17,9 +17,10 @@ from pydantic_core import PydanticCustomError
 
 from jobs.tree import Tree
 from watcher.complaints import EMPTY, complaint, complaints, read_yaml
-from watcher.folders import overlaps
+from watcher.layout import overlaps
 
 STATE_FOLDER = ".voicespool"
+FOLDERS = ("inbox", "outbox", "voices", "models", "state_dir")
 CONFIG_NAME = "config.yaml"
 
 
@@ -277,7 +278,7 @@ def _absolute(config: Config, base: Path, tree: Tree, path: Path | None = None) 
             "allowed_roots": tuple(absolute(root) for root in config.allowed_roots),
         }
     )
-    problems = overlaps(config, tree)
+    problems = overlaps({name: getattr(config, name) for name in FOLDERS}, tree)
     if problems:
         raise complaints(path, problems)
     return config

@@ -1,0 +1,52 @@
+"""How the folders of a configuration may lie to each other."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jobs.errors import Problem, printable
+from jobs.tree import Tree
+
+
+def overlaps(config: Folders, tree: Tree) -> list[Problem]:
+    """Say which folders lie in each other and must not. Symlinks are resolved as far as they lead now.
+
+    Args:
+        folders: inbox, outbox, voices, models and state_dir, absolute.
+        tree: The configuration file, for the lines.
+    """
+    real = {name: Path(os.path.realpath(folder)) for name, folder in folders.items()}
+    problems: dict[frozenset[str], Problem] = {}
+    for inner, outer in _APART:
+        if real[inner].is_relative_to(real[outer]) and (inner != "state_dir" or inner in tree.value):
+            line = tree.line_of((inner,) if inner in tree.value else (outer,))
+            problems.setdefault(frozenset((inner, outer)), Problem(_lies(inner, outer, real), inner, line))
+    if _shows(real["state_dir"], real["inbox"]):
+        message = "inside the inbox it must be, or lie in, a folder whose name starts with a dot"
+        problems[frozenset(["state_dir"])] = Problem(message, "state_dir", tree.line_of(("state_dir",)))
+    return list(problems.values())
+
+
+def _shows(state_dir: Path, inbox: Path) -> bool:
+    """Whether the scan of the inbox would come across the state folder."""
+    if not state_dir.is_relative_to(inbox):
+        return False
+    return not any(part.startswith(".") for part in state_dir.relative_to(inbox).parts)
+
+
+# Job files may name anything under voices/ and models/, and the scan of the inbox would take a checkpoint's
+# `config.yaml` for a job: these stay apart. voices and models may share a folder.
+_APART = (
+    ("outbox", "inbox"),
+    ("inbox", "outbox"),
+    *((inner, outer) for inner in ("voices", "models") for outer in ("inbox", "outbox")),
+    *((inner, outer) for inner in ("inbox", "outbox") for outer in ("voices", "models", "state_dir")),
+    *(("state_dir", outer) for outer in ("outbox", "voices", "models")),
+)
+
+
+def _lies(inner: str, outer: str, real: dict[str, Path]) -> str:
+    if real[inner] == real[outer]:
+        return f"is the same folder as {outer} ({printable(real[inner])}); give it one of its own"
+    return f"lies inside {outer} ({printable(real[inner])}); put it beside it"
