@@ -6,27 +6,12 @@ import contextlib
 import errno
 import os
 from pathlib import Path
-from typing import Protocol
 
 from jobs.errors import ConfigError, Hold, printable
+from watcher.config import Config
 
 
-class Folders(Protocol):
-    """The paths of a configuration, absolute; `watcher.config.Config` has them."""
-
-    @property
-    def inbox(self) -> Path: ...
-    @property
-    def outbox(self) -> Path: ...
-    @property
-    def voices(self) -> Path: ...
-    @property
-    def models(self) -> Path: ...
-    @property
-    def state_dir(self) -> Path: ...
-
-
-def prepare(config: Folders) -> None:
+def prepare(config: Config) -> None:
     """Make the folders that were never there, and check that a claim is one rename. For the daemon's start.
 
     The outbox is left alone when the state remembers one: then it was there before, and is away.
@@ -46,7 +31,7 @@ def prepare(config: Folders) -> None:
         _make_if_possible(getattr(config, name))
 
 
-def same_file_system(config: Folders) -> None:
+def same_file_system(config: Config) -> None:
     """Raise ConfigError when the state folder lies on another file system than the inbox."""
     if config.inbox.stat().st_dev != config.state_dir.stat().st_dev:
         raise ConfigError(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.errors import Problem, printable
 from jobs.tree import Tree
 
 
-def overlaps(config: Folders, tree: Tree) -> list[Problem]:
+def overlaps(folders: Mapping[str, Path], tree: Tree) -> list[Problem]:
     """Say which folders lie in each other and must not. Symlinks are resolved as far as they lead now.
 
     Args:
