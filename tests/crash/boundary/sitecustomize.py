@@ -1,46 +1,98 @@
-"""Kill this process at the n-th call that changes the disk. Loaded by Python itself when this folder is on PYTHONPATH.
+"""Trouble at the system-call boundary, for the daemon alone. Loaded by Python itself when this folder is on PYTHONPATH.
 
-`KILL_AT=17` kills before the 17th call, `KILL_AT=17+` right after it; `KILL_COUNT=FILE` writes how many there were. Only
-the daemon is meant: its worker is started with other arguments.
+    KILL_AT=17               kill this process before the 17th call that changes the disk
+    KILL_AT=rename:outbox/   ... before the first such call with this name and this text in its arguments
+    KILL_COUNT=FILE          write how many calls there were
+    FAIL_AT=fsync:outbox/:EIO FAIL_WHILE=FILE   while FILE exists, such calls report this error
+    CLOCK_FILE=FILE          the wall clock is off by so many seconds, read at each look
+
+With a `+` behind the number or text the call is made first. The worker is started with other arguments and not meant.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CALLS = ("rename", "fsync", "link", "mkdir", "unlink", "rmdir", "ftruncate")
+CALLS = ("rename", "fsync", "link", "mkdir", "unlink", "rmdir", "ftruncate", "pwrite")
 
 
-def _arm(at: str, count_file: str | None) -> None:
-    number, after = int(at.rstrip("+") or 0), at.endswith("+")
-    seen = 0
+class _Trouble:
+    """What happens at which call."""
 
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+    def __init__(self, environ: dict[str, str]) -> None:
+        self.kill_at = environ.get("KILL_AT", "0")
+        self.fail_at, _, self.error = environ.get("FAIL_AT", "").rpartition(":")
+        self.fail_while = environ.get("FAIL_WHILE", "")
+        self.calls = 0
+
+    def around(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
-            nonlocal seen
-            seen += 1
-            mine = seen == number
-            if mine and not after:
+            self.calls += 1
+            kill = self._meant(self.kill_at, name, arguments)
+            fail = self._meant(self.fail_at, name, arguments) and os.path.exists(self.fail_while)
+            if kill and not self.kill_at.endswith("+"):
                 os.kill(os.getpid(), signal.SIGKILL)
+            if fail and not self.fail_at.endswith("+"):
+                raise self._error()
             try:
-                return real(*arguments, **keywords)
+                result = real(*arguments, **keywords)
             finally:
-                if mine:
+                if kill:
                     os.kill(os.getpid(), signal.SIGKILL)
+            if fail:
+                raise self._error()
+            return result
 
         return call
 
+    def _meant(self, which: str, name: str, arguments: tuple[Any, ...]) -> bool:
+        called, named, text = which.rstrip("+").partition(":")
+        if not named:
+            return self.calls == int(called or 0)
+        return called == name and text in " ".join(map(_shown, arguments))
+
+    def _error(self) -> OSError:
+        number = getattr(errno, self.error)
+        return OSError(number, os.strerror(number))
+
+
+def _shown(argument: Any) -> str:
+    """A path, the path behind a descriptor, or bytes."""
+    if isinstance(argument, int):
+        with contextlib.suppress(OSError):
+            return os.readlink(f"/proc/self/fd/{argument}")
+    return argument.decode(errors="replace") if isinstance(argument, bytes) else str(argument)
+
+
+def _arm(environ: dict[str, str]) -> None:
+    trouble = _Trouble(environ)
     for name in CALLS:
-        setattr(os, name, counted(getattr(os, name)))
-    if count_file is not None:
-        atexit.register(lambda: Path(count_file).write_text(str(seen)))
+        setattr(os, name, trouble.around(name, getattr(os, name)))
+    if count_file := environ.get("KILL_COUNT"):
+        atexit.register(lambda: Path(count_file).write_text(str(trouble.calls)))
 
 
-if "KILL_AT" in os.environ and "run" in sys.orig_argv:
-    _arm(os.environ["KILL_AT"], os.environ.get("KILL_COUNT"))
+def _set_clock(file: Path) -> None:
+    now, now_ns = time.time, time.time_ns
+
+    def off_s() -> int:
+        return int(file.read_text())
+
+    time.time = lambda: now() + off_s()
+    time.time_ns = lambda: now_ns() + off_s() * 10**9
+
+
+if "run" in sys.orig_argv:
+    if {"KILL_AT", "FAIL_AT", "KILL_COUNT"} & set(os.environ):
+        _arm(dict(os.environ))
+    if "CLOCK_FILE" in os.environ:
+        _set_clock(Path(os.environ["CLOCK_FILE"]))

@@ -1,0 +1,69 @@
+"""File systems of a test's own: real mounts that nobody else sees and that are gone with the test."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+CLONE_NEWNS = 0x00020000
+
+
+@contextmanager
+def private_mounts() -> Iterator[None]:
+    """Give this thread, and the processes that it starts, mounts of their own. Skips where that is not permitted."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    here, outside = os.getcwd(), os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.unshare(CLONE_NEWNS):
+            pytest.skip(f"this user can't make mounts here: {os.strerror(ctypes.get_errno())}")
+        try:
+            command("mount", "--make-rprivate", "/")
+            yield
+        finally:
+            if libc.setns(outside, CLONE_NEWNS):
+                raise OSError(ctypes.get_errno(), "the test can't leave its mounts")
+            os.chdir(here)
+    finally:
+        os.close(outside)
+
+
+def command(*words: str | Path) -> None:
+    """Run a program that must succeed."""
+    ran = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, f"{' '.join(map(str, words))}: {ran.stderr}"
+
+
+def mount_tmpfs(folder: Path, options: str = "size=4m,mode=755") -> None:
+    """Mount an empty file system in memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command("mount", "-t", "tmpfs", "-o", options, "voicespool-test", folder)
+
+
+def mount_again(share: Path, folder: Path) -> None:
+    """Show at `folder` what is mounted at `share`: a share that comes back."""
+    command("mount", "--bind", share, folder)
+
+
+def unmount(folder: Path) -> None:
+    """Take a file system away, also from those that use it, as a server that is switched off does."""
+    command("umount", "--lazy", folder)
+
+
+def mount_disk(image: Path, folder: Path, size: str = "20M") -> None:
+    """Mount an ext4 file system that lies in a file; skips where there is none."""
+    if shutil.which("mkfs.ext4") is None or not Path("/dev/loop-control").exists():
+        pytest.skip("mkfs.ext4 or loop devices are missing here")
+    image.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    command("truncate", "-s", size, image)
+    command("mkfs.ext4", "-q", "-O", "^has_journal", image)
+    mounted = subprocess.run(["mount", "-o", "loop", image, folder], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no loop device can be mounted here: {mounted.stderr.strip()}")
