@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,11 @@ from jobs.errors import printable
 from jobs.findings import Findings, listed, nearest, shown
 from jobs.rules import Rules
 from jobs.spec import JobSpec, Segment
+from jobs.text import PauseMark, check_marks, has_words
 from jobs.tree import Path
 
 NOT_YET = "not available in this version"
 
-_PAUSE = re.compile(r"\[\s*pause\b[^\]\[]*\]", re.IGNORECASE)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HUGE = 1e300
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -84,7 +83,11 @@ class Check:
             self.findings.add(tuple(given[:1]), message)
 
     def _speakable(self, path: Path, text: str) -> None:
-        if not any(map(_spoken, _PAUSE.sub("", text))):
+        try:
+            check_marks(text)
+        except PauseMark as wrong:
+            self.findings.add(path, printable(wrong))
+        if not has_words(text):
             message = f"found {shown(text)}, which has nothing to speak; at least one letter or digit is needed"
             self.findings.add(path, message)
 
@@ -191,11 +194,6 @@ def _unknown_engine(info: EngineInfo) -> bool:
 
 def _is_plain(value: object) -> bool:
     return isinstance(value, str | int) or (isinstance(value, float) and abs(value) <= _HUGE)
-
-
-def _spoken(char: str) -> bool:
-    """Letters, marks, digits, and symbols such as € and emoji; punctuation alone is silence."""
-    return char.isalnum() or unicodedata.category(char)[0] in "LNS"
 
 
 def path_fault(name: str) -> str:

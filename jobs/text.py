@@ -86,8 +86,8 @@ def normal(text: str) -> str:
 
 
 def has_words(text: str) -> bool:
-    """Whether there is anything to say: a letter or a digit of any script."""
-    return any(map(str.isalnum, text))
+    """Whether there is anything to say: a letter or a digit of any script, outside of pause marks."""
+    return any(map(str.isalnum, _MARK.sub("", text)))
 
 
 _LINE_ENDS = {ord(char): "\n" for char in "\r\v\f\x85\u2028"} | {0x2029: "\n\n"}

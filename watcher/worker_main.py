@@ -66,7 +66,7 @@ def _import_ahead() -> None:
     """Load what every order needs while the daemon still looks for the first; failures show up then."""
     with contextlib.suppress(Exception):
         import numpy  # noqa: F401
-        import soundfile  # noqa: F401
+        import sentencex  # noqa: F401
 
         from engines import registry
         from jobs import rendering  # noqa: F401
