@@ -24,7 +24,7 @@ from jobs.recordings import NotAllowed, Places
 from jobs.store import NOT_REGULAR
 from watcher.config import Limits, Ready
 from watcher.events import Events
-from watcher.ignored import CANCEL_SUFFIX, PAUSE, is_job_name, is_walked, why_ignored
+from watcher.ignored import JOB_SUFFIXES, PAUSE, is_cancel_name, is_job_name, is_walked, why_ignored
 
 LOOK_AGAIN_S = 0.5
 SHOWN = 1000
@@ -107,6 +107,7 @@ class Arrivals:
         cancels: Paths of `NAME.cancel` files found.
         ignored: Paths left alone, and why; the first 1,000 of the last sweep.
         ignored_count: How many there are in all.
+        changes: Grows with each change of what there is to tell of the inbox's files.
     """
 
     inbox: Path
@@ -119,6 +120,7 @@ class Arrivals:
     cancels: set[str] = field(default_factory=set)
     ignored: dict[str, str] = field(default_factory=dict)
     ignored_count: int = 0
+    changes: int = 0
     _sightings: dict[str, Sighting] = field(default_factory=dict)
     _agenda: list[tuple[float, int, str]] = field(default_factory=list)
     _ticks: Iterator[int] = field(default_factory=count)
@@ -136,9 +138,9 @@ class Arrivals:
         hints = self.events.take()
         if hints.lost:
             self.sweep_soon()
-        for path in hints.moved:
+        for path in sorted(hints.moved, key=natural):
             self._hinted(path, moved=True)
-        for path in hints.touched - hints.moved:
+        for path in sorted(hints.touched - hints.moved, key=natural):
             self._hinted(path, moved=False)
         if not all(map(is_job_name, map(os.path.basename, hints.moved | hints.touched))):
             self._wake_those_that_wait_for_recordings()
@@ -174,7 +176,7 @@ class Arrivals:
 
     def forget(self, source: str) -> None:
         """The file was claimed, or is gone."""
-        self._sightings.pop(source, None)
+        self.changes += self._sightings.pop(source, None) is not None
 
     def look_again(self, source: str) -> None:
         """The file changed while it was being claimed: as if it had just come."""
@@ -208,7 +210,11 @@ class Arrivals:
         return {"ready": unseen, "waiting": waiting, "held": held, "ignored": self.ignored_count}
 
     def named(self, name: str) -> list[str]:
-        """Paths of unclaimed job files that `NAME.cancel` means."""
+        """Paths of unclaimed job files that `NAME.cancel` means, also those that were not seen yet."""
+        for suffix in JOB_SUFFIXES:
+            for source in (name + suffix, name + suffix.upper()):
+                if source not in self._sightings and is_job_name(os.path.basename(source)):
+                    self._sight(source, moved=False)
         return [source for source in self._sightings if source.rpartition(".")[0] == name]
 
     def paused(self) -> bool:
@@ -233,6 +239,7 @@ class Arrivals:
 
     def _sweeping(self) -> Iterator[None]:
         """Walk the inbox, a few entries a step, folders in natural order."""
+        before = self.ignored, self.ignored_count
         self.ignored, self.ignored_count = {}, 0
         folders = [""]
         while folders:
@@ -247,29 +254,33 @@ class Arrivals:
                     self._ignore(folder + "/", f"the folder can't be read: {error.strerror}")
                 yield
                 continue
-            below = []
+            below, cancels = [], set()
             for number, entry in enumerate(entries):
                 source = f"{folder}/{entry.name}" if folder else entry.name
                 if _is_folder(entry):
                     if is_walked(entry.name):
                         below.append(source)
+                    elif path / entry.name != self.places.state:
+                        self._ignore(f"{source}/", "a hidden or system folder; no job is looked for in it")
+                elif is_cancel_name(entry.name):
+                    cancels.add(source)
                 else:
                     self._sort_out(source, entry)
                 if number % 16 == 15:
                     yield
+            self.cancels |= cancels  # now that the files that they may mean are known
             folders.extend(reversed(below))
             yield
+        self.changes += (self.ignored, self.ignored_count) != before
 
     def _sort_out(self, source: str, entry: os.DirEntry[str]) -> None:
-        if is_job_name(entry.name):
-            if entry.is_symlink():
-                self._ignore(source, "a symbolic link is never opened")
-            else:
-                self._sight(source, moved=False)
-        elif entry.name.endswith(CANCEL_SUFFIX) and not entry.name.startswith("."):
-            self.cancels.add(source)
-        elif source != PAUSE and not entry.name.startswith("."):
-            self._ignore(source, why_ignored(entry.name) or "")
+        if not is_job_name(entry.name):
+            if source != PAUSE:
+                self._ignore(source, why_ignored(entry.name) or "")
+        elif entry.is_symlink():
+            self._ignore(source, "a symbolic link is never opened")
+        else:
+            self._sight(source, moved=False)
 
     def _ignore(self, source: str, reason: str) -> None:
         self.ignored_count += 1
@@ -289,10 +300,10 @@ class Arrivals:
             return
         if is_job_name(parts[-1]):
             self._sight(source, moved=moved)
-        elif parts[-1].endswith(CANCEL_SUFFIX) and not parts[-1].startswith("."):
-            self.cancels.add(source)
         if source == "." or os.path.isdir(path):
             self.sweep_soon()
+        elif is_cancel_name(parts[-1]):
+            self.cancels.add(source)
 
     def _sight(self, source: str, *, moved: bool) -> None:
         """See a job file: note its state, and look inside when it has been still for long enough."""
@@ -309,6 +320,7 @@ class Arrivals:
             self.forget(source)
             if not stat.S_ISDIR(status.st_mode):
                 self._ignore(source, "not a regular file; it is never opened")
+                self.changes += self._walk is None
             return
         content, sighting = _content(status), self._sightings.get(source)
         if sighting is None or sighting.content != content:
@@ -346,6 +358,7 @@ class Arrivals:
     def _say(self, sighting: Sighting, reason: str, *, held: bool = False) -> None:
         if reason != sighting.reason:
             sighting.reason, sighting.since = reason, time.time()
+            self.changes += 1
         sighting.held = held
 
     def _wait(self, sighting: Sighting, wait: Wait) -> None:

@@ -41,6 +41,11 @@ def is_job_name(name: str) -> bool:
     return name.lower().endswith(JOB_SUFFIXES) and why_ignored(name) is None
 
 
+def is_cancel_name(name: str) -> bool:
+    """Whether a file of this name asks for jobs to be cancelled."""
+    return name.endswith(CANCEL_SUFFIX) and not name.startswith(".")
+
+
 def why_ignored(name: str) -> str | None:
     """Why a file is left alone, in words; None for a job file."""
     for pattern, reason in _LEFTOVERS:
