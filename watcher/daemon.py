@@ -105,6 +105,7 @@ class Daemon:
         self.intake: Intake | None = None
         self.watchdog_s = systemd.watchdog_interval_s()
         self.watchdog_due_s = 0.0
+        self.told_changes = 0
         self.poll = select.poll()
         for descriptor in (signals.fd, events.wake_fd, worker.fileno()):
             self.poll.register(descriptor, select.POLLIN)
@@ -405,6 +406,9 @@ class Daemon:
             self.bulletin.state = state
             self.bulletin.changed()
             systemd.status(state)
+        if self.session is not None and self.session.arrivals.changes != self.told_changes:
+            self.told_changes = self.session.arrivals.changes
+            self.bulletin.changed()
         self.bulletin.warm = self.worker.warm
         if self.bulletin.due_in() == 0.0:
             self.bulletin.write(self.session, mine=self._is_mine())
