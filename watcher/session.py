@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engines.registry import engines, planned
-from jobs.errors import ConfigError, holding
+from jobs.errors import holding
 from jobs.lock import Lock
 from jobs.outbox import Outbox, Policy
 from jobs.pipeline import Spool
 from jobs.recordings import Places, Snapshots
-from jobs.rules import Rules
 from jobs.schedule import Schedule
 from jobs.store import Store
 from watcher import arrivals, filesystem, folders
 from watcher.arrivals import Arrivals
 from watcher.config import Config
 from watcher.events import Events
+from watcher.job_rules import job_rules
 
 OUTBOX_MEMORY = "outbox.json"
-
-
-def rules(config: Config) -> Rules:
-    """What the configuration says about reading job files."""
-    defaults = config.defaults.model_dump(exclude={"engine", "language"}, exclude_none=True)
-    return Rules(
-        engines=engines(),
-        planned=planned(),
-        default_engine=config.defaults.engine,
-        default_language=config.defaults.language,
-        defaults=defaults,
-        text_chars=config.limits.text_chars,
-        documents=config.limits.documents,
-    )
 
 
 def places(config: Config) -> Places:
@@ -43,19 +27,10 @@ def places(config: Config) -> Places:
     return Places(config.inbox, config.voices, config.state_dir, config.allowed_roots, config.limits.recording_bytes)
 
 
-def policy(config: Config) -> Policy:
-    """How the configuration wants results to be published.
-
-    Raises:
-        ConfigError: There is no such group.
-    """
-    group = config.results.group
-    if isinstance(group, str):
-        try:
-            group = grp.getgrnam(group).gr_gid
-        except KeyError:
-            raise ConfigError(f"results.group: there is no group {group!r} on this machine") from None
-    return Policy(config.results.on_existing == "replace", config.results.folder_mode, group)
+def publishing(config: Config) -> Policy:
+    """How the configuration wants results to be published."""
+    results = config.results
+    return Policy(results.on_existing == "replace", results.folder_mode, results.gid)
 
 
 @dataclass(slots=True)
@@ -100,7 +75,7 @@ class Session:
             lock=lock,
             outbox=None,
             snapshots=Snapshots(config.state_dir / "recordings", places(config)),
-            rules=rules(config),
+            rules=job_rules(config),
             device=config.device.model_dump(mode="json"),
             longest_bytes=config.limits.job_file_bytes,
             attempts=config.limits.attempts,
@@ -119,15 +94,20 @@ class Session:
         return cls(config, lock, spool, incoming, schedule, left=store.claimed_ids()[::-1])
 
     def reload(self, config: Config) -> None:
-        """Go on with another configuration of the same folders."""
+        """Go on with another configuration of the same folders.
+
+        Raises:
+            ConfigError: Its `defaults` are wrong; nothing has changed.
+        """
+        self.spool.rules = job_rules(config)
         self.config = config
-        self.spool.rules = rules(config)
         self.spool.device = config.device.model_dump(mode="json")
         self.spool.longest_bytes = config.limits.job_file_bytes
         self.spool.attempts = config.limits.attempts
         self.spool.deaths = config.limits.daemon_deaths
         self.spool.snapshots.places = places(config)
-        self.spool.outbox = None
+        if self.spool.outbox is not None:
+            self.spool.outbox.policy = publishing(config)
         self.arrivals.places = places(config)
         self.arrivals.policy.ready, self.arrivals.policy.limits = config.ready, config.limits
         self.schedule.patience_s = config.limits.affinity_s
@@ -144,7 +124,7 @@ class Session:
         with holding("the outbox can't be used"):
             store, config = self.spool.store, self.config
             memory = config.state_dir / OUTBOX_MEMORY
-            outbox = Outbox.open(config.outbox, memory, store.inbox_id, policy(config))
+            outbox = Outbox.open(config.outbox, memory, store.inbox_id, publishing(config))
             outbox.clean(keep=store.has_intent)
         self.spool.outbox = outbox
 
