@@ -148,7 +148,8 @@ class Snapshots:
                 os.fsync(copy.fileno())
             if identity(os.fstat(fd)) != identity(status):
                 raise NotAllowed(f"{printable(name)} was changed while it was being copied")
-            os.rename(scratch, self.folder / digest.hexdigest())
+            if not (self.folder / digest.hexdigest()).exists():  # else the same content under another name
+                os.rename(scratch, self.folder / digest.hexdigest())
         finally:
             scratch.unlink(missing_ok=True)
         return digest.hexdigest()

@@ -1,0 +1,219 @@
+"""A spool without its daemon: folders, store and outbox in this process, and a worker that is a function."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engines.base import EngineInfo
+from jobs.errors import JobInvalid
+from jobs.lock import Lock
+from jobs.outbox import SPOOL_FOLDER, Outbox, Policy
+from jobs.parse import Document, parse
+from jobs.pipeline import Outcome, Spool, process, resume, take
+from jobs.recordings import Places, Snapshots
+from jobs.rendering import Order, Rendering
+from jobs.rules import Rules
+from jobs.schedule import Ticket
+from jobs.store import Store
+
+
+class Voice:
+    """What the parser asks of an engine; the audio comes from `render`."""
+
+    @classmethod
+    def info(cls) -> EngineInfo:
+        languages = ("en", "pt-BR")
+        return EngineInfo("voice", "A voice", "Apache-2.0", "voice", "1.0", None, 16000, languages, clones_voices=True)
+
+    @classmethod
+    def match_language(cls, tag: str) -> str | None:
+        return tag if tag in {"en", "pt-BR"} else None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A ready file, as arrivals hand it over."""
+
+    source: str
+    status: os.stat_result
+    data: bytes = b""
+    documents: tuple[Document, ...] | None = None
+    set_aside: str = ""
+
+
+def render(order: Order, timeout_s: float | None) -> Rendering:
+    """Make a file that depends on the text, and all that a worker says of it."""
+    data = f"audio of {order.spec.get('text')}".encode()
+    Path(order.result_dir, f"{order.stem}.wav").write_bytes(data)
+    audio = {
+        "file": f"{order.stem}.wav", "sha256": hashlib.sha256(data).hexdigest(), "format": "wav",
+        "sample_rate": 16000, "channels": 1, "duration_s": 1.5, "peak_dbfs": -3.0,
+    }  # fmt: skip
+    return Rendering(
+        files=(f"{order.stem}.wav",),
+        engine={"name": order.engine},
+        voice={"speaker": "x"},
+        audio=(audio,),
+        segments=({"text": "a", "start_s": 0.0, "end_s": 1.5, "seed": 1},),
+        checks={"verdict": "ok"},
+        timing={"load_s": 0.1, "synthesis_s": 0.2},
+    )
+
+
+@dataclass
+class Desk:
+    """Folders below `folder`, opened and dropped as often as a test likes.
+
+    Attributes:
+        settings: Of `Spool`: longest_bytes, attempts, deaths.
+    """
+
+    folder: Path
+    outbox: Path | None = None
+    policy: Policy = field(default_factory=Policy)
+    settings: dict[str, int] = field(default_factory=dict)
+    spool: Spool | None = None
+
+    def __post_init__(self) -> None:
+        self.outbox_folder = self.outbox or self.folder / "outbox"
+        for path in (self.inbox, self.state, self.voices, self.outbox_folder):
+            path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def inbox(self) -> Path:
+        return self.folder / "inbox"
+
+    @property
+    def state(self) -> Path:
+        return self.inbox / ".voicespool"
+
+    @property
+    def voices(self) -> Path:
+        return self.folder / "voices"
+
+    @property
+    def results(self) -> Path:
+        return self.outbox_folder
+
+    def open(self) -> Spool:
+        """What a daemon does when it starts."""
+        store = Store.open(self.inbox, self.state)
+        store.empty_trash()
+        try:
+            self.spool = Spool(
+                store=store,
+                lock=Lock.acquire(self.state / "lock"),
+                outbox=None,
+                snapshots=Snapshots(self.state / "recordings", Places(self.inbox, self.voices, self.state)),
+                rules=Rules(engines={"voice": Voice}, default_engine="voice"),
+                device={},
+                **{"longest_bytes": 1 << 20, "attempts": 3, "deaths": 10, **self.settings},
+            )
+        except BaseException:
+            store.close()
+            raise
+        self.spool.snapshots.sweep()
+        return self.spool
+
+    def close(self) -> None:
+        """What a kill does: the kernel takes the lock and the open files back, nothing else happens."""
+        if self.spool is not None:
+            self.spool.store.close()
+            self.spool.lock.release()
+            self.spool = None
+
+    def find_outbox(self) -> None:
+        """What a daemon does before a job, as long as the outbox is not open."""
+        spool = self.opened
+        if spool.outbox is None:
+            outbox = Outbox.open(
+                self.outbox_folder, self.state / "outbox.json", spool.store.inbox_id, self.policy
+            )
+            outbox.clean(keep=spool.store.has_intent)
+            spool.outbox = outbox
+
+    @property
+    def opened(self) -> Spool:
+        return self.spool or self.open()
+
+    def drop(self, source: str, content: str | bytes = "text: hello\n") -> Path:
+        path = self.inbox / source
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(".scratch")
+        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.rename(scratch, path)
+        return path
+
+    def look(self, source: str) -> Found:
+        """See a file as arrivals do."""
+        path = self.inbox / source
+        status, data = os.lstat(path), path.read_bytes()
+        try:
+            documents: tuple[Document, ...] | None = parse(data, path.suffix.lower(), self.opened.rules)
+        except JobInvalid:
+            documents = None
+        return Found(source, status, data, documents)
+
+    def take(self, source: str) -> list[Ticket]:
+        return take(self.opened, self.look(source))
+
+    def resume(self) -> list[Ticket]:
+        spool = self.opened
+        return [ticket for job_id in spool.store.claimed_ids() for ticket in resume(spool, job_id)]
+
+    def process(self, ticket: Ticket, renderer: Any = render) -> Outcome | None:
+        self.find_outbox()
+        return process(self.opened, ticket.job_id, renderer)
+
+    def run(self, source: str, content: str | bytes = "text: hello\n") -> Path:
+        """Drop one job, see it through, and say where its result is."""
+        self.drop(source, content)
+        (ticket,) = self.take(source)
+        outcome = self.process(ticket)
+        assert outcome is not None
+        return outcome.folder
+
+    def claimed(self) -> list[str]:
+        return sorted(os.listdir(self.state / "claimed"))
+
+    def published(self) -> dict[str, dict[str, Any]]:
+        """Every visible result, by its path in the outbox, with its manifest; a half-made one fails the test."""
+        return {str(folder.relative_to(self.results)): whole(folder) for folder in results_below(self.results)}
+
+
+def results_below(outbox: Path) -> Iterator[Path]:
+    """Every folder that a consumer takes for a result: one with files in it."""
+    for folder, folders, files in os.walk(outbox):
+        folders[:] = [name for name in folders if name != SPOOL_FOLDER]
+        if files:
+            assert not folders, f"{folder} is a result with another one inside"
+            yield Path(folder)
+
+
+def whole(folder: Path) -> dict[str, Any]:
+    """The manifest of a result that has all that it should have."""
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
+    names = set(os.listdir(folder))
+    assert all(audio["file"] in names for audio in manifest["audio"])
+    for audio in manifest["audio"]:
+        assert hashlib.sha256((folder / audio["file"]).read_bytes()).hexdigest() == audio["sha256"]
+    assert ("ERROR.txt" in names) == (manifest["status"] != "done")
+    assert any(name.lower().endswith((".yaml", ".yml", ".json")) for name in names - {"manifest.json"})
+    return manifest
+
+
+@contextmanager
+def desk(folder: Path, **arguments: Any) -> Iterator[Desk]:
+    """A desk that is closed at the end."""
+    one = Desk(folder, **arguments)
+    try:
+        yield one
+    finally:
+        one.close()

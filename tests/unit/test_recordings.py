@@ -1,0 +1,267 @@
+"""Recordings that a job names: found inside the folders alone, copied by content, once."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs.recordings import NotAllowed, Places, Snapshots, transcript_beside
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    for name in ("inbox/radio", "inbox/.voicespool/recordings", "voices", "outside", "archive"):
+        (tmp_path / name).mkdir(parents=True)
+    return Places(tmp_path / "inbox", tmp_path / "voices", tmp_path / "inbox/.voicespool", longest_bytes=1000)
+
+
+@pytest.fixture
+def snapshots(places: Places) -> Snapshots:
+    return Snapshots(places.state / "recordings", places)
+
+
+def written(path: Path, content: bytes = b"RIFF") -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# --- where it may lie ------------------------------------------------------------------------------
+
+
+def test_beside_the_job_file_first_then_under_voices(places: Places) -> None:
+    job_folder = places.inbox / "radio"
+    assert places.find("ana.wav", job_folder) is None
+    theirs = written(places.voices / "ana.wav")
+    assert places.find("ana.wav", job_folder) == theirs
+    beside = written(job_folder / "ana.wav")
+    assert places.find("ana.wav", job_folder) == beside
+    (places.voices / "pt").mkdir()
+    deep = written(places.voices / "pt" / "rui.wav")
+    assert places.find("pt/rui.wav", job_folder) == deep
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside/a.wav", "x/../../outside/a.wav", "/etc/passwd", "a\0.wav", "..", "link.wav", "out/a.wav"]
+)
+def test_nothing_leads_out(places: Places, tmp_path: Path, name: str) -> None:
+    written(tmp_path / "outside" / "a.wav")
+    (places.inbox / "link.wav").symlink_to(tmp_path / "outside" / "a.wav")
+    (places.inbox / "out").symlink_to(tmp_path / "outside")
+    with pytest.raises(NotAllowed):
+        places.find(name, places.inbox)
+
+
+def test_links_that_stay_inside_are_followed(places: Places) -> None:
+    real = written(places.voices / "ana.wav")
+    (places.inbox / "link.wav").symlink_to(real)
+    assert places.find("link.wav", places.inbox) == real
+
+
+def test_the_spools_own_folder_is_never_served(places: Places) -> None:
+    written(places.state / "id")
+    with pytest.raises(NotAllowed):
+        places.find(".voicespool/id", places.inbox)
+
+
+def test_an_absolute_name_needs_the_operators_leave(places: Places, tmp_path: Path) -> None:
+    path = written(tmp_path / "archive" / "a.wav")
+    with pytest.raises(NotAllowed, match="allowed_roots"):
+        places.find(str(path), places.inbox)
+    allowed = Places(places.inbox, places.voices, places.state, (tmp_path / "archive",))
+    assert allowed.find(str(path), places.inbox) == path
+
+
+def test_what_is_no_file_is_refused_in_words(places: Places) -> None:
+    (places.voices / "folder.wav").mkdir()
+    os.mkfifo(places.voices / "pipe.wav")
+    (places.voices / "loop.wav").symlink_to("loop.wav")
+    for name in ("folder.wav", "pipe.wav", "loop.wav", "x" * 300):
+        with pytest.raises(NotAllowed) as caught:
+            places.find(name, places.inbox)
+        assert str(caught.value).isprintable()
+
+
+def test_a_link_to_nothing_is_not_there_yet(places: Places) -> None:
+    (places.inbox / "a.wav").symlink_to(places.voices / "later.wav")
+    assert places.find("a.wav", places.inbox) is None
+    assert places.find("a.wav/b.wav", places.inbox) is None
+
+
+# --- the copy --------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_what_was_there_and_is_shared_by_content(snapshots: Snapshots, tmp_path: Path) -> None:
+    source = written(snapshots.places.voices / "ana.wav", b"first")
+    one, two = tmp_path / "one", tmp_path / "two"
+    first = snapshots.take(source, one)
+    assert first == digest(b"first")
+    source.write_bytes(b"other")
+    assert snapshots.take(source, two) == digest(b"other")
+    written(snapshots.places.voices / "twin.wav", b"first")
+    assert snapshots.take(snapshots.places.voices / "twin.wav", two) == first
+    assert (one / first).read_bytes() == b"first"
+    assert (one / first).samefile(two / first)
+    assert sorted(os.listdir(snapshots.folder)) == sorted([first, digest(b"other")])
+
+
+def test_a_recording_known_already_is_not_read_again(
+    snapshots: Snapshots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = written(snapshots.places.voices / "ana.wav")
+    snapshots.take(source, tmp_path / "one")
+    monkeypatch.delattr(os, "pread")
+    assert (tmp_path / "two" / snapshots.take(source, tmp_path / "two")).exists()
+
+
+def test_a_copy_that_was_removed_is_made_again(snapshots: Snapshots, tmp_path: Path) -> None:
+    source = written(snapshots.places.voices / "ana.wav")
+    first = snapshots.take(source, tmp_path / "one")
+    (snapshots.folder / first).unlink()
+    assert (tmp_path / "two" / snapshots.take(source, tmp_path / "two")).read_bytes() == b"RIFF"
+
+
+def test_half_a_copy_in_the_jobs_folder_is_made_whole(snapshots: Snapshots, tmp_path: Path) -> None:
+    """Where there are no hard links, a crash can leave one."""
+    source = written(snapshots.places.voices / "ana.wav")
+    (tmp_path / "one").mkdir()
+    written(tmp_path / "one" / digest(b"RIFF"), b"RI")
+    assert (tmp_path / "one" / snapshots.take(source, tmp_path / "one")).read_bytes() == b"RIFF"
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "large", "gone", "folder"])
+def test_what_was_swapped_since_it_was_found_is_refused(snapshots: Snapshots, tmp_path: Path, kind: str) -> None:
+    source = snapshots.places.voices / "ana.wav"
+    if kind == "link":
+        source.symlink_to(written(tmp_path / "outside" / "a.wav"))
+    elif kind == "pipe":
+        os.mkfifo(source)
+    elif kind == "large":
+        written(source, b"x" * 1001)
+    elif kind == "folder":
+        source.mkdir()
+    with pytest.raises(NotAllowed):
+        snapshots.take(source, tmp_path / "one")
+    assert os.listdir(snapshots.folder) == []
+
+
+def test_a_folder_on_the_way_swapped_for_a_link_is_noticed(snapshots: Snapshots, tmp_path: Path) -> None:
+    (snapshots.places.voices / "pt").mkdir()
+    written(snapshots.places.voices / "pt" / "a.wav")
+    found = snapshots.places.find("pt/a.wav", snapshots.places.inbox)
+    assert found is not None
+    written(tmp_path / "outside" / "a.wav", b"secret")
+    found.unlink()
+    found.parent.rmdir()
+    found.parent.symlink_to(tmp_path / "outside")
+    with pytest.raises(NotAllowed, match="moved"):
+        snapshots.take(found, tmp_path / "one")
+
+
+def test_one_that_grows_while_it_is_copied_is_refused(
+    snapshots: Snapshots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no more is read than was there at first, however fast it grows."""
+    source, real, asked = written(snapshots.places.voices / "ana.wav"), os.pread, []
+
+    def growing(fd: int, size: int, offset: int) -> bytes:
+        asked.append(size)
+        with source.open("ab") as writer:
+            writer.write(b"more")
+        return real(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", growing)
+    with pytest.raises(NotAllowed, match="changed"):
+        snapshots.take(source, tmp_path / "one")
+    assert asked == [4]
+    assert os.listdir(snapshots.folder) == []
+
+
+def test_a_full_disk_is_no_fault_of_the_recording(
+    snapshots: Snapshots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes through as an OSError, which callers turn into a hold; nothing half-copied stays."""
+    source = written(snapshots.places.voices / "ana.wav")
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            snapshots.take(source, tmp_path / "one")
+    assert os.listdir(snapshots.folder) == []
+    assert snapshots.take(source, tmp_path / "one")
+
+
+def test_a_recording_that_can_not_be_read_is_the_jobs_trouble(
+    snapshots: Snapshots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = written(snapshots.places.voices / "ana.wav")
+
+    def bad_sector(*_arguments: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", bad_sector)
+    with pytest.raises(NotAllowed, match="Input/output"):
+        snapshots.take(source, tmp_path / "one")
+
+
+def test_copies_go_with_the_last_job_that_holds_them(snapshots: Snapshots, tmp_path: Path) -> None:
+    source = written(snapshots.places.voices / "ana.wav")
+    held = snapshots.take(source, tmp_path / "one")
+    snapshots.take(source, tmp_path / "two")
+    snapshots.let_go([held, "no such"])
+    snapshots.sweep()
+    assert (snapshots.folder / held).exists()
+    for folder in ("one", "two"):
+        (tmp_path / folder / held).unlink()
+    snapshots.let_go([held])
+    assert os.listdir(snapshots.folder) == []
+
+
+def test_a_sweep_removes_what_a_crash_left(snapshots: Snapshots, tmp_path: Path) -> None:
+    written(snapshots.folder / ".half")
+    (snapshots.folder / "folder").mkdir()
+    held = snapshots.take(written(snapshots.places.voices / "ana.wav"), tmp_path / "one")
+    snapshots.sweep()
+    assert os.listdir(snapshots.folder) == [held]
+
+
+def test_memory_of_known_recordings_is_bounded(snapshots: Snapshots) -> None:
+    for number in range(1100):
+        snapshots._remember((number,), "x")
+    assert len(snapshots._known) == 1024
+
+
+# --- the transcript --------------------------------------------------------------------------------
+
+
+def test_the_text_beside_a_recording(tmp_path: Path) -> None:
+    recording = written(tmp_path / "ana.wav")
+    assert transcript_beside(recording) is None
+    written(tmp_path / "ana.txt", "\ufeff  Olá, eu sou a Ana.\n".encode())
+    assert transcript_beside(recording) == "Olá, eu sou a Ana."
+    written(tmp_path / "ana.txt", b" \n")
+    assert transcript_beside(recording) is None
+    written(tmp_path / "ana.txt", b"caf\xe9 " + b"x" * 100_000)
+    text = transcript_beside(recording)
+    assert text is not None
+    assert text.startswith("caf\ufffd x")
+    assert len(text) <= 1 << 16
+
+
+def test_a_transcript_is_never_a_link_or_a_pipe(tmp_path: Path) -> None:
+    recording = written(tmp_path / "ana.wav")
+    (tmp_path / "ana.txt").symlink_to("/etc/passwd")
+    assert transcript_beside(recording) is None
+    (tmp_path / "ana.txt").unlink()
+    os.mkfifo(tmp_path / "ana.txt")
+    assert transcript_beside(recording) is None
