@@ -178,8 +178,9 @@ class Daemon:
         self.bulletin.running = Running(ticket, ticket.model[0], time.time())
         self.bulletin.changed()
         try:
-            session.open_outbox()
-            outcome = pipeline.process(session.spool, ticket.job_id, self._supervisor())
+            with holding("the state folder of the inbox"):  # a disk may fill up at any step
+                session.open_outbox()
+                outcome = pipeline.process(session.spool, ticket.job_id, self._supervisor())
         except PutBack:
             session.schedule.add(ticket)
             log.info("job put back", action="put_back", job_id=ticket.job_id, name=ticket.name)
