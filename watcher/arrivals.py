@@ -25,6 +25,7 @@ from jobs.store import NOT_REGULAR
 from watcher.config import Limits, Ready
 from watcher.events import Events
 from watcher.ignored import JOB_SUFFIXES, PAUSE, is_cancel_name, is_job_name, is_walked, why_ignored
+from watcher.log import log
 
 LOOK_AGAIN_S = 0.5
 SHOWN = 1000
@@ -359,6 +360,8 @@ class Arrivals:
         if reason != sighting.reason:
             sighting.reason, sighting.since = reason, time.time()
             self.changes += 1
+            if held:  # status.json may be on the disk that is full
+                log.warning("file held", action="hold", file=sighting.source, reason=reason)
         sighting.held = held
 
     def _wait(self, sighting: Sighting, wait: Wait) -> None:

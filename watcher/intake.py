@@ -62,7 +62,6 @@ class Intake:
         except OSError as error:
             self.session.spool.store.check()
             arrivals.hold(source, f"it can't be taken out of its folder: {error.strerror}")
-            log.warning("file held", action="hold", file=source, reason=error.strerror)
         else:
             arrivals.forget(source)
             self._enlist(tickets)
