@@ -48,6 +48,7 @@ def mount_tmpfs(folder: Path, options: str = "size=4m,mode=755") -> None:
 
 def mount_again(share: Path, folder: Path) -> None:
     """Show at `folder` what is mounted at `share`: a share that comes back."""
+    folder.mkdir(parents=True, exist_ok=True)
     command("mount", "--bind", share, folder)
 
 

@@ -1,0 +1,325 @@
+"""Real file systems that go away, come back, fill up, turn read-only or break: a hold that ends by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mounting import command, mount_again, mount_disk, mount_tmpfs, private_mounts, unmount
+from tests.spooling import PLUGINS, ROOT, Spool, until
+
+BOUNDARY = Path(__file__).parents[1] / "crash" / "boundary"
+LONG_TEXT = f"text: One. {'Much more. ' * 30}\nsettings: {{audio_ms: 1000}}\n"
+
+
+@pytest.fixture
+def mounts(spool: Spool) -> Iterator[None]:
+    """Mounts of the test's own; the daemon is gone before they are."""
+    with private_mounts():
+        yield
+        if spool.process is not None:
+            spool.stop(signal.SIGKILL)
+
+
+def held(spool: Spool, what: str, words: str) -> None:
+    """Wait until the status says that this is on hold, and why."""
+    until(
+        lambda: any(hold["what"] == what and words in hold["reason"] for hold in spool.status().get("holds", [])),
+        f"{what} on hold: {words}; {spool.status().get('holds')}",
+    )
+    until(lambda: spool.status()["state"] == "hold", "the state says hold")
+
+
+def no_longer_held(spool: Spool) -> None:
+    until(lambda: not spool.status()["holds"], "the hold is over")
+
+
+def fill_up(folder: Path) -> Path:
+    """Take all the space there is on a file system."""
+    filler = folder / ".filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    return filler
+
+
+def chunks_begun(journal: Path) -> list[str]:
+    return [line.partition(" ")[2] for line in journal.read_text().splitlines()] if journal.exists() else []
+
+
+# The inbox.
+
+
+def test_an_inbox_that_is_unmounted_and_back_puts_the_running_job_off_and_goes_on(spool: Spool, mounts: None) -> None:
+    """Chunks that were finished before are not rendered again; nothing is written to the bare mount point."""
+    share, journal, gate = spool.folder / "share", spool.folder / "journal", spool.folder / "gate"
+    mount_tmpfs(share)
+    mount_again(share, spool.inbox)
+    settings = json.dumps({"fault": "hang", "only": "Two", "times": 1, "counter": str(gate), "journal": str(journal)})
+    spool.drop("a.yaml", f"text: One. Two. Three.\nsettings: {settings}\n")
+    spool.drop("b.yaml")
+    spool.start()
+    until(lambda: "Two." in chunks_begun(journal), "the first chunk is finished, the second begun")
+    worker = spool.worker_pid()
+    unmount(spool.inbox)
+    until(lambda: spool.lines("hold"), "a hold")
+    assert spool.lines("hold")[-1]["what"] == "inbox"
+    assert not list(spool.inbox.iterdir())
+    mount_again(share, spool.inbox)
+    assert spool.manifest("a")["attempts"] == 1
+    assert spool.manifest("b")["status"] == "done"
+    assert chunks_begun(journal) == ["One.", "Two.", "Two.", "Three."]
+    assert spool.worker_pid() != worker
+    assert spool.results() == ["a", "b"]
+    no_longer_held(spool)
+    assert spool.stop() == 0
+
+
+def test_an_inbox_that_is_deleted_and_made_again_is_a_hold_at_first(spool: Spool) -> None:
+    """Within the half minute nothing is taken from the new one, and nothing is written to it."""
+    spool.start()
+    os.rename(spool.inbox, spool.folder / "old")
+    until(lambda: spool.lines("hold"), "a hold")
+    spool.inbox.mkdir()
+    spool.drop("a.yaml")
+    assert spool.stop() == 0
+    assert [path.name for path in spool.inbox.iterdir()] == ["a.yaml"]
+    assert spool.results() == []
+
+
+@pytest.mark.long
+def test_an_inbox_that_is_deleted_and_stays_new_for_half_a_minute_is_taken_as_new(spool: Spool) -> None:
+    """What was claimed in the old one is named in the log; the new one works."""
+    gate = spool.folder / "gate"
+    spool.drop("running.yaml", f"text: One.\nsettings: {{gate: {gate}}}\n")
+    spool.drop("queued.yaml")
+    spool.start()
+    until(lambda: len(spool.claims()) == 2 and spool.lines("render"), "one job runs, one is queued")
+    os.rename(spool.inbox, spool.folder / "old")
+    spool.inbox.mkdir()
+    spool.drop("new.yaml")
+    assert spool.manifest("new")["status"] == "done"
+    [line] = spool.lines("new_inbox")
+    assert line["jobs"] == ["running", "queued"]
+    assert spool.results() == ["new"]
+    assert spool.stop() == 0
+
+
+def test_a_full_inbox_holds_what_it_can_not_claim_and_goes_on_when_there_is_space(spool: Spool, mounts: None) -> None:
+    mount_tmpfs(spool.inbox, "size=256k")
+    spool.start()
+    spool.drop("a.yaml")
+    spool.result("a")
+    (spool.inbox / ".b.yaml").write_text("text: Waits for space.\n")
+    filler = fill_up(spool.inbox)
+    os.rename(spool.inbox / ".b.yaml", spool.inbox / "b.yaml")
+    until(lambda: "No space left" in spool.log(), "the log says why")
+    until(lambda: not spool.claims(), "nothing half-claimed stays")
+    assert (spool.inbox / "b.yaml").read_text() == "text: Waits for space.\n"
+    filler.unlink()
+    assert spool.manifest("b")["status"] == "done"
+    assert spool.stop() == 0
+
+
+def test_an_inbox_that_fills_up_while_a_job_is_rendered_is_a_hold_and_no_failure(spool: Spool, mounts: None) -> None:
+    """The worker can't keep a chunk: no attempt is lost, and the job is done when there is space."""
+    gate = spool.folder / "gate"
+    mount_tmpfs(spool.inbox, "size=1m")
+    spool.drop("a.yaml", f"text: One. Two. Three.\nsettings: {{gate: {gate}, audio_ms: 2000}}\n")
+    spool.start()
+    until(lambda: spool.lines("render"), "the job runs")
+    filler = fill_up(spool.inbox)
+    gate.touch()
+    until(lambda: any("No space left" in line["reason"] for line in spool.lines("hold")), "a hold that says why")
+    assert spool.results() == []
+    filler.unlink()
+    assert spool.manifest("a")["attempts"] == 1
+    assert spool.results() == ["a"]
+
+
+# The outbox.
+
+
+def test_an_unmounted_outbox_is_a_hold_and_not_a_fresh_start(spool: Spool, mounts: None) -> None:
+    """An empty mount point stays empty; when the share is back, everything goes on by itself."""
+    share = spool.folder / "share"
+    mount_tmpfs(share)
+    mount_again(share, spool.outbox)
+    spool.drop("a.yaml")
+    assert spool.once().returncode == 0
+    unmount(spool.outbox)
+    spool.drop("b.yaml")
+    ended = spool.once()
+    assert ended.returncode == 75
+    assert "is not the outbox of before" in ended.stderr
+    spool.start()
+    held(spool, "outbox", "its .voicespool/id is missing")
+    assert not list(spool.outbox.iterdir())
+    mount_again(share, spool.outbox)
+    assert spool.manifest("b")["status"] == "done"
+    no_longer_held(spool)
+    unmount(spool.outbox)
+    spool.drop("c.yaml")
+    held(spool, "outbox", "its .voicespool/id is missing")
+    mount_again(share, spool.outbox)
+    assert spool.manifest("c")["status"] == "done"
+    assert spool.results() == ["a", "b", "c"]
+
+
+def test_an_outbox_that_is_gone_or_of_another_spool_is_a_hold(spool: Spool) -> None:
+    spool.drop("a.yaml")
+    assert spool.once().returncode == 0
+    os.rename(spool.outbox, spool.folder / "mine")
+    spool.drop("b.yaml")
+    gone = spool.once()
+    assert gone.returncode == 75
+    assert "is not there" in gone.stderr
+    (spool.outbox / ".voicespool").mkdir(parents=True)
+    (spool.outbox / ".voicespool" / "id").write_text("somebody else's\n")
+    spool.start()
+    held(spool, "outbox", "is the outbox of another spool")
+    assert spool.results() == []
+    os.rename(spool.outbox, spool.folder / "theirs")
+    os.rename(spool.folder / "mine", spool.outbox)
+    assert spool.manifest("b")["status"] == "done"
+    assert [path.name for path in (spool.folder / "theirs").iterdir()] == [".voicespool"]
+
+
+def test_a_full_outbox_is_a_hold_that_renders_nothing_again(spool: Spool, mounts: None) -> None:
+    """The status says why; when there is space the finished job is published, once; the next ones follow."""
+    journal = spool.folder / "journal"
+    mount_tmpfs(spool.outbox, "size=256k")
+    spool.start()
+    spool.drop("a.yaml")
+    spool.result("a")
+    filler = fill_up(spool.outbox)
+    spool.drop("b.yaml", f"text: One. Two.\nsettings: {{journal: {journal}}}\n")
+    spool.drop("c.yaml")
+    held(spool, "work", "No space left")
+    assert spool.results() == ["a"]
+    filler.unlink()
+    assert spool.manifest("b")["attempts"] == 1
+    assert spool.manifest("c")["status"] == "done"
+    assert chunks_begun(journal) == ["One.", "Two."]
+    no_longer_held(spool)
+    assert spool.results() == ["a", "b", "c"]
+
+
+def test_a_read_only_outbox_is_a_hold(spool: Spool, mounts: None) -> None:
+    mount_tmpfs(spool.outbox)
+    spool.start()
+    spool.drop("a.yaml")
+    spool.result("a")
+    command("mount", "-o", "remount,ro", spool.outbox)
+    spool.drop("b.yaml")
+    held(spool, "work", "Read-only file system")
+    command("mount", "-o", "remount,rw", spool.outbox)
+    assert spool.manifest("b")["attempts"] == 1
+    assert spool.results() == ["a", "b"]
+
+
+def test_inbox_and_outbox_on_different_file_systems(spool: Spool, mounts: None) -> None:
+    """A result can't be linked or renamed across: it is copied, and still appears by one rename."""
+    mount_tmpfs(spool.outbox)
+    assert spool.inbox.stat().st_dev != spool.outbox.stat().st_dev
+    spool.drop("radio/a.yaml")
+    spool.drop("bad.yaml", "txt: wrong key\n")
+    assert spool.once().returncode == 1
+    assert spool.results() == ["bad.failed", "radio/a"]
+    assert sorted(os.listdir(spool.outbox / "radio" / "a")) == ["a.wav", "a.yaml", "manifest.json"]
+
+
+def test_a_state_folder_on_another_file_system_than_the_inbox_is_refused(spool: Spool, mounts: None) -> None:
+    spool.config["state_dir"] = str(spool.folder / "state")
+    mount_tmpfs(spool.state)
+    refused = spool.once()
+    assert refused.returncode == 3
+    assert "not on the file system of the inbox" in refused.stderr
+
+
+# Errors of the device.
+
+
+def test_an_input_output_error_on_one_file_holds_that_file_alone(spool: Spool, mounts: None) -> None:
+    """A real disk whose end is gone: the one file there can't be read, the others are done."""
+    disk = spool.folder / "disk"
+    mount_disk(disk, spool.inbox)
+    filler = fill_up_to_the_end(spool.inbox)
+    (spool.inbox / "lost.yaml").write_text("text: Lies at the end of the disk.\n")
+    command("sync", "-f", spool.inbox)
+    filler.unlink()
+    command("sync", "-f", spool.inbox)
+    Path("/proc/sys/vm/drop_caches").write_text("1")
+    os.truncate(disk, 10 << 20)
+    with pytest.raises(OSError, match="Input/output error"):
+        (spool.inbox / "lost.yaml").read_bytes()
+    spool.drop("good.yaml")
+    spool.start()
+    assert spool.manifest("good")["status"] == "done"
+    [held_file] = until(lambda: spool.status()["held"], "the file is held")
+    assert (held_file["file"], held_file["reason"]) == ("lost.yaml", "it can't be read: Input/output error")
+    assert not spool.status()["holds"]
+    assert spool.stop() == 0
+    assert (spool.inbox / "lost.yaml").exists()
+
+
+def fill_up_to_the_end(folder: Path) -> Path:
+    """Take the front of a disk of 20 MB, so that what is written next lies behind it."""
+    filler = folder / ".filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 14 << 20)
+    return filler
+
+
+# What can't be had here for real: the answers of shares, given at the system-call boundary.
+
+
+def trouble(fail_at: str, fail_while: Path) -> dict[str, Any]:
+    fail_while.touch()
+    path = os.pathsep.join(map(str, (BOUNDARY, ROOT, PLUGINS)))
+    return {"PYTHONPATH": path, "FAIL_AT": fail_at, "FAIL_WHILE": str(fail_while)}
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        ("fsync:/outbox/:EIO", "Input/output error"),
+        ("rename:/outbox/a:EBUSY", "Device or resource busy"),
+        ("fsync:claimed/:EIO", "Input/output error"),
+        ("rename:/trash/:EACCES", "Permission denied"),
+    ],
+    ids=["outbox can not be synced", "share refuses the publication", "state can not be synced", "release refused"],
+)
+def test_an_error_on_the_way_to_the_outbox_is_a_hold_and_then_the_job_is_published_once(
+    spool: Spool, at: str, words: str
+) -> None:
+    """Also when the publication was done and only the release of the claim was refused."""
+    broken = spool.folder / "broken"
+    spool.start(**trouble(at, broken))
+    spool.drop("a.yaml")
+    until(lambda: words in spool.log(), "the log says why")
+    broken.unlink()
+    assert spool.manifest("a")["attempts"] == 1
+    until(lambda: not spool.claims(), "the claim is released")
+    assert spool.stop() == 0
+    assert spool.results() == ["a"]
+
+
+@pytest.mark.parametrize("at", ["rename:/original", "rename:/outbox/a", "rename:/trash/"])
+def test_a_rename_that_worked_and_was_answered_with_an_error(spool: Spool, at: str) -> None:
+    """A request that NFS repeats can report ENOENT although the first one did its work: look, then go on."""
+    spool.drop("a.yaml")
+    spool.start(**trouble(f"{at}+:ENOENT", spool.folder / "broken"))
+    assert spool.manifest("a")["status"] == "done"
+    until(lambda: not spool.claims(), "the claim is released")
+    assert spool.stop() == 0
+    assert spool.results() == ["a"]
