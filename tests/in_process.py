@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,43 @@ from jobs.rendering import Order, Rendering
 from jobs.rules import Rules
 from jobs.schedule import Ticket
 from jobs.store import Store
+
+
+CHANGES = ("rename", "fsync", "link", "mkdir", "unlink", "rmdir", "ftruncate", "pwrite", "chmod")
+
+
+class Killed(BaseException):
+    """What a simulated kill raises; nothing in the product catches it."""
+
+
+@contextmanager
+def killed_at(number: int) -> Iterator[list[str]]:
+    """Die at the n-th call that changes the disk: it does not happen, and no other one after it.
+
+    Yields:
+        The names of the calls so far. Swallows `Killed`; whether it came to that shows in their number.
+    """
+    real = {name: getattr(os, name) for name in (*CHANGES, "open", "write")}
+    calls: list[str] = []
+
+    def counted(name: str) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            if name in CHANGES:
+                calls.append(name)
+            if len(calls) >= number:
+                raise Killed
+            return real[name](*arguments, **keywords)
+
+        return call
+
+    for name in real:
+        setattr(os, name, counted(name))
+    try:
+        with contextlib.suppress(Killed):
+            yield calls
+    finally:
+        for name, function in real.items():
+            setattr(os, name, function)
 
 
 class Voice:
@@ -133,9 +171,7 @@ class Desk:
         """What a daemon does before a job, as long as the outbox is not open."""
         spool = self.opened
         if spool.outbox is None:
-            outbox = Outbox.open(
-                self.outbox_folder, self.state / "outbox.json", spool.store.inbox_id, self.policy
-            )
+            outbox = Outbox.open(self.outbox_folder, self.state / "outbox.json", spool.store.inbox_id, self.policy)
             outbox.clean(keep=spool.store.has_intent)
             spool.outbox = outbox
 

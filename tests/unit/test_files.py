@@ -178,9 +178,7 @@ def test_the_beginning_of_a_file_is_copied_when_it_is_too_long(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_file_is_renamed_only_to_a_free_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
-) -> None:
+def test_a_file_is_renamed_only_to_a_free_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
     """Also on file systems without hard links."""
     if not links:
         monkeypatch.setattr(os, "link", raising(errno.EPERM))

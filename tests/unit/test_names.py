@@ -49,7 +49,9 @@ def test_every_name_is_legal_on_linux_and_windows(name: str) -> None:
     for made in file_names(name):
         assert 0 < len(made.encode("utf-8")) <= 255
         assert not set(made) & set('<>:"/\\|?*\0')
-        assert all(char in "\u200c\u200d" or unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Zl", "Zp"} for char in made)
+        assert all(
+            char in "\u200c\u200d" or unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Zl", "Zp"} for char in made
+        )
         assert made[-1] not in ". "
         assert made[0] != "."
         assert WINDOWS_DEVICE.match(made) is None

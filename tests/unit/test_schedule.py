@@ -210,7 +210,9 @@ def test_a_waiting_ticket_is_small() -> None:
         schedule, before = Schedule(PATIENCE_S), tracemalloc.get_traced_memory()[0]
         for number in range(count):
             claimed_ns = 1_790_000_000_000_000_000 + number
-            schedule.add(Ticket(f"20261121T210000.{number:09d}", f"folder/job-{number:06d}", claimed_ns, model=MODELS[0]))
+            schedule.add(
+                Ticket(f"20261121T210000.{number:09d}", f"folder/job-{number:06d}", claimed_ns, model=MODELS[0])
+            )
         each = (tracemalloc.get_traced_memory()[0] - before) / count
     finally:
         tracemalloc.stop()

@@ -1,0 +1,502 @@
+"""Claims on disk: what is taken, put back, split, and read back after a crash at any step."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import ConfigError, Hold, InboxGone
+from jobs.files import from_json
+from jobs.store import Changed, Claim, Store
+from tests.in_process import Desk, killed_at
+
+LIMIT = 1000
+
+
+@pytest.fixture
+def store(at: Desk) -> Store:
+    return at.opened.store
+
+
+def claim(store: Store, source: str, content: bytes = b"text: hello\n") -> Claim:
+    path = store.inbox / source
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return store.claim(source, os.stat(path), LIMIT)[0]
+
+
+def inside(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, name: str, code: int, calls: int = 1) -> None:
+    """Let a system call fail from its n-th time on, for what is done in this test only."""
+    real, seen = getattr(os, name), iter(range(1, 10_000))
+
+    def call(*arguments: object, **keywords: object) -> object:
+        if next(seen) >= calls:
+            raise OSError(code, os.strerror(code))
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(os, name, call)
+
+
+# --- claim -----------------------------------------------------------------------------------------
+
+
+def test_a_claim_is_the_spools_own_bytes_in_a_private_folder(store: Store) -> None:
+    path = store.inbox / "radio" / "Hello.YAML"
+    path.parent.mkdir()
+    path.write_bytes(b"text: hello\n")
+    made, data = store.claim("radio/Hello.YAML", os.stat(path), LIMIT)
+    assert data == made.job_file.read_bytes() == b"text: hello\n"
+    assert (made.name, made.suffix, made.document) == ("radio/Hello", ".YAML", 0)
+    assert not path.exists()
+    assert (store.state / "claimed").stat().st_mode & 0o777 == 0o700
+    assert made.folder.stat().st_mode & 0o777 == 0o700
+    assert store.recover(made.job_id, LIMIT) == made
+
+
+def test_a_writer_that_kept_the_file_open_changes_nothing(store: Store) -> None:
+    """Where a lease does not tell of it (it was opened for reading and writing, and closed, after the claim)."""
+    made = claim(store, "a.yaml")
+    made.original.write_bytes(b"text: something else\n")
+    found = store.recover(made.job_id, LIMIT)
+    assert found is not None
+    assert found.job_file.read_bytes() == b"text: hello\n"
+
+
+def test_a_file_that_is_open_for_writing_goes_back(store: Store) -> None:
+    path = store.inbox / "a.yaml"
+    path.write_bytes(b"text: hel")
+    with path.open("ab") as writer:
+        with pytest.raises(Changed):
+            store.claim("a.yaml", os.stat(path), LIMIT)
+        writer.write(b"lo\n")
+    assert path.read_bytes() == b"text: hello\n"
+    assert inside(store.state / "claimed") == []
+
+
+@pytest.mark.parametrize("kind", ["content", "file", "link", "pipe", "folder", "folder with files"])
+def test_what_changed_between_look_and_claim_goes_back_as_it_is(store: Store, tmp_path: Path, kind: str) -> None:
+    path = store.inbox / "a.yaml"
+    path.write_bytes(b"text: hello\n")
+    looked_at = os.stat(path)
+    if kind == "content":
+        path.write_bytes(b"text: goodbye\n")
+    else:
+        path.rename(tmp_path / "away")  # so that its inode is not used again
+        {
+            "file": lambda: path.write_bytes(b"text: hello\n"),
+            "link": lambda: path.symlink_to("/etc/passwd"),
+            "pipe": lambda: os.mkfifo(path),
+            "folder": path.mkdir,
+            "folder with files": lambda: (path.mkdir(), (path / "b").touch()),
+        }[kind]()
+    before = os.lstat(path)
+    with pytest.raises(Changed):
+        store.claim("a.yaml", looked_at, LIMIT)
+    assert os.lstat(path).st_ino == before.st_ino
+    assert inside(store.state / "claimed") == []
+
+
+def test_a_change_during_the_copy_is_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By somebody whom no lease betrays: the file is the same, its content and times are not."""
+    path, real = store.inbox / "a.yaml", os.pread
+    path.write_bytes(b"text: hello\n")
+    looked_at = os.stat(path)
+
+    def meanwhile(fd: int, size: int, offset: int) -> bytes:
+        data = real(fd, size, offset)
+        os.utime(f"/proc/self/fd/{fd}")
+        return data
+
+    monkeypatch.setattr(os, "pread", meanwhile)
+    with pytest.raises(Changed):
+        store.claim("a.yaml", looked_at, LIMIT)
+    assert path.read_bytes() == b"text: hello\n"
+    assert inside(store.state / "claimed") == []
+
+
+def test_a_file_that_is_gone_leaves_nothing_behind(store: Store) -> None:
+    path = store.inbox / "a.yaml"
+    path.touch()
+    looked_at = os.stat(path)
+    path.unlink()
+    for source in ("a.yaml", "no/folder/a.yaml"):
+        with pytest.raises(FileNotFoundError):
+            store.claim(source, looked_at, LIMIT)
+        with pytest.raises(FileNotFoundError):
+            store.set_aside(source, "why")
+    assert inside(store.state / "claimed") == []
+
+
+def test_a_folder_swapped_for_a_link_gives_nothing_away(store: Store, tmp_path: Path) -> None:
+    """Not even to a claim that is to fail."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a.yaml").write_bytes(b"secret: 1\n")
+    (store.inbox / "x").symlink_to(outside)
+    with pytest.raises(NotADirectoryError):
+        store.claim("x/a.yaml", os.stat(outside / "a.yaml"), LIMIT)
+    with pytest.raises(NotADirectoryError):
+        store.set_aside("x/a.yaml", "why")
+    assert inside(outside) == ["a.yaml"]
+
+
+def test_a_rename_that_reports_an_error_although_it_worked_is_a_claim(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repeated request over NFS can answer that the file is not there."""
+    real = os.rename
+
+    def twice(source: str, target: Path, **keywords: int) -> None:
+        real(source, target, **keywords)
+        if str(target).endswith("/original"):
+            real(source, target, **keywords)
+
+    monkeypatch.setattr(os, "rename", twice)
+    assert claim(store, "a.yaml").sha256
+
+
+def test_a_file_too_large_is_taken_and_never_read(store: Store) -> None:
+    path = store.inbox / "a.yaml"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    made, data = store.claim("a.yaml", os.stat(path), LIMIT)
+    assert data == b""
+    assert "larger than limits.job_file_bytes (1000 bytes)" in made.set_aside
+    assert made.never_read
+    assert made.job_file == made.original
+    assert store.recover(made.job_id, LIMIT) == made
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_no_file_is_not_set_aside(store: Store, kind: str) -> None:
+    """Publishing it would follow the link or wait for the pipe."""
+    path = store.inbox / "a.yaml"
+    {"link": lambda: path.symlink_to("/etc/passwd"), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
+    with pytest.raises(FileNotFoundError):
+        store.set_aside("a.yaml", "too large")
+    assert os.path.lexists(path)
+    assert inside(store.state / "claimed") == []
+
+
+def test_two_claims_in_one_moment_have_two_ids(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: 1_790_000_000_000_000_000)
+    ids = [claim(store, f"{name}.yaml").job_id for name in "abc"]
+    assert ids == sorted(set(ids))
+
+
+def test_names_that_are_not_utf8_or_hold_line_breaks_come_back(store: Store) -> None:
+    source = os.fsdecode(b"caf\xe9\n/\xff.yaml")
+    made = claim(store, source)
+    found = store.recover(made.job_id, LIMIT)
+    assert found is not None
+    assert os.fsencode(found.source) == b"caf\xe9\n/\xff.yaml"
+
+
+# --- put back --------------------------------------------------------------------------------------
+
+
+def changing(store: Store, source: str) -> os.stat_result:
+    """A file that will turn out to be another one when it is claimed."""
+    path = store.inbox / source
+    path.write_bytes(b"text: hello\n")
+    looked_at = os.stat(path)
+    path.write_bytes(b"text: hello again\n")
+    return looked_at
+
+
+def when_claimed(monkeypatch: pytest.MonkeyPatch, then: object) -> None:
+    """Do something right after the rename that claims."""
+    real = os.rename
+
+    def call(source: object, target: object, **keywords: int) -> None:
+        real(source, target, **keywords)  # type: ignore[arg-type]
+        if str(target).endswith("/original"):
+            monkeypatch.setattr(os, "rename", real)
+            then()  # type: ignore[operator]
+
+    monkeypatch.setattr(os, "rename", call)
+
+
+@pytest.mark.parametrize("name", ["a.yaml", "x" * 250 + ".yaml"])
+def test_a_name_that_is_taken_meanwhile_is_left_alone(store: Store, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    looked_at = changing(store, name)
+    when_claimed(monkeypatch, lambda: (store.inbox / name).write_bytes(b"text: new\n"))
+    with pytest.raises(Changed):
+        store.claim(name, looked_at, LIMIT)
+    assert (store.inbox / name).read_bytes() == b"text: new\n"
+    (other,) = set(inside(store.inbox)) - {name, ".voicespool"}
+    assert (store.inbox / other).read_bytes() == b"text: hello again\n"
+    assert other.endswith(" (2).yaml")
+
+
+def test_a_file_whose_folder_is_gone_returns_to_the_inbox(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    (store.inbox / "radio").mkdir()
+    looked_at = changing(store, "radio/a.yaml")
+    when_claimed(monkeypatch, (store.inbox / "radio").rmdir)
+    with pytest.raises(Changed):
+        store.claim("radio/a.yaml", looked_at, LIMIT)
+    assert (store.inbox / "a.yaml").read_bytes() == b"text: hello again\n"
+    assert inside(store.state / "claimed") == []
+
+
+@pytest.mark.parametrize("step", range(1, 6))
+def test_a_full_disk_at_any_step_of_a_claim_leaves_the_file_in_the_inbox(
+    store: Store, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Also at the last one, when all that is missing is the word that the copy is whole."""
+    path = store.inbox / "a.yaml"
+    path.write_bytes(b"text: hello\n")
+    with monkeypatch.context() as patch:
+        refusing(patch, "fsync", errno.ENOSPC, calls=step)
+        if step == 5:
+            store.claim("a.yaml", os.stat(path), LIMIT)
+            return
+        with pytest.raises(OSError, match="No space"):
+            store.claim("a.yaml", os.stat(path), LIMIT)
+    assert path.read_bytes() == b"text: hello\n"
+    assert inside(store.state / "claimed") == []
+
+
+def test_a_put_back_that_is_refused_is_a_hold_and_recovery_finds_the_file(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = changing(store, "a.yaml")
+    with monkeypatch.context() as patch:
+        refusing(patch, "link", errno.EROFS)
+        with pytest.raises(Hold, match="can't be put back"):
+            store.claim("a.yaml", looked_at, LIMIT)
+    (job_id,) = store.claimed_ids()
+    found = store.recover(job_id, LIMIT)
+    assert found is not None
+    assert found.job_file.read_bytes() == b"text: hello again\n"
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_put_back_that_a_crash_cuts_in_two_is_one_file(
+    store: Store, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    """Both names are there: only the one in the inbox counts."""
+    looked_at = changing(store, "a.yaml")
+    with monkeypatch.context() as patch:
+        if taken:
+            when_claimed(patch, lambda: (store.inbox / "a.yaml").write_bytes(b"text: new\n"))
+        real = os.unlink
+
+        def killed(path: object, **keywords: int) -> None:
+            if str(path).endswith("/original"):
+                raise KeyboardInterrupt
+            real(path, **keywords)  # type: ignore[arg-type]
+
+        patch.setattr(os, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.claim("a.yaml", looked_at, LIMIT)
+    (job_id,) = store.claimed_ids()
+    assert store.recover(job_id, LIMIT) is None
+    assert inside(store.state / "claimed") == []
+    contents = [(store.inbox / name).read_bytes() for name in inside(store.inbox) if name != ".voicespool"]
+    assert sorted(contents) == [b"text: hello again\n", b"text: new\n"][: 1 + taken]
+
+
+# --- split -----------------------------------------------------------------------------------------
+
+THREE = [b"text: one\n", b"text: two\n", b"text: three\n"]
+
+
+def test_documents_become_jobs_of_their_own(store: Store) -> None:
+    parent = claim(store, "radio/a.yaml")
+    children = store.split(parent, THREE)
+    assert [child.name for child in children] == ["radio/a-1", "radio/a-2", "radio/a-3"]
+    assert [child.job_file.read_bytes() for child in children] == THREE
+    assert [store.recover(job_id, LIMIT) for job_id in store.claimed_ids()] == children
+    assert inside(store.state / "trash") == []
+
+
+def test_a_split_is_all_or_nothing_at_every_step(tmp_path: Path) -> None:
+    """Killed at each call that changes the disk, and read back: the file as it was, or all of its documents."""
+    for number in count(1):
+        at = Desk(tmp_path / str(number))
+        at.drop("a.yaml", b"\n---\n".join(THREE))
+        store = at.opened.store
+        with killed_at(number) as calls:
+            store.split(store.claim("a.yaml", os.stat(at.inbox / "a.yaml"), LIMIT)[0], THREE)
+        at.close()
+        store = at.opened.store
+        found = [claim for job_id in store.claimed_ids() if (claim := store.recover(job_id, LIMIT))]
+        at.close()
+        documents = [claim.document for claim in found]
+        assert (at.inbox / "a.yaml").exists() == (documents == [])
+        assert documents in ([], [0], [1, 2, 3])
+        assert sorted(claim.job_id for claim in found) == at.claimed()
+        if len(calls) < number:
+            assert documents == [1, 2, 3]
+            break
+
+
+# --- recover ---------------------------------------------------------------------------------------
+
+
+def test_a_claim_without_its_file_never_was(store: Store) -> None:
+    (store.state / "claimed" / "20260101T000000.000000000").mkdir()
+    assert store.recover("20260101T000000.000000000", LIMIT) is None
+    assert inside(store.state / "claimed") == []
+
+
+@pytest.mark.parametrize("left", [b"", b'{"source": "a.y'])
+def test_a_claim_that_forgot_its_name_is_still_a_job(store: Store, left: bytes) -> None:
+    made = claim(store, "a.yaml")
+    (made.folder / "claim.json").write_bytes(left)
+    found = store.recover(made.job_id, LIMIT)
+    assert found is not None
+    assert found.name == f"recovered-{made.job_id}"
+    assert found.job_file.read_bytes() == b"text: hello\n"
+
+
+def unsealed(store: Store, name: str = "a.yaml") -> Claim:
+    """What a kill between the claim's rename and its seal leaves."""
+    made = claim(store, name)
+    packed = from_json(made.folder / "claim.json") | {"sha256": ""}
+    (made.folder / "claim.json").write_text(json.dumps(packed))
+    made.job_file.write_bytes(b"half of it")
+    return made
+
+
+def test_an_unsealed_claim_is_sealed_anew(store: Store) -> None:
+    made = unsealed(store)
+    assert store.recover(made.job_id, LIMIT) == made
+    assert made.job_file.read_bytes() == b"text: hello\n"
+
+
+def test_an_unsealed_claim_that_somebody_writes_goes_back(store: Store) -> None:
+    made = unsealed(store)
+    with made.original.open("ab"):
+        assert store.recover(made.job_id, LIMIT) is None
+    assert (store.inbox / "a.yaml").read_bytes() == b"text: hello\n"
+
+
+def test_an_unsealed_claim_of_no_file_goes_back(store: Store) -> None:
+    made = unsealed(store)
+    made.original.unlink()
+    os.mkfifo(made.original)
+    assert store.recover(made.job_id, LIMIT) is None
+    assert (store.inbox / "a.yaml").is_fifo()
+
+
+def test_an_unsealed_claim_too_large_is_set_aside(store: Store) -> None:
+    made = unsealed(store)
+    os.truncate(made.original, 1 << 40)
+    found = store.recover(made.job_id, LIMIT)
+    assert found is not None
+    assert "larger" in found.set_aside
+
+
+def test_two_names_of_one_file_are_two_jobs_when_it_was_not_put_back(store: Store) -> None:
+    """A client that submits by hard link keeps its own name elsewhere."""
+    made = unsealed(store)
+    os.link(made.original, store.inbox / "elsewhere.txt")
+    assert store.recover(made.job_id, LIMIT) == made
+
+
+def test_recovery_is_oldest_first(store: Store) -> None:
+    made = [claim(store, f"{name}.yaml").job_id for name in "cab"]
+    assert store.claimed_ids() == made
+
+
+# --- what kills the daemon -------------------------------------------------------------------------
+
+
+def test_deaths_while_reading_are_counted_in_a_row(at: Desk) -> None:
+    def die_while_reading(source: str) -> None:
+        store = at.opened.store
+        with killed_at(2), store.reading(source):
+            (at.folder / "never").mkdir()
+        at.close()
+
+    for deaths in (1, 2):
+        die_while_reading("evil.yaml")
+        assert at.opened.store.deaths("evil.yaml") == deaths
+    assert at.opened.store.deaths("other.yaml") == 0
+    with at.opened.store.reading("evil.yaml"):
+        pass
+    at.close()
+    assert at.opened.store.deaths("evil.yaml") == 0, "a daemon that lived through it begins anew"
+    at.close()
+    die_while_reading("evil.yaml")
+    die_while_reading("other.yaml")
+    assert at.opened.store.deaths("other.yaml") == 1, "only deaths in a row count"
+    assert at.opened.store.deaths("evil.yaml") == 0
+
+
+def test_a_file_put_aside_for_its_deaths_may_come_again_mended(store: Store) -> None:
+    store._deaths["a.yaml"] = 10
+    (store.inbox / "a.yaml").write_bytes(b"text: hello\n")
+    store.set_aside("a.yaml", "it kills")
+    assert store.deaths("a.yaml") == 0
+
+
+# --- attempts --------------------------------------------------------------------------------------
+
+
+def test_attempts_are_on_disk_before_and_after(store: Store) -> None:
+    made = claim(store, "a.yaml")
+    assert store.attempts(made) == []
+    store.note_attempt(made, started_at="t1")
+    store.note_attempt(made, outcome={"code": "x"})
+    store.note_attempt(made, started_at="t2")
+    assert store.attempts(made) == [
+        {"started_at": "t1", "outcome": {"code": "x"}},
+        {"started_at": "t2", "outcome": None},
+    ]
+    with (made.folder / "attempts").open("ab") as file:
+        file.write(b'{"outcome": {"co')
+    assert len(store.attempts(made)) == 2, "a power failure can cut the last line"
+
+
+# --- the state folder ------------------------------------------------------------------------------
+
+
+def test_the_state_of_a_newer_version_is_left_alone(at: Desk) -> None:
+    at.open()
+    at.close()
+    (at.state / "format").write_text("2\n")
+    with pytest.raises(ConfigError, match="format '2'"):
+        at.open()
+
+
+def test_an_inbox_that_goes_away_or_is_another_one_is_noticed(store: Store, tmp_path: Path) -> None:
+    store.check()
+    store.inbox.rename(tmp_path / "away")
+    with pytest.raises(InboxGone):
+        store.check()
+    store.inbox.mkdir()
+    with pytest.raises(InboxGone):
+        store.check()
+    store.state.mkdir()
+    (store.state / "id").write_text("another\n")
+    with pytest.raises(InboxGone):
+        store.check()
+    (store.state / "id").unlink()
+    store.state.rmdir()
+    store.inbox.rmdir()
+    (tmp_path / "away").rename(store.inbox)
+    store.check()
+
+
+def test_what_is_left_of_released_jobs_goes_at_the_next_start(at: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = claim(at.opened.store, "a.yaml")
+    with monkeypatch.context() as patch:
+        refusing(patch, "rmdir", errno.EIO)
+        at.opened.store.release(made)
+    assert inside(at.state / "trash") == [made.job_id]
+    assert at.opened.store.claimed_ids() == []
+    at.close()
+    at.open()
+    assert inside(at.state / "trash") == []
