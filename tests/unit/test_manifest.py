@@ -1,0 +1,72 @@
+"""manifest.json: what it says is JSON for any reader, and harmless in any terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from jobs.errors import printable
+from jobs.manifest import AudioFile, Checks, Failure, Manifest, Source, SpokenSegment, Timing, schema
+
+
+def manifest(**more: object) -> Manifest:
+    parts: dict[str, object] = {
+        "schema": 1, "job_id": "1", "name": "hello", "status": "done", "request": None, "host": "h", "version": "0",
+        "source": Source(file="hello.yaml", sha256="", claimed_at="2026-11-21T00:00:00Z"),
+        "timing": Timing(queued_s=0, total_s=0),
+    }  # fmt: skip
+    return Manifest(**(parts | more))  # type: ignore[arg-type]
+
+
+FULL = manifest(
+    audio=(AudioFile(file="a.wav", sha256="0" * 64, format="wav", sample_rate=8000, channels=1, duration_s=1, peak_dbfs=None),),
+    segments=(SpokenSegment(text="a", start_s=0, end_s=1, seed=2**63 - 1),),
+    checks=Checks(verdict="doubtful", reasons=("silence",)),
+    error=Failure(code="x", message="m", hint="h", retryable=False, problems=({"line": 1, "key": "k", "message": "m"},)),
+    request={"text": "a", "metadata": {"nested": [1, None, 2.5, {"é": "😀"}]}},
+    engine={"name": "espeak", "more": "than listed"},
+)
+
+
+@pytest.mark.parametrize("one", [manifest(), FULL], ids=["least", "most"])
+def test_it_keeps_to_its_schema(one: Manifest) -> None:
+    jsonschema.validate(json.loads(one.to_json()), schema())
+
+
+def test_it_reads_back_as_it_was() -> None:
+    assert Manifest.model_validate(json.loads(FULL.to_json())).to_json() == FULL.to_json()
+    assert FULL.to_json().endswith(b"}\n")
+    assert b'"\xc3\xa9": "\xf0\x9f\x98\x80"' in FULL.to_json(), "text stays readable"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_no_text_steers_a_terminal_and_none_is_changed(text: str) -> None:
+    raw = manifest(request={"text": text, text: "key"}).to_json()
+    assert json.loads(raw)["request"] == {"text": text} | {text: "key"}
+    for char in raw.decode().replace("\n", ""):
+        assert unicodedata.category(char) not in {"Cc", "Zl", "Zp"}
+        assert unicodedata.bidirectional(char) not in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+
+@given(st.binary(min_size=1, max_size=60))
+def test_names_that_are_not_utf8_are_written_as_escapes(raw: bytes) -> None:
+    """The daemon writes names through `printable`."""
+    name = printable(os.fsdecode(raw))
+    assert json.loads(manifest(name=name).to_json())["name"] == name
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"status": "maybe"}, {"timing": {"queued_s": -1, "total_s": 0}}, {"audio": ({"file": "a"},)}, {"schema": 2}],
+    ids=str,
+)
+def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        manifest(**wrong)

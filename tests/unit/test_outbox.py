@@ -1,0 +1,299 @@
+"""Results appear whole, under names that collide on no system, with the permissions asked for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import OutboxGone
+from jobs.outbox import Outbox, Policy
+
+INBOX = "inbox-id"
+
+
+def opened(folder: Path, policy: Policy | None = None, inbox_id: str = INBOX) -> Outbox:
+    memory = folder.parent / f"{inbox_id}.json"
+    return Outbox.open(folder, memory, inbox_id, policy or Policy())
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    return opened(tmp_path / "outbox")
+
+
+def publish(outbox: Outbox, name: str, status: str = "done", content: str = "{}") -> str:
+    """Publish a result and say under which path."""
+
+    def fill(folder: Path) -> None:
+        (folder / "manifest.json").write_text(content)
+
+    return str(outbox.place(outbox.assemble("job", fill), name, status).relative_to(outbox.folder))
+
+
+def visible(outbox: Outbox) -> list[str]:
+    return sorted(name for name in os.listdir(outbox.folder) if name != ".voicespool")
+
+
+# --- whose outbox it is ----------------------------------------------------------------------------
+
+
+def test_a_new_outbox_gets_an_id_and_is_known_again(tmp_path: Path) -> None:
+    first = opened(tmp_path / "outbox")
+    assert opened(tmp_path / "outbox").outbox_id == first.outbox_id
+    assert (tmp_path / "outbox/.voicespool/id").stat().st_mode & 0o444 == 0o444
+    assert opened(tmp_path / "outbox", inbox_id="another").outbox_id == first.outbox_id
+
+
+def test_an_unmounted_share_is_an_empty_folder_and_no_fresh_start(tmp_path: Path) -> None:
+    outbox = opened(tmp_path / "outbox")
+    (tmp_path / "outbox").rename(tmp_path / "share")
+    with pytest.raises(OutboxGone, match="is not there"):
+        outbox.check()
+    (tmp_path / "outbox").mkdir()
+    for look in (outbox.check, lambda: opened(tmp_path / "outbox")):
+        with pytest.raises(OutboxGone, match="is missing"):
+            look()
+    assert os.listdir(tmp_path / "outbox") == []
+    opened(tmp_path / "other", inbox_id="another")
+    (tmp_path / "other" / ".voicespool").rename(tmp_path / "outbox" / ".voicespool")
+    with pytest.raises(OutboxGone, match="another spool"):
+        outbox.check()
+
+
+def test_another_folder_in_the_configuration_is_a_fresh_start(tmp_path: Path) -> None:
+    first = opened(tmp_path / "outbox")
+    second = opened(tmp_path / "elsewhere")
+    assert first.outbox_id != second.outbox_id
+
+
+# --- assembling ------------------------------------------------------------------------------------
+
+
+def test_nothing_is_visible_before_it_is_placed_and_all_of_it_after(outbox: Outbox) -> None:
+    folder = outbox.assemble("job", lambda folder: (folder / "a.wav").write_bytes(b"RIFF") and None)
+    assert visible(outbox) == []
+    placed = outbox.place(folder, "hello", "done")
+    assert os.listdir(placed) == ["a.wav"]
+
+
+def test_what_was_half_assembled_is_begun_anew(outbox: Outbox) -> None:
+    half = outbox.staging / "job"
+    half.mkdir()
+    (half / "left.wav").touch()
+    assert publish(outbox, "hello") == "hello"
+    assert os.listdir(outbox.folder / "hello") == ["manifest.json"]
+
+
+def test_all_is_on_disk_before_it_is_seen(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file, the folder, and the folder that it is in; the rename; then the folder it is in now."""
+    log: list[str] = []
+    real_fsync, real_rename = os.fsync, os.rename
+
+    def fsync(fd: int) -> None:
+        log.append(os.readlink(f"/proc/self/fd/{fd}").removeprefix(str(outbox.folder)))
+        real_fsync(fd)
+
+    def rename(source: Path, target: Path) -> None:
+        log.append("rename")
+        real_rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    publish(outbox, "radio/hello")
+    staging = f"/.voicespool/{INBOX}"
+    assert log == [f"{staging}/job/manifest.json", f"{staging}/job", staging, "", "rename", "/radio"]
+
+
+def test_cleaning_keeps_to_its_own_inbox_and_to_what_is_not_wanted(tmp_path: Path, outbox: Outbox) -> None:
+    other = opened(tmp_path / "outbox", inbox_id="another")
+    for folder in (outbox.staging / "wanted", outbox.staging / "left", other.staging / "theirs"):
+        folder.mkdir()
+        (folder / "file").touch()
+    outbox.clean(keep=lambda job_id: job_id == "wanted")
+    assert os.listdir(outbox.staging) == ["wanted"]
+    assert os.listdir(other.staging) == ["theirs"]
+
+
+# --- names -----------------------------------------------------------------------------------------
+
+
+def test_later_ones_take_numbers(outbox: Outbox) -> None:
+    assert [publish(outbox, "hello") for _ in range(3)] == ["hello", "hello~2", "hello~3"]
+    assert [publish(outbox, "hello", "failed") for _ in range(2)] == ["hello.failed", "hello.failed~2"]
+    assert publish(outbox, "hello", "cancelled") == "hello.cancelled"
+
+
+def test_a_name_that_was_taken_away_is_free_again(outbox: Outbox) -> None:
+    publish(outbox, "hello")
+    (outbox.folder / "hello").rename(outbox.folder.parent / "consumed")
+    assert publish(outbox, "hello") == "hello"
+
+
+@pytest.mark.parametrize(
+    ("one", "two"), [("Hello", "hello"), ("olá", "ola\u0301"), ("straße", "STRASSE"), ("ΣΑΣ", "σας")]
+)
+def test_names_that_are_one_on_other_systems_are_told_apart(outbox: Outbox, one: str, two: str) -> None:
+    """As jobs, and as folders of jobs."""
+    assert publish(outbox, one) == one
+    assert publish(outbox, two) == f"{two}~2"
+    assert publish(outbox, f"x{one}/job") == f"x{one}/job"
+    assert publish(outbox, f"x{two}/job") == f"x{two}~2/job"
+    assert publish(outbox, f"x{two}/other") == f"x{two}~2/other"
+    assert publish(outbox, f"X{one}".swapcase()).endswith("~3")
+
+
+def test_jobs_with_names_like_the_spools_own(outbox: Outbox) -> None:
+    names = ["hello", "hello.failed", "hello~2", "hello.failed~2", "manifest", ".voicespool", "..", "con", "a.", "a"]
+    made = [publish(outbox, name) for name in names] + [publish(outbox, "hello", "failed")]
+    assert len(set(made)) == len(made)
+    assert made[0] == "hello"
+    assert made[-1] == "hello.failed"
+    assert not any(name.startswith(".") for name in made)
+
+
+@pytest.mark.parametrize("first", ["radio", "radio/hello"])
+def test_a_result_never_contains_another(outbox: Outbox, first: str) -> None:
+    """A job `radio.yaml` beside a folder `radio/`, whichever comes first."""
+    names = ["radio", "radio/hello"] if first == "radio" else ["radio/hello", "radio"]
+    made = [publish(outbox, name) for name in [*names, *names]]
+    for folder, folders, files in os.walk(outbox.folder):
+        assert ".voicespool" in folder or not (folders and files)
+    assert len(set(made)) == 4
+
+
+def test_a_file_of_somebody_else_is_left_alone(outbox: Outbox) -> None:
+    (outbox.folder / "hello").write_text("notes")
+    (outbox.folder / "radio").write_text("notes")
+    (outbox.folder / "link").symlink_to("nowhere")
+    (outbox.folder / "empty").mkdir()
+    assert publish(outbox, "hello") == "hello~2"
+    assert publish(outbox, "radio/hello") == "radio~2/hello"
+    assert publish(outbox, "link") == "link~2"
+    assert publish(outbox, "empty") == "empty~2"
+    assert (outbox.folder / "hello").read_text() == "notes"
+
+
+def test_deep_folders_of_strange_names_can_not_stop_the_outbox(outbox: Outbox) -> None:
+    """In the inbox such a path is short enough; escaped, it would be too long for any system call."""
+    name = "/".join(["|" * 70] * 50 + ["hello"])
+    made = publish(outbox, name)
+    assert made.endswith("/hello")
+    assert publish(outbox, name) == f"{made}~2"
+    assert publish(outbox, name.replace("|" * 70, "?" * 70)) not in {made, f"{made}~2"}
+
+
+def test_another_spool_that_is_quicker_gets_the_name(
+    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the rename: the kernel refuses to replace a folder with files in it."""
+    other, real = opened(tmp_path / "outbox", inbox_id="another"), os.rename
+
+    def late(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "rename", real)
+        publish(other, "hello", content="theirs")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    assert publish(outbox, "hello", content="ours") == "hello~2"
+    assert (outbox.folder / "hello/manifest.json").read_text() == "theirs"
+    assert (outbox.folder / "hello~2/manifest.json").read_text() == "ours"
+
+
+def test_what_is_kept_in_mind_of_names_is_bounded(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.outbox.MOST_NAMES", 5)
+    for number in range(20):
+        publish(outbox, f"job-{number}")
+        (outbox.folder / f"job-{number}").rename(outbox.folder.parent / f"taken-{number}")
+        assert sum(map(len, outbox._names.values())) <= 6
+
+
+# --- replace ---------------------------------------------------------------------------------------
+
+
+def test_replace_puts_the_new_result_in_the_place_of_the_old(tmp_path: Path) -> None:
+    outbox = opened(tmp_path / "outbox", Policy(replace=True))
+    assert [publish(outbox, "hello", content=content) for content in "abc"] == ["hello"] * 3
+    assert (outbox.folder / "hello/manifest.json").read_text() == "c"
+    assert publish(outbox, "hello", "failed") == "hello.failed"
+    assert os.listdir(outbox.staging) == []
+    assert publish(outbox, "Hello") == "Hello~2", "it knows all names, not only those that it replaced"
+
+
+def test_replace_does_not_touch_what_is_no_result(tmp_path: Path) -> None:
+    outbox = opened(tmp_path / "outbox", Policy(replace=True))
+    (outbox.folder / "hello").mkdir()
+    (outbox.folder / "hello" / "precious.txt").touch()
+    assert [publish(outbox, "hello") for _ in range(2)] == ["hello~2"] * 2
+    assert os.listdir(outbox.folder / "hello") == ["precious.txt"]
+
+
+def test_the_old_result_is_kept_until_the_new_one_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = opened(tmp_path / "outbox", Policy(replace=True))
+    publish(outbox, "hello", content="old")
+    real = os.rename
+
+    def refused(source: Path, target: Path) -> None:
+        if Path(target).name == "hello":
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refused)
+        with pytest.raises(PermissionError):
+            publish(outbox, "hello", content="new")
+    (aside,) = outbox.staging.glob("replaced-*")
+    assert (aside / "manifest.json").read_text() == "old"
+    outbox.clean(keep=lambda _name: False)
+    assert os.listdir(outbox.staging) == []
+
+
+# --- permissions -----------------------------------------------------------------------------------
+
+
+def modes(outbox: Outbox, *names: str) -> list[str]:
+    return [oct(stat.S_IMODE((outbox.folder / name).stat().st_mode)) for name in names]
+
+
+def test_results_are_as_readable_as_the_umask_says_whatever_went_into_them(outbox: Outbox, tmp_path: Path) -> None:
+    """The spool's own copy of a job file is private, its name in a result is not."""
+    (tmp_path / "private").touch(mode=0o600)
+    folder = outbox.assemble("job", lambda folder: os.link(tmp_path / "private", folder / "hello.yaml"))
+    outbox.place(folder, "radio/hello", "done")
+    mask = os.umask(0)
+    os.umask(mask)
+    folders, files = oct(0o777 & ~mask), oct(0o666 & ~mask)
+    assert modes(outbox, "radio", "radio/hello", "radio/hello/hello.yaml") == [folders, folders, files]
+
+
+@pytest.mark.parametrize(("mode", "files"), [(0o750, 0o640), (0o2775, 0o664), (0o700, 0o600)])
+def test_results_get_the_mode_that_is_asked_for(tmp_path: Path, mode: int, files: int) -> None:
+    outbox = opened(tmp_path / "outbox", Policy(folder_mode=mode))
+    publish(outbox, "radio/hello")
+    expected = [oct(mode), oct(mode), oct(files)]
+    assert modes(outbox, "radio", "radio/hello", "radio/hello/manifest.json") == expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0 and len(os.getgroups()) < 2, reason="this user is in no second group")
+def test_results_get_the_group_that_is_asked_for(tmp_path: Path) -> None:
+    group = 12345 if os.geteuid() == 0 else next(group for group in os.getgroups() if group != os.getegid())
+    outbox = opened(tmp_path / "outbox", Policy(folder_mode=0o2770, group=group))
+    publish(outbox, "radio/hello")
+    for name in ("radio", "radio/hello", "radio/hello/manifest.json"):
+        assert (outbox.folder / name).stat().st_gid == group
+    assert modes(outbox, "radio/hello") == ["0o2770"]
+
+
+def test_an_outbox_without_permissions_of_its_own_is_no_trouble(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """exFAT and many SMB mounts refuse chmod."""
+
+    def refused(*_arguments: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chmod", refused)
+    assert publish(outbox, "radio/hello") == "radio/hello"
