@@ -250,6 +250,7 @@ def process(spool: Spool, job_id: str, renderer: Renderer) -> Outcome | None:
     with holding("the state folder of the inbox"):
         claim = spool.store.recover(job_id, spool.longest_bytes)
         if claim is None:
+            spool.store.check()  # in an inbox that is away nothing is found either
             return None
         if (intent := spool.store.intent(claim)) and (settled := _settle(spool, claim, intent)):
             return settled

@@ -1,0 +1,599 @@
+"""One job's life in this process: what is published, tried again, held, and found after a crash."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import pipeline
+from jobs.errors import Cancelled, Hold, InboxGone, LockLost, OutboxGone, RenderFailed
+from jobs.rendering import Order, Rendering
+from jobs.schedule import URGENT
+from tests.in_process import Desk, desk, render
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
+    return content
+
+
+def never(order: Order, timeout_s: float | None) -> Rendering:
+    raise AssertionError("there is nothing to render")
+
+
+def failing(times: int, **how: Any) -> Callable[[Order, float | None], Rendering]:
+    left = iter(range(times))
+
+    def renderer(order: Order, timeout_s: float | None) -> Rendering:
+        if next(left, None) is None:
+            return render(order, timeout_s)
+        raise RenderFailed("the engine stumbled", "Pick it up.", **how)
+
+    return renderer
+
+
+def held(order: Order, timeout_s: float | None) -> Rendering:
+    raise Hold("the disk is full")
+
+
+# --- what a result is ------------------------------------------------------------------------------
+
+
+def test_a_job_becomes_a_folder_with_audio_job_file_and_manifest(at: Desk) -> None:
+    content = "# my job\r\ntext: hello\nmetadata: {customer: 42}\n"
+    folder = at.run("radio/Hello.YAML", content)
+    assert folder == at.results / "radio" / "Hello"
+    assert sorted(os.listdir(folder)) == ["Hello.YAML", "Hello.wav", "manifest.json"]
+    assert (folder / "Hello.YAML").read_bytes() == content.encode(), "byte for byte"
+    told = manifest(folder)
+    assert (told["name"], told["status"], told["source"]["file"]) == ("radio/Hello", "done", "radio/Hello.YAML")
+    assert told["request"]["metadata"] == {"customer": 42}
+    assert told["timing"]["real_time_factor"] == 0.1333
+    assert told["attempts"] == 1
+    assert at.claimed() == []
+
+
+def test_a_private_job_file_is_published_as_readable_as_all_results(at: Desk) -> None:
+    at.drop("a.yaml").chmod(0o600)
+    (ticket,) = at.take("a.yaml")
+    outcome = at.process(ticket)
+    assert outcome is not None
+    mask = os.umask(0)
+    os.umask(mask)
+    for name in os.listdir(outcome.folder):
+        assert stat.S_IMODE((outcome.folder / name).stat().st_mode) == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index.html.yaml", "error.yml", "-rf.yaml", "a b\nc.json", "x" * 250 + ".yaml"])
+def test_no_name_can_spoil_a_result(at: Desk, name: str) -> None:
+    folder = at.run(name, '{"text": "hello"}')
+    assert len(os.listdir(folder)) == 3
+    assert at.published()[folder.name]["status"] == "done"
+
+
+def test_names_that_are_not_utf8_are_told_in_escapes(at: Desk) -> None:
+    folder = at.run(os.fsdecode(b"caf\xe9\x1b[2J/\xff.yaml"))
+    assert folder == at.results / "caf%E9%1B%5B2J".replace("%5B", "[") / "%FF"
+    told = manifest(folder)
+    assert told["source"]["file"] == "caf\\udce9\\x1b[2J/\\udcff.yaml"
+    assert sorted(os.listdir(folder)) == ["%FF.wav", "%FF.yaml", "manifest.json"]
+
+
+def test_the_outbox_may_lie_on_another_file_system(tmp_path: Path, other_file_system: Path) -> None:
+    with desk(tmp_path / "spool", outbox=other_file_system) as at:
+        folder = at.run("radio/a.yaml")
+        assert folder == other_file_system / "radio" / "a"
+        at.published()
+        at.drop("b.yaml", b"text: " + b"x" * (1 << 21))
+        assert at.opened.longest_bytes == 1 << 20
+        (ticket,) = at.take("b.yaml")
+        outcome = at.process(ticket, never)
+        assert outcome is not None
+        assert (outcome.folder / "b.yaml").stat().st_size == 6 + (1 << 21)
+
+
+# --- failures --------------------------------------------------------------------------------------
+
+
+def test_a_wrong_job_fails_with_every_problem_and_its_file(at: Desk) -> None:
+    at.drop("a.yaml", "txt: hello\npriority: 99\n")
+    (ticket,) = at.take("a.yaml")
+    assert ticket.priority == URGENT
+    outcome = at.process(ticket, never)
+    assert outcome is not None
+    assert outcome.folder == at.results / "a.failed"
+    words = (outcome.folder / "ERROR.txt").read_text()
+    assert "txt" in words
+    assert "priority" in words
+    assert {problem["line"] for problem in manifest(outcome.folder)["error"]["problems"]} == {1, 2}
+    assert (outcome.folder / "a.yaml").read_text() == "txt: hello\npriority: 99\n"
+
+
+def test_moving_the_job_file_back_retries_it(at: Desk) -> None:
+    at.drop("a.yaml", "text: hello\n")
+    (ticket,) = at.take("a.yaml")
+    outcome = at.process(ticket, failing(3))
+    assert outcome is not None
+    os.rename(outcome.folder / "a.yaml", at.inbox / "a.yaml")
+    (ticket,) = at.take("a.yaml")
+    outcome = at.process(ticket)
+    assert outcome is not None
+    assert outcome.folder == at.results / "a"
+
+
+@pytest.mark.parametrize(("failures", "status", "attempts"), [(0, "done", 1), (2, "done", 3), (3, "failed", 3)])
+def test_what_the_engine_fails_on_is_tried_three_times(at: Desk, failures: int, status: str, attempts: int) -> None:
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    outcome = at.process(ticket, failing(failures))
+    assert outcome is not None
+    assert (outcome.status, manifest(outcome.folder)["attempts"]) == (status, attempts)
+
+
+def test_what_is_not_worth_a_retry_gets_none(at: Desk) -> None:
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    outcome = at.process(ticket, failing(1, code="engine_refused", retryable=False))
+    assert outcome is not None
+    assert manifest(outcome.folder)["error"] == {
+        "code": "engine_refused", "message": "the engine stumbled", "hint": "Pick it up.", "retryable": False,
+        "problems": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("failures", "how"), [(3, {}), (1, {"retryable": False})])
+def test_attempts_that_are_used_up_stay_used_up_over_a_restart(at: Desk, failures: int, how: dict[str, Any]) -> None:
+    """The outbox is away when the last one fails; what the engine said is told afterwards."""
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    at.find_outbox()
+    at.results.rename(at.folder / "away")
+    with pytest.raises(OutboxGone):
+        pipeline.process(at.opened, ticket.job_id, failing(failures, **how))
+    at.close()
+    (at.folder / "away").rename(at.results)
+    (ticket,) = at.resume()
+    outcome = at.process(ticket, never)
+    assert outcome is not None
+    assert manifest(outcome.folder)["error"]["message"] == "the engine stumbled"
+
+
+def test_a_death_of_the_daemon_is_no_attempt(at: Desk) -> None:
+    class Death(BaseException):
+        pass
+
+    def dying(order: Order, timeout_s: float | None) -> Rendering:
+        raise Death
+
+    at.drop("a.yaml")
+    at.take("a.yaml")
+    for _ in range(5):
+        at.close()
+        (ticket,) = at.resume()
+        with pytest.raises(Death):
+            at.process(ticket, dying)
+    outcome = at.process(ticket)
+    assert outcome is not None
+    assert manifest(outcome.folder)["attempts"] == 1
+
+
+def altered(**how: Any) -> Callable[[Order, float | None], Rendering]:
+    return lambda order, timeout_s: replace(render(order, timeout_s), **how)
+
+
+def leaving(kind: str) -> Callable[[Order, float | None], Rendering]:
+    """A worker whose file is something else than it says."""
+
+    def renderer(order: Order, timeout_s: float | None) -> Rendering:
+        made, path = render(order, timeout_s), Path(order.result_dir, f"{order.stem}.wav")
+        path.unlink()
+        if kind == "link":
+            path.symlink_to("/etc/passwd")
+        elif kind == "pipe":
+            os.mkfifo(path)
+        return made
+
+    return renderer
+
+
+@pytest.mark.parametrize(
+    "renderer",
+    [
+        altered(audio=({"file": "a.wav"},)),
+        altered(segments=({"text": 1},)),
+        altered(checks={"verdict": "splendid"}),
+        altered(timing={"synthesis_s": -1.0}),
+        altered(timing={"load_s": "soon"}),
+        altered(timing={"synthesis_s": float("nan")}),
+        altered(engine={"name": "\ud800"}),
+        altered(engine={"x": float("inf")}),
+        altered(voice={"x": object()}),
+        altered(warnings=(1,)),
+        altered(files=("../../../etc/passwd",)),
+        altered(files=("",)),
+        altered(files=("..",)),
+        altered(files=("nothing.wav",)),
+        altered(files=("manifest.json",)),
+        altered(files=("a.yaml",)),
+        altered(files=("a.wav", "a.wav")),
+        leaving("nothing"),
+        leaving("link"),
+        leaving("pipe"),
+    ],
+)
+def test_nothing_that_a_worker_says_or_leaves_stops_the_spool(at: Desk, renderer: Any) -> None:
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    outcome = at.process(ticket, renderer)
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert at.published()["a.failed"]["error"]["code"] == "engine_failed"
+
+
+def test_a_file_too_large_fails_and_is_handed_back_unread(at: Desk) -> None:
+    """A stranger's file of a terabyte: a second name for it costs nothing."""
+    path = at.drop("a.yaml", "")
+    os.truncate(path, 1 << 40)
+    found = replace(at.look_at_large("a.yaml"), set_aside="the file is too large")
+    (ticket,) = pipeline.take(at.opened, found)
+    outcome = at.process(ticket, never)
+    assert outcome is not None
+    assert (outcome.folder / "a.yaml").stat().st_size == 1 << 40
+    assert "too large" in (outcome.folder / "ERROR.txt").read_text()
+
+
+def test_a_file_too_large_for_another_file_system_is_handed_back_in_part(
+    tmp_path: Path, other_file_system: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copying a terabyte of nothing would keep everything else waiting."""
+    monkeypatch.setattr(pipeline, "LONGEST_COPY_BYTES", 3 << 20)
+    with desk(tmp_path / "spool", outbox=other_file_system) as at:
+        os.truncate(at.drop("a.yaml", ""), 1 << 40)
+        (ticket,) = pipeline.take(at.opened, at.look_at_large("a.yaml"))
+        outcome = at.process(ticket, never)
+        assert outcome is not None
+        assert (outcome.folder / "a.yaml").stat().st_size == 3 << 20
+        assert manifest(outcome.folder)["warnings"] == ["Only the first 3 MiB of the job file are in this folder."]
+        assert "first 3 MiB" in (outcome.folder / "ERROR.txt").read_text()
+
+
+def test_a_file_that_must_not_be_read_any_more_does_not_hold_the_outbox_up(
+    at: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner, another user, changed its permissions after it was claimed."""
+    at.drop("a.yaml")
+    (ticket,) = pipeline.take(at.opened, replace(at.look("a.yaml"), set_aside="it is too large"))
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+
+    def refused(*_arguments: Any) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(pipeline, "copy_beginning", refused)
+    outcome = at.process(ticket, never)
+    assert outcome is not None
+    assert sorted(os.listdir(outcome.folder)) == ["ERROR.txt", "manifest.json"]
+    assert "not allowed to read it" in (outcome.folder / "ERROR.txt").read_text()
+
+
+def test_a_claimed_file_that_kills_daemons_is_put_aside_alone(at: Desk) -> None:
+    """Its neighbours, and a new file of its name, are read as ever."""
+    at.drop("a.yaml", "text: one\n---\ntext: two\n")
+    first, second = at.take("a.yaml")
+    at.opened.store._deaths[first.job_id] = 10
+    tickets = [ticket for job_id in (first.job_id, second.job_id) for ticket in pipeline.resume(at.opened, job_id)]
+    assert [ticket.priority for ticket in tickets] == [URGENT, 5]
+    outcomes = [at.process(ticket) for ticket in tickets]
+    assert [outcome.status for outcome in outcomes if outcome] == ["failed", "done"]
+    assert (at.results / "a-1.failed" / "a-1.yaml").read_bytes() == b"text: one\n"
+    assert at.run("a.yaml") == at.results / "a"
+
+
+def test_the_spools_own_copy_is_compared_with_its_checksum(at: Desk) -> None:
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    (at.state / "claimed" / ticket.job_id / "job.yaml").write_bytes(b"text: bits rot\n")
+    outcome = at.process(ticket, never)
+    assert outcome is not None
+    assert "damaged on disk" in outcome.message
+
+
+# --- several documents -----------------------------------------------------------------------------
+
+
+def test_documents_are_jobs_and_a_wrong_one_fails_alone(at: Desk) -> None:
+    at.drop("radio/a.yaml", "text: one\n---\ntxt: two\n---\ntext: three\npriority: 9\n")
+    tickets = at.take("radio/a.yaml")
+    assert [(ticket.name, ticket.priority) for ticket in tickets] == [
+        ("radio/a-1", 5), ("radio/a-2", URGENT), ("radio/a-3", 9),
+    ]  # fmt: skip
+    for ticket in tickets:
+        at.process(ticket)
+    assert sorted(at.published()) == ["radio/a-1", "radio/a-2.failed", "radio/a-3"]
+    assert "Document 2 of radio/a.yaml failed" in (at.results / "radio/a-2.failed/ERROR.txt").read_text()
+    again = (at.results / "radio/a-3/a-3.yaml").read_bytes()
+    assert at.run("b.yaml", again) == at.results / "b"
+    assert manifest(at.results / "b")["request"] == manifest(at.results / "radio/a-3")["request"]
+
+
+# --- recordings ------------------------------------------------------------------------------------
+
+
+def test_a_job_speaks_with_the_recording_that_was_there_when_it_was_claimed(at: Desk) -> None:
+    (at.voices / "ana.wav").write_bytes(b"before")
+    (at.voices / "ana.txt").write_text("Olá")
+    at.drop("a.yaml", "text: hello\nspeaker_wav: ana.wav\n")
+    (ticket,) = at.take("a.yaml")
+    (at.voices / "ana.wav").write_bytes(b"after")
+    heard: list[Any] = []
+
+    def listening(order: Order, timeout_s: float | None) -> Rendering:
+        heard.extend([Path(order.recordings["ana.wav"]).read_bytes(), order.transcripts["ana.wav"]])
+        return render(order, timeout_s)
+
+    at.close()
+    (ticket,) = at.resume()
+    at.process(ticket, listening)
+    assert heard == [b"before", "Olá"]
+    assert os.listdir(at.state / "recordings") == []
+
+
+@pytest.mark.parametrize("name", ["gone.wav", "../inbox/.voicespool/id", ".voicespool/id", "/etc/passwd"])
+def test_a_recording_that_can_not_be_had_fails_the_job_in_words(at: Desk, name: str) -> None:
+    at.drop("a.yaml", f"text: hello\nspeaker_wav: {name}\n")
+    (ticket,) = at.take("a.yaml")
+    outcome = at.process(ticket, never)
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert name in (outcome.folder / "ERROR.txt").read_text()
+
+
+def test_a_full_disk_while_a_recording_is_copied_fails_nothing(at: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    (at.voices / "ana.wav").write_bytes(b"RIFF")
+    at.drop("a.yaml", "text: hello\nspeaker_wav: ana.wav\n")
+    found, real = at.look("a.yaml"), os.fsync
+
+    def full(fd: int) -> None:
+        if "/recordings/" in os.readlink(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(Hold, match="No space"):
+            pipeline.take(at.opened, found)
+    at.close()
+    (ticket,) = at.resume()
+    outcome = at.process(ticket)
+    assert outcome is not None
+    assert outcome.status == "done"
+
+
+# --- cancel ----------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_job_is_published_as_such_over_a_restart(at: Desk) -> None:
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    for _ in range(2):
+        pipeline.cancel(at.state / "claimed" / ticket.job_id)
+    at.close()
+    (ticket,) = at.resume()
+    assert ticket.priority == URGENT
+    outcome = at.process(ticket, never)
+    assert outcome is not None
+    assert outcome.folder == at.results / "a.cancelled"
+    assert "was cancelled" in (outcome.folder / "ERROR.txt").read_text()
+
+
+def test_a_job_cancelled_while_it_is_rendered_is_not_tried_again(at: Desk) -> None:
+    def cancelled(order: Order, timeout_s: float | None) -> Rendering:
+        raise Cancelled("the job was cancelled while it was rendered")
+
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    outcome = at.process(ticket, cancelled)
+    assert outcome is not None
+    assert (outcome.status, at.claimed()) == ("cancelled", [])
+
+
+# --- holds -----------------------------------------------------------------------------------------
+
+
+def test_a_hold_of_the_machine_fails_nothing(at: Desk) -> None:
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    with pytest.raises(Hold, match="the disk is full"):
+        at.process(ticket, held)
+    outcome = at.process(ticket)
+    assert outcome is not None
+    assert manifest(outcome.folder)["attempts"] == 1
+
+
+def test_what_is_rendered_waits_for_the_outbox_and_is_not_rendered_again(
+    at: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    at.find_outbox()
+
+    def full(path: str, *_arguments: Any, **_keywords: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", full)
+        with pytest.raises(Hold, match="No space left on device"):
+            at.process(ticket)
+    assert at.published() == {}
+    at.close()
+    (ticket,) = at.resume()
+    outcome = at.process(ticket, never)
+    assert outcome is not None
+    assert (outcome.status, at.published()["a"]["attempts"]) == ("done", 1)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "gone", "link"])
+def test_kept_audio_that_a_power_failure_damaged_is_made_again(
+    at: Desk, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    at.find_outbox()
+    with monkeypatch.context() as patch:
+        patch.setattr(at.opened.outbox.__class__, "assemble", lambda *_: (_ for _ in ()).throw(OSError(5, "I/O")))
+        with pytest.raises(Hold):
+            at.process(ticket)
+    path = at.state / "claimed" / ticket.job_id / "attempt-1" / "a.wav"
+    path.unlink() if damage != "truncated" else os.truncate(path, 3)
+    if damage == "link":
+        path.symlink_to("/etc/passwd")
+    outcome = at.process(ticket)
+    assert outcome is not None
+    at.published()
+
+
+def test_an_outbox_that_went_away_before_the_rename_gets_the_result_when_it_is_back(at: Desk) -> None:
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    at.find_outbox()
+
+    def meanwhile(order: Order, timeout_s: float | None) -> Rendering:
+        at.results.rename(at.folder / "away")
+        at.results.mkdir()
+        return render(order, timeout_s)
+
+    with pytest.raises(OutboxGone):
+        at.process(ticket, meanwhile)
+    assert os.listdir(at.results) == []
+    at.results.rmdir()
+    (at.folder / "away").rename(at.results)
+    at.process(ticket, never)
+    assert list(at.published()) == ["a"]
+
+
+def test_nothing_is_published_without_the_lock_or_the_inbox(at: Desk) -> None:
+    """An inbox that is away is a hold, not a lost lock."""
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    at.find_outbox()
+    (at.state / "lock").rename(at.folder / "lock")
+    with pytest.raises(LockLost):
+        at.process(ticket)
+    (at.folder / "lock").rename(at.state / "lock")
+    assert at.published() == {}
+
+    at.inbox.rename(at.folder / "unmounted")
+    with pytest.raises(InboxGone):
+        at.process(ticket, never)
+    (at.folder / "unmounted").rename(at.inbox)
+    at.process(ticket, never)
+    assert list(at.published()) == ["a"]
+
+
+def test_an_inbox_that_goes_between_assembly_and_rename_is_a_hold(at: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    at.find_outbox()
+    intend = at.opened.store.__class__.intend
+
+    def then_unmount(store: Any, *arguments: Any) -> None:
+        intend(store, *arguments)
+        at.inbox.rename(at.folder / "unmounted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(at.opened.store.__class__, "intend", then_unmount)
+        with pytest.raises(InboxGone):
+            at.process(ticket)
+    assert at.published() == {}
+    (at.folder / "unmounted").rename(at.inbox)
+    at.process(ticket, never)
+    assert list(at.published()) == ["a"]
+
+
+# --- after a crash ---------------------------------------------------------------------------------
+
+
+class Death(BaseException):
+    pass
+
+
+def dies(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, after: bool) -> None:
+    real = getattr(owner, name)
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        if after:
+            real(*arguments, **keywords)
+        raise Death
+
+    monkeypatch.setattr(owner, name, call)
+
+
+@pytest.mark.parametrize("taken_away", [False, True])
+def test_a_death_between_publication_and_release_makes_nothing_twice(
+    at: Desk, monkeypatch: pytest.MonkeyPatch, taken_away: bool
+) -> None:
+    """Also when a consumer has taken the result away by the next start."""
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    at.find_outbox()
+    with monkeypatch.context() as patch:
+        dies(patch, at.opened.store.__class__, "release", after=False)
+        with pytest.raises(Death):
+            at.process(ticket)
+    if taken_away:
+        (at.results / "a").rename(at.folder / "consumed")
+    at.close()
+    (ticket,) = at.resume()
+    assert ticket.priority == URGENT
+    outcome = at.process(ticket, never)
+    assert outcome is not None
+    assert outcome.duration_s == 1.5
+    assert list(at.published()) == ([] if taken_away else ["a"])
+    assert at.claimed() == []
+
+
+def test_a_death_between_intent_and_publication_publishes_what_is_assembled(
+    at: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    at.find_outbox()
+    with monkeypatch.context() as patch:
+        dies(patch, at.opened.store.__class__, "intend", after=True)
+        with pytest.raises(Death):
+            at.process(ticket)
+    at.close()
+    (ticket,) = at.resume()
+    at.process(ticket, never)
+    assert list(at.published()) == ["a"]
+
+
+def test_an_intent_for_another_outbox_is_forgotten(at: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator named another folder after the crash: the job is rendered anew, for that one."""
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    at.find_outbox()
+    with monkeypatch.context() as patch:
+        dies(patch, at.opened.store.__class__, "intend", after=True)
+        with pytest.raises(Death):
+            at.process(ticket)
+    at.close()
+    at.outbox_folder = at.folder / "elsewhere"
+    (ticket,) = at.resume()
+    at.process(ticket)
+    assert list(at.published()) == ["a"]
+    assert at.claimed() == []
+
+
+def test_a_job_that_is_gone_is_no_trouble(at: Desk) -> None:
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    at.process(ticket)
+    assert at.process(ticket, never) is None
