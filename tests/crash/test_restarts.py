@@ -61,6 +61,17 @@ def test_kill_9_while_rendering_renders_only_what_is_missing_and_counts_no_attem
     assert spool.claims() == []
 
 
+def test_failed_attempts_are_counted_on_disk_over_the_daemons_death(spool: Spool) -> None:
+    """The daemon is killed before the third attempt: that one is made, and is the last."""
+    journal = spool.folder / "journal"
+    spool.drop("a.yaml", with_settings(fault="error", journal=journal))
+    killed(spool, "mkdir:/attempt-3")
+    assert len(chunks_begun(journal)) == 2
+    assert spool.once().returncode == 1
+    assert spool.manifest("a.failed")["attempts"] == 3
+    assert len(chunks_begun(journal)) == 3
+
+
 def test_kill_9_of_the_daemon_leaves_no_worker_and_nothing_that_the_worker_started(spool: Spool) -> None:
     journal = spool.folder / "journal"
     spool.drop("a.yaml", with_settings(fault="hang_with_child", journal=journal))
