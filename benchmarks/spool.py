@@ -1,7 +1,7 @@
 """What the spool itself costs, beyond the engine: `make bench`.
 
-The engine `instant` of the test plugins answers at once, so what is measured is the spool: claim, queue, hand-over to the
-worker, files, manifest, publication, with every fsync that a real job gets. Results go to `benchmarks/results/`.
+The engine `instant` of the test plugins answers at once, so what is measured is the spool: claim, queue, hand-over to
+the worker, files, manifest, publication, with every fsync that a real job gets. Results go to `benchmarks/results/`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.spooling import Spool, spooling, until  # noqa: E402 - the path comes first
+from tests.spooling import Spool, spooling, until
 
 RESULTS = Path(__file__).parent / "results"
 PATIENCE_S = 3600.0
@@ -121,12 +121,10 @@ def overhead_ms(results: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    model = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": model,
+        "processor": models[0] if models else platform.processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
