@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from jobs.errors import printable
-from jobs.files import BLOCK_BYTES, fsync, identity, link_or_copy, opened_regular, remove_tree
+from jobs.files import BLOCK_BYTES, fsync, identity, link_or_copy, opened_regular, remove_tree, somebody_writes
 
 TRANSCRIPT_BYTES = 1 << 16
 
@@ -110,7 +110,7 @@ class Snapshots:
             SHA-256 of the content, hex.
 
         Raises:
-            NotAllowed: It can't be read, is too large, or was changed or swapped meanwhile.
+            NotAllowed: It can't be read, is empty, too large or still being written, or is another one by now.
             OSError: The trouble of the folders that take the copy; never the recording's own.
         """
         with self._opened(recording) as (fd, status):
@@ -134,6 +134,10 @@ class Snapshots:
             if status.st_size > self.places.longest_bytes:
                 allowed = self.places.longest_bytes
                 raise NotAllowed(f"{shown} is larger than limits.recording_bytes ({allowed} bytes)")
+            if status.st_size == 0:
+                raise NotAllowed(f"the recording {shown} is empty")
+            if somebody_writes(fd):
+                raise NotAllowed(f"the recording {shown} is still being written")
             yield fd, status
 
     def _copy(self, name: str, fd: int, status: os.stat_result) -> str:
