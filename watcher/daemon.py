@@ -121,6 +121,8 @@ class Daemon:
             while not self.signals.stop and not self._finished():
                 self.tend()
                 self._work()
+            if fail and not self.signals.stop:
+                self._complain_of_held_files()
         finally:
             self._close()
         return int(fail and self.bulletin.ended["failed"] > 0)
@@ -171,6 +173,14 @@ class Daemon:
         if session is None or session.left or session.arrivals.cancels or not session.arrivals.settled():
             return False
         return not self._can_start(session)
+
+    def _complain_of_held_files(self) -> None:
+        """A run from cron that leaves a file behind because the file system refuses it must not look well."""
+        held = self.session.arrivals.waiting(held=True) if self.session is not None else []
+        if held:
+            more = f" (and {len(held) - 1} more)" if len(held) > 1 else ""
+            hint = "Let the user that the spool runs as read the file and take it out of its folder."
+            raise Hold(f"held: {printable(held[0].source)}: {held[0].reason}{more}", hint)
 
     # --- one job -----------------------------------------------------------------------------------------------------
 
@@ -423,7 +433,7 @@ class Daemon:
             return lock.holder(self.config.state_dir / "lock") is None
         try:
             self.session.lock.check()
-        except LockLost:
+        except (LockLost, OSError):
             return False
         return True
 
