@@ -61,12 +61,12 @@ class Lock:
             LockLost: The file is gone, is another one, or names another holder.
             OSError: The file system does not say.
         """
-        holder: Mapping[str, Any] = {}
+        holder: Any = {}
         with contextlib.suppress(FileNotFoundError, ValueError):
             if os.path.samestat(os.stat(self.path), os.fstat(self.fd)):
                 holder = json.loads(os.pread(self.fd, 4096, 0))
-        if holder.get("token") != self.token:
-            raise LockLost(f"this daemon lost its lock on the inbox: {_words(holder)}")
+        if not isinstance(holder, dict) or holder.get("token") != self.token:
+            raise LockLost(f"this daemon lost its lock on the inbox: {_words(_read(self.path))}")
 
     def release(self) -> None:
         os.close(self.fd)
