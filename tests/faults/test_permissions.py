@@ -1,0 +1,146 @@
+"""Permissions that count, for an ordinary user or for root without its powers: a refusal holds what it concerns."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.depriving import as_an_ordinary_user, with_kernel_limit
+from tests.spooling import Spool, until
+
+
+@contextmanager
+def mode(path: Path, bits: int) -> Iterator[None]:
+    """Other permissions for a while, so that the test can clean up after itself."""
+    before = path.stat().st_mode
+    path.chmod(bits)
+    try:
+        yield
+    finally:
+        path.chmod(before)
+
+
+@pytest.fixture
+def ordinary(spool: Spool) -> Iterator[Spool]:
+    """A spool whose daemon may do what permissions say, and no more."""
+    spool.prefix = as_an_ordinary_user()
+    yield spool
+    if spool.process is not None:
+        spool.stop(signal.SIGKILL)
+
+
+def reasons(spool: Spool) -> dict[str, str]:
+    return {entry["file"]: entry["reason"] for entry in spool.status()["held"]}
+
+
+def test_a_file_of_mode_000_and_a_read_only_folder_hold_their_files_alone(ordinary: Spool) -> None:
+    """The others are done, the status says why these are not, and they go on by themselves when they may be had."""
+    secret = ordinary.drop("secret.yaml")
+    fixed = ordinary.drop("fixed/a.yaml")
+    closed = ordinary.drop("closed/a.yaml")
+    with mode(fixed.parent, 0o555), mode(closed.parent, 0o000):
+        with mode(secret, 0o000):
+            ordinary.start()
+            ordinary.drop("good.yaml")
+            assert ordinary.manifest("good")["status"] == "done"
+            until(lambda: len(reasons(ordinary)) == 2, "both files are held")
+            assert reasons(ordinary) == {
+                "secret.yaml": "it can't be read: Permission denied",
+                "fixed/a.yaml": "it can't be taken out of its folder: Permission denied",
+            }
+            ignored = {entry["file"]: entry["reason"] for entry in ordinary.status()["ignored"]}
+            assert ignored["closed/"] == "the folder can't be read: Permission denied"
+            assert ordinary.status()["holds"] == []
+            assert {line["file"] for line in ordinary.lines("hold")} == {"secret.yaml", "fixed/a.yaml"}
+        assert ordinary.manifest("secret")["status"] == "done"
+        assert ordinary.results() == ["good", "secret"]
+        assert fixed.exists()
+    assert ordinary.manifest("fixed/a")["status"] == "done"
+    assert ordinary.manifest("closed/a")["status"] == "done"
+    assert ordinary.stop() == 0
+
+
+def test_once_says_by_75_that_a_file_is_held_after_all_others_are_done(ordinary: Spool) -> None:
+    secret = ordinary.drop("secret.yaml")
+    ordinary.drop("good.yaml")
+    with mode(secret, 0o000):
+        ended = ordinary.once()
+        assert ended.returncode == 75
+        assert "secret.yaml: it can't be read: Permission denied" in ended.stderr
+        assert ordinary.results() == ["good"]
+        assert ordinary.command("run", "--until-idle").returncode == 0
+    assert ordinary.once().returncode == 0
+    assert ordinary.results() == ["good", "secret"]
+
+
+def test_an_outbox_that_turns_read_only_is_a_hold_and_ends_by_itself(ordinary: Spool) -> None:
+    ordinary.start()
+    ordinary.drop("a.yaml")
+    ordinary.result("a")
+    with mode(ordinary.outbox, 0o555):
+        ordinary.drop("b.yaml")
+        until(lambda: ordinary.status()["state"] == "hold", "a hold")
+        [hold] = ordinary.status()["holds"]
+        assert "Permission denied" in hold["reason"]
+    assert ordinary.manifest("b")["attempts"] == 1
+    assert ordinary.results() == ["a", "b"]
+    assert ordinary.stop() == 0
+
+
+def test_an_inbox_not_writable_at_the_first_start_is_a_hold(ordinary: Spool) -> None:
+    """Exit code 75 for a passing run; a daemon waits, and starts to work when it may."""
+    ordinary.drop("a.yaml")
+    with mode(ordinary.inbox, 0o555):
+        ended = ordinary.once()
+        assert ended.returncode == 75
+        assert "can't be written: Permission denied" in ended.stderr
+        ordinary.start(wait=False)
+        until(lambda: ordinary.lines("hold"), "a hold")
+        assert "can't be written" in ordinary.lines("hold")[0]["reason"]
+    assert ordinary.manifest("a")["status"] == "done"
+    assert ordinary.stop() == 0
+
+
+def test_an_outbox_not_writable_at_the_first_start_is_a_hold(ordinary: Spool) -> None:
+    ordinary.drop("a.yaml")
+    ordinary.outbox.mkdir()
+    with mode(ordinary.outbox, 0o555):
+        ended = ordinary.once()
+        assert ended.returncode == 75
+        assert "Permission denied" in ended.stderr
+        ordinary.start(wait=False)
+        until(lambda: ordinary.lines("hold"), "a hold")
+    assert ordinary.manifest("a")["status"] == "done"
+    assert ordinary.stop() == 0
+
+
+def test_a_folder_that_can_not_be_made_ends_the_start_with_3(ordinary: Spool) -> None:
+    closed = ordinary.folder / "closed"
+    closed.mkdir()
+    ordinary.config["outbox"] = str(closed / "outbox")
+    with mode(closed, 0o555):
+        ended = ordinary.once()
+    assert ended.returncode == 3
+    assert "outbox" in ended.stderr
+    assert "can't be made: Permission denied" in ended.stderr
+
+
+# No inotify.
+
+
+@pytest.mark.parametrize("limit", ["max_inotify_watches", "max_inotify_instances"])
+def test_without_inotify_everything_is_found_by_the_scan(spool: Spool, limit: str) -> None:
+    """No watches left, or no inotify at all: slower, and nothing else; new folders are found too."""
+    spool.prefix = with_kernel_limit(limit, 0)
+    spool.start()
+    spool.drop("a.yaml")
+    spool.drop("new/folder/b.yaml")
+    (spool.inbox / "c.yaml").write_text("text: Written in place.\n")
+    assert spool.manifest("a")["status"] == "done"
+    assert spool.manifest("new/folder/b")["status"] == "done"
+    assert spool.manifest("c")["status"] == "done"
+    assert spool.stop() == 0
