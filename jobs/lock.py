@@ -40,18 +40,18 @@ class Lock:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             _lock(fd)
+            token = secrets.token_hex(8)
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "token": token}
+            holder["started_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(holder).encode(), 0)
         except BlockingIOError:
             words = _words(_read(path))
             os.close(fd)
             raise LockHeld(f"another daemon has this inbox: {words}") from None
-        except OSError:
-            os.close(fd)
+        except BaseException:
+            os.close(fd)  # with the lock, or the next try would find it held
             raise
-        token = secrets.token_hex(8)
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "token": token}
-        holder["started_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(holder).encode(), 0)
         return cls(path, fd, token)
 
     def check(self) -> None:

@@ -124,8 +124,12 @@ class Store:
         for name in ("claimed", "recordings", "trash"):
             (state / name).mkdir(mode=0o700, exist_ok=True)
         reading = os.open(state / "reading", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        store = cls(inbox, state, read_id(state) or _new_id(state), reading, {})
-        store._count_deaths()
+        try:
+            store = cls(inbox, state, read_id(state) or _new_id(state), reading, {})
+            store._count_deaths()
+        except BaseException:
+            os.close(reading)
+            raise
         return store
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,29 @@ def killed_at(number: int) -> Iterator[list[str]]:
     Yields:
         The names of the calls so far. Swallows `Killed`; whether it came to that shows in their number.
     """
+
+    def at(calls: list[str]) -> None:
+        if len(calls) >= number:
+            raise Killed
+
+    with contextlib.suppress(Killed), _intercepted(at) as calls:
+        yield calls
+
+
+@contextmanager
+def refused_at(number: int, times: int, code: int) -> Iterator[list[str]]:
+    """Let the n-th call that changes the disk, and some after it, fail with an error of the file system."""
+
+    def at(calls: list[str]) -> None:
+        if number <= len(calls) < number + times:
+            raise OSError(code, os.strerror(code))
+
+    with _intercepted(at) as calls:
+        yield calls
+
+
+@contextmanager
+def _intercepted(at: Callable[[list[str]], None]) -> Iterator[list[str]]:
     real = {name: getattr(os, name) for name in (*CHANGES, "open", "write")}
     calls: list[str] = []
 
@@ -46,8 +69,9 @@ def killed_at(number: int) -> Iterator[list[str]]:
         def call(*arguments: Any, **keywords: Any) -> Any:
             if name in CHANGES:
                 calls.append(name)
-            if len(calls) >= number:
-                raise Killed
+                at(calls)
+            elif calls:
+                at(calls)
             return real[name](*arguments, **keywords)
 
         return call
@@ -55,8 +79,7 @@ def killed_at(number: int) -> Iterator[list[str]]:
     for name in real:
         setattr(os, name, counted(name))
     try:
-        with contextlib.suppress(Killed):
-            yield calls
+        yield calls
     finally:
         for name, function in real.items():
             setattr(os, name, function)
@@ -142,23 +165,25 @@ class Desk:
 
     def open(self) -> Spool:
         """What a daemon does when it starts."""
-        store = Store.open(self.inbox, self.state)
-        store.empty_trash()
-        try:
-            self.spool = Spool(
+        with contextlib.ExitStack() as undo:
+            lock = Lock.acquire(self.state / "lock")
+            undo.callback(lock.release)
+            store = Store.open(self.inbox, self.state)
+            undo.callback(store.close)
+            store.empty_trash()
+            spool = Spool(
                 store=store,
-                lock=Lock.acquire(self.state / "lock"),
+                lock=lock,
                 outbox=None,
                 snapshots=Snapshots(self.state / "recordings", Places(self.inbox, self.voices, self.state)),
                 rules=Rules(engines={"voice": Voice}, default_engine="voice"),
                 device={},
                 **{"longest_bytes": 1 << 20, "attempts": 3, "deaths": 10, **self.settings},
             )
-        except BaseException:
-            store.close()
-            raise
-        self.spool.snapshots.sweep()
-        return self.spool
+            spool.snapshots.sweep()
+            undo.pop_all()
+        self.spool = spool
+        return spool
 
     def close(self) -> None:
         """What a kill does: the kernel takes the lock and the open files back, nothing else happens."""
@@ -202,7 +227,10 @@ class Desk:
         return Found(source, os.lstat(self.inbox / source), set_aside="the file is too large")
 
     def take(self, source: str) -> list[Ticket]:
-        return take(self.opened, self.look(source))
+        return self.take_found(self.look(source))
+
+    def take_found(self, found: Found) -> list[Ticket]:
+        return take(self.opened, found)
 
     def resume(self) -> list[Ticket]:
         spool = self.opened
