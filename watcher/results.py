@@ -54,7 +54,13 @@ class Result:
         stem = re.sub(r"~\d+$", "", self.folder.name)
         for mark in RESULT_MARKS.values():
             stem = stem.removesuffix(mark) if mark else stem
-        return next((path for suffix in JOB_SUFFIXES if (path := self.folder / (stem + suffix)).is_file()), None)
+        return next((path for path in self._files() if path.stem == stem and path.suffix.lower() in JOB_SUFFIXES), None)
+
+    def _files(self) -> list[Path]:
+        try:
+            return [path for path in self.folder.iterdir() if path.is_file()]
+        except OSError:
+            return []
 
 
 def results_of(outbox: Path, name: str) -> list[Result]:
