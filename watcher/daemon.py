@@ -135,6 +135,8 @@ class Daemon:
         if self.intake is not None:
             with self._inbox_may_go():
                 self.intake.step()
+                if not self.intake.session.left:  # not before it could be used: an inbox may open and yet refuse
+                    self._resumed("inbox")
         self._end_idle_worker()
         self._tell()
 
@@ -269,8 +271,7 @@ class Daemon:
             return
         self.session, self.inbox_id, self.new_inbox_since = session, session.spool.store.inbox_id, None
         self.intake = Intake(session, self._queued, self._running)
-        self._resumed("inbox")
-        if session.left:
+        if session.left and "inbox" not in self.bulletin.holds:
             log.info("reading back claimed jobs", action="recover", jobs=len(session.left))
         self._look_for_outbox(session)
 
