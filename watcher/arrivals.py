@@ -247,16 +247,8 @@ class Arrivals:
             folder = folders.pop()
             path = self.inbox / folder
             self.events.watch(path)
-            try:
-                with os.scandir(path) as listing:
-                    entries = sorted(listing, key=lambda entry: natural(entry.name))
-            except OSError as error:
-                if folder and error.errno not in {errno.ENOENT, errno.ENOTDIR}:
-                    self._ignore(folder + "/", f"the folder can't be read: {error.strerror}")
-                yield
-                continue
             below, cancels = [], set()
-            for number, entry in enumerate(entries):
+            for number, entry in enumerate(self._listed(folder)):
                 source = f"{folder}/{entry.name}" if folder else entry.name
                 if _is_folder(entry):
                     if is_walked(entry.name):
@@ -273,6 +265,18 @@ class Arrivals:
             folders.extend(reversed(below))
             yield
         self.changes += (self.ignored, self.ignored_count) != before
+
+    def _listed(self, folder: str) -> list[os.DirEntry[str]]:
+        """What is in a folder, in natural order. A subfolder that refuses is passed over; the inbox must not be."""
+        try:
+            with os.scandir(self.inbox / folder) as listing:
+                return sorted(listing, key=lambda entry: natural(entry.name))
+        except OSError as error:
+            if not folder:
+                raise
+            if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
+                self._ignore(folder + "/", f"the folder can't be read: {error.strerror}")
+            return []
 
     def _sort_out(self, source: str, entry: os.DirEntry[str]) -> None:
         if not is_job_name(entry.name):

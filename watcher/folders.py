@@ -19,7 +19,7 @@ def prepare(config: Config) -> None:
     Raises:
         ConfigError: a folder was never there and can't be made, is a file, or the state folder lies on
             another file system than the inbox.
-        Hold: a folder that is there can't be written.
+        Hold: a folder that is there can't be read or written, or the disk is full or broken.
     """
     _make("inbox", config.inbox)
     if not config.state_dir.exists():
@@ -47,20 +47,22 @@ def _make(key: str, folder: Path, mode: int = 0o777) -> None:
     except FileExistsError:
         raise ConfigError(f"{key}: {printable(folder)} is a file, not a folder", "Name a folder.") from None
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and key == "state_dir":
-            raise _not_writable(key, folder, error) from None
+        refused = key == "state_dir" and error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}
+        if refused or error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}:
+            raise _refused(key, folder, "written", error) from None
         raise ConfigError(
             f"{key}: {printable(folder)} is not there and can't be made: {error.strerror}",
             f"Make it by hand, or set {key} to another folder.",
         ) from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise _not_writable(key, folder, OSError(errno.EACCES, os.strerror(errno.EACCES)))
+    for what, bits in (("written", os.W_OK | os.X_OK), ("read", os.R_OK)):
+        if not os.access(folder, bits):
+            raise _refused(key, folder, what, OSError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
-def _not_writable(key: str, folder: Path, error: OSError) -> Hold:
+def _refused(key: str, folder: Path, what: str, error: OSError) -> Hold:
     return Hold(
-        f"{key}: {printable(folder)} can't be written: {error.strerror}",
-        "Let the user that the spool runs as write there; work goes on by itself.",
+        f"{key}: {printable(folder)} can't be {what}: {error.strerror}",
+        "Let the user that the spool runs as read and write there, on a disk with space; work goes on by itself.",
     )
 
 

@@ -56,7 +56,8 @@ class Session:
             ConfigError: A folder can't be what it is meant to be.
             Hold: Another daemon has the inbox, or the file system refuses something.
         """
-        folders.prepare(config)
+        with holding("the spool's folders"):
+            folders.prepare(config)
         with holding("the state folder of the inbox"):
             lock = Lock.acquire(config.state_dir / "lock")
         try:
