@@ -52,6 +52,11 @@ def fill_up(folder: Path) -> Path:
     return filler
 
 
+def until_changed(path: Path) -> None:
+    before = path.stat().st_mtime_ns
+    until(lambda: path.stat().st_mtime_ns != before, f"{path.name} is written anew")
+
+
 def chunks_begun(journal: Path) -> list[str]:
     return [line.partition(" ")[2] for line in journal.read_text().splitlines()] if journal.exists() else []
 
@@ -114,7 +119,8 @@ def test_an_inbox_that_is_deleted_and_stays_new_for_half_a_minute_is_taken_as_ne
     assert spool.stop() == 0
 
 
-def test_a_full_inbox_holds_what_it_can_not_claim_and_goes_on_when_there_is_space(spool: Spool, mounts: None) -> None:
+def test_a_full_inbox_loses_nothing_and_goes_on_when_there_is_space(spool: Spool, mounts: None) -> None:
+    """What can't be claimed stays where it is, and the log says why: status.json lies on the full disk too."""
     mount_tmpfs(spool.inbox, "size=256k")
     spool.start()
     spool.drop("a.yaml")
@@ -123,10 +129,31 @@ def test_a_full_inbox_holds_what_it_can_not_claim_and_goes_on_when_there_is_spac
     filler = fill_up(spool.inbox)
     os.rename(spool.inbox / ".b.yaml", spool.inbox / "b.yaml")
     until(lambda: "No space left" in spool.log(), "the log says why")
-    until(lambda: not spool.claims(), "nothing half-claimed stays")
-    assert (spool.inbox / "b.yaml").read_text() == "text: Waits for space.\n"
     filler.unlink()
     assert spool.manifest("b")["status"] == "done"
+    assert spool.stop() == 0
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_hold_until_there_is_space(spool: Spool, mounts: None) -> None:
+    """A claim that can't be read back is looked at again and again, and told once."""
+    mount_tmpfs(spool.inbox, "size=256k")
+    spool.drop("a.yaml")
+    assert spool.once().returncode == 0
+    claim = spool.state / "claimed" / "20260101T000000.000000001"
+    claim.mkdir()
+    (claim / "claim.json").write_text('{"source": "b.yaml", "claimed_ns": 1767225600000000001}')
+    (claim / "original").write_text("text: Claimed, and not read yet.\n")
+    filler = fill_up(spool.inbox)
+    ended = spool.once()
+    assert ended.returncode == 75
+    assert "inbox: the inbox: No space left on device" in ended.stderr
+    spool.start(wait=False)
+    until(lambda: spool.lines("hold"), "a hold")
+    for _ in range(2):
+        until_changed(spool.state / "lock")
+    filler.unlink()
+    assert spool.manifest("b")["status"] == "done"
+    assert len(spool.lines("hold")) == len(spool.lines("resume")) == 1
     assert spool.stop() == 0
 
 
@@ -144,6 +171,19 @@ def test_an_inbox_that_fills_up_while_a_job_is_rendered_is_a_hold_and_no_failure
     filler.unlink()
     assert spool.manifest("a")["attempts"] == 1
     assert spool.results() == ["a"]
+
+
+def test_an_inbox_that_turns_read_only_holds_its_files_and_goes_on_when_it_may(spool: Spool, mounts: None) -> None:
+    mount_tmpfs(spool.inbox)
+    spool.start()
+    spool.drop("a.yaml")
+    spool.result("a")
+    (spool.inbox / "b.yaml").write_text("text: Can't be taken.\n")
+    command("mount", "--bind", "-o", "ro", spool.inbox, spool.inbox)
+    until(lambda: "Read-only file system" in spool.log(), "the log says why")
+    command("umount", spool.inbox)
+    assert spool.manifest("b")["attempts"] == 1
+    assert spool.stop() == 0
 
 
 # The outbox.
@@ -278,6 +318,25 @@ def fill_up_to_the_end(folder: Path) -> Path:
     with filler.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, 14 << 20)
     return filler
+
+
+def test_an_outbox_on_a_disk_that_can_not_keep_its_promises_is_a_hold(spool: Spool, mounts: None) -> None:
+    """A real disk that lies thin on another: writes succeed, forcing them to disk does not."""
+    host = spool.folder / "host"
+    mount_tmpfs(host, "size=30m")
+    mount_disk(host / "disk", spool.outbox)
+    spool.start()
+    spool.drop("a.yaml")
+    spool.result("a")
+    command("sync", "-f", spool.outbox)
+    filler = fill_up(host)
+    spool.drop("b.yaml", "text: One.\nsettings: {audio_ms: 60000}\n")
+    held(spool, "work", "No space left on device")
+    assert spool.results() == ["a"]
+    filler.unlink()
+    assert spool.manifest("b")["attempts"] == 1
+    assert spool.results() == ["a", "b"]
+    assert spool.stop() == 0
 
 
 # What can't be had here for real: the answers of shares, given at the system-call boundary.

@@ -105,6 +105,18 @@ def test_an_inbox_not_writable_at_the_first_start_is_a_hold(ordinary: Spool) -> 
     assert ordinary.stop() == 0
 
 
+def test_an_inbox_that_can_not_be_listed_any_more_is_a_hold_and_not_an_empty_inbox(ordinary: Spool) -> None:
+    ordinary.config["state_dir"] = str(ordinary.folder / "state")
+    ordinary.start()
+    with mode(ordinary.inbox, 0o333):
+        ordinary.drop("a.yaml")
+        until(lambda: ordinary.lines("hold"), "a hold")
+        assert "Permission denied" in ordinary.lines("hold")[0]["reason"]
+        until(lambda: ordinary.status()["state"] == "hold", "the status says so")
+    assert ordinary.manifest("a")["status"] == "done"
+    assert ordinary.stop() == 0
+
+
 def test_an_outbox_not_writable_at_the_first_start_is_a_hold(ordinary: Spool) -> None:
     ordinary.drop("a.yaml")
     ordinary.outbox.mkdir()
