@@ -108,7 +108,7 @@ def test_an_inbox_that_is_deleted_and_stays_new_for_half_a_minute_is_taken_as_ne
     spool.drop("1-running.yaml", f"text: One.\nsettings: {{gate: {gate}}}\n")
     spool.drop("2-queued.yaml")
     spool.start()
-    until(lambda: len(spool.claims()) == 2 and spool.lines("render"), "one job runs, one is queued")
+    until(lambda: len(spool.lines("claim")) == 2 and spool.lines("render"), "one job runs, one is queued")
     os.rename(spool.inbox, spool.folder / "old")
     spool.inbox.mkdir()
     spool.drop("new.yaml")
