@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from engines.base import EngineInfo
+from engines.base import EngineClass, EngineInfo
 from jobs.errors import JobInvalid
 from jobs.lock import Lock
 from jobs.outbox import SPOOL_FOLDER, Outbox, Policy
@@ -23,7 +23,6 @@ from jobs.rendering import Order, Rendering
 from jobs.rules import Rules
 from jobs.schedule import Ticket
 from jobs.store import Store
-
 
 CHANGES = ("rename", "fsync", "link", "mkdir", "unlink", "rmdir", "ftruncate", "pwrite", "chmod")
 
@@ -96,6 +95,9 @@ class Voice:
     @classmethod
     def match_language(cls, tag: str) -> str | None:
         return tag if tag in {"en", "pt-BR"} else None
+
+
+ENGINES = cast(Mapping[str, EngineClass], {"voice": Voice})
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class Desk:
                 lock=lock,
                 outbox=None,
                 snapshots=Snapshots(self.state / "recordings", Places(self.inbox, self.voices, self.state)),
-                rules=Rules(engines={"voice": Voice}, default_engine="voice"),
+                rules=Rules(engines=ENGINES, default_engine="voice"),
                 device={},
                 **{"longest_bytes": 1 << 20, "attempts": 3, "deaths": 10, **self.settings},
             )
@@ -230,7 +232,7 @@ class Desk:
         return self.take_found(self.look(source))
 
     def take_found(self, found: Found) -> list[Ticket]:
-        return take(self.opened, found)
+        return list(take(self.opened, found))
 
     def resume(self) -> list[Ticket]:
         spool = self.opened

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+import select
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from jobs.parse import Document, parse
 from jobs.recordings import Places
 from jobs.rules import Rules
-from tests.in_process import Voice
+from tests.in_process import ENGINES
+from tests.spooling import until
 from watcher.arrivals import LOOK_AGAIN_S, Arrival, Arrivals, Policy, Sighting
 from watcher.config import Limits, Ready
 from watcher.events import Events, Hints
@@ -21,7 +23,7 @@ from watcher.events import Events, Hints
 QUIET_S, NETWORK_QUIET_S, GRACE_S, COMPANIONS_S, SCAN_S = 1.0, 5.0, 10.0, 60.0, 10.0
 DONE = b"text: hello\n"
 CUT_OFF = b'text: "hel'
-RULES = Rules(engines={"voice": Voice}, default_engine="voice")
+RULES = Rules(engines=ENGINES, default_engine="voice")
 
 
 class Told(Events):
@@ -651,8 +653,13 @@ def test_recordings_that_come_in_a_burst_wake_only_the_jobs_that_wait_for_one(
         at.moved(f"{number}.yaml", b"")
     at.moved("a.yaml", SPEAKS)
     at.ready()
-    planned, real = [], Arrivals._plan
-    monkeypatch.setattr(Arrivals, "_plan", lambda own, seen, due: (planned.append(seen.source), real(own, seen, due))[1])
+    planned, real = list[str](), Arrivals._plan
+
+    def plan(own: Arrivals, sighting: Sighting, due: float) -> None:
+        planned.append(sighting.source)
+        real(own, sighting, due)
+
+    monkeypatch.setattr(Arrivals, "_plan", plan)
     for number in range(50):
         at.touched(at.write(f"{number}.wav"))
     at.arrivals.take_hints()
@@ -663,34 +670,38 @@ def test_recordings_that_come_in_a_burst_wake_only_the_jobs_that_wait_for_one(
 
 
 @pytest.fixture
-def live(at: Desk) -> Iterator[Callable[[], list[str]]]:
-    """Arrivals that hear real events: wait for some, then say what is ready; the clock stands still."""
+def live(at: Desk) -> Iterator[Events]:
+    """Arrivals that hear real events; the clock stands still."""
     events = Events()
     at.arrivals.events = events
     at.ready()
-
-    def heard() -> list[str]:
-        import select
-
-        assert select.select([events.wake_fd], [], [], 30.0)[0]
-        return at.ready()
-
-    yield heard
+    yield events
     events.close()
 
 
-def test_a_rename_into_the_inbox_is_heard_at_once(at: Desk, live: Callable[[], list[str]], tmp_path: Path) -> None:
+def heard(at: Desk, live: Events) -> list[str]:
+    """Wait for events until something is ready, and say what."""
+
+    def ready() -> list[str]:
+        select.select([live.wake_fd], [], [], 1.0)
+        return at.ready()
+
+    return until(ready, "an event that makes a file ready")
+
+
+def test_a_rename_into_the_inbox_is_heard_at_once(at: Desk, live: Events, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes(DONE)
     (tmp_path / "a.yaml").rename(at.inbox / "a.yaml")
-    assert live() == ["a.yaml"]
+    assert heard(at, live) == ["a.yaml"]
 
 
-def test_a_folder_of_jobs_moved_in_is_found_at_once(at: Desk, live: Callable[[], list[str]], tmp_path: Path) -> None:
+def test_a_folder_of_jobs_moved_in_is_found_at_once(at: Desk, live: Events, tmp_path: Path) -> None:
     (tmp_path / "radio/deep").mkdir(parents=True)
-    (tmp_path / "radio/deep/a.yaml").write_bytes(DONE)
+    (tmp_path / "radio/deep/a.yaml").write_bytes(b"")
     (tmp_path / "radio").rename(at.inbox / "radio")
-    live()
-    assert at.ready(QUIET_S) == ["radio/deep/a.yaml"]
+    until(lambda: (at.ready(), live.watches(at.inbox / "radio/deep"))[1], "the new folders are watched")
     (tmp_path / "b.yaml").write_bytes(DONE)
     (tmp_path / "b.yaml").rename(at.inbox / "radio/deep/b.yaml")
-    assert live() == ["radio/deep/b.yaml"]
+    assert heard(at, live) == ["radio/deep/b.yaml"]
+    at.ready(QUIET_S)
+    assert at.reason("radio/deep/a.yaml") == "it is empty"

@@ -47,10 +47,12 @@ def test_is_walked(name: str) -> None:
     assert is_walked(name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [".voicespool", ".~tmp~", ".stfolder", ".Trash-1000", "@eaDir", "#recycle", "lost+found", "$RECYCLE.BIN"]
-    + ["System Volume Information", "#snapshot"],
-)
+SYSTEM_FOLDERS = [
+    ".voicespool", ".~tmp~", ".stfolder", ".Trash-1000", "@eaDir", "#recycle", "#snapshot", "lost+found",
+    "$RECYCLE.BIN", "System Volume Information",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYSTEM_FOLDERS)
 def test_is_not_walked(name: str) -> None:
     assert not is_walked(name)

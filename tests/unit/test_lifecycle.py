@@ -97,15 +97,17 @@ class Life(RuleBasedStateMachine):
 
     # --- the world ---------------------------------------------------------------------------------
 
-    @rule(name=st.sampled_from(NAMES), suffix=st.sampled_from([".yaml", ".yml"]), jobs=st.integers(1, 3), kind=st.data())
-    def drop(self, name: str, suffix: str, jobs: int, kind: st.DataObject) -> None:
+    @rule(
+        name=st.sampled_from(NAMES), suffix=st.sampled_from([".yaml", ".yml"]), jobs=st.integers(1, 3), data=st.data()
+    )
+    def drop(self, name: str, suffix: str, jobs: int, data: st.DataObject) -> None:
         if (self.at.inbox / (name + suffix)).exists():
             return
         documents = []
         for _ in range(jobs):
             token = f"job-{len(self.dropped):04d}"
             self.dropped.append(token)
-            body = kind.draw(st.sampled_from(["text: {}\n", "txt: {}\n", "text: {}\nspeaker_wav: ana.wav\n"]))
+            body = data.draw(st.sampled_from(["text: {}\n", "txt: {}\n", "text: {}\nspeaker_wav: ana.wav\n"]))
             documents.append(body.format(token))
         self.at.drop(name + suffix, "---\n".join(documents))
 
@@ -257,4 +259,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestLife.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

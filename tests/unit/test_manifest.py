@@ -26,10 +26,16 @@ def manifest(**more: object) -> Manifest:
 
 
 FULL = manifest(
-    audio=(AudioFile(file="a.wav", sha256="0" * 64, format="wav", sample_rate=8000, channels=1, duration_s=1, peak_dbfs=None),),
+    audio=(
+        AudioFile(
+            file="a.wav", sha256="0" * 64, format="wav", sample_rate=8000, channels=1, duration_s=1, peak_dbfs=None
+        ),
+    ),
     segments=(SpokenSegment(text="a", start_s=0, end_s=1, seed=2**63 - 1),),
     checks=Checks(verdict="doubtful", reasons=("silence",)),
-    error=Failure(code="x", message="m", hint="h", retryable=False, problems=({"line": 1, "key": "k", "message": "m"},)),
+    error=Failure(
+        code="x", message="m", hint="h", retryable=False, problems=({"line": 1, "key": "k", "message": "m"},)
+    ),
     request={"text": "a", "metadata": {"nested": [1, None, 2.5, {"é": "😀"}]}},
     engine={"name": "espeak", "more": "than listed"},
 )

@@ -74,7 +74,7 @@ def test_another_folder_in_the_configuration_is_a_fresh_start(tmp_path: Path) ->
 
 
 def test_nothing_is_visible_before_it_is_placed_and_all_of_it_after(outbox: Outbox) -> None:
-    folder = outbox.assemble("job", lambda folder: (folder / "a.wav").write_bytes(b"RIFF") and None)
+    folder = outbox.assemble("job", lambda folder: (folder / "a.wav").touch())
     assert visible(outbox) == []
     placed = outbox.place(folder, "hello", "done")
     assert os.listdir(placed) == ["a.wav"]

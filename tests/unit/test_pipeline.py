@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from jobs import pipeline
 from jobs.errors import Cancelled, Hold, InboxGone, LockLost, OutboxGone, RenderFailed
+from jobs.pipeline import Renderer
 from jobs.rendering import Order, Rendering
 from jobs.schedule import URGENT
 from tests.in_process import Desk, desk, render
@@ -29,7 +29,7 @@ def never(order: Order, timeout_s: float | None) -> Rendering:
     raise AssertionError("there is nothing to render")
 
 
-def failing(times: int, **how: Any) -> Callable[[Order, float | None], Rendering]:
+def failing(times: int, **how: Any) -> Renderer:
     left = iter(range(times))
 
     def renderer(order: Order, timeout_s: float | None) -> Rendering:
@@ -72,7 +72,9 @@ def test_a_private_job_file_is_published_as_readable_as_all_results(at: Desk) ->
         assert stat.S_IMODE((outcome.folder / name).stat().st_mode) == 0o666 & ~mask
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "index.html.yaml", "error.yml", "-rf.yaml", "a b\nc.json", "x" * 250 + ".yaml"])
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "index.html.yaml", "error.yml", "-rf.yaml", "a b\nc.json", "x" * 250 + ".yaml"]
+)
 def test_no_name_can_spoil_a_result(at: Desk, name: str) -> None:
     folder = at.run(name, '{"text": "hello"}')
     assert len(os.listdir(folder)) == 3
@@ -185,11 +187,14 @@ def test_a_death_of_the_daemon_is_no_attempt(at: Desk) -> None:
     assert manifest(outcome.folder)["attempts"] == 1
 
 
-def altered(**how: Any) -> Callable[[Order, float | None], Rendering]:
-    return lambda order, timeout_s: replace(render(order, timeout_s), **how)
+def altered(**how: Any) -> Renderer:
+    def renderer(order: Order, timeout_s: float | None) -> Rendering:
+        return replace(render(order, timeout_s), **how)
+
+    return renderer
 
 
-def leaving(kind: str) -> Callable[[Order, float | None], Rendering]:
+def leaving(kind: str) -> Renderer:
     """A worker whose file is something else than it says."""
 
     def renderer(order: Order, timeout_s: float | None) -> Rendering:

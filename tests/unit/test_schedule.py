@@ -115,7 +115,8 @@ class Queue(RuleBasedStateMachine):
         self.schedule = Schedule(PATIENCE_S)
         self.model: dict[str, Ticket] = {}
         self.wall_s = self.steady_s = 0.0
-        self.head_since: dict[str, float] = {}
+        self.woken: set[str] = set()
+        self.passed_over = ("", 0.0)
         self.numbers = iter(range(10_000))
 
     @rule(
@@ -142,10 +143,6 @@ class Queue(RuleBasedStateMachine):
         assert self.schedule.remove(job_id) == self.model.pop(job_id)
         self.woken.discard(job_id)
 
-    @property
-    def woken(self) -> set[str]:
-        return self.__dict__.setdefault("_woken", set())
-
     def ready(self) -> list[Ticket]:
         """A job whose time has come stays ready, also when the clock is set back."""
         self.woken.update(found.job_id for found in self.model.values() if found.not_before <= self.wall_s)
@@ -164,10 +161,9 @@ class Queue(RuleBasedStateMachine):
         suited = [found for found in ready if found.model == warm and found.priority == oldest.priority]
         assert chosen in ([oldest, suited[0]] if suited else [oldest])
         if chosen != oldest:
-            since = self.head_since.setdefault(oldest.job_id, self.steady_s)
-            assert self.steady_s - since < PATIENCE_S or len(self.head_since) > 1
-        else:
-            self.head_since.pop(oldest.job_id, None)
+            if self.passed_over[0] != oldest.job_id:
+                self.passed_over = oldest.job_id, self.steady_s
+            assert self.steady_s - self.passed_over[1] < PATIENCE_S
         del self.model[chosen.job_id]
         self.woken.discard(chosen.job_id)
 

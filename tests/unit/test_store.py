@@ -30,6 +30,20 @@ def claim(store: Store, source: str, content: bytes = b"text: hello\n") -> Claim
     return store.claim(source, os.stat(path), LIMIT)[0]
 
 
+def put(path: Path, kind: str) -> None:
+    """Make something of a kind."""
+    if kind == "file":
+        path.write_bytes(b"text: hello\n")
+    elif kind == "link":
+        path.symlink_to("/etc/passwd")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    if kind == "folder with files":
+        (path / "b").touch()
+
+
 def inside(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
@@ -91,13 +105,7 @@ def test_what_changed_between_look_and_claim_goes_back_as_it_is(store: Store, tm
         path.write_bytes(b"text: goodbye\n")
     else:
         path.rename(tmp_path / "away")  # so that its inode is not used again
-        {
-            "file": lambda: path.write_bytes(b"text: hello\n"),
-            "link": lambda: path.symlink_to("/etc/passwd"),
-            "pipe": lambda: os.mkfifo(path),
-            "folder": path.mkdir,
-            "folder with files": lambda: (path.mkdir(), (path / "b").touch()),
-        }[kind]()
+        put(path, kind)
     before = os.lstat(path)
     with pytest.raises(Changed):
         store.claim("a.yaml", looked_at, LIMIT)
@@ -180,7 +188,7 @@ def test_a_file_too_large_is_taken_and_never_read(store: Store) -> None:
 def test_what_is_no_file_is_not_set_aside(store: Store, kind: str) -> None:
     """Publishing it would follow the link or wait for the pipe."""
     path = store.inbox / "a.yaml"
-    {"link": lambda: path.symlink_to("/etc/passwd"), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
+    put(path, kind)
     with pytest.raises(FileNotFoundError):
         store.set_aside("a.yaml", "too large")
     assert os.path.lexists(path)
