@@ -17,7 +17,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -131,8 +131,12 @@ class Ready(Protocol):
     def set_aside(self) -> str: ...
 
 
-def take(spool: Spool, arrival: Ready) -> list[Ticket]:
+def take(spool: Spool, arrival: Ready) -> Iterable[Ticket]:
     """Claim a ready file; every document in it becomes a job in the queue.
+
+    Returns:
+        Tickets; those of several documents are made one by one as they are asked for, since a thousand documents with
+        recordings keep a disk busy for longer than the daemon may be away.
 
     Raises:
         jobs.store.Changed, FileNotFoundError, OSError: It was not claimed, see `Store.claim`.
@@ -143,12 +147,11 @@ def take(spool: Spool, arrival: Ready) -> list[Ticket]:
     claim, data = spool.store.claim(arrival.source, arrival.status, spool.longest_bytes)
     if claim.set_aside:
         return [urgent(claim)]
-    with holding("the state folder of the inbox"):
-        return _enlist(spool, claim, data, arrival.documents if data == arrival.data else None)
+    return _enlist(spool, claim, data, arrival.documents if data == arrival.data else None)
 
 
-def resume(spool: Spool, job_id: str) -> list[Ticket]:
-    """Read back what an earlier daemon claimed. An empty list when it got no further than making a folder."""
+def resume(spool: Spool, job_id: str) -> Iterable[Ticket]:
+    """Read back what an earlier daemon claimed: as `take`. Nothing when it got no further than making a folder."""
     claim = spool.store.recover(job_id, spool.longest_bytes)
     if claim is None:
         return []
@@ -159,22 +162,25 @@ def resume(spool: Spool, job_id: str) -> list[Ticket]:
     return _enlist(spool, claim, claim.job_file.read_bytes(), None)
 
 
-def _enlist(spool: Spool, claim: Claim, data: bytes, documents: tuple[Document, ...] | None) -> list[Ticket]:
+def _enlist(spool: Spool, claim: Claim, data: bytes, documents: tuple[Document, ...] | None) -> Iterable[Ticket]:
     try:
-        documents = spool.read_claimed(data, claim) if documents is None else documents
+        with holding("the state folder of the inbox"):
+            documents = spool.read_claimed(data, claim) if documents is None else documents
     except JobInvalid:
         return [urgent(claim)]
     if len(documents) == 1 or claim.document:
         return [_ticket(spool, claim, documents[0])]
-    children = spool.store.split(claim, [document.source for document in documents])
-    return [_ticket(spool, child, document) for child, document in zip(children, documents, strict=True)]
+    with holding("the state folder of the inbox"):
+        children = spool.store.split(claim, [document.source for document in documents])
+    return (_ticket(spool, child, document) for child, document in zip(children, documents, strict=True))
 
 
 def _ticket(spool: Spool, claim: Claim, document: Document) -> Ticket:
     if document.spec is None:
         return urgent(claim)
     if document.recordings and not claim.recordings:
-        claim = _copy_recordings(spool, claim, document.recordings)
+        with holding("the state folder of the inbox"):
+            claim = _copy_recordings(spool, claim, document.recordings)
     if claim.problems:
         return urgent(claim)
     spec = document.spec
@@ -212,6 +218,8 @@ def _copy_recordings(spool: Spool, claim: Claim, names: Sequence[str]) -> Claim:
         else:
             if text := transcript_beside(path):
                 transcripts[name] = text
+    if recordings:
+        fsync(claim.folder / "recordings")
     described = replace(claim, recordings=recordings, transcripts=transcripts, problems=tuple(problems))
     return spool.store.describe(described)
 

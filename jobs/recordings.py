@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from jobs.errors import printable
-from jobs.files import BLOCK_BYTES, fsync, identity, link_or_copy, opened_regular, remove_tree, somebody_writes
+from jobs.files import BLOCK_BYTES, identity, link_or_copy, opened_regular, remove_tree, somebody_writes
 
 TRANSCRIPT_BYTES = 1 << 16
 
@@ -104,7 +104,7 @@ class Snapshots:
 
         Args:
             recording: Real path, from `Places.find`.
-            into: Folder of the job that wants it; gets a file named by the digest.
+            into: Folder of the job that wants it; gets a file named by the digest. The caller syncs it.
 
         Returns:
             SHA-256 of the content, hex.
@@ -162,7 +162,6 @@ class Snapshots:
         into.mkdir(mode=0o700, exist_ok=True)
         (into / digest).unlink(missing_ok=True)  # a crash may have left half a copy
         link_or_copy(self.folder / digest, into / digest)
-        fsync(into)
 
     def _remember(self, key: tuple[int, ...], digest: str) -> None:
         self._known[key] = digest

@@ -168,13 +168,12 @@ class Daemon:
         """
         if not self.passing:
             return False
-        session = self.session
         if self.bulletin.holds:
             what, (reason, _) = next(iter(self.bulletin.holds.items()))
             raise Hold(f"{what}: {reason}")
-        if session is None or session.left or session.arrivals.cancels or not session.arrivals.settled():
+        if self.intake is None or self.intake.busy or not self.intake.session.arrivals.settled():
             return False
-        return not self._can_start(session)
+        return not self._can_start(self.intake.session)
 
     def _complain_of_held_files(self) -> None:
         """A run from cron that leaves a file behind because the file system refuses it must not look well."""
@@ -372,9 +371,9 @@ class Daemon:
         dues = [INBOX_LOOK_S, self.bulletin.due_in()]
         if self.watchdog_s is not None:
             dues.append(self.watchdog_due_s - now)
-        if session is None:
+        if session is None or self.intake is None:
             return min(*dues, self.patience.due - now)
-        if session.left:
+        if self.intake.busy:
             return 0.0
         dues.append(session.arrivals.due_in(now))
         if session.arrivals.busy() or self.bulletin.running is not None:

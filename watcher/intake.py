@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from jobs import pipeline
 from jobs.schedule import URGENT, Ticket
 from jobs.store import Changed
-from watcher.arrivals import Arrival
 from watcher.ignored import CANCEL_SUFFIX
 from watcher.log import log
 from watcher.session import Session
@@ -26,34 +25,61 @@ class Intake:
         queued: Called for each job that enters the queue.
         running: Says which job is being rendered.
         unwanted: Ids of running jobs that were cancelled.
+        coming: Jobs of the file that was claimed last, on their way into the queue.
     """
 
     session: Session
     queued: Callable[[Ticket], None]
     running: Callable[[], Ticket | None]
     unwanted: set[str] = field(default_factory=set)
+    coming: Iterator[Ticket] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something claimed that is not queued, or a cancellation to act on."""
+        return bool(self.session.left or self.coming or self.session.arrivals.cancels)
 
     def step(self) -> None:
-        """Read for a few milliseconds: first what was claimed before, then the inbox.
+        """Read for a few milliseconds: first what is claimed, then what is cancelled, then the inbox.
 
         Raises:
             OSError, Hold: The inbox refuses; nothing is lost.
         """
         session, deadline = self.session, time.monotonic() + SLICE_S
         session.arrivals.take_hints()
-        while session.left and time.monotonic() < deadline:
-            self._enlist(pipeline.resume(session.spool, session.left[-1]))
-            session.left.pop()
-        if not session.left:
-            for source in sorted(session.arrivals.cancels):
-                self._cancel(source)
-        if arrival := session.arrivals.next(max(SLICE_S / 2, deadline - time.monotonic())):
-            self._claim(arrival)
+        while self.busy and time.monotonic() < deadline:
+            self._go_on()
+        if self.coming is None and (arrival := session.arrivals.next(max(SLICE_S / 2, deadline - time.monotonic()))):
+            with self._handed_over(arrival.source):
+                self.coming = iter(pipeline.take(session.spool, arrival))
+            if self.coming is not None:
+                self._go_on()
 
-    def _claim(self, arrival: Arrival) -> None:
-        arrivals, source = self.session.arrivals, arrival.source
+    def _go_on(self) -> None:
+        """One job into the queue, or one cancellation, which has to find all jobs claimed before it."""
+        session = self.session
+        if self.coming is not None:
+            self._enlist(next(self.coming, None))
+        elif session.left:
+            self.coming = iter(pipeline.resume(session.spool, session.left[-1]))
+            session.left.pop()
+        else:
+            self._cancel(session.arrivals.cancels.pop())
+
+    def _enlist(self, ticket: Ticket | None) -> None:
+        if ticket is None:
+            self.coming = None
+            return
+        self.session.schedule.add(ticket)
+        log.info("job queued", action="claim", job_id=ticket.job_id, name=ticket.name)
+        self.queued(ticket)
+
+    @contextlib.contextmanager
+    def _handed_over(self, source: str) -> Iterator[None]:
+        """While a file is taken out of the inbox: what is wrong with one file holds that file alone."""
+        arrivals = self.session.arrivals
         try:
-            tickets = pipeline.take(self.session.spool, arrival)
+            yield
         except Changed:
             arrivals.look_again(source)
         except FileNotFoundError:
@@ -64,25 +90,16 @@ class Intake:
             arrivals.hold(source, f"it can't be taken out of its folder: {error.strerror}")
         else:
             arrivals.forget(source)
-            self._enlist(tickets)
-
-    def _enlist(self, tickets: list[Ticket]) -> None:
-        for ticket in tickets:
-            self.session.schedule.add(ticket)
-            log.info("job queued", action="claim", job_id=ticket.job_id, name=ticket.name)
-            self.queued(ticket)
 
     def _cancel(self, source: str) -> None:
         """Act on a `NAME.cancel`: for every job of that name that exists now."""
         session, name = self.session, source.removesuffix(CANCEL_SUFFIX)
-        session.arrivals.cancels.discard(source)
         if not self._consumed(source):
             return
         for waiting in session.arrivals.named(name):
-            with contextlib.suppress(FileNotFoundError):
+            with self._handed_over(waiting):
                 claim = session.spool.store.set_aside(waiting, "it was cancelled before it was read")
                 session.schedule.add(pipeline.urgent(claim))
-            session.arrivals.forget(waiting)
         for ticket in session.schedule.named(name):
             self._mark(ticket)
             session.schedule.add(replace(ticket, priority=URGENT, not_before=0.0))
