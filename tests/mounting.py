@@ -57,14 +57,35 @@ def unmount(folder: Path) -> None:
     command("umount", "--lazy", folder)
 
 
-def mount_disk(image: Path, folder: Path, size: str = "20M") -> None:
-    """Mount an ext4 file system that lies in a file; skips where there is none."""
+def make_disk(image: Path, *options: str) -> None:
+    """Make an ext4 file system of 20 MB in a file; skips where that is not possible."""
     if shutil.which("mkfs.ext4") is None or not Path("/dev/loop-control").exists():
         pytest.skip("mkfs.ext4 or loop devices are missing here")
     image.parent.mkdir(parents=True, exist_ok=True)
+    command("truncate", "-s", "20M", image)
+    command("mkfs.ext4", "-q", "-b", "1024", "-O", "^has_journal,^extents,^metadata_csum,^64bit", *options, image)
+
+
+def mount_disk(image: Path, folder: Path) -> None:
+    """Mount what `make_disk` made, through a loop device; skips where there is none."""
     folder.mkdir(parents=True, exist_ok=True)
-    command("truncate", "-s", size, image)
-    command("mkfs.ext4", "-q", "-O", "^has_journal", image)
     mounted = subprocess.run(["mount", "-o", "loop", image, folder], capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"no loop device can be mounted here: {mounted.stderr.strip()}")
+
+
+def make_disk_with_an_unreadable_file(image: Path, folder: Path, name: str) -> None:
+    """Mount a disk at `folder` on which the content of one file lies where the device has none any more.
+
+    Nothing else is ever put there: those blocks are on the list of bad ones.
+    """
+    bad_blocks = image.with_name("bad-blocks")
+    bad_blocks.parent.mkdir(parents=True, exist_ok=True)
+    bad_blocks.write_text("\n".join(map(str, range(12000, 20480))))
+    make_disk(image, "-l", str(bad_blocks))
+    mount_disk(image, folder)
+    (folder / name).write_text("text: Lies where the disk ends.\n")
+    command("umount", folder)
+    command("debugfs", "-w", "-R", f"set_inode_field {name} block[0] 18000", image)
+    mount_disk(image, folder)
+    os.truncate(image, 10 << 20)

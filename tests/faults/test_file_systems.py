@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from tests.mounting import command, mount_again, mount_disk, mount_tmpfs, private_mounts, unmount
+from tests.mounting import (
+    command,
+    make_disk,
+    make_disk_with_an_unreadable_file,
+    mount_again,
+    mount_disk,
+    mount_tmpfs,
+    private_mounts,
+    unmount,
+)
 from tests.spooling import PLUGINS, ROOT, Spool, until
 
 BOUNDARY = Path(__file__).parents[1] / "crash" / "boundary"
@@ -289,16 +298,8 @@ def test_a_state_folder_on_another_file_system_than_the_inbox_is_refused(spool: 
 
 
 def test_an_input_output_error_on_one_file_holds_that_file_alone(spool: Spool, mounts: None) -> None:
-    """A real disk whose end is gone: the one file there can't be read, the others are done."""
-    disk = spool.folder / "disk"
-    mount_disk(disk, spool.inbox)
-    filler = fill_up_to_the_end(spool.inbox)
-    (spool.inbox / "lost.yaml").write_text("text: Lies at the end of the disk.\n")
-    command("sync", "-f", spool.inbox)
-    filler.unlink()
-    command("sync", "-f", spool.inbox)
-    Path("/proc/sys/vm/drop_caches").write_text("1")
-    os.truncate(disk, 10 << 20)
+    """A real disk whose end is gone: the one file whose content lay there is held, the others are done."""
+    make_disk_with_an_unreadable_file(spool.folder / "disk", spool.inbox, "lost.yaml")
     with pytest.raises(OSError, match="Input/output error"):
         (spool.inbox / "lost.yaml").read_bytes()
     spool.drop("good.yaml")
@@ -311,18 +312,11 @@ def test_an_input_output_error_on_one_file_holds_that_file_alone(spool: Spool, m
     assert (spool.inbox / "lost.yaml").exists()
 
 
-def fill_up_to_the_end(folder: Path) -> Path:
-    """Take the front of a disk of 20 MB, so that what is written next lies behind it."""
-    filler = folder / ".filler"
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, 14 << 20)
-    return filler
-
-
 def test_an_outbox_on_a_disk_that_can_not_keep_its_promises_is_a_hold(spool: Spool, mounts: None) -> None:
     """A real disk that lies thin on another: writes succeed, forcing them to disk does not."""
     host = spool.folder / "host"
     mount_tmpfs(host, "size=30m")
+    make_disk(host / "disk")
     mount_disk(host / "disk", spool.outbox)
     spool.start()
     spool.drop("a.yaml")
