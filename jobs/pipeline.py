@@ -314,11 +314,11 @@ def _checked(rendering: Rendering, order: Order) -> Rendering:
     folder = Path(order.result_dir)
     try:
         for audio in rendering.audio:
-            AudioFile.model_validate(audio)
+            AudioFile.model_validate(audio, strict=True)  # "3.0" is no number to calculate with
         for segment in rendering.segments:
-            SpokenSegment.model_validate(segment)
+            SpokenSegment.model_validate(segment, strict=True)
         Checks.model_validate(rendering.checks)
-        Timing(queued_s=0.0, total_s=0.0, **rendering.timing)
+        Timing.model_validate({"queued_s": 0.0, "total_s": 0.0, **rendering.timing}, strict=True)
         # Neither NaN nor half a surrogate pair, anywhere; the words of warnings are texts.
         json.dumps(rendering_to_json(rendering), ensure_ascii=False, allow_nan=False).encode()
         "".join(rendering.warnings)

@@ -56,10 +56,10 @@ class Supervisor:
         try:
             while True:
                 self.tend()
+                self.check(order)
                 for event in self.worker.receive():
                     if (rendering := self._heard(event)) is not None:
                         return rendering
-                self.check(order)
                 self._check_time(timeout_s)
                 self._stop_if_asked()
         finally:
