@@ -108,7 +108,7 @@ class Check:
             tag = self.rules.default_language
         if tag is None or self.info is None or not self.info.languages:
             return
-        if self.rules.engines[self.info.name].match_language(tag) is None:
+        if not self.rules.speaks(self.info.name, tag):
             languages = self.info.languages
             known = (
                 f"it speaks {listed(languages)}" if len(languages) <= 20 else "`voicespool engines` lists those it does"

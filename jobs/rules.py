@@ -44,3 +44,12 @@ class Rules:
         if engine not in self._known and engine in self.engines:
             self._known[engine] = self.engines[engine].info()
         return self._known.get(engine)
+
+    def speaks(self, engine: str, tag: str) -> bool:
+        """Whether an engine speaks a language. A plugin that breaks over the question must not take the daemon with
+        it: the worker asks again, and its result says how it broke.
+        """
+        try:
+            return self.engines[engine].match_language(tag) is not None
+        except Exception:  # noqa: BLE001 - other people's code
+            return True
