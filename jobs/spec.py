@@ -8,7 +8,7 @@ The models hold the shape (keys, kinds, ranges); what depends on the engine or o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
@@ -43,8 +43,10 @@ def _language(tag: str) -> str:
 
 
 def _moment(value: object) -> object:
-    """A point in time with its zone; without one, the zone of this machine."""
+    """A point in time with its zone in whole minutes (RFC 3339); without one, the zone of this machine."""
     moment = datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
+    if isinstance(moment, datetime) and (moment.utcoffset() or timedelta()) % timedelta(minutes=1):
+        raise ValueError(value)
     if isinstance(moment, datetime) and moment.tzinfo is None:
         try:
             return moment.astimezone()
