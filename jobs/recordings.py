@@ -82,10 +82,24 @@ class Places:
 def transcript_beside(recording: Path) -> str | None:
     """The text of `ana.txt` beside `ana.wav`, at most 64 KiB of UTF-8; None when there is none that can be read."""
     try:
-        with opened_regular(recording.with_suffix(".txt")) as (fd, _status):
+        with _opened_in_place(recording.with_suffix(".txt")) as (fd, _status):
             return os.pread(fd, TRANSCRIPT_BYTES, 0).decode("utf-8-sig", errors="replace").strip() or None
-    except OSError:
+    except (OSError, NotAllowed):
         return None
+
+
+@contextlib.contextmanager
+def _opened_in_place(real: Path) -> Iterator[tuple[int, os.stat_result]]:
+    """Open a file by its real path, unless a folder on the way was replaced by a link since that was found.
+
+    Raises:
+        NotAllowed: It was.
+        OSError: As `opened_regular`.
+    """
+    with opened_regular(real) as (fd, status):
+        if Path(os.readlink(f"/proc/self/fd/{fd}")) != real:
+            raise NotAllowed(f"{printable(real.name)} was moved while it was being read")
+        yield fd, status
 
 
 @dataclass(slots=True)
@@ -126,11 +140,9 @@ class Snapshots:
         shown = printable(recording.name)
         with contextlib.ExitStack() as stack:
             try:
-                fd, status = stack.enter_context(opened_regular(recording))
+                fd, status = stack.enter_context(_opened_in_place(recording))
             except OSError as error:
                 raise NotAllowed(f"the recording {shown} can't be read: {error.strerror}") from None
-            if Path(os.readlink(f"/proc/self/fd/{fd}")) != recording:
-                raise NotAllowed(f"{shown} was moved while it was being read")
             if status.st_size > self.places.longest_bytes:
                 allowed = self.places.longest_bytes
                 raise NotAllowed(f"{shown} is larger than limits.recording_bytes ({allowed} bytes)")
