@@ -30,6 +30,17 @@ def _not_yet(value: object) -> object:
     return value
 
 
+def _at_home(path: Path) -> Path:
+    """`~` and `~user` filled in; what the system could not open is refused here, with its line."""
+    if "\0" in str(path):
+        raise PydanticCustomError("path", "must be a path, which has no zero bytes in it")
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise PydanticCustomError("path", "must begin with the home folder of a user that is there") from None
+
+
+Folder = Annotated[Path, AfterValidator(_at_home)]
 Seconds = Annotated[float, Field(gt=0, le=366 * 86400, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(gt=0, le=10**12, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
@@ -138,7 +149,7 @@ class Results(Section):
     mode: str | None = None
     """Permissions, octal and in quotes ("0640", "2775"): folders get x wherever there is r, files lose x and
     the special bits. Default: as the daemon's umask says."""
-    group: Annotated[int, Field(ge=0, strict=True)] | Name | None = None
+    group: Annotated[int, Field(ge=0, lt=2**32 - 1, strict=True)] | Name | None = None
     """Group of results: a name or a number. The user that the daemon runs as must be a member of it."""
 
     @field_validator("mode", mode="before")
@@ -203,18 +214,18 @@ class Config(Section):
 
     model_config = ConfigDict(title="voicespool configuration")
 
-    inbox: Path = Path("inbox")
+    inbox: Folder = Path("inbox")
     """Where job files are dropped, in subfolders too."""
-    outbox: Path = Path("outbox")
+    outbox: Folder = Path("outbox")
     """Where results appear; never inside the inbox, nor the reverse."""
-    voices: Path = Path("voices")
+    voices: Folder = Path("voices")
     """Reference recordings; beside the inbox and the outbox, not inside."""
-    models: Path = Path("models")
+    models: Folder = Path("models")
     """Checkpoints; beside the inbox and the outbox, not inside."""
-    state_dir: Path = Path("inbox/.voicespool")
+    state_dir: Folder = Path("inbox/.voicespool")
     """The spool's own state, on the inbox's file system. Default: .voicespool in the inbox. Put it elsewhere
     when a sync tool mirrors the inbox. Inside the inbox it must lie under a name with a leading dot."""
-    allowed_roots: tuple[Path, ...] = ()
+    allowed_roots: tuple[Folder, ...] = ()
     """Further folders that paths in job files may lead into; every other path outside is refused."""
     defaults: Defaults = Defaults()
     """What a job gets that does not say otherwise: the job file's own keys."""
@@ -264,7 +275,7 @@ def _absolute(config: Config, base: Path, tree: Tree, path: Path | None = None) 
     """Make the paths absolute (symlinks kept: what they lead to may change) and check how they lie."""
 
     def absolute(folder: Path) -> Path:
-        return Path(os.path.abspath(base / folder.expanduser()))
+        return Path(os.path.abspath(base / folder))
 
     inbox = absolute(config.inbox)
     own_state = "state_dir" in config.model_fields_set

@@ -9,6 +9,7 @@ against each other, but for the one that reads file events.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import time
 from collections.abc import Iterator
@@ -44,7 +45,6 @@ from watcher.worker import Progress, Worker
 
 HOLD_LOOKS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 NEW_INBOX_AFTER_S = 30.0
-FIXED = ("inbox", "outbox", "voices", "models", "state_dir")  # folders change with a restart only
 INBOX_LOOK_S = 1.0
 
 
@@ -257,7 +257,8 @@ class Daemon:
     def _open(self, *, first: bool = False) -> None:
         """Open the inbox; what an earlier daemon claimed there is read back in slices."""
         try:
-            session = Session.open(self.config, self.events)
+            with holding("the inbox"):
+                session = Session.open(self.config, self.events)
         except (LockHeld, LockLost):
             raise
         except Hold as hold:
@@ -290,7 +291,7 @@ class Daemon:
         if self.inbox_id is None or self._found_inbox() == self.inbox_id:
             self._open()
             return
-        if not self.config.inbox.is_dir():
+        if not os.path.isdir(self.config.inbox):  # which says no where a broken mount has no answer
             self.new_inbox_since = None
         elif self.new_inbox_since is None:
             self.new_inbox_since = now
@@ -397,16 +398,17 @@ class Daemon:
         self.signals.reload = False
         systemd.reloading()
         try:
-            fresh = configuration.load(self.config_path)
-            moved = [name for name in FIXED if getattr(fresh, name) != getattr(self.config, name)]
-            if moved:
+            with holding("the folder that it is in"):
+                fresh = configuration.load(self.config_path)
+            folders = {name: getattr(self.config, name) for name in configuration.FOLDERS}
+            if moved := [name for name in folders if getattr(fresh, name) != folders[name]]:
                 log.warning("these keys need a restart", action="reload", keys=moved)
-            fresh = fresh.model_copy(update={name: getattr(self.config, name) for name in FIXED})
+            fresh = fresh.model_copy(update=folders)
             if self.session is not None:
                 self.session.reload(fresh)
             self.config = fresh
             log.info("configuration read again", action="reload")
-        except ConfigError as error:
+        except (ConfigError, Hold) as error:
             log.error("the new configuration is wrong; the old one stays", action="reload", reason=error.message)
         systemd.ready()
 
@@ -429,9 +431,9 @@ class Daemon:
 
     def _is_mine(self) -> bool:
         """Whether status.json is this daemon's to write: it holds the lock, or nobody does."""
-        if self.session is None:
-            return lock.holder(self.config.state_dir / "lock") is None
         try:
+            if self.session is None:
+                return lock.holder(self.config.state_dir / "lock") is None
             self.session.lock.check()
         except (LockLost, OSError):
             return False
