@@ -24,15 +24,19 @@ _nothing_happens = threading.Event()
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], what: str = "", patience_s: float = PATIENCE_S) -> T:
+def until(condition: Callable[[], T], what: str | Callable[[], str] = "", patience_s: float = PATIENCE_S) -> T:
     """Wait until a condition holds and hand out what it returned.
+
+    Args:
+        what: What was waited for; as a function it is asked when it did not come.
 
     Raises:
         AssertionError: It never did.
     """
     deadline = time.monotonic() + patience_s
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"never happened: {what or condition}"
+        late = time.monotonic() > deadline
+        assert not late, f"never happened: {what() if callable(what) else what or condition}"
         _nothing_happens.wait(0.01)
     return value
 
@@ -92,7 +96,7 @@ class Spool:
     def result(self, name: str) -> Path:
         """Wait for a result folder."""
         folder = self.outbox / name
-        until(folder.is_dir, f"result {name}; there are {self.results()}, log:\n{self.log()[-3000:]}")
+        until(folder.is_dir, lambda: f"result {name}; there are {self.results()}, log:\n{self.log()[-3000:]}")
         return folder
 
     def manifest(self, name: str) -> dict[str, Any]:

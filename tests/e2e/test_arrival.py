@@ -44,7 +44,7 @@ def listed(spool: Spool, kind: str = "waiting") -> dict[str, str]:
 
 def until_listed(spool: Spool, name: str, reason: str, kind: str = "waiting") -> None:
     """Wait until the spool has looked at a file and says this of it."""
-    until(lambda: reason in listed(spool, kind).get(name, ""), f"{name}: {reason}; {listed(spool, kind)}")
+    until(lambda: reason in listed(spool, kind).get(name, ""), lambda: f"{name}: {reason}; {listed(spool, kind)}")
 
 
 def append(path: Path, text: str | bytes) -> None:
@@ -432,7 +432,7 @@ def test_removed_or_renamed_while_waiting(tmp_path: Path) -> None:
         os.rename(spool.inbox / "before.yaml", spool.inbox / "after.yaml")
         os.rename(spool.inbox / "left.yaml", spool.folder / "left.yaml")
         os.rename(spool.inbox / "radio", spool.inbox / "tv")
-        until(lambda: listed(spool).keys() == {"after.yaml", "tv/folder.yaml"}, f"{listed(spool)}")
+        until(lambda: listed(spool).keys() == {"after.yaml", "tv/folder.yaml"}, lambda: f"{listed(spool)}")
         spool.drop("later.wav", bytes(100))
         spool.drop("tv/later.wav", bytes(100))
         assert spoken(spool, "after") == "I wait."

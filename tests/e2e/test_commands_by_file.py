@@ -37,7 +37,7 @@ def queue(spool: Spool) -> list[str]:
 
 def until_claimed(spool: Spool, jobs: int) -> None:
     """Wait until so many jobs have been queued since the log began."""
-    until(lambda: len(spool.lines("claim")) == jobs, f"{jobs} jobs are claimed; {spool.lines('claim')}")
+    until(lambda: len(spool.lines("claim")) == jobs, lambda: f"{jobs} jobs are claimed; {spool.lines('claim')}")
 
 
 class Gate:
@@ -134,7 +134,7 @@ def test_cancel_jobs_that_wait(tmp_path: Path) -> None:
             spool.drop(f"{name}.cancel", b"anything")
         names = ["both", "empty", "later", "radio/queued one", "recording"]
         gone = sorted([*(f"{name}.cancelled" for name in names), "both.cancelled~2"])
-        until(lambda: spool.results() == gone, f"{spool.results()}")
+        until(lambda: spool.results() == gone, lambda: f"{spool.results()}")
         for folder in gone:
             manifest = spool.manifest(folder)
             assert manifest["status"] == "cancelled"
@@ -173,7 +173,7 @@ def test_cancel_jobs_of_a_file_with_several(spool: Spool, gate: Gate) -> None:
     until(lambda: not list(spool.inbox.rglob("*.cancel")))
     spool.drop("radio/many.cancel", b"")
     gone = [f"radio/many-{number}.cancelled" for number in (1, 2, 3, 4)]
-    until(lambda: spool.results() == gone, f"{spool.results()}")
+    until(lambda: spool.results() == gone, lambda: f"{spool.results()}")
     assert gate.begun() == ["One."]
     job_file = spool.outbox / "radio/many-3.cancelled" / "many-3.json"
     assert json.loads(job_file.read_text())["text"] == "Three."

@@ -108,7 +108,7 @@ def test_bad_files_fail_in_plain_words(tmp_path: Path) -> None:
 def numbered(spool: Spool, name: str) -> list[Path]:
     """All failed results of a name, waited for: `deep.yaml` and `deep.json` share one."""
     most = sum(stem(other) == name for other in BAD)
-    until(lambda: len(list(spool.outbox.glob(f"{name}.failed*"))) == most, f"{name}; {spool.log()[-2000:]}")
+    until(lambda: len(list(spool.outbox.glob(f"{name}.failed*"))) == most, lambda: f"{name}; {spool.log()[-2000:]}")
     return list(spool.outbox.glob(f"{name}.failed*"))
 
 

@@ -70,7 +70,7 @@ def test_every_name_gets_its_result(spool: Spool) -> None:
     spool.start()
     for name, text in jobs.items():
         spool.drop(name, text)
-    until(lambda: spool.status()["counts"]["done"] >= len(jobs), f"{spool.results()}")
+    until(lambda: spool.status()["counts"]["done"] >= len(jobs), lambda: f"{spool.results()}")
     results = spool.results()
     assert len(results) == len(jobs)
     for name, folder in NAMES.items():
