@@ -32,9 +32,7 @@ def printable(text: object, limit: int = 2000) -> str:
     whole = str(text)
     if len(whole) <= limit and whole.isascii() and whole.isprintable():
         return whole
-    shown = "".join(
-        " " if char == "\t" else char if _harmless(char) else _escaped(char) for char in whole[: limit + 1]
-    )
+    shown = "".join(" " if char == "\t" else char if _harmless(char) else _escaped(char) for char in whole[: limit + 1])
     return shown if len(shown) <= limit else shown[:limit] + "…"
 
 

@@ -38,7 +38,7 @@ from jobs.report import Made, Story
 from jobs.rules import Rules
 from jobs.schedule import URGENT, Ticket
 from jobs.spec import JobSpec
-from jobs.store import Claim, Store
+from jobs.store import Claim, Store, deadly
 
 ERROR_TEXT = "ERROR.txt"
 LONGEST_COPY_BYTES = 64 << 20  # of a file that is no job; more would keep everything else waiting
@@ -156,7 +156,7 @@ def resume(spool: Spool, job_id: str) -> Iterable[Ticket]:
     if claim is None:
         return []
     if spool.store.deaths(job_id) >= spool.deaths and not claim.set_aside:
-        claim = spool.store.describe(replace(claim, set_aside=_killed(spool.deaths)))
+        claim = spool.store.describe(replace(claim, set_aside=deadly(spool.deaths)))
     if claim.set_aside or spool.store.intent(claim) or is_cancelled(claim):
         return [urgent(claim)]
     return _enlist(spool, claim, claim.job_file.read_bytes(), None)
@@ -222,10 +222,6 @@ def _copy_recordings(spool: Spool, claim: Claim, names: Sequence[str]) -> Claim:
         fsync(claim.folder / "recordings")
     described = replace(claim, recordings=recordings, transcripts=transcripts, problems=tuple(problems))
     return spool.store.describe(described)
-
-
-def _killed(times: int) -> str:
-    return f"{times} daemons in a row died while they were reading this file"
 
 
 # --- cancel ----------------------------------------------------------------------------------------

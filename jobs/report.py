@@ -93,7 +93,15 @@ def error_text(story: Story) -> str:
 
 def now() -> str:
     """Now, ISO 8601, UTC, milliseconds."""
-    return _iso(time.time())
+    return iso(time.time())
+
+
+def iso(seconds: float) -> str:
+    """Unix time as ISO 8601, UTC, milliseconds; what no calendar holds stays a number."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):
+        return str(seconds)
 
 
 @cache
@@ -106,7 +114,7 @@ def _source(claim: Claim) -> Source:
     return Source(
         file=printable(claim.source),
         sha256=claim.sha256,
-        claimed_at=_iso(claim.claimed_ns / 1e9),
+        claimed_at=iso(claim.claimed_ns / 1e9),
         document=claim.document,
     )
 
@@ -133,7 +141,3 @@ def _failure(error: JobError) -> Failure:
         retryable=error.retryable,
         problems=tuple({"line": p.line, "key": p.key, "message": p.message} for p in problems),
     )
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

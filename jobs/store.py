@@ -135,6 +135,9 @@ class Store:
     def close(self) -> None:
         os.close(self._reading)
 
+    def folder_of(self, job_id: str) -> Path:
+        return self.state / "claimed" / job_id
+
     # --- claim -------------------------------------------------------------------------------------
 
     def claim(self, source: str, looked_at: os.stat_result, longest_bytes: int) -> tuple[Claim, bytes]:
@@ -194,7 +197,7 @@ class Store:
     def _new_claim(self, source: str) -> Claim:
         claimed_ns = time.time_ns()
         while True:
-            folder = self.state / "claimed" / _job_id(claimed_ns)
+            folder = self.folder_of(_job_id(claimed_ns))
             try:
                 folder.mkdir(mode=0o700)
                 break
@@ -208,7 +211,7 @@ class Store:
             if _content(status) != _content(looked_at) or somebody_writes(fd):
                 raise Changed
             if status.st_size > longest_bytes:
-                return self.describe(replace(claim, set_aside=_too_large(longest_bytes))), b""
+                return self.describe(replace(claim, set_aside=too_large(longest_bytes))), b""
             data = read_at_most(fd, longest_bytes)
             write_new(claim.job_file, data)
             if identity(os.fstat(fd)) != identity(status):
@@ -273,7 +276,7 @@ class Store:
         ids = set(os.listdir(self.state / "claimed"))
         half_split = {job_id for job_id in ids if job_id.rpartition("-")[0] in ids}
         for job_id in half_split:
-            remove_tree(self.state / "claimed" / job_id)
+            remove_tree(self.folder_of(job_id))
         return sorted(ids - half_split)
 
     def recover(self, job_id: str, longest_bytes: int) -> Claim | None:
@@ -283,7 +286,7 @@ class Store:
             The claim, sealed; None when its file is in the inbox: a crash came before it was taken, or it had to be
             put back.
         """
-        folder = self.state / "claimed" / job_id
+        folder = self.folder_of(job_id)
         unknown = {"source": f"recovered-{job_id}.yaml", "claimed_ns": time.time_ns()}
         claim = _unpacked(folder, from_json(folder / "claim.json") or unknown)
         if not claim.document and self._is_in_inbox(claim):
@@ -320,7 +323,7 @@ class Store:
             if somebody_writes(fd):
                 raise Changed
             if status.st_size > longest_bytes:
-                return self.describe(replace(claim, set_aside=_too_large(longest_bytes)))
+                return self.describe(replace(claim, set_aside=too_large(longest_bytes)))
             data = read_at_most(fd, longest_bytes)
         write_new(claim.job_file, data)
         return self.describe(replace(claim, sha256=_digest(data)))
@@ -395,7 +398,7 @@ class Store:
         (claim.folder / "intent.json").unlink(missing_ok=True)
 
     def has_intent(self, job_id: str) -> bool:
-        return (self.state / "claimed" / job_id / "intent.json").exists()
+        return (self.folder_of(job_id) / "intent.json").exists()
 
     def release(self, claim: Claim) -> None:
         """Let a job go: one rename; what is left of it is removed at leisure."""
@@ -460,8 +463,14 @@ def _content(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _too_large(longest_bytes: int) -> str:
+def too_large(longest_bytes: int) -> str:
+    """Why a file is set aside."""
     return f"the file is larger than limits.job_file_bytes ({longest_bytes} bytes)"
+
+
+def deadly(deaths: int) -> str:
+    """Why a file is set aside."""
+    return f"{deaths} daemons in a row died while they were reading this file"
 
 
 def _digest(data: bytes) -> str:

@@ -21,14 +21,14 @@ from jobs.files import opened_folder, opened_regular, read_at_most, somebody_wri
 from jobs.names import natural
 from jobs.parse import Document
 from jobs.recordings import NotAllowed, Places
-from jobs.store import NOT_REGULAR
+from jobs.store import NOT_REGULAR, deadly, too_large
 from watcher.config import Limits, Ready
 from watcher.events import Events
 from watcher.ignored import JOB_SUFFIXES, PAUSE, is_cancel_name, is_job_name, is_walked, why_ignored
 from watcher.log import log
+from watcher.status import SHOWN
 
 LOOK_AGAIN_S = 0.5
-SHOWN = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,9 +433,9 @@ class Arrivals:
     def _not_to_be_read(self, source: str, status: os.stat_result) -> str:
         limits = self.policy.limits
         if status.st_size > limits.job_file_bytes:
-            return f"the file is larger than limits.job_file_bytes ({limits.job_file_bytes} bytes)"
+            return too_large(limits.job_file_bytes)
         if (deaths := self.deaths(source)) >= limits.daemon_deaths:
-            return f"{deaths} daemons in a row died while they were reading this file"
+            return deadly(deaths)
         return ""
 
     def _wait_for_recordings(self, sighting: Sighting, documents: tuple[Document, ...], now: float) -> None:

@@ -9,22 +9,20 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from jobs.errors import printable
 from jobs.files import replace, to_json
 from jobs.pipeline import Outcome
-from jobs.report import own_version
+from jobs.report import iso, own_version
 from jobs.schedule import Ticket
-from watcher.arrivals import SHOWN, Sighting
+from watcher.arrivals import Sighting
 from watcher.session import Session
-from watcher.status import STATUS_NAME, read
+from watcher.status import SHOWN, SHOWN_RESULTS, STATUS_NAME, read
 
 AT_MOST_EVERY_S = 1.0
 AT_LEAST_EVERY_S = 15.0
-SHOWN_RESULTS = 100
 
 
 @dataclass(slots=True)
@@ -88,7 +86,7 @@ class Bulletin:
                 "name": printable(outcome.name),
                 "status": outcome.status,
                 "folder": printable(outcome.folder, 5000),
-                "finished_at": _iso(time.time()),
+                "finished_at": iso(time.time()),
                 "duration_s": round(outcome.duration_s, 3),
                 "source_sha256": outcome.sha256,
                 "message": printable(outcome.message) or None,
@@ -102,7 +100,7 @@ class Bulletin:
         return max(0.0, (AT_MOST_EVERY_S if self._changed else AT_LEAST_EVERY_S) - age)
 
     def write(self, session: Session | None, *, mine: bool) -> None:
-        """Replace status.json if it is `mine`. A full or absent disk is no reason to stop: the log has the same words."""
+        """Replace status.json if it is `mine`. A full or absent disk is no reason to stop: the log says the same."""
         self._written_at, self._changed = time.monotonic(), False
         if mine:
             with contextlib.suppress(OSError):
@@ -114,11 +112,11 @@ class Bulletin:
             "version": own_version(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "started_at": _iso(self.started_s),
-            "updated_at": _iso(time.time()),
+            "started_at": iso(self.started_s),
+            "updated_at": iso(time.time()),
             "state": self.state,
             "holds": [
-                {"what": what, "reason": printable(reason), "since": _iso(since)}
+                {"what": what, "reason": printable(reason), "since": iso(since)}
                 for what, (reason, since) in self.holds.items()
             ],
             "counts": self._counts(session),
@@ -145,7 +143,7 @@ class Bulletin:
             "engine": job.engine,
             "chunk": job.chunk,
             "chunks": job.chunks,
-            "started_at": _iso(job.started_s),
+            "started_at": iso(job.started_s),
             "eta_s": None if eta_s is None else round(eta_s, 1),
         }
 
@@ -168,16 +166,9 @@ def _queued(place: int, ticket: Ticket) -> dict[str, Any]:
         "name": printable(ticket.name),
         "place": place,
         "priority": min(ticket.priority, 9),
-        "not_before": _iso(ticket.not_before) if ticket.not_before else None,
+        "not_before": iso(ticket.not_before) if ticket.not_before else None,
     }
 
 
 def _file(sighting: Sighting) -> dict[str, Any]:
-    return {"file": printable(sighting.source), "reason": sighting.reason, "since": _iso(sighting.since)}
-
-
-def _iso(seconds: float) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    except (OverflowError, ValueError, OSError):
-        return str(seconds)
+    return {"file": printable(sighting.source), "reason": sighting.reason, "since": iso(sighting.since)}

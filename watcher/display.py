@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -18,7 +18,7 @@ from rich.text import Text
 
 from engines.base import EngineInfo
 from jobs.errors import printable
-from watcher.status import Snapshot
+from watcher.status import Snapshot, entries
 
 _STYLES = {"done": "green", "failed": "red", "cancelled": "yellow", "hold": "red", "idle": "green", "running": "green"}
 _WIDE = 10_000
@@ -59,7 +59,7 @@ def status(snapshot: Snapshot, now: datetime, rows: int = 20) -> RenderableType:
     """
     said = snapshot.status
     parts: list[RenderableType] = [_headline(snapshot, now)]
-    for hold in _list(said, "holds"):
+    for hold in entries(said, "holds"):
         reason = f"  hold: {printable(hold.get('what'), 60)}: {printable(hold.get('reason'))}"
         parts.append(clean(f"{reason} (for {age(hold.get('since'), now)})", "red", 3000))
     if snapshot.daemon is not None:
@@ -107,7 +107,7 @@ def _counts(said: Mapping[str, Any]) -> Text:
 
 
 def _queue(said: Mapping[str, Any], rows: int) -> list[RenderableType]:
-    jobs = _list(said, "next")
+    jobs = entries(said, "next")
     table = _table("next", "place", "job", "priority", "not before")
     for job in jobs[:rows]:
         table.add_row(*(clean(job.get(key)) for key in ("place", "name", "priority", "not_before")))
@@ -115,7 +115,7 @@ def _queue(said: Mapping[str, Any], rows: int) -> list[RenderableType]:
 
 
 def _files(key: str, said: Mapping[str, Any], now: datetime, rows: int) -> list[RenderableType]:
-    files = _list(said, key)
+    files = entries(said, key)
     table = _table(key, "file", "why", *(["for"] if key != "ignored" else []))
     for file in files[:rows]:
         row = [clean(file.get("file")), clean(file.get("reason"), limit=2000)]
@@ -131,7 +131,7 @@ def _left_in_inbox(snapshot: Snapshot, rows: int) -> list[RenderableType]:
 
 
 def _results(said: Mapping[str, Any], now: datetime, rows: int) -> list[RenderableType]:
-    results = _list(said, "results")
+    results = entries(said, "results")
     table = _table("last results", "job", "", "audio", "ended", "where, or why not")
     for result in reversed(results[-rows:]):
         outcome = printable(result.get("status"), 20)
@@ -155,11 +155,6 @@ def _shown(table: Table, count: int, rows: int) -> list[RenderableType]:
     if not count:
         return []
     return [table, Text(f"… and {count - rows} more")] if count > rows else [table]
-
-
-def _list(said: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
-    found = said.get(key)
-    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
 
 
 def _number(value: object, otherwise: float = 0.0) -> float:

@@ -10,6 +10,8 @@ from pathlib import Path
 from jobs.errors import ConfigError, Hold, printable
 from watcher.config import Config
 
+OUTBOX_MEMORY = "outbox.json"  # in the state folder: which outbox it was
+
 
 def prepare(config: Config) -> None:
     """Make the folders that were never there, and check that a claim is one rename. For the daemon's start.
@@ -25,7 +27,7 @@ def prepare(config: Config) -> None:
     if not config.state_dir.exists():
         _make("state_dir", config.state_dir, mode=0o755)
     same_file_system(config)
-    if not (config.state_dir / "outbox.json").exists():
+    if not (config.state_dir / OUTBOX_MEMORY).exists():
         _make("outbox", config.outbox)
     for name in ("voices", "models"):
         _make_if_possible(getattr(config, name))

@@ -12,7 +12,7 @@ from jobs.errors import printable
 from watcher.config import Config
 from watcher.ignored import JOB_SUFFIXES
 from watcher.results import Result, results_of
-from watcher.status import Snapshot, look
+from watcher.status import Snapshot, entries, look
 from watcher.submit import Dropped
 
 FOLDER_LOOK_S = 2.0
@@ -71,7 +71,7 @@ class Follower:
     @classmethod
     def start(cls, config: Config, names: Iterable[str]) -> Follower:
         """Remember which jobs exist already; to be called before dropping."""
-        known = {str(entry.get("job_id")) for entry in _entries(look(config).status)}
+        known = {str(entry.get("job_id")) for entry in _known(look(config).status)}
         published = {result.job_id for name in names for result in results_of(config.outbox, name)}
         return cls(config, frozenset(known | published))
 
@@ -103,7 +103,7 @@ class Follower:
         return self._maybe_lost(job, snapshot, now)
 
     def _in_status(self, job: Followed, status: Mapping[str, Any]) -> Followed | None:
-        for entry in _list(status, "results"):
+        for entry in entries(status, "results"):
             if self._is(job, entry) and entry.get("source_sha256") in (job.job.sha256, "", None):
                 return replace(
                     job,
@@ -122,7 +122,7 @@ class Follower:
                 chunks=int(running.get("chunks") or 0),
                 eta_s=running.get("eta_s"),
             )
-        for entry in _list(status, "next"):
+        for entry in entries(status, "next"):
             if self._is(job, entry):
                 return replace(job, stage="queued", job_id=str(entry.get("job_id")), place=entry.get("place"))
         return None
@@ -151,7 +151,7 @@ class Follower:
         since = self._gone_since.setdefault(job.job.source, now)
         counts = snapshot.status.get("counts")
         queued = counts.get("queued", 0) if isinstance(counts, Mapping) else 0
-        if snapshot.daemon is None or queued > len(_list(snapshot.status, "next")) or now - since < LOST_AFTER_S:
+        if snapshot.daemon is None or queued > len(entries(snapshot.status, "next")) or now - since < LOST_AFTER_S:
             return job
         return replace(job, stage="lost", message="its file was taken out of the inbox, and no result is known")
 
@@ -166,28 +166,23 @@ def knows(config: Config, status: Mapping[str, Any], name: str) -> bool:
     if any((config.inbox / f"{name}{suffix}").exists() for suffix in JOB_SUFFIXES):
         return True
     running = status.get("running")
-    claimed = [*_list(status, "next"), *([running] if isinstance(running, Mapping) else [])]
+    claimed = [*entries(status, "next"), *([running] if isinstance(running, Mapping) else [])]
     return any(entry.get("name") == printable(name) for entry in claimed)
 
 
 def _waits_for(source: str, status: Mapping[str, Any]) -> str:
-    for entry in (*_list(status, "waiting"), *_list(status, "held")):
+    for entry in (*entries(status, "waiting"), *entries(status, "held")):
         if entry.get("file") == printable(source):
             return str(entry.get("reason", ""))
     return ""
 
 
-def _entries(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield from _list(status, "results")
-    yield from _list(status, "next")
+def _known(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield from entries(status, "results")
+    yield from entries(status, "next")
     running = status.get("running")
     if isinstance(running, Mapping):
         yield running
-
-
-def _list(status: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    found = status.get(key)
-    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
 
 
 def wait(follower: Follower, show: Callable[[Follower], None], pause_s: float = 0.2) -> None:

@@ -109,7 +109,7 @@ class Intake:
             self.unwanted.add(running.job_id)
 
     def _mark(self, ticket: Ticket) -> None:
-        pipeline.cancel(self.session.claim_folder(ticket.job_id))
+        pipeline.cancel(self.session.spool.store.folder_of(ticket.job_id))
         log.info("job cancelled", action="cancel", job_id=ticket.job_id, name=ticket.name)
 
     def _consumed(self, source: str) -> bool:

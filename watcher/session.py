@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from jobs.errors import holding
 from jobs.lock import Lock
@@ -18,8 +17,6 @@ from watcher.arrivals import Arrivals
 from watcher.config import Config
 from watcher.events import Events
 from watcher.job_rules import job_rules
-
-OUTBOX_MEMORY = "outbox.json"
 
 
 def places(config: Config) -> Places:
@@ -124,13 +121,10 @@ class Session:
             return
         with holding("the outbox can't be used"):
             store, config = self.spool.store, self.config
-            memory = config.state_dir / OUTBOX_MEMORY
+            memory = config.state_dir / folders.OUTBOX_MEMORY
             outbox = Outbox.open(config.outbox, memory, store.inbox_id, publishing(config))
             outbox.clean(keep=store.has_intent)
         self.spool.outbox = outbox
-
-    def claim_folder(self, job_id: str) -> Path:
-        return self.spool.store.state / "claimed" / job_id
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

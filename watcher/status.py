@@ -21,6 +21,7 @@ from watcher.ignored import is_job_name, is_walked
 
 STATUS_NAME = "status.json"
 SHOWN = 1000
+SHOWN_RESULTS = 100
 _LARGEST_BYTES = 64 << 20
 
 
@@ -138,7 +139,7 @@ class Status(Part):
     waiting: tuple[FileSince, ...] = Field((), max_length=SHOWN)
     held: tuple[FileSince, ...] = Field((), max_length=SHOWN)
     ignored: tuple[File, ...] = Field((), max_length=SHOWN)
-    results: tuple[Ended, ...] = Field((), max_length=100)
+    results: tuple[Ended, ...] = Field((), max_length=SHOWN_RESULTS)
     """The last that ended, newest last."""
 
 
@@ -191,6 +192,12 @@ def read(state_dir: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return status if isinstance(status, dict) else {}
+
+
+def entries(status: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """One of the lists in status.json, without what can't be one of its entries; [] when it is not there."""
+    found = status.get(key)
+    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
 
 
 def _in_inbox(inbox: Path) -> tuple[tuple[str, ...], int]:
