@@ -56,17 +56,18 @@ def survives(folder: Path, at: str) -> None:
 
 
 def test_killed_at_a_sample_of_all_commits(tmp_path: Path) -> None:
-    """Every thirteenth call, before and after it."""
+    """Every twenty-ninth call, before it or after it."""
     calls = calls_of_a_whole_run(tmp_path / "whole")
     assert calls > 40
-    for number in range(5, calls, 13):
+    for number in range(5, calls, 29):
         survives(tmp_path / str(number), f"{number}{'+' * (number % 2)}")
 
 
 @pytest.mark.long
-def test_killed_at_every_commit(tmp_path: Path) -> None:
-    """Every call, before and after it."""
+@pytest.mark.parametrize("part", range(4))
+def test_killed_at_every_commit(tmp_path: Path, part: int) -> None:
+    """Every call, before and after it; each part has every fourth."""
     calls = calls_of_a_whole_run(tmp_path / "whole")
-    for number in range(1, calls + 1):
+    for number in range(1 + part, calls + 1, 4):
         for after in ("", "+"):
             survives(tmp_path / f"{number}{after}", f"{number}{after}")

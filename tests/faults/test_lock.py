@@ -19,7 +19,7 @@ def chunk_begins(journal: Path) -> None:
 def test_a_second_daemon_says_who_has_the_inbox_and_exits_75(spool: Spool) -> None:
     """It disturbs neither the first one nor its status; with the first one gone, even by kill -9, it may have it."""
     process = spool.start()
-    for way in ((), ("--once",), ("--until-idle",)):
+    for way in ((), ("--once",)):
         second = spool.command("run", *way)
         assert second.returncode == 75
         assert f"another daemon has this inbox: process {process.pid} on " in second.stderr

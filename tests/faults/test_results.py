@@ -27,9 +27,10 @@ def test_replace_moves_the_older_result_aside_and_leaves_other_things_alone(spoo
 
 def test_number_keeps_the_older_results(spool: Spool) -> None:
     """The default: the later one takes the number, the files in it keep their name."""
-    for text in ("First.", "Second.", "Third."):
+    spool.start()
+    for text, name in (("First.", "a"), ("Second.", "a~2"), ("Third.", "a~3")):
         spool.drop("a.yaml", f"text: {text}\n")
-        assert spool.once().returncode == 0
+        spool.result(name)
     assert spool.results() == ["a", "a~2", "a~3"]
     assert spool.manifest("a")["request"]["text"] == "First."
     assert spool.manifest("a~3")["request"]["text"] == "Third."
