@@ -348,8 +348,15 @@ def trouble(fail_at: str, fail_while: Path) -> dict[str, Any]:
         ("rename:/outbox/a:EBUSY", "Device or resource busy"),
         ("fsync:claimed/:EIO", "Input/output error"),
         ("rename:/trash/:EACCES", "Permission denied"),
+        ("rename:/original:EBUSY", "Device or resource busy"),
     ],
-    ids=["outbox can not be synced", "share refuses the publication", "state can not be synced", "release refused"],
+    ids=[
+        "outbox can not be synced",
+        "share refuses the publication",
+        "state can not be synced",
+        "release refused",
+        "share refuses the claim",
+    ],
 )
 def test_an_error_on_the_way_to_the_outbox_is_a_hold_and_then_the_job_is_published_once(
     spool: Spool, at: str, words: str
