@@ -116,12 +116,34 @@ def _line(piece: Piece, offset: int) -> int:
     return piece.line + len(_NEWLINE.findall(piece.text, 0, offset))
 
 
+# What the YAML library says -> what that means for someone who writes one.
+_PLAIN_WORDS = {
+    "mapping values are not allowed in this context": "`: ` stands where no key can; put a text with a colon in quotes",
+    "found unexpected end of stream": "a quotation mark is opened and not closed",
+    "found a tab character that violates indentation": "indent with spaces, not with tabs",
+    "did not find expected ',' or ']'": "a list in [ ] lacks a comma or its end",
+    "did not find expected ',' or '}'": "keys in { } lack a comma or their end",
+    "could not find expected ':'": "a key without its colon, or a text that goes on without being indented",
+    "did not find expected key": "a key was expected; look at the indentation, and at quotation marks inside quotes",
+    "did not find expected '-' indicator": "a list entry was expected; look at the indentation",
+}
+
+
 def _unreadable(error: yaml.YAMLError, piece: Piece) -> Unreadable:
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     context = getattr(error, "context", None)
-    said = printable(f"{context}, {what}" if context else what, 200)
+    said = _PLAIN_WORDS.get(what) or printable(f"{context}, {what}" if context else what, 200)
+    if what == "found character that cannot start any token" and mark is not None:
+        said = _no_beginning(piece.text.splitlines()[mark.line : mark.line + 1], mark.column)
     return Unreadable(f"this is not YAML: {said}", mark.line + piece.line if mark is not None else piece.line)
+
+
+def _no_beginning(lines: list[str], column: int) -> str:
+    char = "".join(lines)[column : column + 1]
+    if char == "\t":
+        return "indent with spaces, not with tabs"
+    return f"a text can't begin with `{printable(char)}`; put it in quotes" if char else "put the text in quotes"
 
 
 def _container(builder: Builder, event: Any, line: int) -> None:

@@ -342,3 +342,23 @@ def test_the_pure_python_parser_reads_the_same(monkeypatch: pytest.MonkeyPatch) 
     assert [tree.value for tree in trees(text)] == with_c
     with pytest.raises(Unreadable, match="deep"):
         trees("- " * 40_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("text: News: at ten\n", "put a text with a colon in quotes"),
+        ("text: He says\n\tmore: x\n", "put a text with a colon in quotes"),
+        ("\ttext: Hello\n", "indent with spaces, not with tabs"),
+        ("text: @home\n", "a text can't begin with `@`; put it in quotes"),
+        ('text: "open\nlanguage: en\n', "a quotation mark is opened and not closed"),
+        ('text: "He said "hi" to me"\n', "quotation marks inside quotes"),
+        ("segments: [a\n", r"a list in \[ \] lacks a comma or its end"),
+        ("settings: {speed: 1\n", "keys in { } lack a comma or their end"),
+        ("text: Hello\nthat goes on\nlanguage: en\n", "a key without its colon"),
+        ("segments:\n  - text: a\n - text: b\n", "look at the indentation"),
+    ],
+)
+def test_the_commonest_slips_are_told_in_plain_words(text: str, advice: str) -> None:
+    with pytest.raises(Unreadable, match=f"this is not YAML: .*{advice}"):
+        trees(text)
