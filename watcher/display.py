@@ -23,6 +23,7 @@ from watcher.status import Snapshot, entries
 _STYLES = {"done": "green", "failed": "red", "cancelled": "yellow", "hold": "red", "idle": "green", "running": "green"}
 _WIDE = 10_000
 _BAR = 30
+_NOTHING_IN_INBOX = Text("the inbox holds no job file")
 
 
 def console(stream: TextIO) -> Console:
@@ -127,7 +128,18 @@ def _left_in_inbox(snapshot: Snapshot, rows: int) -> list[RenderableType]:
     table = _table("in the inbox", "file")
     for file in snapshot.files[:rows]:
         table.add_row(clean(file))
-    return _shown(table, snapshot.files_count, rows) or [Text("the inbox holds no job file")]
+    return [*_put_by(snapshot.status), *(_shown(table, snapshot.files_count, rows) or [_NOTHING_IN_INBOX])]
+
+
+def _put_by(said: Mapping[str, Any]) -> list[RenderableType]:
+    """Jobs that the last daemon had taken out of the inbox already: they are not lost."""
+    counts = said.get("counts")
+    counts = counts if isinstance(counts, Mapping) else {}
+    number = _number(counts.get("queued")) + _number(counts.get("running"))
+    if not number:
+        return []
+    jobs = "1 job was" if number == 1 else f"{number:g} jobs were"
+    return [Text(f"{jobs} queued or running; `voicespool run` goes on with what is not done")]
 
 
 def _results(said: Mapping[str, Any], now: datetime, rows: int) -> list[RenderableType]:
@@ -145,7 +157,10 @@ def _results(said: Mapping[str, Any], now: datetime, rows: int) -> list[Renderab
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0),
+        min_width=len(title),
+    )  # fmt: skip
     for column in columns:
         table.add_column(column, style="default", header_style="dim")
     return table

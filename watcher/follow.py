@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -117,6 +118,7 @@ class Follower:
             return replace(
                 job,
                 stage="running",
+                message="",
                 job_id=str(running.get("job_id")),
                 chunk=int(running.get("chunk") or 0),
                 chunks=int(running.get("chunks") or 0),
@@ -124,7 +126,13 @@ class Follower:
             )
         for entry in entries(status, "next"):
             if self._is(job, entry):
-                return replace(job, stage="queued", job_id=str(entry.get("job_id")), place=entry.get("place"))
+                return replace(
+                    job,
+                    stage="queued",
+                    job_id=str(entry.get("job_id")),
+                    place=entry.get("place"),
+                    message=_delay(entry, status),
+                )
         return None
 
     def _is(self, job: Followed, entry: Mapping[str, Any]) -> bool:
@@ -162,12 +170,23 @@ def _ended(job: Followed, result: Result) -> Followed:
 
 
 def knows(config: Config, status: Mapping[str, Any], name: str) -> bool:
-    """Whether a job of this name waits in the inbox, is queued, or runs."""
+    """Whether a job of this name, or from a file of this name, waits in the inbox, is queued, or runs."""
     if any((config.inbox / f"{name}{suffix}").exists() for suffix in JOB_SUFFIXES):
         return True
     running = status.get("running")
     claimed = [*entries(status, "next"), *([running] if isinstance(running, Mapping) else [])]
-    return any(entry.get("name") == printable(name) for entry in claimed)
+    its_documents = re.compile(rf"{re.escape(printable(name))}(-[0-9]+)?")
+    return any(its_documents.fullmatch(str(entry.get("name"))) for entry in claimed)
+
+
+def _delay(entry: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+    """Why a queued job does not start, beyond those before it."""
+    if entry.get("not_before"):
+        return f"not before {printable(entry['not_before'], 60)}"
+    if status.get("state") == "paused":
+        return "rendering is paused by the file PAUSE in the inbox"
+    holds = entries(status, "holds")
+    return f"on hold: {printable(holds[0].get('reason'))}" if holds else ""
 
 
 def _waits_for(source: str, status: Mapping[str, Any]) -> str:

@@ -49,9 +49,10 @@ def _as_json(job: Followed) -> dict[str, str | None]:
     }
 
 
-def _words(job: Followed) -> str:
+def in_words(job: Followed) -> str:
     if job.stage == "queued":
-        return f"queued at place {job.place}"
+        place = f"queued at place {job.place}"
+        return f"{place}; {printable(job.message)}" if job.message else place
     if job.stage == "running":
         return f"running, chunk {job.chunk} of {job.chunks}" if job.chunks else "running"
     return f"waiting: {printable(job.message)}" if job.message else job.stage
@@ -69,7 +70,7 @@ class _Lines:
             self.missed = True
             click.echo(_NO_DAEMON, err=True)
         for job in follower.jobs:
-            words = _words(job)
+            words = in_words(job)
             if not job.ended and self.said.get(job.job.name) != words:
                 self.said[job.job.name] = words
                 click.echo(f"{printable(job.job.name)}: {words}", err=True)
@@ -111,7 +112,7 @@ class _Bar:
         name = printable(job.job.name, 60)
         if name not in self._tasks:
             self._tasks[name] = int(self._progress.add_task(name, total=None, words=""))
-        words = _words(job)
+        words = in_words(job)
         if job.stage == "running" and job.eta_s is not None:
             words += f", {self._duration(job.eta_s)} left"
         total = float(job.chunks) if job.chunks else 1.0 if job.ended else None

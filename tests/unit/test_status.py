@@ -14,9 +14,9 @@ import jsonschema
 import pytest
 
 from jobs.lock import Lock
-from watcher import display
+from watcher import display, progress
 from watcher.config import Config, load
-from watcher.follow import LOST_AFTER_S, Follower
+from watcher.follow import LOST_AFTER_S, Follower, knows
 from watcher.results import results_of
 from watcher.status import Snapshot, look, schema
 from watcher.submit import Dropped
@@ -138,6 +138,19 @@ def test_without_a_daemon_the_inbox_is_listed(config: Config) -> None:
     assert snapshot.as_json()["inbox"] == {"count": 2, "files": ["b.yaml", "radio/a.json"]}
 
 
+def test_jobs_that_an_ended_daemon_had_taken_are_not_forgotten(config: Config) -> None:
+    """They are in no list of the inbox, and go on at the next start."""
+    write_status(config, running=None, counts={"queued": 2, "running": 0})
+    assert "2 jobs were queued or running; `voicespool run` goes on" in shown(look(config))
+    write_status(config, running=None, counts={"queued": 0, "running": 0})
+    assert "queued or running" not in shown(look(config))
+
+
+def test_titles_are_not_folded_over_a_narrow_list(config: Config) -> None:
+    (config.inbox / "a.yaml").write_text("text: x")
+    assert "in the inbox\n" in shown(look(config))
+
+
 def test_looking_is_harmless_where_nothing_was_made_yet(tmp_path: Path) -> None:
     """No folder, no state: nothing is made, nothing fails."""
     (tmp_path / "config.yaml").write_text("")
@@ -230,6 +243,32 @@ def test_a_job_is_followed_from_the_inbox_to_its_result(config: Config) -> None:
         stages.append((one.jobs[0].stage, one.jobs[0].place, one.jobs[0].chunk))
     assert stages == [("dropped", None, 0), ("queued", 4, 0), ("running", 4, 3), ("done", 4, 3)]
     assert one.jobs[0].folder == Path("/out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"state": "running", "holds": []}, "queued at place 4"),
+        ({"state": "paused", "holds": []}, "queued at place 4; rendering is paused by the file PAUSE in the inbox"),
+        ({"state": "hold"}, "queued at place 4; on hold: it is full"),
+        (
+            {"next": [{**JOB, "place": 4, "not_before": "2026-12-01T11:00:00Z"}]},
+            "queued at place 4; not before 2026-12-01T11:00:00Z",
+        ),
+    ],
+)
+def test_who_waits_is_told_why_a_queued_job_does_not_start(config: Config, changes: dict[str, Any], words: str) -> None:
+    one = follower(config, HELLO)
+    waiting = {"running": None, "results": [], "next": [{**JOB, "place": 4, "not_before": None}]}
+    write_status(config, **(waiting | changes))
+    one.look(time.monotonic())
+    assert progress.in_words(one.jobs[0]) == words
+
+
+@pytest.mark.parametrize(("name", "known"), [("many", True), ("many-2", True), ("man", False), ("many-", False)])
+def test_a_file_of_several_jobs_is_known_by_its_name(config: Config, name: str, known: bool) -> None:
+    status = {"next": [{**JOB, "name": "many-2"}]}
+    assert knows(config, status, name) is known
 
 
 def test_an_older_job_of_the_same_name_and_content_is_not_taken_for_it(config: Config) -> None:

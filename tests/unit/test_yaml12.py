@@ -348,7 +348,7 @@ def test_the_pure_python_parser_reads_the_same(monkeypatch: pytest.MonkeyPatch) 
     ("text", "advice"),
     [
         ("text: News: at ten\n", "put a text with a colon in quotes"),
-        ("text: He says\n\tmore: x\n", "put a text with a colon in quotes"),
+        ("text: He says\n\tmore: x\n", "indent with spaces, not with tabs"),
         ("\ttext: Hello\n", "indent with spaces, not with tabs"),
         ("text: @home\n", "a text can't begin with `@`; put it in quotes"),
         ('text: "open\nlanguage: en\n', "a quotation mark is opened and not closed"),
