@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,16 @@ def printable(text: object, limit: int = 2000) -> str:
         return whole
     shown = "".join(" " if char == "\t" else char if _harmless(char) else _escaped(char) for char in whole[: limit + 1])
     return shown if len(shown) <= limit else shown[:limit] + "…"
+
+
+def printable_json(text: str) -> str:
+    """The same for JSON that people read too: what steers a terminal can only stand inside its strings, and becomes
+    an escape of theirs.
+    """
+    return _STEERS_A_TERMINAL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+_STEERS_A_TERMINAL = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def _harmless(char: str) -> bool:

@@ -48,11 +48,6 @@ class KeptChunks:
 
     folder: Path
 
-    def length(self, key: str) -> Length | None:
-        """How long a chunk is; None when it is not there or damaged, and then it is removed. Reads all of it."""
-        found = self.read(key)
-        return None if found is None else Length(found.samples.size, found.rate_hz)
-
     def read(self, key: str) -> Audio | None:
         """A chunk's audio, exactly as it was kept; None when it is not there or damaged."""
         try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from jobs.errors import printable_json
 
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 Seconds = Annotated[float, Field(ge=0)]
@@ -117,11 +118,7 @@ class Manifest(Part):
 
     def to_json(self) -> bytes:
         """Indented JSON with a final newline; text stays readable, what a terminal could trip over is escaped."""
-        text = self.model_dump_json(by_alias=True, indent=2)
-        return _STEERS_A_TERMINAL.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode() + b"\n"
-
-
-_STEERS_A_TERMINAL = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # can only stand inside JSON strings
+        return printable_json(self.model_dump_json(by_alias=True, indent=2)).encode() + b"\n"
 
 
 def schema() -> dict[str, Any]:

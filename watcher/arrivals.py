@@ -189,17 +189,6 @@ class Arrivals:
         if sighting := self._sightings.get(source):
             self._wait(sighting, Wait(reason, held=True))
 
-    def forget_all(self) -> None:
-        """The inbox is another one now."""
-        self._sightings.clear()
-        self._agenda.clear()
-        self._companions.clear()
-        self._expectant.clear()
-        self.cancels.clear()
-        self._walk = None
-        self.events.forget()
-        self.sweep_soon()
-
     def waiting(self, *, held: bool) -> list[Sighting]:
         """Files that wait (or are held), at most 1,000, longest first."""
         return list(islice((s for s in self._sightings.values() if s.reason and s.held == held), SHOWN))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.errors import printable
+from jobs.errors import printable, printable_json
 from watcher import log as logging
 from watcher.config import Config, load
 
@@ -198,7 +198,7 @@ def validate(app: App, files: tuple[Path, ...], as_json: bool) -> int:
     rules = job_rules(config)
     checked = [check(path, config, rules) for path in files]
     if as_json:
-        click.echo(in_json(checked))
+        click.echo(_json(in_json(checked)))
     else:
         for one in checked:
             for sentence in one.sentences():
@@ -423,7 +423,7 @@ def doctor(app: App, as_json: bool) -> int:
             if finding.cure:
                 click.echo(f"{'':<22} {printable(finding.cure)}")
     if as_json:
-        click.echo(checks.as_json(findings))
+        click.echo(_json(checks.as_json(findings)))
     return checks.exit_code(findings)
 
 
@@ -480,9 +480,8 @@ def _quoted(path: Path) -> str:
 
 
 def _json(value: Any, indent: int | None = 2) -> str:
-    """JSON with readable text. Nothing in it can steer a terminal: JSON escapes control characters, we the rest."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
-    return "".join(char if char == "\n" else printable(char) for char in text)
+    """JSON with readable text, in which nothing can steer a terminal."""
+    return printable_json(json.dumps(value, indent=indent, ensure_ascii=False, default=_plain))
 
 
 def _plain(value: Any) -> Any:

@@ -187,11 +187,6 @@ class Results(Section):
         bits = int(self.mode, 8)
         return bits | (bits & 0o444) >> 2
 
-    @property
-    def file_mode(self) -> int | None:
-        """Permission bits of the files in them, or None for the umask's."""
-        return None if self.mode is None else int(self.mode, 8) & 0o666
-
 
 class Retention(Section):
     """Removal of old results. Not available in this version."""

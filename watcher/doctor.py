@@ -100,11 +100,11 @@ def exit_code(findings: list[Finding]) -> int:
     return min((finding.exit_code for finding in findings if finding.level == "fail"), default=0)
 
 
-def as_json(findings: list[Finding]) -> str:
-    """All findings as one JSON object."""
+def as_json(findings: list[Finding]) -> dict[str, Any]:
+    """All findings as one object for JSON."""
     lines = [{key: value for key, value in asdict(finding).items() if key != "exit_code"} for finding in findings]
     healthy = not any(finding.level == "fail" for finding in findings)
-    return json.dumps({"ok": healthy, "findings": lines}, ensure_ascii=False, indent=2)
+    return {"ok": healthy, "findings": lines}
 
 
 def _libraries() -> Iterator[Finding]:

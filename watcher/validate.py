@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,7 +62,7 @@ class Checked:
 def check(path: Path, config: Config, rules: Rules) -> Checked:
     """Read a job file by the daemon's rules, and look for the recordings that it names."""
     nothing = Checked(path, b"", (), (), {})
-    if reason := why_ignored(path.name):
+    if (reason := why_ignored(path.name)) and (path.is_symlink() or path.exists()):
         return replace(nothing, problems=(Problem(f"the spool would leave this file alone: {reason}"),))
     try:
         data = _read(path, config.limits.job_file_bytes)
@@ -132,7 +131,7 @@ def _recordings(names: list[str], path: Path, config: Config) -> tuple[dict[str,
     return beside, problems
 
 
-def as_json(checked: list[Checked]) -> str:
-    """All files as one JSON object."""
+def as_json(checked: list[Checked]) -> dict[str, Any]:
+    """All files as one object for JSON."""
     files = [one.as_json() for one in checked]
-    return json.dumps({"valid": all(file["valid"] for file in files), "files": files}, ensure_ascii=False, indent=2)
+    return {"valid": all(file["valid"] for file in files), "files": files}

@@ -516,18 +516,6 @@ def test_one_that_changed_while_it_was_claimed_is_as_new(at: Desk) -> None:
     assert at.ready(QUIET_S) == ["a.yaml"]
 
 
-def test_another_inbox_begins_anew(at: Desk) -> None:
-    at.write("a.yaml", b"")
-    at.write("x.cancel")
-    at.ready()
-    at.arrivals.forget_all()
-    (at.inbox / "a.yaml").unlink()
-    (at.inbox / "x.cancel").unlink()
-    assert at.ready() == []
-    assert at.arrivals.counts() == {"ready": 0, "waiting": 0, "held": 0, "ignored": 0}
-    assert not at.arrivals.cancels
-
-
 # --- what is never opened ----------------------------------------------------------------------------
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from pathlib import Path
@@ -57,7 +56,7 @@ def test_every_trouble_comes_with_a_cure(tmp_path: Path) -> None:
 def test_findings_are_json_too() -> None:
     """For programs: what, level, message, cure."""
     findings = [doctor.ok("a", "b"), doctor.fail("c", "d", "e", 4)]
-    value = json.loads(as_json(findings))
+    value = as_json(findings)
     assert value["ok"] is False
     assert value["findings"][1] == {"what": "c", "level": "fail", "message": "d", "cure": "e"}
 
