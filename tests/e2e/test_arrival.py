@@ -332,21 +332,33 @@ def save_with_nano(path: Path, text: str) -> None:
     os.close(terminal)
 
 
-@pytest.mark.parametrize(
-    "save",
-    [save_in_place, save_with_backup, save_beside, save_with_sed, save_with_vim, save_with_vim_copying, save_with_nano],
-)
-def test_an_editor_saves_in_place(tmp_path: Path, save: Callable[[Path, str], None]) -> None:
-    """A file is edited while it waits: the new text is spoken, the old one never, and no leftover is a job."""
-    with spooling(tmp_path / "spool", ready=PATIENT) as spool:
-        path = spool.drop("edited.yaml", "text: The old text.\nspeaker_wav: never-there.wav\n")
+def edited(folder: Path, *ways: Callable[[Path, str], None]) -> None:
+    """Edit a file that waits in the inbox, in each of these ways: the new text is spoken and nothing else."""
+    with spooling(folder, ready=PATIENT) as spool:
+        names = [way.__name__ for way in ways]
+        for name in names:
+            spool.drop(f"{name}.yaml", "text: The old text.\nspeaker_wav: never-there.wav\n")
         spool.start()
-        until_listed(spool, "edited.yaml", "never-there.wav")
-        save(path, "text: The new text.\n")
-        assert spoken(spool, "edited") == "The new text."
+        for name in names:
+            until_listed(spool, f"{name}.yaml", "never-there.wav")
+        for way in ways:
+            way(spool.inbox / f"{way.__name__}.yaml", f"text: The new text of {way.__name__}.\n")
+        for name in names:
+            assert spoken(spool, name) == f"The new text of {name}."
         spool.drop("last.yaml")
         spool.result("last")
-        assert spool.results() == ["edited", "last"]
+        assert spool.results() == sorted([*names, "last"])
+
+
+def test_editors_save_in_place(tmp_path: Path) -> None:
+    """A file is edited while it waits: the new text is spoken, the old one never, and no leftover is a job."""
+    edited(tmp_path / "spool", save_in_place, save_with_backup, save_beside, save_with_sed)
+
+
+@pytest.mark.parametrize("way", [save_with_vim, save_with_vim_copying, save_with_nano])
+def test_a_real_editor_saves_in_place(tmp_path: Path, way: Callable[[Path, str], None]) -> None:
+    """The same by the editor itself, where it is installed."""
+    edited(tmp_path / "spool", way)
 
 
 # --- many ------------------------------------------------------------------------------------------------------------
