@@ -71,6 +71,10 @@ def parse(data: bytes, suffix: str, rules: Rules) -> tuple[Document, ...]:
     if len(documents) == 1:
         (only,) = documents
         return (replace(only, source=data),)
+    recordings = len({name for document in documents for name in document.recordings})
+    if recordings > rules.file_recordings:  # each is looked for, in the daemon, before the file is claimed
+        message = f"the jobs of this file name {recordings} different recordings; at most {rules.file_recordings}"
+        raise JobInvalid([Problem(f"{message} are allowed, so make several files of it")])
     return tuple(documents)
 
 

@@ -23,7 +23,7 @@ class Rules:
         text_chars: Longest text of one job.
         documents: Most jobs in one file.
         metadata_bytes: Largest `metadata`, as JSON.
-        recordings: Most recordings one job may name.
+        recordings, file_recordings: Most different recordings that one job, and all jobs of one file, may name.
         bounds: For reading, before anybody asks what it means.
     """
 
@@ -36,6 +36,7 @@ class Rules:
     documents: int = 1_000
     metadata_bytes: int = 64 * 1024
     recordings: int = 100
+    file_recordings: int = 1_000
     bounds: Bounds = field(default_factory=Bounds)
     _known: dict[str, EngineInfo] = field(default_factory=dict, init=False, repr=False, compare=False)
 

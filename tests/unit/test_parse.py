@@ -531,3 +531,25 @@ def test_a_usual_job_takes_far_less_than_a_millisecond_each() -> None:
     for _ in range(200):
         parse(data, ".yaml", RULES)
     assert (time.process_time() - started) / 200 < 0.002
+
+
+def test_an_engine_that_breaks_over_a_language_breaks_in_the_worker() -> None:
+    """A plugin's fault is not the daemon's end: the job is taken, and its result says what the worker met."""
+
+    class Broken(Plain):
+        @classmethod
+        def match_language(cls, tag: str) -> str | None:
+            raise ZeroDivisionError(tag)
+
+    rules = replace(RULES, engines={"plain": cast(EngineClass, Broken)}, default_engine="plain")
+    (document,) = parse(b"text: hello\nlanguage: pt-BR\n", ".yaml", rules)
+    assert document.spec is not None
+
+
+def test_the_recordings_of_one_file_have_a_bound() -> None:
+    """Looking for each of them takes the daemon's time."""
+    rules = replace(RULES, file_recordings=3)
+    texts = [f"text: hello\nspeaker_wav: [a{number}.wav, b.wav]\n" for number in range(4)]
+    assert len(parse("---\n".join(texts[:2]).encode(), ".yaml", rules)) == 2
+    with pytest.raises(JobInvalid, match="5 different recordings; at most 3"):
+        parse("---\n".join(texts).encode(), ".yaml", rules)

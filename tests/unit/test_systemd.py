@@ -61,9 +61,7 @@ def test_an_abstract_address_is_reached(monkeypatch: pytest.MonkeyPatch) -> None
         assert listener.recv(100) == b"READY=1"
 
 
-@pytest.mark.parametrize(
-    "address", [None, "", "relative", "/nobody/listens/here", "@nobody-listens", "vsock:2:1"]
-)
+@pytest.mark.parametrize("address", [None, "", "relative", "/nobody/listens/here", "@nobody-listens", "vsock:2:1"])
 def test_without_a_listener_nothing_is_sent_and_nothing_fails(
     address: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,9 +72,7 @@ def test_without_a_listener_nothing_is_sent_and_nothing_fails(
     assert not systemd.status("")
 
 
-def test_a_listener_that_does_not_read_cannot_stop_the_daemon(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_listener_that_does_not_read_cannot_stop_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemd, "SEND_TIMEOUT_S", 0.01)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
