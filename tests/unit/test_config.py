@@ -116,6 +116,9 @@ def test_what_is_left_out_has_its_default(tmp_path: Path, text: str) -> None:
         ),
         ("state_dir: inbox", "1: inbox: is the same folder as state_dir"),
         ("state_dir: outbox/.state", "1: state_dir: lies inside outbox"),
+        ("inbox: ~nobody-of-that-name/in", "1: inbox: must begin with the home folder of a user"),
+        ('allowed_roots: ["a\\0b"]', "1: allowed_roots[0]: must be a path, which has no zero bytes"),
+        ("results: {group: 4294967296}", "1: results.group: must be less than 4294967295"),
     ],
 )
 def test_a_mistake_is_named_with_line_key_and_cure(tmp_path: Path, text: str, complaint: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import unicodedata
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import errors
-from jobs.errors import Hold, JobInvalid, Problem, RenderFailed, SpoolError, holding, printable
+from jobs.errors import Hold, JobInvalid, Problem, RenderFailed, SpoolError, holding, printable, printable_json
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,14 @@ from jobs.errors import Hold, JobInvalid, Problem, RenderFailed, SpoolError, hol
 )
 def test_what_is_shown_of(text: object, shown: str) -> None:
     assert printable(text) == shown
+
+
+@given(st.one_of(st.text(), st.binary().map(os.fsdecode)))
+def test_json_that_people_read_says_the_same(text: str) -> None:
+    shown = printable_json(json.dumps({text: text}, ensure_ascii=False))
+    assert json.loads(shown) == {text: text}
+    assert not set(shown) & set("\x7f\x9b\u2028\u202e\ud800")
+    shown.encode()
 
 
 @given(st.one_of(st.text(), st.binary().map(os.fsdecode)), st.integers(1, 50))

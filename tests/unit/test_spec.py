@@ -92,6 +92,13 @@ def test_a_moment_without_zone_is_local_time() -> None:
     assert (job.not_before.hour, job.not_before.utcoffset()) == (8, job.not_before.astimezone().utcoffset())
 
 
+@pytest.mark.parametrize("zone", ["+23:59:59", "-00:00:30", "+01:00:00.000001"])
+def test_a_zone_has_whole_minutes(zone: str) -> None:
+    """What has seconds in it would not come out of JSON as it went in."""
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate({"text": "a", "not_before": f"2026-12-01T08:00:00{zone}"})
+
+
 class TestLanguage:
     @pytest.mark.parametrize(
         ("written", "canonical"),
