@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import socket
 import stat
 import subprocess
+import threading
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -171,10 +174,11 @@ def test_links_pipes_and_sockets_are_never_opened(tmp_path: Path) -> None:
         spool.start()
         make_what_is_no_file(spool, "after")
         os.mkfifo(spool.inbox / "voice.wav")
-        spool.drop("pipe-voice.yaml", "text: Hello.\nspeaker_wav: voice.wav\n")
-        spool.drop("good.yaml", job("Good."))
-        spool.result("good")
-        assert "voice.wav is not a file" in error_text(spool, "pipe-voice.failed")
+        with nobody_opens(*spool.inbox.rglob("fifo.yaml"), spool.inbox / "voice.wav"):
+            spool.drop("pipe-voice.yaml", "text: Hello.\nspeaker_wav: voice.wav\n")
+            spool.drop("good.yaml", job("Good."))
+            spool.result("good")
+            assert "voice.wav is not a file" in error_text(spool, "pipe-voice.failed")
         reasons = {"link": "link is never", "dangling": "link is never", "fifo": "not a reg", "socket": "not a reg"}
         expected = {f"{when}/{kind}.yaml": why for when in ("before", "after") for kind, why in reasons.items()}
         ignored = until(lambda: all_listed(spool, expected))
@@ -186,6 +190,29 @@ def test_links_pipes_and_sockets_are_never_opened(tmp_path: Path) -> None:
             assert (spool.inbox / when / "link.yaml").is_symlink()
         assert outside.read_text() == job("Never to be read.")
         assert spool.stop() == 0
+
+
+@contextlib.contextmanager
+def nobody_opens(*pipes: Path) -> Iterator[None]:
+    """Writers stand at these pipes; opening one to read would let its writer in."""
+    entered: list[Path] = []
+
+    def enter(pipe: Path) -> None:
+        with pipe.open("wb"):
+            entered.append(pipe)
+
+    writers = [threading.Thread(target=enter, args=(pipe,)) for pipe in pipes]
+    for writer in writers:
+        writer.start()
+    try:
+        yield
+        assert entered == []
+    finally:
+        readers = [os.open(pipe, os.O_RDONLY | os.O_NONBLOCK) for pipe in pipes]
+        for writer in writers:
+            writer.join()
+        for reader in readers:
+            os.close(reader)
 
 
 def make_what_is_no_file(spool: Spool, when: str) -> None:
