@@ -170,7 +170,7 @@ class Daemon:
             return False
         if self.bulletin.holds:
             what, (reason, _) = next(iter(self.bulletin.holds.items()))
-            raise Hold(f"{what}: {reason}")
+            raise Hold(reason if reason.startswith(f"{what}: ") else f"{what}: {reason}")
         if self.intake is None or self.intake.busy or not self.intake.session.arrivals.settled():
             return False
         return not self._can_start(self.intake.session)
@@ -444,7 +444,7 @@ class Daemon:
             return "stopping"
         if self.bulletin.holds:
             return "hold"
-        if self.bulletin.running is not None:
+        if self.bulletin.running is not None or (self.session is not None and self._can_start(self.session)):
             return "running"
         return "paused" if self.session is not None and self.session.arrivals.paused() else "idle"
 

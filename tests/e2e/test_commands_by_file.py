@@ -391,3 +391,16 @@ def test_a_job_is_what_it_was_when_it_was_claimed(spool: Spool) -> None:
     assert said(spool, "linked") == "As it was."
     assert json.loads((spool.outbox / "linked" / "linked.json").read_text())["text"] == "As it was."
     assert json.loads(kept.read_text())["text"] == "Something else."
+
+
+def test_a_daemon_with_work_is_never_called_idle(spool: Spool) -> None:
+    """Between two jobs nothing runs, and yet the next one is due."""
+    (spool.inbox / "PAUSE").touch()
+    for number in range(12):
+        spool.drop(f"j{number}.json", job(f"Number {number}."))
+    spool.start()
+    until_claimed(spool, 12)
+    (spool.inbox / "PAUSE").unlink()
+    while len(spool.lines("done")) < 12:
+        status = spool.status()
+        assert not (status["state"] == "idle" and status["next"]), status

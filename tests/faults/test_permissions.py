@@ -98,6 +98,7 @@ def test_an_inbox_not_writable_at_the_first_start_is_a_hold(ordinary: Spool) -> 
         ended = ordinary.once()
         assert ended.returncode == 75
         assert "can't be written: Permission denied" in ended.stderr
+        assert "inbox: inbox" not in ended.stderr
         ordinary.start(wait=False)
         until(lambda: ordinary.lines("hold"), "a hold")
         assert "can't be written" in ordinary.lines("hold")[0]["reason"]

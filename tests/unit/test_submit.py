@@ -196,6 +196,8 @@ def test_what_is_no_job_file_is_no_job(config: Config, tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     for name in ("pipe.yaml", "folder.yaml", "nothing.yaml", "notes.txt", ".hidden.yaml"):
         assert len(check(tmp_path / name, config, rules).problems) == 1
+    (problem,) = check(tmp_path / "not-there", config, rules).problems
+    assert "No such file" in problem.message
 
 
 def test_several_documents_are_several_jobs(config: Config, tmp_path: Path) -> None:
