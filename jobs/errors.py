@@ -101,7 +101,10 @@ class LockLost(Hold):
 
 class InboxGone(Hold):
     code = "inbox_gone"
-    hint = "Mount the share again; work goes on by itself."
+    hint = (
+        "Mount the share again; work goes on by itself. If a program deletes `.voicespool` from the inbox, "
+        "set `state_dir` in config.yaml."
+    )
 
 
 class OutboxGone(Hold):

@@ -401,6 +401,10 @@ def test_a_daemon_with_work_is_never_called_idle(spool: Spool) -> None:
     spool.start()
     until_claimed(spool, 12)
     (spool.inbox / "PAUSE").unlink()
-    while len(spool.lines("done")) < 12:
+
+    def all_done() -> bool:
         status = spool.status()
         assert not (status["state"] == "idle" and status["next"]), status
+        return len(spool.lines("done")) == 12
+
+    until(all_done)

@@ -97,6 +97,11 @@ def test_a_failed_render_says_whether_it_is_worth_a_retry() -> None:
     assert RenderFailed("x").code == "engine_failed"
 
 
+def test_an_inbox_without_its_state_says_both_cures() -> None:
+    """An unmounted share, or a mirroring program that took the state for rubbish."""
+    assert all(word in errors.InboxGone("gone").hint for word in ("Mount", "`.voicespool`", "`state_dir`"))
+
+
 def test_trouble_of_the_file_system_is_a_hold_that_says_where(tmp_path: object) -> None:
     with pytest.raises(Hold, match=r"^the outbox: No such file or directory \(.*/gone\)$"), holding("the outbox"):
         open(f"{tmp_path}/gone")  # noqa: SIM115 - it is not there
