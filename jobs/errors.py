@@ -87,6 +87,7 @@ class ConfigError(SpoolError):
 class Hold(SpoolError):
     code = "hold"
     exit_code = 75
+    hint = "Mend what is named here; nothing is lost, and work goes on from where it is."
 
 
 class LockHeld(Hold):

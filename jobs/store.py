@@ -54,6 +54,7 @@ class Claim:
         recordings: Each name in the job's `speaker_wav` -> digest of the copy under `recordings/`.
         transcripts: Each of those names that has a text beside it -> that text.
         problems: Sentences about files the job names that can't be had.
+        dropped_ns: When the file came to its name in the inbox (its change time), nanoseconds; 0 when not known.
     """
 
     folder: Path
@@ -65,6 +66,7 @@ class Claim:
     recordings: Mapping[str, str] = field(default_factory=dict)
     transcripts: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    dropped_ns: int = 0
 
     @property
     def job_id(self) -> str:
@@ -138,6 +140,10 @@ class Store:
     def folder_of(self, job_id: str) -> Path:
         return self.state / "claimed" / job_id
 
+    def dropped_ns(self, job_id: str) -> int:
+        """When a claimed job's file came into the inbox; 0 when that is not known."""
+        return int(from_json(self.folder_of(job_id) / "claim.json").get("dropped_ns", 0))
+
     # --- claim -------------------------------------------------------------------------------------
 
     def claim(self, source: str, looked_at: os.stat_result, longest_bytes: int) -> tuple[Claim, bytes]:
@@ -155,7 +161,7 @@ class Store:
             Changed: It is being written to, or is another file now; it was put back.
             FileNotFoundError: It is gone.
         """
-        claim = self._taken(source)
+        claim = self._taken(source, looked_at.st_ctime_ns)
         try:
             return self._seal(claim, looked_at, longest_bytes)
         except (Changed, OSError) as error:
@@ -180,9 +186,9 @@ class Store:
             self._put_back(claim)
             raise
 
-    def _taken(self, source: str) -> Claim:
+    def _taken(self, source: str, dropped_ns: int = 0) -> Claim:
         """The rename that claims. What is left of a claim that came to nothing is removed."""
-        claim = self._new_claim(source)
+        claim = replace(self._new_claim(source), dropped_ns=dropped_ns)
         try:
             write_new(claim.folder / "claim.json", _packed(claim))
             with opened_folder(self.inbox, source) as (folder, name):

@@ -98,7 +98,9 @@ class Daemon:
         self.session: Session | None = None
         self.patience = Patience()
         self.inbox_id: str | None = None
+        self.inbox_device: int | None = None
         self.lost: list[str] = []
+        self.hints: dict[str, str] = {}
         self.inbox_checked_s = 0.0
         self.new_inbox_since: float | None = None
         self.worked_s = time.monotonic()
@@ -113,8 +115,8 @@ class Daemon:
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     def run(self, *, fail: bool) -> int:
-        log.info("spool starts", action="start", inbox=str(self.config.inbox), outbox=str(self.config.outbox))
         self._open(first=True)
+        log.info("spool starts", action="start", inbox=str(self.config.inbox), outbox=str(self.config.outbox))
         systemd.ready()
         self.bulletin.write(self.session, mine=self._is_mine())
         try:
@@ -170,7 +172,7 @@ class Daemon:
             return False
         if self.bulletin.holds:
             what, (reason, _) = next(iter(self.bulletin.holds.items()))
-            raise Hold(reason if reason.startswith(f"{what}: ") else f"{what}: {reason}")
+            raise Hold(reason if reason.startswith(f"{what}: ") else f"{what}: {reason}", self.hints[what])
         if self.intake is None or self.intake.busy or not self.intake.session.arrivals.settled():
             return False
         return not self._can_start(self.intake.session)
@@ -204,9 +206,10 @@ class Daemon:
             if outcome is not None:
                 self.bulletin.add(outcome)
                 say = log.warning if outcome.status == "failed" else log.info
+                words = {"message": outcome.message} if outcome.message else {}
                 say(
                     f"job {outcome.status}", action=outcome.status, job_id=outcome.job_id, name=outcome.name,
-                    folder=str(outcome.folder), duration_s=round(outcome.duration_s, 2), message=outcome.message,
+                    folder=str(outcome.folder), duration_s=round(outcome.duration_s, 2), **words,
                 )  # fmt: skip
         finally:
             self.bulletin.running = None
@@ -270,6 +273,7 @@ class Daemon:
             self._hold("inbox", Hold(error.message, error.hint))
             return
         self.session, self.inbox_id, self.new_inbox_since = session, session.spool.store.inbox_id, None
+        self.inbox_device = _device(self.config.inbox)
         self.intake = Intake(session, self._queued, self._running)
         if session.left and "inbox" not in self.bulletin.holds:
             log.info("reading back claimed jobs", action="recover", jobs=len(session.left))
@@ -287,7 +291,10 @@ class Daemon:
                 self.session.spool.store.check()
 
     def _look_for_inbox(self, now: float) -> None:
-        """The one of before: go on. Another one, empty or not, is taken as new when it has stayed for half a minute."""
+        """The one of before: go on. Another one, empty or not, is taken as new when it has stayed for half a minute.
+
+        One on another file system is not: it is the mount point of a share that is away.
+        """
         if self.inbox_id is None or self._found_inbox() == self.inbox_id:
             self._open()
             return
@@ -346,6 +353,7 @@ class Daemon:
         if before is None or before[0] != hold.message:
             log.warning("on hold", action="hold", what=what, reason=hold.message, hint=hold.hint)
             self.bulletin.holds[what] = hold.message, before[1] if before else time.time()
+            self.hints[what] = hold.hint
             self.bulletin.changed()
         self.patience.wait()
 
@@ -422,7 +430,9 @@ class Daemon:
         if self.session is not None and self.session.arrivals.changes != self.told_changes:
             self.told_changes = self.session.arrivals.changes
             self.bulletin.changed()
-        self.bulletin.warm = self.worker.warm
+        if self.worker.warm != self.bulletin.warm:
+            self.bulletin.warm = self.worker.warm
+            self.bulletin.changed()
         if self.bulletin.due_in() == 0.0:
             self.bulletin.write(self.session, mine=self._is_mine())
         if self.watchdog_s is not None and time.monotonic() >= self.watchdog_due_s:
@@ -462,3 +472,11 @@ class Daemon:
         if self.session is not None:
             self.session.close()
         log.info("spool stopped", action="stop")
+
+
+def _device(folder: Path) -> int | None:
+    """Which file system a folder lies on; None when it can't be told."""
+    try:
+        return folder.stat().st_dev
+    except OSError:
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -92,33 +93,43 @@ class Intake:
             arrivals.forget(source)
 
     def _cancel(self, source: str) -> None:
-        """Act on a `NAME.cancel`: for every job of that name that exists now."""
+        """Act on a `NAME.cancel`: for every job of that name that was there before it, then it is removed.
+
+        One that can't be removed does no harm: it means nothing to jobs that come after it.
+        """
         session, name = self.session, source.removesuffix(CANCEL_SUFFIX)
-        if not self._consumed(source):
+        path = session.config.inbox / source
+        try:
+            asked_ns = os.lstat(path).st_ctime_ns
+        except FileNotFoundError:
             return
         for waiting in session.arrivals.named(name):
-            with self._handed_over(waiting):
-                claim = session.spool.store.set_aside(waiting, "it was cancelled before it was read")
-                session.schedule.add(pipeline.urgent(claim))
+            self._take_out(waiting, asked_ns)
         for ticket in session.schedule.named(name):
-            self._mark(ticket)
-            session.schedule.add(replace(ticket, priority=URGENT, not_before=0.0))
+            if self._was_there(ticket, asked_ns):
+                self._mark(ticket)
+                session.schedule.add(replace(ticket, priority=URGENT, not_before=0.0))
         running = self.running()
-        if running is not None and name in {running.name, running.file_name}:
+        if running is not None and name in {running.name, running.file_name} and self._was_there(running, asked_ns):
             self._mark(running)
             self.unwanted.add(running.job_id)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("cancel file can't be removed", action="cancel", file=source, reason=error.strerror)
+
+    def _take_out(self, source: str, asked_ns: int) -> None:
+        """Claim a file that is to be cancelled before it was read."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.lstat(self.session.config.inbox / source).st_ctime_ns > asked_ns:
+                return
+        with self._handed_over(source):
+            claim = self.session.spool.store.set_aside(source, "it was cancelled before it was read")
+            self.session.schedule.add(pipeline.urgent(claim))
+
+    def _was_there(self, ticket: Ticket, asked_ns: int) -> bool:
+        return self.session.spool.store.dropped_ns(ticket.job_id) <= asked_ns
 
     def _mark(self, ticket: Ticket) -> None:
         pipeline.cancel(self.session.spool.store.folder_of(ticket.job_id))
         log.info("job cancelled", action="cancel", job_id=ticket.job_id, name=ticket.name)
-
-    def _consumed(self, source: str) -> bool:
-        """Remove a `NAME.cancel`. One that can't be removed is not acted on, or it would cancel for ever."""
-        try:
-            (self.session.config.inbox / source).unlink()
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            log.warning("cancel file can't be removed", action="cancel", file=source, reason=error.strerror)
-            return False
-        return True

@@ -116,6 +116,21 @@ def test_a_pause_that_is_a_folder_or_a_link_counts_and_one_elsewhere_does_not(sp
 # --- NAME.cancel -----------------------------------------------------------------------------------------------------
 
 
+def test_a_cancel_file_means_nothing_to_jobs_that_come_after_it(spool: Spool) -> None:
+    """Left behind while no daemon ran, it does not swallow a later job of that name."""
+    cancel = spool.drop("hello.cancel", b"")
+    job_file = spool.inbox / "hello.yaml"
+
+    def dropped_later() -> bool:  # clocks of file systems tick coarsely
+        spool.drop("hello.yaml")
+        return job_file.stat().st_ctime_ns > cancel.stat().st_ctime_ns
+
+    until(dropped_later, "the job is younger than the cancel file")
+    assert spool.once().returncode == 0
+    assert spool.results() == ["hello"]
+    assert not cancel.exists()
+
+
 def test_cancel_jobs_that_wait(tmp_path: Path) -> None:
     """For a recording, for bytes, for their time or their turn, in subfolders, of two suffixes: all of that name go."""
     with spooling(tmp_path / "spool", ready=PATIENT) as spool:

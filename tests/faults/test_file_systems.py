@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,25 @@ def test_an_inbox_that_is_unmounted_and_back_puts_the_running_job_off_and_goes_o
     assert spool.worker_pid() != worker
     assert spool.results() == ["a", "b"]
     no_longer_held(spool)
+    assert spool.stop() == 0
+
+
+@pytest.mark.long
+def test_the_mount_point_of_an_inbox_that_stays_away_is_never_taken_for_a_new_inbox(spool: Spool, mounts: None) -> None:
+    """Well beyond the half minute after which a new empty inbox is taken: the share comes back, and work goes on."""
+    share = spool.folder / "share"
+    mount_tmpfs(share)
+    mount_again(share, spool.inbox)
+    spool.start()
+    unmount(spool.inbox)
+    until(lambda: spool.lines("hold"), "a hold")
+    gone_s = time.monotonic()
+    until(lambda: time.monotonic() > gone_s + 45, "the half minute and more is over")
+    assert not list(spool.inbox.iterdir())
+    mount_again(share, spool.inbox)
+    spool.drop("a.yaml")
+    assert spool.manifest("a")["status"] == "done"
+    assert spool.lines("new_inbox") == []
     assert spool.stop() == 0
 
 
