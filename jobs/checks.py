@@ -16,7 +16,7 @@ from jobs.errors import printable
 from jobs.findings import Findings, listed, nearest, shown
 from jobs.rules import Rules
 from jobs.spec import JobSpec, Segment
-from jobs.text import PauseMark, check_marks, has_words
+from jobs.text import has_words, wrong_marks
 from jobs.tree import Path
 
 NOT_YET = "not available in this version"
@@ -83,10 +83,8 @@ class Check:
             self.findings.add(tuple(given[:1]), message)
 
     def _speakable(self, path: Path, text: str) -> None:
-        try:
-            check_marks(text)
-        except PauseMark as wrong:
-            self.findings.add(path, printable(wrong))
+        for sentence in wrong_marks(text):
+            self.findings.add(path, printable(sentence))
         if not has_words(text):
             message = f"found {shown(text)}, which has nothing to speak; at least one letter or digit is needed"
             self.findings.add(path, message)

@@ -110,7 +110,8 @@ def _few_marks(text: str) -> Iterator[str]:
 
 def _between_marks(text: str) -> Iterator[tuple[str, int]]:
     """Each stretch of text with the pause that its mark asks for, in ms; 0 after the last."""
-    check_marks(text)
+    for sentence in wrong_marks(text):
+        raise PauseMark(sentence)
     start = 0
     for mark in _MARK.finditer(text):
         yield text[start : mark.start()], _milliseconds(mark)
@@ -118,18 +119,14 @@ def _between_marks(text: str) -> Iterator[tuple[str, int]]:
     yield text[start:], 0
 
 
-def check_marks(text: str) -> None:
-    """Cheap; needs no library.
-
-    Raises:
-        PauseMark: something in the text was meant as a pause mark and is none.
-    """
+def wrong_marks(text: str) -> Iterator[str]:
+    """What in a text was meant as a pause mark and is none, each in a sentence. Cheap; needs no library."""
     for found in _MEANT_AS_MARK.finditer(text):
         mark = _MARK.fullmatch(found[0])
         if mark is None:
-            raise PauseMark(f"{found[0]!r} is no pause mark; write [pause 800ms] or [pause 1.5s]")
-        if _milliseconds(mark) > LONGEST_PAUSE_MS:
-            raise PauseMark(f"{found[0]!r} is too long; a pause takes at most {LONGEST_PAUSE_MS // 1000} s")
+            yield f"{found[0]!r} is no pause mark; write [pause 800ms] or [pause 1.5s]"
+        elif _milliseconds(mark) > LONGEST_PAUSE_MS:
+            yield f"{found[0]!r} is too long; a pause takes at most {LONGEST_PAUSE_MS // 1000} s"
 
 
 def _milliseconds(mark: re.Match[str]) -> int:

@@ -256,7 +256,7 @@ class Arrivals:
         self.changes += (self.ignored, self.ignored_count) != before
 
     def _listed(self, folder: str) -> list[os.DirEntry[str]]:
-        """What is in a folder, in natural order. A subfolder that refuses is passed over; the inbox must not be."""
+        """What is in a folder, in natural order. A subfolder that refuses is held; an inbox that does is not there."""
         try:
             with os.scandir(self.inbox / folder) as listing:
                 return sorted(listing, key=lambda entry: natural(entry.name))
@@ -264,7 +264,7 @@ class Arrivals:
             if not folder:
                 raise
             if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
-                self._ignore(folder + "/", f"the folder can't be read: {error.strerror}")
+                self._refused(folder + "/", error)
             return []
 
     def _sort_out(self, source: str, entry: os.DirEntry[str]) -> None:

@@ -44,7 +44,17 @@ class App:
         return load(self.config_path)
 
 
+PLANNED = ("checkpoints", "models", "voices")
+
+
 class _Commands(click.Group):
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] in PLANNED:
+            raise click.UsageError(f"'{args[0]}' is not available in this version.", context)
+        return super().resolve_command(context, args)
+
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
