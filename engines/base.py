@@ -53,6 +53,8 @@ class EngineInfo:
         options: Its settings.
         clones_voices: Whether it uses `speaker_wav`.
         speakers: Names of built-in voices a job may give as `speaker`; empty when they depend on the model.
+        model: What it speaks with when a job names no checkpoint, in words.
+        device: What it runs on here: `cpu`, or as the configuration says it.
         max_chars: The longest text it likes in one chunk, in characters; longer texts are split before.
     """
 
@@ -67,6 +69,8 @@ class EngineInfo:
     options: tuple[Option, ...] = ()
     clones_voices: bool = False
     speakers: tuple[str, ...] = ()
+    model: str = "built in"
+    device: str = "cpu"
     max_chars: int = 400
 
 

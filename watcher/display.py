@@ -229,6 +229,7 @@ def _engine_facts(info: EngineInfo) -> Table:
     library = f"{info.library} {info.version or '(not installed)'}, licence {info.licence}"
     voices = "clones voices (speaker_wav)" if info.clones_voices else "built-in voices only (speaker)"
     grid.add_row("", "library", clean(library))
+    grid.add_row("", "model", clean(f"{info.model}, on {info.device}"))
     grid.add_row("", "audio", clean(f"{info.sample_rate_hz} Hz, {voices}"))
     if info.languages:
         grid.add_row("", "languages", clean(f"{len(info.languages)}: {' '.join(info.languages)}", limit=5000))
