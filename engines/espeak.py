@@ -4,11 +4,9 @@ The library (GPL-3.0-or-later) and its data come with the wheel `espeakng-loader
 downloaded. It is not linked into this program: it runs in a small process of its own (`espeak_process.py`).
 
 The library keeps state from one call to the next, so that the same words sound a little different the second time,
-even after `espeak_Terminate` and a new `espeak_Initialize`: twenty runs gave twenty results. These ways gave the same
-bytes each time, at this cost relative to merely speaking a sentence of eight words (2 ms): closing and reopening the
-library 1.9, opening a private copy of it 2.3, a fork of the worker 2.1, a fork of a small process that has never
-spoken 2.8, a new process 15. The small process is what is taken: it needs no trust in `dlclose`, grows no slower
-with what else the worker holds, leaves no file behind, and a crash in the C code ends a fork and not the worker.
+even after `espeak_Terminate` and a new `espeak_Initialize`. In a process that has never spoken they give the same bytes
+each time, so every chunk is spoken in a fork of a small one. That needs no trust in `dlclose`, grows no slower with
+what else the worker holds, leaves no file behind, and a crash in the C code ends a fork and not the worker.
 """
 
 from __future__ import annotations
