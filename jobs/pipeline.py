@@ -13,34 +13,31 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import stat
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from jobs import report
+from jobs import answer, report
+from jobs.answer import ERROR_TEXT, Made
 from jobs.errors import Cancelled, Hold, JobError, JobInvalid, OutboxGone, Problem, RenderFailed, holding, printable
-from jobs.files import copy_beginning, from_json, fsync, link_or_copy, remove_tree, sha256_of, to_json, write_new
-from jobs.files import replace as replace_file
+from jobs.files import copy_beginning, fsync, link_or_copy, remove_tree, write_new
 from jobs.lock import Lock
-from jobs.manifest import AudioFile, Checks, SpokenSegment, Status, Timing
+from jobs.manifest import Status
 from jobs.names import safe_name
 from jobs.outbox import MANIFEST, Outbox
 from jobs.parse import Document, parse
 from jobs.recordings import NotAllowed, Snapshots, transcript_beside
 from jobs.rendering import Order, Rendering
-from jobs.report import Made, Story
+from jobs.report import Story
 from jobs.rules import Rules
 from jobs.schedule import URGENT, Ticket
 from jobs.spec import JobSpec
 from jobs.store import Claim, Store, deadly
 
-ERROR_TEXT = "ERROR.txt"
 LONGEST_COPY_BYTES = 64 << 20  # of a file that is no job; more would keep everything else waiting
 
 
@@ -286,8 +283,8 @@ def _understand(spool: Spool, claim: Claim) -> JobSpec:
 
 def _attempt(spool: Spool, claim: Claim, spec: JobSpec, renderer: Renderer) -> Made:
     """Render, and try again with a fresh worker if the engine fails. Failed attempts are counted on disk."""
-    if kept := _kept(claim):
-        return kept
+    if made := answer.kept(claim.folder):
+        return made
     while True:
         failed = [attempt["outcome"] for attempt in spool.store.attempts(claim) if attempt["outcome"]]
         if failed and (len(failed) >= spool.attempts or not failed[-1]["retryable"]):
@@ -296,44 +293,11 @@ def _attempt(spool: Spool, claim: Claim, spec: JobSpec, renderer: Renderer) -> M
             order = _order(spool, claim, spec, len(failed) + 1)
             spool.store.note_attempt(claim, started_at=report.now())
         try:
-            rendering = _checked(renderer(order, spec.timeout_s), order)
+            return answer.checked(renderer(order, spec.timeout_s), order)
         except RenderFailed as failure:
             words = {name: getattr(failure, name) for name in ("message", "hint", "code", "retryable")}
             with holding("the state folder of the inbox"):
                 spool.store.note_attempt(claim, outcome=words)
-        else:
-            return Made(rendering, Path(order.result_dir))
-
-
-def _checked(rendering: Rendering, order: Order) -> Rendering:
-    """Believe a worker only what a manifest can hold; it runs code from outside."""
-    folder = Path(order.result_dir)
-    try:
-        for audio in rendering.audio:
-            AudioFile.model_validate(audio, strict=True)  # "3.0" is no number to calculate with
-        for segment in rendering.segments:
-            SpokenSegment.model_validate(segment, strict=True)
-        Checks.model_validate(rendering.checks)
-        Timing.model_validate({"queued_s": 0.0, "total_s": 0.0, **rendering.timing}, strict=True)
-        # Neither NaN nor half a surrogate pair, anywhere; the words of warnings are texts.
-        json.dumps(rendering_to_json(rendering), ensure_ascii=False, allow_nan=False).encode()
-        "".join(rendering.warnings)
-    except (ValueError, TypeError) as error:
-        raise RenderFailed(f"the worker's answer makes no sense: {printable(error, 300)}") from None
-    taken = {MANIFEST, ERROR_TEXT, f"{order.stem}.yaml", f"{order.stem}.yml", f"{order.stem}.json"}
-    if len(set(rendering.files) - taken) < len(rendering.files):
-        raise RenderFailed("the worker's files have names that are not theirs to have")
-    if not all("/" not in name and _is_regular(folder / name) for name in rendering.files):
-        raise RenderFailed("the worker says that it is done, but its files are not there")
-    return rendering
-
-
-def _is_regular(path: Path) -> bool:
-    """A link would be published as a link, and its target given the permissions of a result."""
-    try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
-    except OSError:
-        return False
 
 
 def _order(spool: Spool, claim: Claim, spec: JobSpec, attempt: int) -> Order:
@@ -356,31 +320,6 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, attempt: int) -> Order:
     )
 
 
-def _keep(claim: Claim, made: Made) -> None:
-    """Remember finished files over a hold, so that they need not be made again.
-
-    Not forced to disk: after a power failure they are assembled again from their chunks.
-    """
-    kept = {"folder": made.folder.name, "rendering": rendering_to_json(made.rendering)}
-    replace_file(claim.folder / "rendered.json", to_json(kept), durable=False)
-
-
-def _kept(claim: Claim) -> Made | None:
-    kept = from_json(claim.folder / "rendered.json")
-    if not kept:
-        return None
-    made = Made(rendering_from_json(kept["rendering"]), claim.folder / kept["folder"])
-    return made if all(_is_whole(made, name) for name in made.rendering.files) else None
-
-
-def _is_whole(made: Made, name: str) -> bool:
-    """Whether a kept file is what was made: a power failure may have left its name without its content."""
-    if not _is_regular(made.folder / name):
-        return False
-    wanted = [audio["sha256"] for audio in made.rendering.audio if audio["file"] == name]
-    return not wanted or sha256_of(made.folder / name) == wanted[0]
-
-
 # --- publish: from finished files to a folder in the outbox ----------------------------------------
 
 
@@ -394,7 +333,7 @@ def _publish(spool: Spool, story: Story) -> Outcome:
     except Hold:
         if story.made:
             with holding("the state folder of the inbox"):
-                _keep(claim, story.made)
+                answer.keep(claim.folder, story.made)
         raise
     with holding("the state folder of the inbox"):
         intent = {"status": outcome.status, "duration_s": outcome.duration_s, "message": outcome.message}
@@ -486,18 +425,6 @@ def _outcome(story: Story) -> Outcome:
         duration_s=sum(file["duration_s"] for file in audio),
         message=story.failure.message if story.failure else "",
     )
-
-
-# --- small things ----------------------------------------------------------------------------------
-
-
-def rendering_to_json(rendering: Rendering) -> dict[str, Any]:
-    return {name: getattr(rendering, name) for name in Rendering.__dataclass_fields__}
-
-
-def rendering_from_json(value: Mapping[str, Any]) -> Rendering:
-    tuples: dict[str, Callable[[Any], Any]] = dict.fromkeys(("files", "audio", "segments", "warnings"), tuple)
-    return Rendering(**{name: tuples.get(name, lambda same: same)(part) for name, part in value.items()})
 
 
 def _stem(claim: Claim) -> str:

@@ -9,21 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 
+from jobs.answer import Made
 from jobs.errors import Cancelled, JobError, JobInvalid, Problem, printable
 from jobs.manifest import AudioFile, Checks, Failure, Manifest, Source, SpokenSegment, Status, Timing
-from jobs.rendering import Rendering
 from jobs.spec import JobSpec
 from jobs.store import Claim
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What the worker made, and the folder that its files are in."""
-
-    rendering: Rendering
-    folder: Path
 
 
 @dataclass(slots=True)
