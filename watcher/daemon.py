@@ -298,7 +298,7 @@ class Daemon:
         if self.inbox_id is None or self._found_inbox() == self.inbox_id:
             self._open()
             return
-        if not os.path.isdir(self.config.inbox):  # which says no where a broken mount has no answer
+        if _device(self.config.inbox) != self.inbox_device or not os.path.isdir(self.config.inbox):
             self.new_inbox_since = None
         elif self.new_inbox_since is None:
             self.new_inbox_since = now
