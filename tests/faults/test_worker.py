@@ -448,7 +448,7 @@ def test_a_stop_takes_effect_at_the_end_of_the_chunk(worker: Worker, orders: Ord
 def test_a_stop_that_comes_late_does_not_hit_the_next_order(worker: Worker, orders: Orders, tmp_path: Path) -> None:
     first = orders(gate=str(tmp_path / "gate"))
     worker.submit(first)
-    follow(worker, lambda event: isinstance(event, Loaded))
+    follow(worker, lambda event: isinstance(event, Loaded | Progress))
     (tmp_path / "gate").touch()
     while not select.select([worker], [], [], PATIENCE_S)[0]:
         pass
