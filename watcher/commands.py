@@ -44,17 +44,7 @@ class App:
         return load(self.config_path)
 
 
-PLANNED = ("checkpoints", "models", "voices")
-
-
 class _Commands(click.Group):
-    def resolve_command(
-        self, context: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] in PLANNED:
-            raise click.UsageError(f"'{args[0]}' is not available in this version.", context)
-        return super().resolve_command(context, args)
-
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
@@ -94,15 +84,21 @@ def commands(context: click.Context, config_path: Path | None, verbose: bool, qu
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def _command(function: Callable[..., int | None]) -> click.Command:
-    """A command that gets the `App` as its first argument."""
+def command_of(group: click.Group) -> Callable[[Callable[..., int | None]], click.Command]:
+    """Make a function a command of a group, under its own name; it gets the `App` as its first argument."""
 
-    @click.pass_obj
-    @functools.wraps(function)
-    def call(app: App, *args: Any, **options: Any) -> int | None:
-        return function(app, *args, **options)
+    def command(function: Callable[..., int | None]) -> click.Command:
+        @click.pass_obj
+        @functools.wraps(function)
+        def call(app: App, *args: Any, **options: Any) -> int | None:
+            return function(app, *args, **options)
 
-    return commands.command(function.__name__)(call)
+        return group.command(function.__name__)(call)
+
+    return command
+
+
+_command = command_of(commands)
 
 
 @_command
@@ -146,7 +142,7 @@ def status(app: App, watch: bool, as_json: bool) -> int:
 
     snapshot = look(config)
     if as_json:
-        click.echo(_json(snapshot.as_json()))
+        click.echo(in_json(snapshot.as_json()))
     else:
         from watcher import display
 
@@ -168,7 +164,7 @@ def _watch(config: Config, as_json: bool) -> int:
         if snapshot != before:
             before = snapshot
             if as_json:
-                click.echo(_json(snapshot.as_json(), indent=None))
+                click.echo(in_json(snapshot.as_json(), indent=None))
             else:
                 display.show(display.status(snapshot, datetime.now(UTC)), sys.stdout)
             sys.stdout.flush()
@@ -201,14 +197,14 @@ def validate(app: App, files: tuple[Path, ...], as_json: bool) -> int:
     Example:  voicespool validate examples/*.yaml
     """
     from watcher.job_rules import job_rules
-    from watcher.validate import as_json as in_json
+    from watcher.validate import as_json as report
     from watcher.validate import check
 
     config = app.config()
     rules = job_rules(config)
     checked = [check(path, config, rules) for path in files]
     if as_json:
-        click.echo(_json(in_json(checked)))
+        click.echo(in_json(report(checked)))
     else:
         for one in checked:
             for sentence in one.sentences():
@@ -333,7 +329,7 @@ def _submitted(config: Config, jobs: list[Checked], how: dict[str, Any]) -> int:
 
 def _say_dropped(config: Config, dropped: list[Dropped], as_json: bool) -> None:
     if as_json:
-        click.echo(_json({"jobs": [{"name": job.name, "file": str(config.inbox / job.source)} for job in dropped]}))
+        click.echo(in_json({"jobs": [{"name": job.name, "file": str(config.inbox / job.source)} for job in dropped]}))
         return
     for source in dict.fromkeys(job.source for job in dropped):
         click.echo(printable(config.inbox / source, 5000))
@@ -402,7 +398,7 @@ def engines(_app: App, as_json: bool) -> int:
 
     infos = [engine.info() for engine in registry.engines().values()]
     if as_json:
-        click.echo(_json({"engines": infos, "planned": registry.planned()}))
+        click.echo(in_json({"engines": infos, "planned": registry.planned()}))
         return 0
     from watcher import display
 
@@ -433,7 +429,7 @@ def doctor(app: App, as_json: bool) -> int:
             if finding.cure:
                 click.echo(f"{'':<22} {printable(finding.cure)}")
     if as_json:
-        click.echo(_json(checks.as_json(findings)))
+        click.echo(in_json(checks.as_json(findings)))
     return checks.exit_code(findings)
 
 
@@ -457,7 +453,7 @@ def schema(_app: App, what: str) -> int:
         "config": config.schema,
         "status": bulletin.schema,
     }
-    click.echo(_json(schemas[what]()))
+    click.echo(in_json(schemas[what]()))
     return 0
 
 
@@ -489,7 +485,7 @@ def _quoted(path: Path) -> str:
     return shlex.quote(printable(path))
 
 
-def _json(value: Any, indent: int | None = 2) -> str:
+def in_json(value: Any, indent: int | None = 2) -> str:
     """JSON with readable text, in which nothing can steer a terminal."""
     return printable_json(json.dumps(value, indent=indent, ensure_ascii=False, default=_plain))
 

@@ -42,13 +42,6 @@ def speaking(spool: Spool) -> Spool:
 # --- finding one's way ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "voices", "models"])
-def test_a_command_of_a_later_version_fails_by_name(tmp_path: Path, name: str) -> None:
-    done = voicespool(tmp_path, name, "list")
-    assert done.returncode == 2
-    assert f"'{name}' is not available in this version" in done.stderr
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself_with_an_example(tmp_path: Path, name: str) -> None:
     """Without a configuration, and without making anything."""
