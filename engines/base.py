@@ -52,10 +52,13 @@ class EngineInfo:
         languages: BCP-47 tags it speaks, canonical form, sorted.
         options: Its settings.
         clones_voices: Whether it uses `speaker_wav`.
+        needs_voice: Whether it can't speak without one: every passage needs `speaker_wav` or `speaker`.
+        takes_checkpoints: Whether `load` takes a fine-tuned model; one for another engine is refused before.
         speakers: Names of built-in voices a job may give as `speaker`; empty when they depend on the model.
         model: What it speaks with when a job names no checkpoint, in words.
         device: What it runs on here: `cpu`, or as the configuration says it.
         max_chars: The longest text it likes in one chunk, in characters; longer texts are split before.
+        max_chars_in: The same for languages (of `languages`) in which it is another.
     """
 
     name: str
@@ -68,10 +71,13 @@ class EngineInfo:
     languages: tuple[str, ...]
     options: tuple[Option, ...] = ()
     clones_voices: bool = False
+    needs_voice: bool = False
+    takes_checkpoints: bool = False
     speakers: tuple[str, ...] = ()
     model: str = "built in"
     device: str = "cpu"
     max_chars: int = 400
+    max_chars_in: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +141,11 @@ class Engine(Protocol):
         """Make ready to render; None means the base model.
 
         Returns:
-            Facts for the manifest: `device`, `precision`, and what is known of the checkpoint.
+            Facts for the manifest: `device` and `precision`; of the model `architecture`, `sha256`, `step` and
+            `validation_loss`, as far as they are known; anything else the engine wants to say. Two keys have a
+            meaning of their own: `warnings`, a list of sentences, joins the manifest's warnings each time that this
+            model is used; `settings` holds what this model uses where a job says nothing, instead of the options'
+            defaults.
 
         Raises:
             EngineMissing, RequestRefused, OutOfMemory, EngineError.
