@@ -71,12 +71,17 @@ class Places:
         return [job_folder / name, self.voices / name]
 
     def _check(self, name: str, real: Path) -> None:
-        roots = [root.resolve() for root in (self.inbox, self.voices, *self.allowed_roots)]
-        if not any(real.is_relative_to(root) for root in roots) or real.is_relative_to(self.state.resolve()):
-            raise NotAllowed(
-                f"{printable(name)} leads out of the spool's folders; the operator can allow its folder with "
-                "`allowed_roots` in config.yaml"
-            )
+        in_state = real.is_relative_to(self.state.resolve())
+        check_place(name, real, () if in_state else (self.inbox, self.voices, *self.allowed_roots))
+
+
+def check_place(name: str, real: Path, roots: Iterable[Path]) -> None:
+    """Raise NotAllowed unless the real path that a name leads to lies in one of the folders."""
+    if not any(real.is_relative_to(root.resolve()) for root in roots):
+        raise NotAllowed(
+            f"{printable(name)} leads out of the spool's folders; the operator can allow its folder with "
+            "`allowed_roots` in config.yaml"
+        )
 
 
 def transcript_beside(recording: Path) -> str | None:

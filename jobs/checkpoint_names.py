@@ -1,0 +1,292 @@
+"""What a job calls a model, and which file under models/ that is.
+
+    anna/best_model.pth     a path in models/
+    anna/best_model         the same without its ending
+    anna                    a folder: the `model.*` in it, else the `best_model.*`, else the only one that it holds
+    best_model              a name alone: whatever file or folder of that name there is, however deep
+    anna/best               the one with the lowest validation loss in that folder
+
+A whole path always means that file, so that each can be named. A name that fits several is refused, with a list.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from unicodedata import normalize
+
+from engines import checkpoints
+from jobs.errors import printable
+from jobs.findings import listed, nearest, shown
+from jobs.recordings import NotAllowed, check_place
+
+PREFERRED = ("model", "best_model")
+BEST = "best"
+MOST_FOLDERS = 10_000
+MOST_COMPARED = 1_000
+MOST_REMEMBERED = 1_000
+SETTLED_NS = 2 * 10**9  # two changes within the grain of a file system's clock look like one
+
+
+class Unresolved(NotAllowed):
+    """A name that stands for no model, or for several; the text is a sentence for its author."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model file, as far as a job needs to know it.
+
+    Attributes:
+        path: Its real path.
+        name: Its path in models/, or the absolute one where it lies elsewhere; safe to print.
+        engine: The one that it is for; None when the file does not tell.
+        architecture: In words.
+        why_not: Why it does not load and what to do about it; "" when it does.
+        validation_loss: Where it says so.
+        files: Itself, and what lies beside it and belongs to it.
+    """
+
+    path: Path
+    name: str
+    engine: str | None
+    architecture: str
+    why_not: str
+    validation_loss: float | None
+    files: tuple[Path, ...]
+
+    def state(self) -> tuple[int, ...]:
+        """What changes when one of its files is replaced: inode, size and mtime (ns) of each that is there."""
+        return tuple(number for file in self.files for number in _state_of(file))
+
+
+def find(models: Path, name: str, allowed_roots: Sequence[Path] = ()) -> Path:
+    """Find the file that a name stands for.
+
+    Args:
+        models: The folder that models are named in; one that is not there holds none.
+        name: As in a job file.
+        allowed_roots: Further folders, for absolute names and for links.
+
+    Returns:
+        Its real path.
+
+    Raises:
+        NotAllowed: It leads out of the folders; or, as `Unresolved`, it stands for no model, or for several.
+    """
+    return Models(models, tuple(allowed_roots)).find(name)
+
+
+@dataclass(slots=True)
+class Models:
+    """The models of a spool, by name. Remembers what it has seen, and looks again at what has changed since.
+
+    Attributes:
+        folder, allowed_roots: As for `find`.
+    """
+
+    folder: Path
+    allowed_roots: tuple[Path, ...] = ()
+    _shelf: Shelf | None = None
+    _known: dict[Path, tuple[object, Model]] = field(default_factory=dict)
+
+    def model(self, name: str) -> Model:
+        """The model that a name stands for; one that does not load says why. Raises as `find`."""
+        return self._inspected(self.find(name))
+
+    def find(self, name: str) -> Path:
+        """As the function `find`."""
+        path = PurePosixPath(name)
+        if "\0" in name or ".." in path.parts:
+            raise NotAllowed(f"{printable(name)} leads out of the spool's folders")
+        real = self._real(name)
+        if path.is_absolute() or real.is_file():
+            return self._allowed(name, real)
+        if self._shelf is None or not self._shelf.is_current():
+            self._shelf = Shelf.of(self.folder)
+        fits = {self._real(file): file for file in self._fitting(path, self._shelf)}
+        if len(fits) != 1:
+            raise Unresolved(_why_several(name, list(fits.values())) if fits else _why_none(name, self._shelf))
+        return self._allowed(name, next(iter(fits)))
+
+    def _real(self, name: str) -> Path:
+        try:
+            return (self.folder / name).resolve()
+        except (OSError, RuntimeError) as error:  # a circle of links
+            raise NotAllowed(f"{printable(name)} can't be opened: {printable(error)}") from None
+
+    def _allowed(self, name: str, real: Path) -> Path:
+        check_place(name, real, (self.folder, *self.allowed_roots))
+        if not real.is_file():
+            raise Unresolved(f"{printable(name)} is {'no file' if real.exists() else 'not there'}; name a model file")
+        return real
+
+    def _fitting(self, name: PurePosixPath, shelf: Shelf) -> Sequence[str]:
+        if (found := shelf.named.get(normalize("NFC", str(name)))) or name.name != BEST:
+            return found or ()
+        return [file for folder in shelf.folders(name.parent) for file in self._best_in(folder, shelf)]
+
+    def _best_in(self, folder: str, shelf: Shelf) -> list[str]:
+        """The best file in a folder; where none in it says how good it is, the best in each folder below it."""
+        if best := self._best(shelf.held.get(folder, ())):
+            return [best]
+        below = (files for other, files in shelf.held.items() if PurePosixPath(other).is_relative_to(folder))
+        return [best for files in below if (best := self._best(files))]
+
+    def _best(self, files: Sequence[str]) -> str | None:
+        """The first of those with the lowest validation loss; None when none says its own."""
+        losses: dict[str, float] = {}
+        for file in files:
+            with contextlib.suppress(NotAllowed):
+                loss = self._inspected(self._allowed(file, self._real(file))).validation_loss
+                losses |= {file: loss} if loss is not None else {}
+        return min(losses, key=losses.__getitem__, default=None)
+
+    def _inspected(self, real: Path) -> Model:
+        """What its header says, read again only when the file, or what lies beside it, has changed."""
+        beside = _mtime_ns(real.parent)
+        known = self._known.pop(real, None)
+        if known is None or known[0] != (beside, known[1].state()):
+            model = _inspected(real, self._name(real))
+            known = (beside, model.state()), model
+        self._known[real] = known
+        if len(self._known) > MOST_REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return known[1]
+
+    def _name(self, real: Path) -> str:
+        folder = self.folder.resolve()
+        return printable(real.relative_to(folder) if real.is_relative_to(folder) else real)
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """What lay under models/ at one moment.
+
+    Attributes:
+        named: Everything that a file may be called, in NFC -> the files that it fits, as paths in models/.
+        held: Every folder with files in it, as a path in models/ -> these files, in natural order.
+        changed: Every folder there is -> its mtime, ns.
+        settled: Whether one more change would show in `changed`.
+    """
+
+    named: Mapping[str, Sequence[str]]
+    held: Mapping[str, Sequence[str]]
+    changed: Mapping[str, int]
+    settled: bool
+
+    @classmethod
+    def of(cls, models: Path) -> Shelf:
+        """Look through models/.
+
+        Raises:
+            Unresolved: There are too many folders in it.
+        """
+        now_ns = time.time_ns()
+        changed = _folders_below(models)
+        held: dict[str, list[str]] = {}
+        for file in checkpoints.candidates(models):
+            path = file.relative_to(models)
+            held.setdefault(str(path.parent), []).append(str(path))
+        settled = all(mtime_ns < now_ns - SETTLED_NS for mtime_ns in changed.values())
+        return cls(_names(held), held, changed, settled)
+
+    def is_current(self) -> bool:
+        """Whether nothing came or went since."""
+        return self.settled and all(_mtime_ns(folder) == mtime_ns for folder, mtime_ns in self.changed.items())
+
+    def folders(self, name: PurePosixPath) -> list[str]:
+        """The folders of a name: the one of that path, else those that are called so, however deep."""
+        word = normalize("NFC", str(name))
+        there = {str(parent): normalize("NFC", str(parent)) for folder in self.held for parent in _upwards(folder)}
+        whole = [folder for folder, path in there.items() if path == word]
+        return whole or [folder for folder, path in there.items() if path.rpartition("/")[2] == word]
+
+
+def _names(held: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+    """All that the files may be called: their paths, and the last parts of these."""
+    named: dict[str, dict[str, None]] = {}
+    below: dict[str, list[str]] = {}
+    for folder, files in held.items():
+        for file in files:
+            _note(named, file, [file])
+            _note(named, str(PurePosixPath(file).with_suffix("")), [file])
+        for parent in _upwards(folder)[:-1]:
+            below.setdefault(parent, []).extend(files)
+    for folder, files in below.items():
+        _note(named, folder, _of_folder(held.get(folder, ()), files))
+    return {word: tuple(files) for word, files in named.items()}
+
+
+def _note(named: dict[str, dict[str, None]], path: str, files: Sequence[str]) -> None:
+    for word in {path, path.rpartition("/")[2]}:
+        named.setdefault(normalize("NFC", word), {}).update(dict.fromkeys(files))
+
+
+def _of_folder(directly: Sequence[str], below: Sequence[str]) -> Sequence[str]:
+    """What is meant by a folder: a finished model, else the trainer's best, else whatever there is."""
+    for stem in PREFERRED:
+        if preferred := [file for file in directly if PurePosixPath(file).stem == stem]:
+            return preferred
+    return directly or below
+
+
+def _upwards(folder: str) -> list[str]:
+    """A folder and those that it lies in, up to `.`, which is models/ itself."""
+    path = PurePosixPath(folder)
+    return [str(path), *map(str, path.parents)]
+
+
+def _folders_below(models: Path) -> dict[str, int]:
+    """Every folder, with its mtime (ns) from before it is looked into."""
+    found = {str(models): _mtime_ns(models)}
+    for folder, names, _files in os.walk(models, followlinks=False):
+        found |= {path: _mtime_ns(path) for path in (os.path.join(folder, name) for name in names)}
+        if len(found) > MOST_FOLDERS:
+            raise Unresolved(f"models/ has more than {MOST_FOLDERS} folders in it; name the model by its whole path")
+    return found
+
+
+def _inspected(real: Path, name: str) -> Model:
+    """What a file's header says. Nothing in the file is run, and the weights are not read."""
+    try:
+        seen = checkpoints.inspect(real)
+    except OSError as error:
+        raise NotAllowed(f"{name} can't be opened: {error.strerror}") from None
+    why_not = "" if seen.loads else printable(" ".join(filter(None, (seen.why_not, seen.cure))))
+    files = tuple(file for file in (real, seen.config, seen.vocab, seen.speakers) if file is not None)
+    return Model(real, name, seen.engine, printable(seen.architecture), why_not, seen.validation_loss, files)
+
+
+def _why_several(name: str, files: Sequence[str]) -> str:
+    return f"{shown(name)} fits several models: {listed(files)}; name one of them by its path"
+
+
+def _why_none(name: str, shelf: Shelf) -> str:
+    files = [file for held in shelf.held.values() for file in held]
+    if not files:
+        return f"there is no model {shown(name)}: there are none in models/"
+    if PurePosixPath(name).name == BEST and shelf.folders(PurePosixPath(name).parent):
+        return f"{shown(name)} can't be told: none of these says its validation loss; there is {listed(files)}"
+    near = nearest(name, islice(shelf.named, MOST_COMPARED))
+    return f"there is no model {shown(name)} in models/; there is {listed(files)}{near}"
+
+
+def _state_of(file: Path) -> tuple[int, ...]:
+    try:
+        status = file.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _mtime_ns(folder: Path | str) -> int:
+    """0 for one that is not there."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return 0
