@@ -44,10 +44,11 @@ def processors(proc: Path = PROC) -> int:
 def groups(controller: str, proc: Path = PROC) -> Iterator[Path]:
     """Folders of the control groups that this process is in, its own first, for one controller (v1) or all (v2)."""
     try:
-        mine = [line.split(":", 2) for line in (proc / "self/cgroup").read_text().splitlines()]
-        mounts = (proc / "self/mountinfo").read_text().splitlines()
-    except (OSError, ValueError):
+        lines = (proc / "self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+        mounts = (proc / "self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
         return
+    mine = [words for line in lines if len(words := line.split(":", 2)) == 3]
     for mount in mounts:
         place, _, kind = mount.partition(" - ")
         words, kinds = place.split(" "), kind.split(" ")

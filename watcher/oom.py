@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from engines.allowance import groups
 
 PROC = Path("/proc")
 
@@ -54,28 +56,6 @@ def _count(source: Path) -> int | None:
 
 
 def _group_files(proc: Path) -> Iterator[Path]:
-    """Where our own group's counters may be: v2, then v1."""
-    try:
-        groups = (proc / "self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
-        mounts = (proc / "self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return
-    for mount in mounts:
-        place, _, kind = mount.partition(" - ")
-        words, kinds = place.split(" "), kind.split(" ")
-        if len(words) < 5 or len(kinds) < 3 or not kinds[0].startswith("cgroup"):
-            continue
-        root, folder = words[3], Path(words[4])
-        for group in groups:
-            _, controllers, path = group.split(":", 2)
-            if kinds[0] == "cgroup2" and not controllers:
-                yield folder / _below(path, root) / "memory.events.local"
-                yield folder / _below(path, root) / "memory.events"
-            elif "memory" in controllers.split(",") and "memory" in kinds[2].split(","):
-                yield folder / _below(path, root) / "memory.oom_control"
-
-
-def _below(path: str, root: str) -> PurePosixPath:
-    """A group's place under the mount; in a container the path may be the host's, the mount our own group."""
-    group = PurePosixPath(path)
-    return group.relative_to(root) if group.is_relative_to(root) else PurePosixPath()
+    """Where our own group's counters may be, v2 or v1, before those of the groups around it."""
+    for group in groups("memory", proc):
+        yield from (group / name for name in ("memory.events.local", "memory.events", "memory.oom_control"))
