@@ -98,6 +98,15 @@ def choose(device: Device, *, half_ok: bool = True) -> Runtime:
     return Runtime(chosen, device.precision)
 
 
+def usable(number: int) -> bool:
+    """Whether this torch has kernels for a card."""
+    import torch
+
+    if torch.version.hip is not None:  # names architectures in another way, and is believed
+        return True
+    return has_kernels(torch.cuda.get_arch_list(), torch.cuda.get_device_capability(number))
+
+
 def has_kernels(built_for: Sequence[str], capability: tuple[int, int]) -> bool:
     """Whether a torch built for these architectures runs on a card of this compute capability.
 
@@ -190,11 +199,11 @@ def _device(name: str) -> str:
         return name
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return next((f"cuda:{number}" for number in range(cards) if _usable(number)), "cpu")
+        return next((f"cuda:{number}" for number in range(cards) if usable(number)), "cpu")
     number = int(name.partition(":")[2] or 0)
     if number >= cards:
         raise EngineMissing(f"there is no card {name}: torch {torch.__version__} sees {cards or 'none'}", _no_card())
-    if not _usable(number):
+    if not usable(number):
         card = torch.cuda.get_device_name(number)
         capability = torch.cuda.get_device_capability(number)
         raise EngineMissing(
@@ -202,15 +211,6 @@ def _device(name: str) -> str:
             kernels_cure(capability),
         )
     return f"cuda:{number}"
-
-
-def _usable(number: int) -> bool:
-    """Whether this torch has kernels for a card; AMD's builds name architectures in another way and are believed."""
-    import torch
-
-    if torch.version.hip is not None:
-        return True
-    return has_kernels(torch.cuda.get_arch_list(), torch.cuda.get_device_capability(number))
 
 
 def _no_card() -> str:

@@ -3,79 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
 import os
 import platform
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from engines.registry import engines
 from jobs import lock
 from jobs.errors import SpoolError, printable
 from jobs.files import fsync, somebody_writes
-from watcher import filesystem
+from watcher import filesystem, torch_findings
 from watcher.config import Config
 from watcher.events import Events
+from watcher.finding import Finding, fail, ok, warn
 from watcher.job_rules import job_rules
 
 LIBRARIES = ("pydantic", "PyYAML", "structlog", "watchdog", "numpy", "soundfile", "sentencex", "espeakng-loader")
 FREE_BYTES = 1 << 30
 WATCHES = 8192
 EVENT_WAIT_S = 2.0
-TORCH_WAIT_S = 120
-
-_TORCH = """
-import json, torch
-cards = []
-if torch.cuda.is_available():
-    have = torch.cuda.get_arch_list()
-    for number in range(torch.cuda.device_count()):
-        major, minor = torch.cuda.get_device_capability(number)
-        fits = any(a.startswith("sm_") and int(a[3:].rstrip("af")) // 10 == major
-                   and int(a[3:].rstrip("af")) % 10 <= minor for a in have)
-        cards.append({"name": torch.cuda.get_device_name(number), "sm": f"sm_{major}{minor}", "fits": fits})
-print(json.dumps({"version": torch.__version__, "cards": cards}))
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the doctor's.
-
-    Attributes:
-        what: What was looked at.
-        level: `fail` keeps the spool from working, `warn` does not.
-        message: What was found.
-        cure: What to do about it; "" when there is nothing to do.
-        exit_code: Of a `fail`.
-    """
-
-    what: str
-    level: Literal["ok", "warn", "fail"]
-    message: str
-    cure: str = ""
-    exit_code: int = 0
-
-
-def ok(what: str, message: str) -> Finding:
-    return Finding(what, "ok", message)
-
-
-def warn(what: str, message: str, cure: str) -> Finding:
-    return Finding(what, "warn", message, cure)
-
-
-def fail(what: str, message: str, cure: str, exit_code: int = 75) -> Finding:
-    return Finding(what, "fail", message, cure, exit_code)
 
 
 def examine(config: Config) -> Iterator[Finding]:
@@ -92,7 +44,7 @@ def examine(config: Config) -> Iterator[Finding]:
     yield from _watches()
     yield from _daemon(config)
     yield from _engines(config)
-    yield from _torch()
+    yield from torch_findings.examine(config.device)
 
 
 def exit_code(findings: list[Finding]) -> int:
@@ -319,29 +271,3 @@ def _engines(config: Config) -> Iterator[Finding]:
             yield fail(f"engine {name}", "the default engine can't run here", printable(info.missing), 4)
         else:
             yield warn(f"engine {printable(name, 60)}", "can't run here", printable(info.missing))
-
-
-def _torch() -> Iterator[Finding]:
-    """Ask another process: torch is large, and a broken one can crash."""
-    if importlib.util.find_spec("torch") is None:
-        yield ok("torch", "not installed; espeak needs none")
-        return
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _TORCH], capture_output=True, text=True, timeout=TORCH_WAIT_S, check=True
-        )
-        said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
-        last = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
-        yield warn("torch", f"is installed but does not work: {printable(' '.join(last), 300)}", "Install it again.")
-        return
-    yield ok("torch", printable(said["version"], 60))
-    if not said["cards"]:
-        yield ok("gpu", "torch sees none; engines use the CPU")
-    for card in said["cards"]:
-        words = printable(f"{card['name']} ({card['sm']})", 200)
-        if card["fits"]:
-            yield ok("gpu", words)
-        else:
-            cure = "Install a torch built for it: https://pytorch.org lists which versions have which kernels."
-            yield warn("gpu", f"{words}: this torch has no kernels for it", cure)

@@ -1,0 +1,130 @@
+"""The doctor's look at torch, its companions, the cards, and what engines would run on."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from engines import allowance, runtime
+from engines.torch_report import Card, TorchReport
+from jobs.errors import printable
+from watcher.config import DeviceConfig
+from watcher.finding import Finding, fail, ok, warn
+
+TORCH_WAIT_S = 120
+COMPANIONS = ("coqui-tts", "f5-tts", "transformers", "vocos")
+DRIVER_CARDS = Path("/proc/driver/nvidia/gpus")
+
+# The weights of XTTS-v2, which is the largest model here, in bytes; a batch takes what else is free.
+MODEL_BYTES = {"float32": 1_812_000_000, "float16": 906_000_000, "bfloat16": 906_000_000}
+BESIDES_BYTES = 1 << 29
+
+
+def examine(device: DeviceConfig) -> Iterator[Finding]:
+    """Ask torch in another process: it is large, and a broken one can crash."""
+    if importlib.util.find_spec("torch") is None:
+        yield ok("torch", "not installed; espeak needs none")
+        return
+    command = [sys.executable, "-P", "-m", "engines.torch_report", device.name, device.precision]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TORCH_WAIT_S, check=True)
+        report = TorchReport.from_json(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        cure = "Restart the machine: a card's driver may hang. Until then, set `device: {name: cpu}`."
+        yield warn("torch", f"is installed but gives no answer within {TORCH_WAIT_S} s", cure)
+    except (subprocess.SubprocessError, OSError, ValueError, TypeError, KeyError, IndexError) as error:
+        last = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
+        yield warn("torch", f"is installed but does not work: {printable(' '.join(last), 300)}", "Install it again.")
+    else:
+        yield from judge(report, driver_cards())
+
+
+def driver_cards() -> int:
+    """How many cards NVIDIA's driver has, whatever torch makes of them."""
+    try:
+        return sum(1 for _ in DRIVER_CARDS.iterdir())
+    except OSError:
+        return 0
+
+
+def judge(report: TorchReport, driver_has: int) -> Iterator[Finding]:
+    """What a report means for who runs a spool.
+
+    Args:
+        report: Of this machine's torch.
+        driver_has: Cards that the driver names.
+    """
+    yield ok("torch", printable(f"{report.version}, built for {report.built_for}", 120))
+    yield from _libraries(report.torchaudio)
+    if not report.cards:
+        yield _no_cards(report, driver_has)
+    for number, card in enumerate(report.cards):
+        yield _card(number, card)
+    if report.refused:
+        yield fail("device", printable(report.refused, 300), printable(report.cure, 300), 4)
+    else:
+        yield from _device(report)
+
+
+def _libraries(torchaudio: str) -> Iterator[Finding]:
+    found = []
+    for name in COMPANIONS:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    if not found:
+        yield ok("libraries", "none of a neural engine")
+        return
+    yield ok("libraries", ", ".join(found))
+    if torchaudio in ("whole", "without its compiled part"):
+        why = "" if torchaudio == "whole" else ": that is for another torch, and no engine needs it"
+        yield ok("torchaudio", f"is used {torchaudio}{why}")
+    else:
+        cure = "Install the release of torchaudio that goes with this torch."
+        yield warn("torchaudio", printable(f"can't be imported: {torchaudio}", 300), cure)
+
+
+def _no_cards(report: TorchReport, driver_has: int) -> Finding:
+    if not driver_has:
+        return ok("gpu", "torch sees none; engines use the CPU")
+    words = printable(f"the driver has {driver_has}, torch can use none: {report.complaint}", 400)
+    if report.built_for == "the CPU alone":
+        return warn("gpu", words, "Install a torch that is built for CUDA: https://pytorch.org/get-started/locally/")
+    cure = "Update NVIDIA's driver, or install a torch built for an older CUDA. May this user open /dev/nvidia*?"
+    return warn("gpu", words, cure)
+
+
+def _card(number: int, card: Card) -> Finding:
+    major, minor = card.capability
+    words = f"cuda:{number} is {printable(card.name, 100)} (sm_{major}{minor})"
+    if not card.has_kernels:
+        return warn("gpu", f"{words}: this torch has no kernels for it", runtime.kernels_cure(card.capability))
+    if card.trouble:
+        cure = "Look at `nvidia-smi`: other programs may hold its memory, or the card or its driver needs a restart."
+        return warn("gpu", f"{words}: a calculation failed: {printable(card.trouble, 300)}", cure)
+    return ok("gpu", f"{words}, {_gib(card.free)} of {_gib(card.total)} GiB free; a calculation came out right")
+
+
+def _device(report: TorchReport) -> Iterator[Finding]:
+    """What engines run on, and whether their largest model fits into its memory."""
+    number = report.device.partition(":")[2]
+    card = report.cards[int(number)] if number else None
+    where = "the CPU" if report.device == "cpu" else report.device
+    processors = f", {allowance.processors()} threads" if report.device == "cpu" else ""
+    if card is not None and card.trouble:
+        yield fail("device", f"engines would run on {where}, which does not work", "Set `device: {name: cpu}`.", 4)
+        return
+    yield ok("device", f"engines run on {where} in {report.precision}{processors}, {_gib(report.free)} GiB free")
+    need = MODEL_BYTES[report.precision] + BESIDES_BYTES
+    if report.free < need:
+        cure = "Free some: other programs, and a running spool's own worker, count. Or choose another device."
+        yield warn("memory", f"the XTTS model needs about {_gib(need)} GiB, {_gib(report.free)} are free", cure)
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f}"
