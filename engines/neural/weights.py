@@ -1,0 +1,178 @@
+"""Weights from a file into a model: memory-mapped, read-only, without running anything that the file holds.
+
+The header says where each tensor lies (`engines.tensors`); here those bytes become tensors. Each tensor has a private
+mapping of its own, so that one which is converted to another precision gives its pages back at once, and the peak
+stays at what is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from engines.errors import RequestRefused
+from engines.tensors import Entry
+
+MOST_NAMES = 3
+_RANDOM = {Tensor.normal_, Tensor.uniform_, torch.nn.init.normal_, torch.nn.init.uniform_, torch.nn.init.trunc_normal_}
+_LORA = re.compile(r"(?:^|\.)h\.(\d+)\.((?:attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj))\.lora_([AB])(?:\.\w+)?\.weight$")
+
+
+def mapped(path: Path, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of a file, mapped copy-on-write: nothing is read before it is used, nothing is ever written back."""
+    with path.open("rb") as file:
+        for name, entry in entries.items():
+            yield name, _view(file.fileno(), entry)
+
+
+def _view(descriptor: int, entry: Entry) -> Tensor:
+    dtype = getattr(torch, entry.dtype)
+    if entry.size == 0:
+        return torch.empty(entry.shape, dtype=dtype)
+    start = entry.offset - entry.offset % mmap.ALLOCATIONGRANULARITY
+    skip = entry.offset - start
+    mapping = mmap.mmap(descriptor, skip + entry.size, offset=start, access=mmap.ACCESS_COPY)
+    if skip % dtype.itemsize:
+        return torch.frombuffer(bytearray(mapping[skip:]), dtype=dtype).reshape(entry.shape)
+    return torch.frombuffer(mapping, dtype=dtype, offset=skip, count=math.prod(entry.shape)).reshape(entry.shape)
+
+
+class Unfilled(TorchFunctionMode):
+    """While this is entered, modules are built without filling them with random numbers.
+
+    Their memory is asked for and never touched, which costs nothing; `assign` replaces it. The `meta` device would be
+    the natural way, but filter banks are computed while a model is built, and that needs numbers.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in _RANDOM:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+def assign(model: torch.nn.Module, path: Path, entries: Mapping[str, Entry], dtype: Callable[[str], torch.dtype]) -> None:
+    """Give a model the weights of a file.
+
+    Args:
+        model: Built `Unfilled`.
+        entries: The file's tensors by the model's names; more than the model has are left unread.
+        dtype: Name -> precision that the tensor is wanted in. Integers stay what they are.
+
+    Raises:
+        RequestRefused: a tensor is missing, has another shape, or holds values that are not numbers.
+    """
+    wanted = model.state_dict()
+    _check_shapes(path, wanted, entries)
+    state = {}
+    for name, tensor in mapped(path, {name: entries[name] for name in wanted}):
+        _check_values(path, name, tensor)
+        state[name] = tensor.to(dtype(name)) if tensor.is_floating_point() else tensor
+    model.load_state_dict(state, strict=True, assign=True)
+    model.requires_grad_(requires_grad=False)
+
+
+def _check_shapes(path: Path, wanted: Mapping[str, Tensor], entries: Mapping[str, Entry]) -> None:
+    missing = [name for name in wanted if name not in entries]
+    if missing:
+        raise RequestRefused(
+            f"{path.name} lacks {len(missing)} of {len(wanted)} tensors, {_some(missing)}",
+            "The file is not a whole model. `voicespool checkpoints inspect FILE` says what it is.",
+        )
+    wrong = [
+        f"{name} is {list(entries[name].shape)} and should be {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if entries[name].shape != tuple(tensor.shape)
+    ]
+    if wrong:
+        raise RequestRefused(
+            f"{len(wrong)} tensors of {path.name} do not fit its configuration: {_some(wrong)}",
+            "Put the config.json of this very training run beside the checkpoint.",
+        )
+
+
+def _check_values(path: Path, name: str, tensor: Tensor) -> None:
+    """One pass over the tensor: a sum is finite only if every value is. Half precision is summed in float32."""
+    if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)):
+        if torch.isfinite(tensor).all():  # large values whose sum overflows are numbers all the same
+            return
+        raise RequestRefused(
+            f"{path.name} holds values that are not numbers (NaN or infinity), the first in {name}",
+            "The training went wrong before this file was written; use an earlier checkpoint of that run.",
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
+
+
+def merge_lora(model: torch.nn.Module, prefix: str, adapter: Path, entries: Mapping[str, Entry]) -> int:
+    """Add a LoRA adapter to the weights of a GPT-2: W + scale · (B A)ᵀ, as in arXiv 2106.09685.
+
+    GPT-2's layers keep their weight as [in, out], the transpose of what the adapter is written for.
+
+    Args:
+        model: Holds the GPT-2 under `prefix`; its mapped weights are copied where they change.
+        adapter: `adapter_model.safetensors` in PEFT's layout, `adapter_config.json` beside it.
+
+    Returns:
+        How many weights were changed.
+
+    Raises:
+        RequestRefused: the adapter is for other layers or sizes, or its configuration is missing.
+    """
+    scale = _lora_scale(adapter.with_name("adapter_config.json"))
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in mapped(adapter, entries):
+        found = _LORA.search(name)
+        if found is None:
+            raise RequestRefused(
+                f"{adapter.name} changes {name}, and an adapter may change c_attn, c_proj and c_fc alone",
+                "Merge this adapter into its model where it was trained, and use the merged checkpoint.",
+            )
+        _check_values(adapter, name, tensor)
+        pairs.setdefault(f"{prefix}.h.{found[1]}.{found[2]}.weight", {})[found[3]] = tensor.float()
+    for target, pair in pairs.items():
+        _merge(model, target, pair, (adapter, scale))
+    return len(pairs)
+
+
+def _merge(model: torch.nn.Module, target: str, pair: Mapping[str, Tensor], source: tuple[Path, float]) -> None:
+    adapter, scale = source
+    try:
+        weight = model.get_parameter(target)
+        change = (pair["B"] @ pair["A"]).T
+        if change.shape != weight.shape:
+            raise RuntimeError(f"{list(change.shape)} instead of {list(weight.shape)}")
+    except (AttributeError, KeyError, RuntimeError) as error:
+        raise RequestRefused(
+            f"{adapter.name} does not fit the base model at {target} ({error})",
+            "Use the base model that the adapter was trained on.",
+        ) from None
+    weight.data = (weight.float() + scale * change).to(weight.dtype)
+
+
+def _lora_scale(config: Path) -> float:
+    """alpha / r, or alpha / sqrt(r) where the adapter says so (rank-stabilised, arXiv 2312.03732)."""
+    try:
+        said: Any = json.loads(config.read_bytes())
+        rank, alpha = int(said["r"]), float(said["lora_alpha"])
+        if rank < 1 or not math.isfinite(alpha):
+            raise ValueError(f"r={rank}, lora_alpha={alpha}")
+        return alpha / (math.sqrt(rank) if said.get("use_rslora") else rank)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RequestRefused(
+            f"the adapter's {config.name} can't be used ({type(error).__name__}: {error})",
+            "Copy adapter_config.json from the training run; it says how strong the adapter is.",
+        ) from None
+

@@ -1,0 +1,196 @@
+"""An XTTS-v2 checkpoint as a model ready to speak: the library's modules, built without random values and filled from
+the file, with our decoder and vocoder over them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from TTS.tts.configs.xtts_config import XttsArgs, XttsAudioConfig, XttsConfig
+from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
+from TTS.tts.models.xtts import Xtts as Library
+
+from engines.errors import RequestRefused
+from engines.neural import weights
+from engines.neural.hifigan import Vocoder
+from engines.neural.xtts_gpt import Gpt
+from engines.tensors import Entry
+
+_INFERENCE = (
+    "temperature", "length_penalty", "repetition_penalty", "top_k", "top_p",
+    "gpt_cond_len", "gpt_cond_chunk_len", "max_ref_len", "sound_norm_refs",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a model is made of.
+
+    Attributes:
+        checkpoint: The weights.
+        tensors: Its entries by the model's names.
+        config: config.json, or None for XTTS-v2's own values.
+        vocab: vocab.json.
+        adapter: A LoRA adapter to merge, with its entries.
+    """
+
+    checkpoint: Path
+    tensors: Mapping[str, Entry]
+    config: Path | None
+    vocab: Path
+    adapter: tuple[Path, Mapping[str, Entry]] | None = None
+
+
+class Model:
+    """A loaded checkpoint.
+
+    Attributes:
+        gpt, vocoder: Ours.
+        library: The library's model, for the tokenizer, the latents of recordings and the search with beams.
+        defaults: What its config.json says of inference, by the library's names.
+        rate_hz: Of the audio.
+    """
+
+    def __init__(self, files: Files, device: str, dtype: torch.dtype) -> None:
+        """Load.
+
+        Raises:
+            RequestRefused: the files do not belong together, or hold what is no model.
+        """
+        config = _config(files)
+        self.library = _empty(config, files.vocab)
+        weights.assign(self.library, files.checkpoint, files.tensors, lambda name: _precision(name, dtype))
+        if files.adapter is not None:
+            weights.merge_lora(self.library, "gpt.gpt", *files.adapter)
+        self.library.to(device).eval()
+        self.gpt = Gpt(self.library.gpt)
+        self.vocoder = Vocoder(self.library.hifigan_decoder, dtype)
+        del self.library.hifigan_decoder.waveform_decoder
+        self.defaults = {name: getattr(config, name) for name in _INFERENCE}
+        self.rate_hz = self.vocoder.rate_hz
+
+    def tokens(self, text: str, language: str) -> Tensor:
+        """Text as the library reads it: int64 [t]."""
+        return torch.tensor(self.library.tokenizer.encode(text.strip().lower(), lang=language), dtype=torch.long)
+
+    @property
+    def most_tokens(self) -> int:
+        """A text must have fewer."""
+        return int(self.library.args.gpt_max_text_tokens)
+
+    def latents(self, recordings: list[tuple[Tensor, int]], settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """What the model hears in recordings: conditioning latents [1, 32, channels], speaker embedding [1, d, 1].
+
+        The library's `get_conditioning_latents`, which reads files by itself and needs FFmpeg for that; here they are
+        samples already.
+
+        Args:
+            recordings: Each float32 [channels, n], with its rate in Hz.
+            settings: gpt_cond_len, gpt_cond_chunk_len, max_ref_len (seconds) and sound_norm_refs.
+        """
+        import torchaudio
+
+        rate_hz = 22050
+        heard, embeddings = [], []
+        for samples, own_hz in recordings:
+            audio = samples.mean(0, keepdim=True) if len(samples) > 1 else samples
+            audio = torchaudio.functional.resample(audio, own_hz, rate_hz) if own_hz != rate_hz else audio
+            audio = audio.clip(-1, 1)[:, : rate_hz * int(settings["max_ref_len"])].to(self.library.device)
+            if settings["sound_norm_refs"]:
+                audio = audio / audio.abs().max() * 0.75
+            embeddings.append(self.library.get_speaker_embedding(audio, rate_hz))
+            heard.append(audio)
+        conditioning = self.library.get_gpt_cond_latents(
+            torch.cat(heard, -1), rate_hz, int(settings["gpt_cond_len"]), int(settings["gpt_cond_chunk_len"])
+        )
+        return conditioning.float(), torch.stack(embeddings).mean(0).float()
+
+
+def _precision(name: str, dtype: torch.dtype) -> torch.dtype:
+    """Half precision for the big matrices alone: norms, embeddings and what listens to recordings cost next to nothing."""
+    return dtype if name.startswith("gpt.gpt.h.") and ".ln_" not in name else torch.float32
+
+
+def _empty(config: XttsConfig, vocab: Path) -> Any:
+    with weights.Unfilled():
+        model = Library(config)
+    try:
+        model.tokenizer = VoiceBpeTokenizer(vocab_file=vocab)
+        known = model.tokenizer.get_number_tokens()
+        marks = [model.tokenizer.tokenizer.token_to_id(mark) for mark in ("[START]", "[STOP]")]
+    except Exception as error:  # the tokenizer's library raises plain Exception
+        raise RequestRefused(
+            f"{vocab.name} is no vocabulary ({error})", "Use the vocab.json that the model was trained with."
+        ) from None
+    rows = config.model_args.gpt_number_text_tokens
+    if known != rows or None in marks:
+        raise RequestRefused(
+            f"{vocab} has {known} tokens and the checkpoint was made for {rows}" if known != rows else f"{vocab} has no [START] or [STOP]",
+            "Use the vocab.json that the model was trained with.",
+        )
+    model.gpt.start_text_token, model.gpt.stop_text_token = marks
+    return model
+
+
+def _config(files: Files) -> XttsConfig:
+    """The library's configuration: from config.json what it says, from the tensors' shapes what they say."""
+    said = _read(files.config)
+    shapes = {name: entry.shape for name, entry in files.tensors.items()}
+    given = _known(XttsArgs, said.get("model_args"))
+    rows, channels = shapes["gpt.mel_embedding.weight"]
+    given |= {
+        "gpt_number_text_tokens": shapes["gpt.text_embedding.weight"][0],
+        "gpt_n_model_channels": channels,
+        "gpt_layers": sum(name.startswith("gpt.gpt.h.") and name.endswith(".ln_1.weight") for name in shapes),
+        "gpt_num_audio_tokens": rows,
+        "gpt_start_audio_token": rows - 2,
+        "gpt_stop_audio_token": rows - 1,
+        "gpt_max_audio_tokens": shapes["gpt.mel_pos_embedding.emb.weight"][0] - 3,
+        "gpt_max_text_tokens": shapes["gpt.text_pos_embedding.emb.weight"][0] - 2,
+        "decoder_input_dim": shapes["hifigan_decoder.waveform_decoder.conv_pre.weight"][1],
+        "gpt_use_perceiver_resampler": True,
+        "gpt_batch_size": 1,
+        "tokenizer_file": "",
+    }
+    config = XttsConfig(model_args=XttsArgs(**given), audio=XttsAudioConfig(**_known(XttsAudioConfig, said.get("audio"))))
+    for name, value in _known(XttsConfig, said).items():
+        if name in (*_INFERENCE, "languages"):
+            setattr(config, name, value)
+    return config
+
+
+def _read(config: Path | None) -> Mapping[str, Any]:
+    if config is None:
+        return {}
+    try:
+        said = json.loads(config.read_bytes())
+        if not isinstance(said, dict):
+            raise ValueError("it is not an object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise RequestRefused(f"{config} can't be read ({error})", "Copy it again from the training run.") from None
+    return said
+
+
+def _known(kind: Any, said: object) -> dict[str, Any]:
+    """What a configuration says that the library knows by this name, of the kind that it expects there.
+
+    Trainers write more into it than inference knows.
+    """
+    fields = {field.name: getattr(kind(), field.name) for field in dataclasses.fields(kind)}
+    given = said if isinstance(said, dict) else {}
+    return {name: value for name, value in given.items() if name in fields and _fits(value, fields[name])}
+
+
+def _fits(value: object, default: object) -> bool:
+    if default is None or isinstance(default, bool):
+        return default is None or isinstance(value, bool)
+    if isinstance(default, int | float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, type(default))
