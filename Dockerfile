@@ -39,7 +39,7 @@ RUN groupadd --gid 10001 voicespool \
     && install --directory --owner voicespool --group voicespool /spool
 COPY --from=build /opt/voicespool /opt/voicespool
 COPY deploy/healthy.py /opt/voicespool/healthy.py
-ENV PATH=/opt/voicespool/bin:$PATH PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/voicespool/bin:$PATH PYTHONDONTWRITEBYTECODE=1 VOICESPOOL_CACHE=/spool/.cache/voicespool
 USER voicespool
 # inbox, outbox, voices and models lie here, and config.yaml where one is wanted.
 WORKDIR /spool

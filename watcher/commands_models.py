@@ -5,7 +5,17 @@ As in `watcher.commands`, each says here what it takes and prints; what it does 
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING
+
 import click
+
+from engines.errors import EngineMissing
+from jobs.errors import printable
+from watcher.commands import App, command_of, in_json, json_option
+
+if TYPE_CHECKING:
+    from engines.base_models import BaseModel
 
 
 @click.group()
@@ -21,6 +31,96 @@ def models() -> None:
 @click.group()
 def voices() -> None:
     """The voices that jobs can name."""
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def _base_model(_context: click.Context, _parameter: click.Parameter, name: str) -> BaseModel:
+    from engines.base_models import BASE_MODELS
+    from jobs.findings import listed, nearest
+
+    if name not in BASE_MODELS:
+        known = f"known: {listed(BASE_MODELS)}{nearest(name, BASE_MODELS)}"
+        raise click.BadParameter(f"there is no base model {printable(name, 60)!r}; {known}")
+    return BASE_MODELS[name]
+
+
+@command_of(models)
+@click.argument("model", metavar="NAME", callback=_base_model)
+@click.option("--accept-licence", "--accept-license", "accepted", is_flag=True, help="Accept its licence unasked.")
+@click.option("--into-models", is_flag=True, help="Download it into models/ even when a cache of yours has it.")
+@click.option("--verify", is_flag=True, help="When it is there, compare every file with what was published.")
+def pull(app: App, model: BaseModel, accepted: bool, into_models: bool, verify: bool) -> int:
+    """Download a base model into models/, once you accept its licence.
+
+    Prints the folder. A download that was interrupted goes on where it was. Whatever comes is checked against the
+    SHA-256 of the published files. A model that is there already is not downloaded again.
+
+    \b
+    Example:  voicespool models pull xtts
+    """
+    from watcher import pull as download
+    from watcher.progress import transfer
+
+    folder = app.config().models
+    found = download.present(model, folder, anywhere=not into_models)
+    if found is not None:
+        click.echo(f"{model.title} is there already", err=True)
+        if verify:
+            with transfer() as tell:
+                download.verify(model, found, tell)
+    else:
+        how = "flag" if accepted else _ask(model)
+        try:
+            with transfer() as tell:
+                found = download.pull(model, folder, how, tell)
+        except KeyboardInterrupt:
+            click.echo("interrupted; the same command goes on where it was", err=True)
+            raise
+    click.echo(printable(found, 5000))
+    return 0
+
+
+def _ask(model: BaseModel) -> str:
+    """Have the licence accepted at the terminal."""
+    licence = model.licence
+    if not sys.stdin.isatty():
+        raise click.UsageError(
+            f"{model.title} comes under the {licence.title} ({licence.url}); --accept-licence says that you accept it"
+        )
+    lines = (f"{model.title} comes under the {licence.title}:", *licence.summary, f"All of it: {licence.url}")
+    click.echo("\n  ".join(lines), err=True)
+    if not click.confirm("Do you accept it?", err=True):
+        raise EngineMissing("the licence was not accepted; nothing was downloaded", "")
+    return "question"
+
+
+@command_of(models)
+@json_option
+def list_(app: App, as_json: bool) -> int:
+    """List the base models: where each is, under which licence, and what brings it here.
+
+    \b
+    Example:  voicespool models list --json | jq '.models[].folder'
+    """
+    from engines.base_models import BASE_MODELS
+    from watcher.pull import in_mb, state
+
+    states = [state(model, app.config().models) for model in BASE_MODELS.values()]
+    if as_json:
+        click.echo(in_json({"models": states}))
+        return 0
+    for one in states:
+        click.echo(f"{one['name']}  {one['title']}  ({one['licence']})")
+        if one["folder"] is not None:
+            click.echo(f"  {printable(one['folder'], 5000)}")
+        else:
+            begun = f", {in_mb(one['downloaded_bytes'])} of it downloaded" if one["downloaded_bytes"] else ""
+            click.echo(f"  missing; `{one['command']}` downloads it ({in_mb(one['size_bytes'])}{begun})")
+        for folder, fault in one["not_usable"].items():
+            click.echo(f"  not usable: {printable(folder, 5000)}: {printable(fault)}")
+    return 0
 
 
 def join(commands: click.Group) -> None:

@@ -1,9 +1,14 @@
-"""What `voicespool submit --wait` shows while it waits: a bar on a terminal, else a line for each step."""
+"""What commands show while they take their time: a bar on a terminal, else a line for each step.
+
+`follow` is for `voicespool submit --wait`, `transfer` for `voicespool models pull`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import click
@@ -121,3 +126,43 @@ class _Bar:
 
     def close(self) -> None:
         self._progress.stop()
+
+
+# --- bytes -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def transfer() -> Iterator[Callable[[str, int, int], None]]:
+    """Show on stderr how far bytes have come: call it with what is being done, and how many of how many there are."""
+    if not sys.stderr.isatty():
+        yield _Tenths()
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from watcher import display
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    what = TextColumn("{task.description}", markup=False)
+    with Progress(what, *columns, console=display.console(sys.stderr)) as progress:
+        task = None
+
+        def tell(doing: str, done: int, total: int) -> None:
+            nonlocal task
+            if task is None:  # what was there before is no measure of speed
+                task = progress.add_task("", total=total, completed=done)
+            progress.update(task, description=printable(doing, 60), completed=done, total=total)
+
+        yield tell
+
+
+@dataclass(slots=True)
+class _Tenths:
+    """A line when something new is begun, and at each tenth."""
+
+    said: tuple[str, int] = ("", -1)
+
+    def __call__(self, doing: str, done: int, total: int) -> None:
+        percent = 100 * done // max(total, 1)
+        if self.said != (doing, percent // 10):
+            self.said = (doing, percent // 10)
+            click.echo(f"{printable(doing, 60)}: {percent} % of {total:,} bytes", err=True)
