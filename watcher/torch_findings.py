@@ -95,7 +95,10 @@ def _no_cards(report: TorchReport, driver_has: int) -> Finding:
     words = printable(f"the driver has {driver_has}, torch can use none: {report.complaint}", 400)
     if report.built_for == "the CPU alone":
         return warn("gpu", words, "Install a torch that is built for CUDA: https://pytorch.org/get-started/locally/")
-    cure = "Update NVIDIA's driver, or install a torch built for an older CUDA. May this user open /dev/nvidia*?"
+    cure = (
+        "Update NVIDIA's driver, or install a torch built for an older CUDA. If both go together: this user must be "
+        "allowed to open /dev/nvidia*, and CUDA_VISIBLE_DEVICES must not hide the card."
+    )
     return warn("gpu", words, cure)
 
 
@@ -120,6 +123,8 @@ def _device(report: TorchReport) -> Iterator[Finding]:
         yield fail("device", f"engines would run on {where}, which does not work", "Set `device: {name: cpu}`.", 4)
         return
     yield ok("device", f"engines run on {where} in {report.precision}{processors}, {_gib(report.free)} GiB free")
+    if report.device == "cpu" and report.precision == "bfloat16" and not runtime.fast_bfloat16("cpu"):
+        yield warn("device", "bfloat16 is slower than float32 on this processor", "Set `device: {precision: auto}`.")
     need = MODEL_BYTES[report.precision] + BESIDES_BYTES
     if report.free < need:
         cure = "Free some: other programs, and a running spool's own worker, count. Or choose another device."
