@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
-import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from engines.torch_report import Card, TorchReport
 from jobs.lock import Lock
-from watcher import doctor
-from watcher.config import Config, load
-from watcher.doctor import Finding, as_json, examine, exit_code
+from watcher import doctor, torch_findings
+from watcher.config import Config, DeviceConfig, load
+from watcher.doctor import as_json, examine, exit_code
+from watcher.finding import Finding, fail, ok, warn
 from watcher.folders import prepare
 
 
@@ -55,7 +58,7 @@ def test_every_trouble_comes_with_a_cure(tmp_path: Path) -> None:
 
 def test_findings_are_json_too() -> None:
     """For programs: what, level, message, cure."""
-    findings = [doctor.ok("a", "b"), doctor.fail("c", "d", "e", 4)]
+    findings = [ok("a", "b"), fail("c", "d", "e", 4)]
     value = as_json(findings)
     assert value["ok"] is False
     assert value["findings"][1] == {"what": "c", "level": "fail", "message": "d", "cure": "e"}
@@ -63,9 +66,9 @@ def test_findings_are_json_too() -> None:
 
 def test_the_gravest_failure_decides_the_exit_code() -> None:
     """Configuration before engines before the machine."""
-    findings = [doctor.fail("a", "b", "c"), doctor.fail("a", "b", "c", 4), doctor.warn("a", "b", "c")]
+    findings = [fail("a", "b", "c"), fail("a", "b", "c", 4), warn("a", "b", "c")]
     assert exit_code(findings) == 4
-    assert exit_code([doctor.warn("a", "b", "c")]) == 0
+    assert exit_code([warn("a", "b", "c")]) == 0
 
 
 def test_a_file_system_that_refuses_is_found(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,54 +78,122 @@ def test_a_file_system_that_refuses_is_found(config: Config, monkeypatch: pytest
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(doctor, "fsync", refuse)
-    findings = list(examine(config))
-    assert exit_code(findings) == 75
-    assert "Input/output error" in about(findings, "outbox")[0].message
+    refused = next(one for one in examine(config) if one.what == "outbox")
+    assert refused.exit_code == 75
+    assert "Input/output error" in refused.message
 
 
 def test_a_running_daemon_is_told_and_not_disturbed(config: Config) -> None:
     """Who has the inbox; and the lock stays with it."""
     lock = Lock.acquire(config.state_dir / "lock")
     try:
-        assert str(os.getpid()) in about(list(examine(config)), "daemon")[0].message
+        assert str(os.getpid()) in next(one for one in examine(config) if one.what == "daemon").message
         lock.check()
     finally:
         lock.release()
 
 
+# --- torch -----------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("torch", "level", "words"),
+    ("torch", "words"),
     [
-        ("raise ImportError('libcuda.so.1: cannot open')", "warn", "libcuda.so.1"),
-        ("import os; os.kill(os.getpid(), 11)", "warn", "does not work"),
-        ("__version__ = '2.13.0'\nclass cuda:\n    is_available = staticmethod(lambda: False)", "ok", "2.13.0"),
+        ("raise ImportError('libcuda.so.1: cannot open')", "libcuda.so.1"),
+        ("import os; os.kill(os.getpid(), 11)", "does not work"),
+        ("print('rubbish'); raise SystemExit(0)", "does not work"),
+        ("import time; time.sleep(600)", "no answer within 1 s"),
     ],
 )
 def test_a_broken_torch_does_not_break_the_doctor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, level: str, words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, words: str
 ) -> None:
-    """It is asked in a process of its own, and is never imported here."""
+    """It is asked in a process of its own, for so long and no longer."""
     (tmp_path / "torch.py").write_text(torch)
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = about(list(doctor._torch()), "torch")
-    assert [(finding.level, words in finding.message) for finding in found] == [(level, True)]
-    assert "torch" not in sys.modules
+    if "sleep" in torch:
+        monkeypatch.setattr(torch_findings, "TORCH_WAIT_S", 1)
+    found = list(torch_findings.examine(DeviceConfig()))
+    assert [(finding.level, words in finding.message) for finding in found] == [("warn", True)], found
 
 
-def test_a_card_without_kernels_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a GTX 10xx under a new torch, which says that CUDA is there and fails at the first kernel."""
-    (tmp_path / "torch.py").write_text(
-        "__version__ = '2.15'\n"
-        "class cuda:\n"
-        "    is_available = staticmethod(lambda: True)\n"
-        "    get_arch_list = staticmethod(lambda: ['sm_75', 'sm_80', 'sm_90a', 'sm_120', 'compute_120'])\n"
-        "    device_count = staticmethod(lambda: 4)\n"
-        "    get_device_capability = staticmethod([(6, 1), (8, 6), (9, 0), (12, 0)].__getitem__)\n"
-        "    get_device_name = staticmethod(['GTX 1080', 'RTX 3060', 'H100', 'RTX 5090'].__getitem__)\n"
+def test_the_real_torch_is_asked() -> None:
+    """Whatever this machine has: torch, its companions, and what engines run on."""
+    found = {one.what: one for one in torch_findings.examine(DeviceConfig(name="cpu", precision="float32"))}
+    assert {"torch", "libraries", "torchaudio", "gpu", "device"} <= set(found)
+    assert "engines run on the CPU in float32" in found["device"].message
+    assert "coqui-tts" in found["libraries"].message
+    assert found["torchaudio"].level == "ok"
+
+
+def test_a_device_that_is_not_there_keeps_the_engines_from_working() -> None:
+    """`cuda:99` in the configuration: words, a cure, the exit code of engines."""
+    findings = list(torch_findings.examine(DeviceConfig(name="cuda:99")))
+    failed = [one for one in findings if one.level == "fail"]
+    assert ["there is no card cuda:99" in one.message for one in failed] == [True]
+    assert failed[0].cure
+    assert exit_code(findings) == 4
+
+
+GIB = 1 << 30
+H100 = Card("NVIDIA H100 80GB HBM3", (9, 0), True, 85_000_000_000, 84_000_000_000, "")
+OLD = Card("NVIDIA GeForce GTX 1080", (6, 1), False, 8 * GIB, 7 * GIB, "CUDA error: no kernel image is available")
+CPU_ONLY = TorchReport(
+    "2.13.0+cpu", "the CPU alone", "Torch not compiled with CUDA enabled", (), "whole", "cpu", "float32"
+)
+CUDA = TorchReport("2.15.0+cu132", "CUDA 13.2", "", (H100,), "whole", "cuda:0", "bfloat16", free=84_000_000_000)
+
+
+def judged(report: TorchReport, what: str, driver_has: int = 0) -> list[Finding]:
+    """What a report, sent as JSON like the real one, comes to."""
+    return about(list(torch_findings.judge(TorchReport.from_json(json.dumps(asdict(report))), driver_has)), what)
+
+
+def test_a_good_card() -> None:
+    """Its name, its memory, and what engines do with it."""
+    (card,), (device,) = judged(CUDA, "gpu"), judged(CUDA, "device")
+    assert card.level == device.level == "ok"
+    assert card.message == (
+        "cuda:0 is NVIDIA H100 80GB HBM3 (sm_90), 78.2 of 79.2 GiB free; a calculation came out right"
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    cards = about(list(doctor._torch()), "gpu")
-    assert [card.level for card in cards] == ["warn", "ok", "ok", "ok"]
-    assert "GTX 1080 (sm_61): this torch has no kernels" in cards[0].message
+    assert device.message == "engines run on cuda:0 in bfloat16, 78.2 GiB free"
+
+
+def test_a_card_without_kernels_is_named() -> None:
+    """As a GTX 10xx under a new torch, which says that CUDA is there and fails at the first kernel."""
+    report = replace(CUDA, cards=(OLD, H100), device="cuda:1")
+    old, new = judged(report, "gpu")
+    assert (old.level, new.level) == ("warn", "ok")
+    assert "cuda:0 is NVIDIA GeForce GTX 1080 (sm_61): this torch has no kernels" in old.message
+    assert "torch 2.14" in old.cure
+
+
+def test_a_card_that_torch_can_t_use() -> None:
+    """The driver has one: torch is built for the CPU, or the driver is too old for it. No card at all is no trouble."""
+    assert judged(CPU_ONLY, "gpu")[0].level == "ok"
+    assert "built for CUDA" in judged(CPU_ONLY, "gpu", 1)[0].cure
+    too_old = replace(CUDA, complaint="The NVIDIA driver on your system is too old (found version 11040).", cards=())
+    (finding,) = judged(replace(too_old, device="cpu"), "gpu", 2)
+    assert finding.level == "warn"
+    assert "too old (found version 11040)" in finding.message
+    assert "Update NVIDIA's driver" in finding.cure
+
+
+def test_a_card_that_calculates_nothing() -> None:
+    """A card that engines would take, and that fails at the first calculation, keeps them from working."""
+    report = replace(CUDA, cards=(replace(H100, trouble="CUDA error: unspecified launch failure"),))
+    assert "unspecified launch failure" in judged(report, "gpu")[0].message
+    assert judged(report, "device")[0].level == "fail"
+
+
+def test_too_little_memory_for_a_model() -> None:
+    """Said before the first job fails of it."""
+    assert not judged(CUDA, "memory")
+    (finding,) = judged(replace(CUDA, free=GIB), "memory")
+    assert (finding.level, "1.0 are free" in finding.message) == ("warn", True)
+
+
+def test_a_torchaudio_for_another_torch() -> None:
+    """Left out where it does not load is no trouble; anything else that is wrong with it is."""
+    assert judged(replace(CUDA, torchaudio="without its compiled part"), "torchaudio")[0].level == "ok"
+    assert judged(replace(CUDA, torchaudio="EngineMissing: no module"), "torchaudio")[0].level == "warn"
