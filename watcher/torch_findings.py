@@ -78,9 +78,9 @@ def _libraries(torchaudio: str) -> Iterator[Finding]:
         except PackageNotFoundError:
             continue
     if not found:
-        yield ok("libraries", "none of a neural engine")
+        yield ok("model libraries", "none is installed")
         return
-    yield ok("libraries", ", ".join(found))
+    yield ok("model libraries", ", ".join(found))
     if torchaudio in ("whole", "without its compiled part"):
         why = "" if torchaudio == "whole" else ": that is for another torch, and no engine needs it"
         yield ok("torchaudio", f"is used {torchaudio}{why}")

@@ -120,9 +120,9 @@ def test_a_broken_torch_does_not_break_the_doctor(
 def test_the_real_torch_is_asked() -> None:
     """Whatever this machine has: torch, its companions, and what engines run on."""
     found = {one.what: one for one in torch_findings.examine(DeviceConfig(name="cpu", precision="float32"))}
-    assert {"torch", "libraries", "torchaudio", "gpu", "device"} <= set(found)
+    assert {"torch", "model libraries", "torchaudio", "gpu", "device"} <= set(found)
     assert "engines run on the CPU in float32" in found["device"].message
-    assert "coqui-tts" in found["libraries"].message
+    assert "coqui-tts" in found["model libraries"].message
     assert found["torchaudio"].level == "ok"
 
 
