@@ -1,0 +1,275 @@
+"""What a model file is, by its header alone: engine, architecture, training, and whether it will load.
+
+Nothing in the file is run, and nothing of its weights is read; a file of 5 GB takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from engines import registry, tensors
+from engines.architectures import Architecture, recognise, some
+from engines.digests import digest
+from engines.tensors import Entry, Unreadable
+
+__all__ = ["Checkpoint", "candidates", "digest", "inspect", "listed"]
+
+SUFFIXES = (".pt", ".pth", ".safetensors")
+_COMPANIONS = re.compile(
+    r"(speakers_xtts|dvae|mel_stats|training_args|(optimizer|scheduler|scaler|rng_state).*)\.\w+", re.IGNORECASE
+)
+_ORIGINALS = "XTTS_v2.0_original_model_files"
+"""Beside its runs, coqui's recipe for training XTTS keeps what it started from in a folder of this name."""
+_LARGEST_VOCABULARY = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model file.
+
+    Attributes:
+        engine: `xtts`, `f5`; None when it is not recognised.
+        architecture: For people: `XTTS-v2`, `LoRA adapter for XTTS-v2`, …, or what it is instead.
+        container: `safetensors`, `torch`, or "" when it can't be read.
+        precision: Type of most weights, torch's name; "" when there are none.
+        vocabulary: Rows of the text embedding.
+        parameters: Numbers in the tensors that inference needs.
+        size_bytes, created: Of the file; created is its mtime, Unix time in seconds.
+        step, epoch, validation_loss, training_loss: Where the file says so; losses are finite. The step may come from
+            the file's name.
+        is_best: Whether its validation loss is the lowest in its folder; told by `listed` alone.
+        config, vocab, speakers: Files that belong to it, where they are found. For an adapter, config is its own.
+        tensors: What inference needs, by the library's names.
+        loads: Whether it will load, as far as the header tells.
+        why_not, cure: If not: why, and what to do; sentences.
+    """
+
+    path: Path
+    engine: str | None
+    architecture: str
+    container: str
+    precision: str
+    vocabulary: int | None
+    parameters: int
+    size_bytes: int
+    created: float
+    step: int | None = None
+    epoch: int | None = None
+    validation_loss: float | None = None
+    training_loss: float | None = None
+    is_best: bool = False
+    config: Path | None = None
+    vocab: Path | None = None
+    speakers: Path | None = None
+    tensors: Mapping[str, Entry] = field(default_factory=dict)
+    loads: bool = False
+    why_not: str = ""
+    cure: str = ""
+
+
+def inspect(path: Path) -> Checkpoint:
+    """Say what a file is. A broken or hostile one is a `Checkpoint` that does not load, and says why.
+
+    Raises:
+        OSError: It can't be opened or read.
+    """
+    status = path.stat()
+    try:
+        file = tensors.read(path)
+    except Unreadable as error:
+        return _useless(path, status, f"The file can't be used: {error.reason}.", error.cure)
+    kind = recognise(file)
+    config, vocab, speakers = (_beside(path, name) for name in _names_beside(path, kind))
+    why_not, cure = _fault(kind, config, vocab)
+    validation_loss, training_loss = _losses(file.values)
+    return Checkpoint(
+        path=path,
+        engine=kind.engine,
+        architecture=kind.name,
+        container=file.container,
+        precision=_precision(kind.tensors),
+        vocabulary=kind.vocabulary,
+        parameters=sum(entry.count for entry in kind.tensors.values()),
+        size_bytes=status.st_size,
+        created=status.st_mtime,
+        step=_whole(file.values, _STEPS) if _whole(file.values, _STEPS) is not None else _step_in_name(path),
+        epoch=_whole(file.values, ("epoch",)),
+        validation_loss=validation_loss,
+        training_loss=training_loss,
+        config=config,
+        vocab=vocab,
+        speakers=speakers,
+        tensors=kind.tensors,
+        loads=not why_not,
+        why_not=why_not,
+        cure=cure,
+    )
+
+
+def _useless(path: Path, status: os.stat_result | None, why_not: str, cure: str) -> Checkpoint:
+    size, created = (status.st_size, status.st_mtime) if status is not None else (0, 0.0)
+    return Checkpoint(path, None, "unreadable", "", "", None, 0, size, created, why_not=why_not, cure=cure)
+
+
+def candidates(folder: Path) -> list[Path]:
+    """Files under a folder that may be models, by their names' endings, in natural order.
+
+    Links to folders are followed. Left out are hidden files and folders, and what lies beside models by custom:
+    built-in voices, DVAE, statistics, optimizer states.
+    """
+    return sorted(_candidates(folder, set()), key=natural)
+
+
+def _candidates(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Nothing for a folder that can't be read, or that a circle of links leads to again."""
+    try:
+        status = folder.stat()
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _candidates(folder / entry.name, seen)
+        elif entry.name.lower().endswith(SUFFIXES) and not _COMPANIONS.fullmatch(entry.name):
+            yield folder / entry.name
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts `checkpoint_900` before `checkpoint_1000`."""
+    parts = re.split(r"([0-9]{1,18})", str(path))
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def listed(folder: Path) -> list[Checkpoint]:
+    """Every candidate, inspected; in each folder the one with the lowest validation loss is marked as the best."""
+    found = [_inspected(path) for path in candidates(folder)]
+    best: dict[Path, Checkpoint] = {}
+    for one in found:
+        if one.engine is not None and one.validation_loss is not None:
+            other = best.get(one.path.parent)
+            if other is None or one.validation_loss < (other.validation_loss or 0.0):
+                best[one.path.parent] = one
+    return [replace(one, is_best=one is best.get(one.path.parent)) for one in found]
+
+
+def _inspected(path: Path) -> Checkpoint:
+    try:
+        return inspect(path)
+    except OSError as error:
+        cure = "Mend its permissions, or the disk; the daemon's user must be able to read it."
+        return _useless(path, None, f"The file can't be opened: {error.strerror}.", cure)
+
+
+# --- what lies beside it ---------------------------------------------------------------------------------------------
+
+
+def _names_beside(path: Path, kind: Architecture) -> tuple[str, str, str]:
+    """Names of its configuration, vocabulary and built-in voices."""
+    if kind.engine == "f5":
+        return f"{path.stem}.yaml", "vocab.txt", ""
+    if kind.is_adapter:
+        return "adapter_config.json", "vocab.json", ""
+    return "config.json", "vocab.json", "speakers_xtts.pth"
+
+
+def _beside(path: Path, name: str) -> Path | None:
+    places = (path.with_name(name), path.parent.parent / _ORIGINALS / name) if name else ()
+    return next((place for place in places if place.is_file()), None)
+
+
+def _fault(kind: Architecture, config: Path | None, vocab: Path | None) -> tuple[str, str]:
+    """Why it will not load, and what to do; ("", "") when nothing speaks against it."""
+    if kind.fault:
+        return kind.fault, kind.cure
+    scattered = [name for name, entry in kind.tensors.items() if entry.stride is not None]
+    if scattered:
+        return f"Some of its tensors do not lie in one piece: {some(scattered)}.", "Save them with .contiguous()."
+    if kind.is_adapter and config is None:
+        return (
+            "adapter_config.json is not beside it.",
+            "Copy it from the training run; it says how strong the adapter is.",
+        )
+    if vocab is not None and kind.vocabulary is not None and (fault := _vocabulary_fault(vocab, kind.vocabulary)):
+        return fault, f"Put the {vocab.name} that it was trained with beside it."
+    if kind.engine is not None and (not_yet := registry.planned().get(kind.engine)):
+        return f"{not_yet[0].upper()}{not_yet[1:]}.", "`voicespool engines` lists the engines there are."
+    return "", ""
+
+
+def _vocabulary_fault(vocab: Path, rows: int) -> str:
+    try:
+        tokens = _lines(vocab) + 1 if vocab.suffix == ".txt" else _tokens(vocab)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return f"{vocab.name} beside it can't be read."
+    return f"{vocab.name} beside it has {tokens} tokens, and it was trained with {rows}." if tokens != rows else ""
+
+
+def _tokens(vocab: Path) -> int:
+    """Highest number of a token in a tokenizer's JSON, plus one."""
+    with vocab.open("rb") as file:
+        said: Any = json.loads(file.read(_LARGEST_VOCABULARY))
+    numbers = [*said["model"]["vocab"].values(), *(token["id"] for token in said.get("added_tokens") or ())]
+    return int(max(numbers)) + 1
+
+
+def _lines(vocab: Path) -> int:
+    with vocab.open("rb") as file:
+        return len(file.read(_LARGEST_VOCABULARY).splitlines())
+
+
+# --- what training says ----------------------------------------------------------------------------------------------
+
+_STEPS = ("step", "global_step", "update")
+_VALIDATION = ("val_loss", "eval_loss", "validation_loss", "model_loss", "loss")
+_TRAINING = ("train_loss", "training_loss")
+_STEP_IN_NAME = re.compile(r"(?:best_model|checkpoint|model|ckpt|step)[_-]([0-9]{1,12})", re.IGNORECASE)
+
+
+def _losses(values: Mapping[str, object]) -> tuple[float | None, float | None]:
+    """Validation and training loss. coqui's trainer has both in one dictionary, or only the first."""
+    both = values.get("model_loss")
+    values = {**values, **both} if isinstance(both, dict) else values
+    return _number(values, _VALIDATION), _number(values, _TRAINING)
+
+
+def _number(values: Mapping[str, object], names: tuple[str, ...]) -> float | None:
+    """The first of these that is a finite number, or text that says one: metadata of safetensors are all text."""
+    for name in names:
+        value = values.get(name)
+        try:
+            number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+        except (ValueError, OverflowError):
+            continue
+        if math.isfinite(number):
+            return number
+    return None
+
+
+def _whole(values: Mapping[str, object], names: tuple[str, ...]) -> int | None:
+    number = _number(values, names)
+    return int(number) if number is not None and 0 <= number < 1 << 53 else None
+
+
+def _step_in_name(path: Path) -> int | None:
+    found = _STEP_IN_NAME.fullmatch(path.stem)
+    return int(found[1]) if found else None
+
+
+def _precision(entries: Mapping[str, Entry]) -> str:
+    numbers: Counter[str] = Counter()
+    for entry in entries.values():
+        numbers[entry.dtype] += entry.count
+    return numbers.most_common(1)[0][0] if numbers else ""

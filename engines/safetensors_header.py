@@ -1,0 +1,96 @@
+"""The header of a safetensors file: eight bytes of length, JSON, then the tensors without gaps.
+
+Format: https://huggingface.co/docs/safetensors. Every offset is checked against the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from engines.tensor_file import DAMAGED, ITEM_BYTES, MOST_DIMENSIONS, Entry, Source, Unreadable, cut_off, quoted
+
+LARGEST_HEADER = 8 << 20
+"""Bytes. The format allows 100 MB; the header of a speech model has a tenth of one."""
+
+_DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "U16": "uint16", "I16": "int16", "F16": "float16", "BF16": "bfloat16", "U32": "uint32", "I32": "int32",
+    "F32": "float32", "U64": "uint64", "I64": "int64", "F64": "float64", "C64": "complex64",
+}  # fmt: skip
+
+
+def looks_like_it(head: bytes) -> bool:
+    """Whether a file that begins like this is meant as safetensors."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40
+
+
+def read(source: Source) -> tuple[dict[str, Entry], dict[str, object]]:
+    """Tensors and metadata. Raises: Unreadable."""
+    length = int.from_bytes(source.at(0, 8), "little")
+    if length > LARGEST_HEADER:
+        raise Unreadable(f"its header claims {length:,} bytes; {LARGEST_HEADER:,} are read", DAMAGED)
+    header = _parsed(source.at(8, length))
+    metadata = header.pop("__metadata__", None)
+    start = 8 + length
+    entries = {name: _entry(name, described, start) for name, described in header.items()}
+    _check_places(entries, start, source.size)
+    values: dict[str, object] = {}
+    if isinstance(metadata, dict):
+        values = {name: value for name, value in metadata.items() if isinstance(value, str)}
+    return entries, values
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        raise Unreadable("its header is not the JSON of safetensors", DAMAGED) from None
+    if not isinstance(header, dict):
+        raise Unreadable("its header is not the JSON of safetensors", DAMAGED)
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Unreadable("its header names a tensor twice", DAMAGED)
+    return found
+
+
+def _entry(name: str, described: object, start: int) -> Entry:
+    wrong = Unreadable(f"its header describes the tensor {quoted(name)} wrongly", DAMAGED)
+    if not isinstance(described, Mapping):
+        raise wrong
+    kind, shape, places = (described.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not (_sizes(shape) and _sizes(places)) or len(places) != 2 or len(shape) > MOST_DIMENSIONS:
+        raise wrong
+    if not isinstance(kind, str) or kind not in _DTYPES:
+        raise Unreadable(
+            f"the tensor {quoted(name)} is of a kind that is not known here: {quoted(str(kind))}",
+            "Save it with float32, float16 or bfloat16 weights.",
+        )
+    dtype = _DTYPES[kind]
+    entry = Entry(dtype, tuple(shape), start + places[0], places[1] - places[0])
+    if entry.size != entry.count * ITEM_BYTES[dtype]:
+        raise wrong
+    return entry
+
+
+def _sizes(value: object) -> bool:
+    return isinstance(value, list) and all(type(one) is int and 0 <= one < 1 << 62 for one in value)
+
+
+def _check_places(entries: Mapping[str, Entry], start: int, size: int) -> None:
+    """The tensors fill the rest of the file, one after the other."""
+    end = start
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].size)):
+        if entry.offset != end:
+            how = "overlaps another" if entry.offset < end else "comes after a gap"
+            raise Unreadable(f"the tensor {quoted(name)} {how}", DAMAGED)
+        end += entry.size
+    if end > size:
+        raise cut_off(end - size)
+    if end < size:
+        raise Unreadable(f"{size - end:,} bytes after its last tensor belong to nothing", DAMAGED)
