@@ -20,8 +20,10 @@ from engines.architectures import Architecture, recognise, some
 from engines.digests import digest
 from engines.tensors import Entry, Unreadable
 
-__all__ = ["Checkpoint", "candidates", "digest", "inspect", "listed"]
+__all__ = ["ENGINES", "Checkpoint", "candidates", "digest", "inspect", "listed"]
 
+ENGINES = ("xtts", "f5")
+"""Whose model files are recognised here; a plugin's are known to itself alone."""
 SUFFIXES = (".pt", ".pth", ".safetensors")
 _COMPANIONS = re.compile(
     r"(speakers_xtts|dvae|mel_stats|training_args|(optimizer|scheduler|scaler|rng_state).*)\.\w+", re.IGNORECASE
