@@ -84,8 +84,8 @@ def commands(context: click.Context, config_path: Path | None, verbose: bool, qu
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def command_of(group: click.Group) -> Callable[[Callable[..., int | None]], click.Command]:
-    """Make a function a command of a group, under its own name (`list_`: `list`); it gets the `App` first."""
+def command_of(group: click.Group, name: str | None = None) -> Callable[[Callable[..., int | None]], click.Command]:
+    """Make a function a command of a group, under its own name or another; it gets the `App` first."""
 
     def command(function: Callable[..., int | None]) -> click.Command:
         @click.pass_obj
@@ -93,7 +93,7 @@ def command_of(group: click.Group) -> Callable[[Callable[..., int | None]], clic
         def call(app: App, *args: Any, **options: Any) -> int | None:
             return function(app, *args, **options)
 
-        return group.command(function.__name__.rstrip("_"))(call)
+        return group.command(name or function.__name__)(call)
 
     return command
 

@@ -96,9 +96,9 @@ def _ask(model: BaseModel) -> str:
     return "question"
 
 
-@command_of(models)
+@command_of(models, "list")
 @json_option
-def list_(app: App, as_json: bool) -> int:
+def list_models(app: App, as_json: bool) -> int:
     """List the base models: where each is, under which licence, and what brings it here.
 
     \b
@@ -120,6 +120,38 @@ def list_(app: App, as_json: bool) -> int:
             click.echo(f"  missing; `{one['command']}` downloads it ({in_mb(one['size_bytes'])}{begun})")
         for folder, fault in one["not_usable"].items():
             click.echo(f"  not usable: {printable(folder, 5000)}: {printable(fault)}")
+    return 0
+
+
+# --- voices ----------------------------------------------------------------------------------------------------------
+
+
+@command_of(voices, "list")
+@json_option
+def list_voices(app: App, as_json: bool) -> int:
+    """List the recordings under voices/ with their length and faults, and the voices that engines have built in.
+
+    A recording with an error can't be used; a warning says what will make its voice worse. docs/VOICES.md says how to
+    record a good one.
+
+    \b
+    Example:  voicespool voices list
+    """
+    from watcher import voices as room
+
+    config = app.config()
+    found = room.recordings(config)
+    if as_json:
+        recordings, built_in = [one.as_json() for one in found], list(room.built_in(config.models))
+        click.echo(in_json({"folder": str(config.voices), "recordings": recordings, "built_in": built_in}))
+        return 0
+    click.echo(f"recordings in {printable(config.voices, 5000)}\n{room.HEADING}")
+    for one in found:
+        for line in one.lines():
+            click.echo(line)
+    click.echo("\nbuilt in (speaker)")
+    for engine in room.built_in(config.models):
+        click.echo(f"  {engine.engine}: {printable(engine.note or ', '.join(engine.speakers), 10_000)}")
     return 0
 
 
