@@ -127,26 +127,28 @@ def candidates(folder: Path) -> list[Path]:
     Links to folders are followed. Left out are hidden files and folders, and what lies beside models by custom:
     built-in voices, DVAE, statistics, optimizer states.
     """
-    return sorted(_candidates(folder, set()), key=natural)
+    return sorted(_candidates(folder), key=natural)
 
 
-def _candidates(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Nothing for a folder that can't be read, or that a circle of links leads to again."""
-    try:
-        status = folder.stat()
-        entries = list(os.scandir(folder))
-    except OSError:
-        return
-    if (status.st_dev, status.st_ino) in seen:
-        return
-    seen.add((status.st_dev, status.st_ino))
-    for entry in entries:
-        if entry.name.startswith("."):
+def _candidates(folder: Path) -> Iterator[Path]:
+    """Nothing of a folder that can't be read, or that a circle of links leads to again."""
+    left, seen = [folder], set()
+    while left:
+        folder = left.pop()
+        try:
+            status, entries = folder.stat(), list(os.scandir(folder))
+        except OSError:
             continue
-        if entry.is_dir():
-            yield from _candidates(folder / entry.name, seen)
-        elif entry.name.lower().endswith(SUFFIXES) and not _COMPANIONS.fullmatch(entry.name):
-            yield folder / entry.name
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if Path(entry.path).is_dir():  # unlike the entry's own, false for a link that leads to itself
+                left.append(folder / entry.name)
+            elif entry.name.lower().endswith(SUFFIXES) and not _COMPANIONS.fullmatch(entry.name):
+                yield folder / entry.name
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
