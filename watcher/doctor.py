@@ -14,6 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from engines import checkpoints
+from engines.base_models import BASE_MODELS, need
+from engines.errors import EngineMissing
 from engines.registry import engines
 from jobs import lock
 from jobs.errors import SpoolError, printable
@@ -44,6 +47,8 @@ def examine(config: Config) -> Iterator[Finding]:
     yield from _watches()
     yield from _daemon(config)
     yield from _engines(config)
+    yield from _base_models(config)
+    yield from _checkpoints(config)
     yield from torch_findings.examine(config.device)
 
 
@@ -271,3 +276,27 @@ def _engines(config: Config) -> Iterator[Finding]:
             yield fail(f"engine {name}", "the default engine can't run here", printable(info.missing), 4)
         else:
             yield warn(f"engine {printable(name, 60)}", "can't run here", printable(info.missing))
+
+
+def _base_models(config: Config) -> Iterator[Finding]:
+    """Of engines that can run: without it, only jobs that name a complete model of their own work."""
+    for name, model in BASE_MODELS.items():
+        engine = engines().get(name)
+        if engine is None or engine.info().missing is not None:
+            continue
+        try:
+            yield ok(f"model {name}", f"{model.title} is in {printable(need(name, config.models))}")
+        except EngineMissing as error:
+            yield warn(f"model {name}", printable(error.message, 400), error.hint)
+
+
+def _checkpoints(config: Config) -> Iterator[Finding]:
+    """Whether the model files under models/ will load, by their headers."""
+    found = checkpoints.listed(config.models) if config.models.is_dir() else []
+    broken = [printable(os.path.relpath(one.path, config.models), 100) for one in found if not one.loads]
+    if broken:
+        names = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
+        cure = "`voicespool checkpoints list` says why, and what to do."
+        yield warn("checkpoints", f"{len(broken)} of {len(found)} model files will not load: {names}", cure)
+    elif found:
+        yield ok("checkpoints", f"{len(found)} model files, as far as their headers tell all will load")

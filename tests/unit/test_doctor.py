@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.registry import engines
 from engines.torch_report import Card, TorchReport
 from jobs.lock import Lock
 from watcher import doctor, torch_findings
@@ -91,6 +92,31 @@ def test_a_running_daemon_is_told_and_not_disturbed(config: Config) -> None:
         lock.check()
     finally:
         lock.release()
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def test_model_files_that_will_not_load_are_counted(config: Config) -> None:
+    """By their headers, before a job names them; a spool without models has nothing to say."""
+    assert not list(doctor._checkpoints(config))
+    (config.models / "radio").mkdir(parents=True)
+    for name in ("radio/best_model.pth", "a.pt", "b.safetensors", "c.pth"):
+        (config.models / name).write_bytes(b"<html>404</html>")
+    (finding,) = doctor._checkpoints(config)
+    assert finding.level == "warn"
+    assert finding.message == "4 of 4 model files will not load: a.pt, b.safetensors, c.pth, …"
+    assert "checkpoints list" in finding.cure
+
+
+@pytest.mark.skipif("xtts" not in engines() or engines()["xtts"].info().missing is not None, reason="needs xtts")
+def test_a_base_model_that_is_not_here(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missed before a job needs it, with the command that brings it."""
+    for variable in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "TTS_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
+    (finding,) = doctor._base_models(config)
+    assert (finding.what, finding.level) == ("model xtts", "warn")
+    assert "voicespool models pull xtts" in finding.cure
 
 
 # --- torch -----------------------------------------------------------------------------------------------------------
