@@ -57,7 +57,7 @@ class BaseModel:
     Attributes:
         name: As in `voicespool models pull NAME`; the engine's.
         title: For people.
-        architecture: What `engines.checkpoints` must make of its weights.
+        architecture: What `engines.architectures` must make of its weights.
         licence: On what terms it may be used.
         repository, revision: On the Hugging Face hub; the revision is a commit, so that it never changes.
         files: What is downloaded.
@@ -177,7 +177,8 @@ def places(model: BaseModel, models: Path | None = None) -> Iterator[Path]:
 
 def fault(model: BaseModel, folder: Path) -> str:
     """Why a folder can't be used as this base model, in words; "" when it can."""
-    from engines import checkpoints
+    from engines import tensors
+    from engines.architectures import recognise
 
     lacking = [name for name in model.needed if not _there(folder / name)]
     weights = next((folder / name for name in model.weights if _there(folder / name)), None)
@@ -186,12 +187,12 @@ def fault(model: BaseModel, folder: Path) -> str:
     if weights is None or lacking:
         return f"{', '.join(lacking)} not there, or empty"
     try:
-        found = checkpoints.inspect(weights)
+        found = recognise(tensors.read(weights))
+    except tensors.Unreadable as error:
+        return f"{weights.name} can't be used: {error.reason}"
     except OSError as error:
         return f"{weights.name} can't be read: {error.strerror}"
-    if found.architecture != model.architecture:
-        return found.why_not or f"{weights.name} is {found.architecture}, not {model.architecture}"
-    return found.why_not
+    return found.fault if found.name == model.architecture else f"{weights.name} is {found.name}"
 
 
 def _there(path: Path) -> bool:

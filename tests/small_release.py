@@ -20,7 +20,9 @@ def words(folder: Path) -> tuple[str, ...]:
 
 def main() -> None:
     folder, python_m_watcher = Path(sys.argv[1]), slice(2, 5)
-    base_models.BASE_MODELS["xtts"] = published({path.name: path.read_bytes() for path in sorted(folder.iterdir())})
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    weights_last = dict(sorted(files.items(), key=lambda item: len(item[1])))
+    base_models.BASE_MODELS["xtts"] = published(weights_last)
     del sys.argv[python_m_watcher], sys.argv[1]
     cli.main()
 

@@ -84,7 +84,7 @@ def test_patience_is_for_those_who_bring_something(served: Hub, tmp_path: Path) 
     """A connection that breaks again and again is used as long as each brings a part."""
 
     class Breaking(dict[str, int]):
-        def pop(self, *arguments: object) -> int:  # type: ignore[override] # every connection breaks
+        def pop(self, *arguments: object) -> int:  # every connection breaks
             return 50_000
 
     served.cut = Breaking()

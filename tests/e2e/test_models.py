@@ -1,0 +1,142 @@
+"""`voicespool models`, as its users meet it: the real command against a hub on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.hub import XTTS, Hub, hub, place, release, weights
+from tests.small_release import words
+from tests.spooling import PATIENCE_S, Spool, environment
+
+CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TTS_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")
+SETTINGS = ("HF_TOKEN", "HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "VOICESPOOL_MODELS")
+
+
+@dataclass
+class Setting:
+    """A spool without any model, and a hub that has one."""
+
+    spool: Spool
+    hub: Hub
+    files: dict[str, bytes]
+
+    @property
+    def folder(self) -> Path:
+        return self.spool.folder / "models" / "xtts-v2"
+
+    def models(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.spool.command("models", *arguments)
+
+    def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+        """`voicespool models ...`, still running."""
+        self.spool.write_config()
+        return subprocess.Popen(
+            [*self.spool.prefix, sys.executable, "-m", "watcher", "--config", str(self.spool.config_file), "models",
+             *arguments],
+            env=environment(), cwd=self.spool.folder, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setting]:
+    for name in CACHES + SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    files = release(weights())
+    published = place(tmp_path / "published", files)
+    with hub(files) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.address)
+        yield Setting(Spool(tmp_path / "spool", prefix=words(published)), served, files)
+
+
+def test_pull_once_then_know_it(setting: Setting) -> None:
+    """Downloaded, found, not downloaded again, verified, and its damage seen."""
+    done = setting.models("pull", "xtts", "--accept-licence")
+    assert (done.returncode, done.stdout) == (0, f"{setting.folder}\n")
+    assert sorted(os.listdir(setting.folder)) == sorted([*setting.files, "pulled.json"])
+    setting.hub.asked.clear()
+    again = setting.models("pull", "xtts", "--verify")
+    assert (again.returncode, again.stdout) == (0, f"{setting.folder}\n")
+    assert "is there already" in again.stderr
+    (listed,) = json.loads(setting.models("list", "--json").stdout)["models"]
+    assert (listed["folder"], listed["not_usable"]) == (str(setting.folder), {})
+    place(setting.folder, {"vocab.json": b"?"})
+    damaged = setting.models("pull", "xtts", "--verify")
+    assert damaged.returncode == 4
+    assert "not as published: vocab.json" in damaged.stderr
+    assert setting.hub.asked == []
+
+
+def test_interrupted_download_goes_on(setting: Setting) -> None:
+    """Ctrl-C: 130, nothing to be seen in models/; the same command then asks for the rest alone. One at a time."""
+    setting.hub.stall["model.pth"] = 200_000
+    first = setting.start("pull", "xtts", "--accept-license")
+    assert setting.hub.stalled.wait(PATIENCE_S)
+    second = setting.models("pull", "xtts", "--accept-license")
+    assert second.returncode == 75
+    assert "another download" in second.stderr
+    begun = setting.spool.folder / "models" / ".pull-xtts" / XTTS.revision / "model.pth"
+    first.send_signal(signal.SIGINT)
+    _out, said = first.communicate(timeout=PATIENCE_S)
+    assert first.returncode == 130, said
+    assert "the same command goes on where it was" in said
+    kept = begun.stat().st_size
+    assert 0 < kept <= 200_000
+    assert "downloads it (23 MB, 1 MB of it downloaded)" in setting.models("list").stdout
+    setting.hub.asked.clear()
+    assert setting.models("pull", "xtts", "--accept-licence").returncode == 0
+    assert [request[:2] for request in setting.hub.asked] == [("model.pth", kept)]
+
+
+def test_licence_is_not_accepted_by_silence(setting: Setting) -> None:
+    """Without a terminal and without the flag nothing is downloaded; the flag is named."""
+    done = setting.models("pull", "xtts")
+    assert done.returncode == 2
+    assert "--accept-licence" in done.stderr
+    assert "Coqui Public Model License" in done.stderr
+    assert setting.hub.asked == []
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n\n", 4), ("y\n", 0)])
+def test_licence_is_asked_for_at_a_terminal(setting: Setting, answer: str, code: int) -> None:
+    """No means that nothing is downloaded; yes is put on record."""
+    ours, terminal = pty.openpty()
+    try:
+        process = setting.start("pull", "xtts", stdin=terminal)
+        os.write(ours, answer.encode())
+        _out, said = process.communicate(timeout=PATIENCE_S)
+    finally:
+        os.close(ours)
+        os.close(terminal)
+    assert process.returncode == code, said
+    assert "Non-commercial use only" in said
+    assert bool(setting.hub.asked) == setting.folder.exists() == (code == 0)
+    if code == 0:
+        assert json.loads((setting.folder / "pulled.json").read_bytes())["licence"]["accepted_by"] == "question"
+
+
+def test_wrong_name_names_the_nearest(setting: Setting) -> None:
+    done = setting.models("pull", "xtss", "--accept-licence")
+    assert done.returncode == 2
+    assert "did you mean `xtts`?" in done.stderr
+
+
+def test_hub_that_is_not_there(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence and what to do, no traceback; exit code of a missing model."""
+    with hub({}) as gone:
+        monkeypatch.setenv("HF_ENDPOINT", gone.address)
+    done = setting.models("pull", "xtts", "--accept-licence")
+    assert done.returncode == 4
+    assert "Connection refused" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,187 @@
+"""A base model is found where its tools leave it, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engines import base_models
+from engines.base_models import BASE_MODELS, find, need
+from engines.errors import EngineMissing
+from tests import models
+from tests.hub import XTTS, place, weights
+
+SMALL = {"config.json": b"{}", "vocab.json": b"{}"}
+VARIABLES = (
+    "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TTS_HOME", "VOICESPOOL_MODELS", "XDG_CACHE_HOME",
+    "XDG_DATA_HOME",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that are recognised; linked to from wherever they are wanted."""
+    return place(tmp_path_factory.mktemp("weights"), {"model.pth": weights()}) / "model.pth"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder without any cache, and no setting that leads elsewhere."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def put(folder: Path, weights: Path) -> Path:
+    """A complete model."""
+    place(folder, SMALL)
+    (folder / "model.pth").symlink_to(weights)
+    return folder
+
+
+def snapshot(cache: Path, repository: str, revision: str) -> Path:
+    return cache / f"models--{repository.replace('/', '--')}" / "snapshots" / revision
+
+
+def test_places_are_tried_in_the_order_that_is_documented(tmp_path: Path, home: Path, whole: Path) -> None:
+    """models/xtts-v2, models/ by another name, coqui's cache, the hub's: original, then mirror."""
+    hub = home / ".cache/huggingface/hub"
+    places = [
+        tmp_path / "models" / "xtts-v2",
+        tmp_path / "models" / "XTTS",
+        home / ".local/share/tts/tts_models--multilingual--multi-dataset--xtts_v2",
+        snapshot(hub, "coqui/XTTS-v2", XTTS.revision),
+        snapshot(hub, "tts-hub/XTTS-v2", "0123"),
+    ]
+    for folder in places:
+        put(folder, whole)
+    for folder in places:
+        assert find("xtts", tmp_path / "models") == folder
+        shutil.rmtree(folder)
+    assert find("xtts", tmp_path / "models") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["xtts", "XTTS-v2", "xtts_v2", "XTTSv2", "tts_models--multilingual--multi-dataset--xtts_v2"]
+)
+def test_names_of_folders_copied_by_hand(tmp_path: Path, whole: Path, name: str) -> None:
+    folder = put(tmp_path / name, whole)
+    assert find("xtts", tmp_path) == folder
+
+
+@pytest.mark.parametrize("name", ["ana", "xtts-ana", "xtts_v2_ft", "xtts-v2.old", ".pull-xtts", "run/xtts-v2", "."])
+def test_other_models_are_never_taken_for_it(tmp_path: Path, whole: Path, name: str) -> None:
+    """A fine-tuned model has the same files: its name tells it apart. Nor is a download that is not finished."""
+    put(tmp_path / name, whole)
+    assert find("xtts", tmp_path) is None
+    assert list(base_models.places(XTTS, tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("vocab.json", None, "vocab.json not there, or empty"),
+        ("config.json", b"", "config.json not there, or empty"),
+        ("model.pth", None, "model.pth or model.safetensors not there, or empty"),
+        ("model.pth", b"<html>", "model.pth can't be used: it is a web page"),
+        ("model.pth", b"half", "model.pth can't be used: "),
+    ],
+)
+def test_half_a_model_is_passed_over(tmp_path: Path, whole: Path, name: str, content: bytes | None, said: str) -> None:
+    """The next place is tried; the fault can be told."""
+    broken = put(tmp_path / "xtts-v2", whole)
+    (broken / name).unlink()
+    if content is not None:
+        (broken / name).write_bytes(content)
+    assert base_models.fault(XTTS, broken).startswith(said)
+    assert find("xtts", tmp_path) is None
+    assert find("xtts", put(tmp_path / "xtts", whole).parent) == tmp_path / "xtts"
+
+
+def test_cut_off_and_strange_weights(tmp_path: Path, whole: Path) -> None:
+    """The header tells: bytes are missing at the end, tensors are missing, or it is something else."""
+    broken = put(tmp_path / "xtts-v2", whole)
+    (broken / "model.pth").unlink()
+    shutil.copy(whole, broken / "model.pth")
+    os.truncate(broken / "model.pth", whole.stat().st_size - 1)
+    assert "cut off: 1 bytes are missing" in base_models.fault(XTTS, broken)
+    models.save(broken / "model.pth", models.F5)
+    assert base_models.fault(XTTS, broken) == "model.pth is F5-TTS of its own size (1024 wide, 1 layers)"
+
+
+def test_safetensors_will_do(tmp_path: Path, whole: Path) -> None:
+    put(tmp_path / "xtts", whole)
+    (tmp_path / "xtts" / "model.pth").rename(tmp_path / "xtts" / "model.safetensors")
+    assert find("xtts", tmp_path) == tmp_path / "xtts"
+
+
+def test_of_several_revisions_the_last_main_is_used(home: Path, whole: Path) -> None:
+    """As the hub's library would; where that is not known or not whole, the one that is published, then any."""
+    hub = home / ".cache/huggingface/hub"
+    other, pinned = (put(snapshot(hub, XTTS.repository, name), whole) for name in ("0123", XTTS.revision))
+    assert find("xtts") == pinned
+    place(pinned.parents[1] / "refs", {"main": b"0123\n"})
+    assert find("xtts") == other
+    (other / "vocab.json").unlink()
+    assert find("xtts") == pinned
+
+
+@pytest.mark.parametrize(
+    "setting", ["HF_HUB_CACHE={}/a", "HUGGINGFACE_HUB_CACHE={}/b", "HF_HOME={}/c", "XDG_CACHE_HOME={}/d", "HF_HOME=~/e"]
+)
+def test_hub_cache_is_where_the_library_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    """The same answer as the library itself gives."""
+    pytest.importorskip("huggingface_hub")
+    name, _, value = setting.format(tmp_path).partition("=")
+    monkeypatch.setenv(name, value)
+    ask = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, timeout=60, check=True)
+    assert str(base_models._hub_cache()) == done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("setting", "data"), [("TTS_HOME={}/a", "a"), ("XDG_DATA_HOME={}/b", "b"), ("TTS_HOME=~/c", "home/c")]
+)
+def test_coqui_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path, setting: str, data: str) -> None:
+    """In `tts` below the folder that is set."""
+    name, _, value = setting.format(tmp_path).partition("=")
+    monkeypatch.setenv(name, value)
+    folder = put(tmp_path / data / "tts" / "tts_models--multilingual--multi-dataset--xtts_v2", whole)
+    assert find("xtts") == folder
+
+
+def test_worker_is_told_by_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
+    folder = put(tmp_path / "xtts-v2", whole)
+    assert find("xtts") is None
+    monkeypatch.setenv("VOICESPOOL_MODELS", str(tmp_path))
+    assert need("xtts") == folder
+
+
+def test_missing_model_names_its_cure(tmp_path: Path) -> None:
+    """Which command brings it, and what was found in its place; nothing in a name steers a terminal."""
+    with pytest.raises(EngineMissing, match="the base model XTTS-v2 is not on this machine") as caught:
+        need("xtts", tmp_path / "\x1b[2J")
+    assert "`voicespool models pull xtts`" in caught.value.hint
+    place(tmp_path / "xtts_v2", {"model.pth": b"?"})
+    with pytest.raises(
+        EngineMissing, match=r"xtts_v2' does not hold it: config\.json, vocab\.json not there, or empty"
+    ):
+        need("xtts", tmp_path)
+
+
+def test_table_is_complete() -> None:
+    """What is needed is downloaded, and what is downloaded can be checked; pulled models are found."""
+    for name, model in BASE_MODELS.items():
+        names = {file.name for file in model.files}
+        assert model.name == name
+        assert set(model.needed) <= names
+        assert names & set(model.weights)
+        assert all(file.size > 0 and len(bytes.fromhex(file.sha256)) == 32 for file in model.files)
+        assert len(bytes.fromhex(model.revision)) == 20
+        assert model.licence.summary
