@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -138,12 +139,16 @@ class Models:
         return [best for files in below if (best := self._best(files))]
 
     def _best(self, files: Sequence[str]) -> str | None:
-        """The first of those with the lowest validation loss; None when none says its own."""
-        losses: dict[str, float] = {}
+        """The first of those with the lowest validation loss; None when none says its own.
+
+        A loss of something that no engine speaks with counts only where there is nothing else.
+        """
+        losses: dict[str, tuple[bool, float]] = {}
         for file in files:
             with contextlib.suppress(NotAllowed):
-                loss = self._inspected(self._allowed(file, self._real(file))).validation_loss
-                losses |= {file: loss} if loss is not None else {}
+                model = self._inspected(self._allowed(file, self._real(file)))
+                if model.validation_loss is not None:
+                    losses[file] = model.engine is None, model.validation_loss
         return min(losses, key=losses.__getitem__, default=None)
 
     def _inspected(self, real: Path) -> Model:
@@ -192,7 +197,7 @@ class Shelf:
         for file in checkpoints.candidates(models):
             path = file.relative_to(models)
             held.setdefault(str(path.parent), []).append(str(path))
-        settled = all(mtime_ns < now_ns - SETTLED_NS for mtime_ns in changed.values())
+        settled = bool(changed) and max(changed.values()) < now_ns - SETTLED_NS
         return cls(_names(held), held, changed, settled)
 
     def is_current(self) -> bool:
@@ -242,10 +247,23 @@ def _upwards(folder: str) -> list[str]:
 
 
 def _folders_below(models: Path) -> dict[str, int]:
-    """Every folder, with its mtime (ns) from before it is looked into."""
-    found = {str(models): _mtime_ns(models)}
-    for folder, names, _files in os.walk(models, followlinks=False):
-        found |= {path: _mtime_ns(path) for path in (os.path.join(folder, name) for name in names)}
+    """Every folder that models are looked for in, with its mtime (ns) from before it is looked into.
+
+    Raises:
+        Unresolved: There are too many.
+    """
+    found: dict[str, int] = {}
+    seen: set[tuple[int, int]] = set()
+    left = [str(models)]
+    while left:
+        folder = left.pop()
+        with contextlib.suppress(OSError):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen or not stat.S_ISDIR(status.st_mode):
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            found[folder] = status.st_mtime_ns
+            left += [os.path.join(folder, name) for name in os.listdir(folder) if name[0] != "."]
         if len(found) > MOST_FOLDERS:
             raise Unresolved(f"models/ has more than {MOST_FOLDERS} folders in it; name the model by its whole path")
     return found

@@ -36,6 +36,8 @@ class Check:
         findings: Where problems go.
         info: The job's engine; None when it names one that is not there.
         has_recordings: Whether any passage has a recording, or would if it were not wrong.
+        has_default_voice: Whether the configuration has a voice for it.
+        has_checkpoint: Whether it is to be spoken by a fine-tuned model.
     """
 
     spec: JobSpec
@@ -43,6 +45,8 @@ class Check:
     findings: Findings
     info: EngineInfo | None
     has_recordings: bool
+    has_default_voice: bool
+    has_checkpoint: bool
 
     def all(self) -> None:
         self.text()
@@ -52,6 +56,7 @@ class Check:
             self.settings((*place, "settings"), part.settings)
             self.voice(place, part)
         self.recordings()
+        self.any_voice()
         self.later()
         self.metadata()
 
@@ -152,14 +157,30 @@ class Check:
             message = f"the job names {count} recordings; at most {self.rules.recordings} are allowed"
             self.findings.add(("segments",) if self.spec.segments else ("speaker_wav",), message)
 
+    def any_voice(self) -> None:
+        """Each passage ends up with a voice where the engine has none of its own."""
+        if self.info is None or not self.info.needs_voice or self.has_default_voice:
+            return
+        if self.findings.has(("speaker",), ("speaker_wav",)):
+            return
+        needs = f"{self.info.name} needs speaker_wav (a recording) or speaker"
+        silent = [not (part.speaker or part.speaker_wav) for part in self.spec.passages()]
+        if all(silent):
+            self.findings.add(("speaker_wav",), needs)
+        for index in (index for index, is_silent in enumerate(silent) if is_silent and not all(silent)):
+            if not self.findings.has(("segments", index)):
+                self.findings.add(("segments", index), f"{needs}, here or for the whole job")
+
     def later(self) -> None:
         """What is known and checked, but can't be done in this version."""
         spec, output = self.spec, self.spec.output
-        for key, name in (("text_file", spec.text_file), ("checkpoint", spec.checkpoint)):
-            if name is not None:
-                fault = path_fault(name)
-                engine = f"{self.info.name} has no checkpoints; they are " if key == "checkpoint" and self.info else ""
-                self.findings.add((key,), f"found {shown(name)}; {fault}" if fault else f"{engine}{NOT_YET}")
+        if spec.text_file is not None:
+            fault = path_fault(spec.text_file)
+            self.findings.add(("text_file",), f"found {shown(spec.text_file)}; {fault}" if fault else NOT_YET)
+        given = "on_checkpoint_error" in spec.model_fields_set
+        on_error = spec.on_checkpoint_error if given else self.rules.defaults.get("on_checkpoint_error")
+        if self.has_checkpoint and on_error == "base":
+            self.findings.add(("on_checkpoint_error",), f"base is {NOT_YET}; allowed is fail")
         if output.format != "wav":
             self.findings.add(("output", "format"), f"{output.format} is {NOT_YET}; allowed is wav")
         if output.sample_rate is not None and self.info is not None:

@@ -102,7 +102,9 @@ class Manifest(Part):
     request: dict[str, Any] | None
     """The job as understood, defaults filled in; null when the file could not be understood."""
     engine: dict[str, Any] | None = None
-    """name, library, version, checkpoint, device, precision, settings as used, seed."""
+    """name, library, version, checkpoint (`name` in models/, null for the base model, `architecture`, `sha256`,
+    `step`, `validation_loss`, as far as the engine knows them; null where it has no model files), device, precision,
+    settings as used, seed."""
     voice: dict[str, Any] | None = None
     """`files` with their sha256, or `speaker`."""
     audio: tuple[AudioFile, ...] = ()

@@ -16,12 +16,14 @@ class Order:
         stem: Safe file name without extension for the files made (`hello` gives `hello.wav`).
         spec: `JobSpec` dumped in JSON mode, defaults filled in.
         engine: Name of the engine, decided.
-        checkpoint: Absolute path, or None for the base model.
+        checkpoint: Absolute path, every link resolved, or None for the base model.
         recordings: Each name in the spec's `speaker_wav` lists -> absolute path of the spool's own copy.
         transcripts: Each name in the `speaker_wav` lists that has a sidecar transcript -> that text.
         chunks_dir: Where finished chunks are kept from one attempt to the next; exists.
         result_dir: An empty folder of this attempt's own, for the finished files.
         device: The `device` section of the configuration.
+        checkpoint_name: The checkpoint's path in models/, for people; "" for the base model.
+        checkpoint_state: Changes when the checkpoint is replaced; see `checkpoint_names.Model.state`.
     """
 
     job_id: str
@@ -34,6 +36,13 @@ class Order:
     chunks_dir: str
     result_dir: str
     device: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint_name: str = ""
+    checkpoint_state: tuple[int, ...] = ()
+
+    @property
+    def model(self) -> tuple[str, str | None, tuple[int, ...]]:
+        """What has to be loaded for it: engine, checkpoint and its state; equal where one loading serves both."""
+        return self.engine, self.checkpoint, tuple(self.checkpoint_state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,8 @@ class Rendering:
 
     Attributes:
         files: Names of the files in `result_dir`, in the order of the manifest.
-        engine: name, library, version, checkpoint, architecture, device, precision, settings, seed.
+        engine: name, library, version, checkpoint (name, architecture, sha256, step, validation_loss; or None), device,
+            precision, settings, seed.
         voice: `{"files": [{"file", "sha256"}]}` or `{"speaker": name}`.
         audio: One object per file: file, sha256, format, sample_rate, channels, duration_s, peak_dbfs, loudness_lufs.
         segments: text, start_s, end_s, seed, takes.

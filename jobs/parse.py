@@ -1,9 +1,9 @@
 """Bytes of a job file -> jobs, or everything that is wrong with them, at once.
 
-    bytes -> text (decode) -> trees (yaml12, json_text) -> JobSpec (shape) -> can it be done (checks) ->
-    defaults
+    bytes -> text (decode) -> trees (yaml12, json_text) -> JobSpec (shape) -> engine and model (choice) ->
+    can it be done (checks) -> defaults
 
-Nothing here touches a file, an engine's model or the clock.
+No file is touched but by `rules.models`, which looks at what lies under models/ and at the headers there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any
 
 from engines.base import EngineInfo
 from jobs import json_text, yaml12
+from jobs.checkpoint_names import Model
 from jobs.checks import Check, fits
+from jobs.choice import Choice, choose
 from jobs.errors import JobInvalid, Problem
 from jobs.rules import Rules
 from jobs.shape import shape
@@ -32,6 +34,7 @@ class Document:
     Attributes:
         spec: The job with all defaults filled in, or None when something is wrong with it.
         problems: What is wrong, in the order of the file; empty when there is a spec.
+        model: The checkpoint that it names, or that the configuration names for it; None for the base model.
         source: This document as a job file of its own, with the suffix of the file it came in; of a file with
             one document, the file, byte for byte.
         recordings: Every recording it names, once each, in order; with problems, as far as they could be
@@ -45,6 +48,7 @@ class Document:
     source: bytes
     recordings: tuple[str, ...]
     maybe_unfinished: bool = False
+    model: Model | None = None
 
 
 def parse(data: bytes, suffix: str, rules: Rules) -> tuple[Document, ...]:
@@ -146,27 +150,29 @@ def _json_in_yaml(piece: yaml12.Piece, rules: Rules) -> Tree | None:
 
 def _document(tree: Tree, source: bytes, rules: Rules) -> Document:
     spec, findings = shape(tree, rules.bounds.problems)
-    info = None
-    if spec is not None:
-        if not findings.has(("engine",)):
-            info = rules.info(spec.engine or rules.default_engine)
-        has_recordings = bool(
-            spec.recordings() or rules.defaults.get("speaker_wav") or findings.has(("speaker_wav",), ("segments",))
-        )
-        Check(spec, rules, findings, info, has_recordings).all()
+    if spec is None:
+        return Document(None, findings.problems(), source, ())
+    choice = choose(spec, rules, findings)
+    info = rules.info(choice.engine) if choice.engine is not None else None
+    voice = _default_voice(spec, rules, info)
+    has_recordings = bool(
+        spec.recordings() or rules.defaults.get("speaker_wav") or findings.has(("speaker_wav",), ("segments",))
+    )
+    Check(spec, rules, findings, info, has_recordings, bool(voice), choice.checkpoint is not None).all()
     problems = findings.problems()
-    if spec is not None and not problems:
-        spec = _with_defaults(spec, rules, info)
-    recordings = spec.recordings() if spec is not None else ()
-    return Document(None if problems else spec, problems, source, recordings)
+    if problems:
+        return Document(None, problems, source, spec.recordings())
+    spec = _with_defaults(spec, rules, choice, info).model_copy(update=voice)
+    return Document(spec, (), source, spec.recordings(), model=choice.model)
 
 
-def _with_defaults(spec: JobSpec, rules: Rules, info: EngineInfo | None) -> JobSpec:
+def _with_defaults(spec: JobSpec, rules: Rules, choice: Choice, info: EngineInfo | None) -> JobSpec:
     """What the configuration says for all jobs, where this one says nothing and its engine can do it."""
     given = spec.model_fields_set
     defaults = {key: value for key, value in rules.defaults.items() if value is not None}
     update: dict[str, Any] = {
-        "engine": spec.engine or rules.default_engine,
+        "engine": choice.engine,
+        "checkpoint": choice.checkpoint,
         "language": spec.language or rules.default_language,
     }
     for key in ("seed", "priority", "timeout_s", "on_checkpoint_error"):
@@ -178,8 +184,6 @@ def _with_defaults(spec: JobSpec, rules: Rules, info: EngineInfo | None) -> JobS
     update["segments"] = tuple(
         segment.model_copy(update={"settings": _typed(segment.settings, info)}) for segment in spec.segments
     )
-    if spec.speaker is None and not spec.speaker_wav:
-        update |= _default_voice(spec, rules, defaults, info)
     return spec.model_copy(update=update)
 
 
@@ -195,13 +199,16 @@ def _typed(settings: Mapping[str, Any], info: EngineInfo | None) -> dict[str, An
     return {name: float(value) if name in fractions else value for name, value in settings.items()}
 
 
-def _default_voice(spec: JobSpec, rules: Rules, defaults: Mapping[str, Any], info: EngineInfo | None) -> dict[str, Any]:
-    """The default recording for an engine that clones voices, else the default speaker if it has that one."""
-    recordings = defaults.get("speaker_wav", ())
-    if recordings and info is not None and info.clones_voices:
+def _default_voice(spec: JobSpec, rules: Rules, info: EngineInfo | None) -> dict[str, Any]:
+    """For a job without a voice: the default recording where the engine can use it, else the default speaker where
+    the engine has that one. Keys of the job; none when there is no such voice.
+    """
+    if info is None or spec.speaker is not None or spec.speaker_wav:
+        return {}
+    defaults = rules.defaults
+    if (recordings := defaults.get("speaker_wav")) and info.clones_voices:
         names = (recordings,) if isinstance(recordings, str) else tuple(recordings)
         return {"speaker_wav": names, "speaker_text": spec.speaker_text or defaults.get("speaker_text")}
     speaker = defaults.get("speaker")
-    known = info.speakers if info is not None else ()
-    ours = speaker in known if known else (spec.engine or rules.default_engine) == rules.default_engine
+    ours = speaker in info.speakers if info.speakers else info.name == rules.default_engine
     return {"speaker": speaker} if speaker is not None and ours else {}

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from jobs import answer, report
 from jobs.answer import ERROR_TEXT, Made
+from jobs.checkpoint_names import Model
 from jobs.errors import Cancelled, Hold, JobError, JobInvalid, OutboxGone, Problem, RenderFailed, holding, printable
 from jobs.files import copy_beginning, fsync, link_or_copy, remove_tree, write_new
 from jobs.lock import Lock
@@ -185,7 +186,7 @@ def _ticket(spool: Spool, claim: Claim, document: Document) -> Ticket:
         urgent(claim),
         priority=spec.priority,
         not_before=spec.not_before.timestamp() if spec.not_before else 0.0,
-        model=_model(spec.engine or spool.rules.default_engine, spec.checkpoint or ""),
+        model=_model(spec.engine or spool.rules.default_engine, str(document.model.path) if document.model else ""),
     )
 
 
@@ -257,16 +258,16 @@ def process(spool: Spool, job_id: str, renderer: Renderer) -> Outcome | None:
             return settled
     story = Story(claim, started_s)
     try:
-        story.spec = _understand(spool, claim)
-        story.made = _attempt(spool, claim, story.spec, renderer)
+        story.spec, model = _understand(spool, claim)
+        story.made = _attempt(spool, claim, story.spec, model, renderer)
     except JobError as error:
         story.failure = error
     story.attempts = sum(attempt["outcome"] is not None for attempt in spool.store.attempts(claim))
     return _publish(spool, story)
 
 
-def _understand(spool: Spool, claim: Claim) -> JobSpec:
-    """Parse the bytes that are the spool's own: what was validated is what runs."""
+def _understand(spool: Spool, claim: Claim) -> tuple[JobSpec, Model | None]:
+    """Parse the bytes that are the spool's own: what was validated is what runs. Its checkpoint is found anew."""
     if is_cancelled(claim):
         raise Cancelled("the job was cancelled")
     if claim.set_aside or claim.problems:
@@ -278,10 +279,10 @@ def _understand(spool: Spool, claim: Claim) -> JobSpec:
     documents = spool.read_claimed(data, claim)
     if documents[0].spec is None:
         raise JobInvalid(documents[0].problems)
-    return documents[0].spec
+    return documents[0].spec, documents[0].model
 
 
-def _attempt(spool: Spool, claim: Claim, spec: JobSpec, renderer: Renderer) -> Made:
+def _attempt(spool: Spool, claim: Claim, spec: JobSpec, model: Model | None, renderer: Renderer) -> Made:
     """Render, and try again with a fresh worker if the engine fails. Failed attempts are counted on disk."""
     if made := answer.kept(claim.folder):
         return made
@@ -290,7 +291,7 @@ def _attempt(spool: Spool, claim: Claim, spec: JobSpec, renderer: Renderer) -> M
         if failed and (len(failed) >= spool.attempts or not failed[-1]["retryable"]):
             raise RenderFailed(**failed[-1])
         with holding("the state folder of the inbox"):
-            order = _order(spool, claim, spec, len(failed) + 1)
+            order = _order(spool, claim, spec, model, len(failed) + 1)
             spool.store.note_attempt(claim, started_at=report.now())
         try:
             return answer.checked(renderer(order, spec.timeout_s), order)
@@ -300,7 +301,7 @@ def _attempt(spool: Spool, claim: Claim, spec: JobSpec, renderer: Renderer) -> M
                 spool.store.note_attempt(claim, outcome=words)
 
 
-def _order(spool: Spool, claim: Claim, spec: JobSpec, attempt: int) -> Order:
+def _order(spool: Spool, claim: Claim, spec: JobSpec, model: Model | None, attempt: int) -> Order:
     folder = claim.folder / f"attempt-{attempt}"
     remove_tree(folder)
     folder.mkdir(mode=0o700)
@@ -311,12 +312,14 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, attempt: int) -> Order:
         stem=_stem(claim),
         spec=spec.model_dump(mode="json"),
         engine=spec.engine or spool.rules.default_engine,
-        checkpoint=spec.checkpoint,
+        checkpoint=str(model.path) if model else None,
         recordings=recordings,
         transcripts=claim.transcripts,
         chunks_dir=str(claim.chunks),
         result_dir=str(folder),
         device=spool.device,
+        checkpoint_name=model.name if model else "",
+        checkpoint_state=model.state() if model else (),
     )
 
 

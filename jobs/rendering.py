@@ -1,11 +1,11 @@
-"""From an order to finished files: THE WORKER'S STORY. Runs in the worker process.
+"""From a prepared order to finished files: THE WORKER'S STORY. Runs in the worker process.
 
-The daemon imports this file for its messages; nothing heavy is imported until `render` runs.
+`preparation` comes first, and then the engine is loaded. The daemon imports this file for its messages; nothing heavy
+is imported until `render` runs.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,79 +18,61 @@ from jobs.audio import WavWriter, checked, frames_of
 from jobs.errors import printable
 from jobs.kept_chunks import KeptChunks, Length
 from jobs.order import Order, Progress, Rendering, Stopped
-from jobs.script import Line, Stage, lines_of, recordings_of
-from jobs.spec import JobSpec
+from jobs.preparation import Prepared
+from jobs.script import Line, Stage
 
-__all__ = ["Order", "Progress", "Rendering", "Stopped", "render"]
+__all__ = ["Order", "Progress", "Ready", "Rendering", "Stopped", "render"]
 
+MODEL_FACTS = ("architecture", "sha256", "step", "validation_loss")
 MOST_REASONS = 20
 LINES_PER_SIGN_OF_LIFE = 500
 
 
-def render(order: Order, engine: Engine, stop: Callable[[], bool], report: Callable[[Progress], None]) -> Rendering:
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An engine that can render now.
+
+    Attributes:
+        engine: Loaded.
+        facts: What its `load` returned.
+        load_s: What loading took now; 0 when it was loaded for an order before.
+    """
+
+    engine: Engine
+    facts: Mapping[str, Any]
+    load_s: float = 0.0
+
+
+def render(prepared: Prepared, ready: Ready, stop: Callable[[], bool], report: Callable[[Progress], None]) -> Rendering:
     """Render an order: speak what is not kept from an attempt before, check it, join it, write it.
 
     Args:
-        order: The job.
-        engine: Loaded.
         stop: Asked after each chunk; when it is true, what is done is kept and `Stopped` raised.
         report: Told how far it is, first with what was kept.
 
     Raises:
-        RequestRefused: the job asks for what can't be done.
         EngineError: and whatever else the engine raises.
         BadAudio: the engine returned something that is not the speech asked for.
         Stopped: see `stop`.
         OSError: a folder or disk does not do what it should.
     """
-    stage, warnings = _set(order, engine)
-    lines = lines_of(stage)
-    work = _Work(lines, KeptChunks(Path(order.chunks_dir)), stop, report)
+    stage = prepared.stage
+    work = _Work(prepared.lines, KeptChunks(Path(stage.order.chunks_dir)), stop, report)
     work.find_kept()
     started_s = time.monotonic()
-    work.speak_missing(engine)
+    work.speak_missing(ready.engine)
     synthesis_s = time.monotonic() - started_s
     audio, segments = _assemble(stage, work)
     return Rendering(
         files=(audio["file"],),
-        engine=_engine_facts(stage),
+        engine=_engine_facts(stage, ready.facts),
         voice=_voice_facts(stage),
         audio=(audio,),
         segments=segments,
         checks=work.verdict(),
-        timing={"synthesis_s": round(synthesis_s, 6)},
-        warnings=warnings,
+        timing={"load_s": ready.load_s, "synthesis_s": round(synthesis_s, 6)},
+        warnings=(*prepared.warnings, *map(printable, ready.facts.get("warnings", ()))),
     )
-
-
-def _set(order: Order, engine: Engine) -> tuple[Stage, tuple[str, ...]]:
-    """Read the order; what the engine can't do is refused here, what it can go on without is a warning."""
-    spec = _spec_of(order)
-    info = engine.info()
-    languages = {}
-    for passage in spec.passages():
-        tag = passage.language or "en"
-        matched = engine.match_language(tag)
-        if matched is None:
-            raise RequestRefused(f"{info.name} does not speak {printable(tag)}")
-        languages[passage.language or ""] = matched
-    names = spec.recordings()
-    if names and not info.clones_voices:
-        listed = printable(", ".join(names), 200)
-        warning = f"{info.name} can't speak with the voice of a recording; `speaker_wav` ({listed}) was not used"
-        return Stage(order, spec, info, languages, {}), (warning,)
-    return Stage(order, spec, info, languages, recordings_of(spec, order)), ()
-
-
-def _spec_of(order: Order) -> JobSpec:
-    """The job again as it was before it crossed the pipe: what it leaves out came as null or an empty list."""
-    given = _without_gaps(order.spec)
-    given["segments"] = [_without_gaps(segment) for segment in given.get("segments", ())]
-    return JobSpec.model_validate_json(json.dumps(_without_gaps(given)))
-
-
-def _without_gaps(part: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in part.items() if value not in (None, [], ())}
 
 
 @dataclass
@@ -236,14 +218,19 @@ class _Spans:
         )
 
 
-def _engine_facts(stage: Stage) -> Mapping[str, Any]:
-    info = stage.info
+def _engine_facts(stage: Stage, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """For the manifest: what the engine said when it was loaded, put in order."""
+    info, order = stage.info, stage.order
+    told = {key: value for key, value in facts.items() if key not in {"warnings", "settings", *MODEL_FACTS}}
+    model = {key: facts[key] for key in MODEL_FACTS if key in facts}
     defaults = {option.name: option.default for option in info.options}
     return {
+        **told,
         "name": info.name,
         "library": info.library,
         "version": info.version,
-        "settings": {**defaults, **stage.spec.settings},
+        "checkpoint": {"name": order.checkpoint_name or None, **model} if model or order.checkpoint else None,
+        "settings": {**defaults, **facts.get("settings", {}), **stage.spec.settings},
         "seed": stage.spec.seed,
     }
 

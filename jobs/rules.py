@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from engines import checkpoints
 from engines.base import EngineClass, EngineInfo
+from jobs.checkpoint_names import Models
 from jobs.tree import Bounds
 
 
@@ -18,7 +20,8 @@ class Rules:
         engines: Name -> class, as `engines.registry.engines()` has it.
         planned: Engines of later versions: name -> sentence that says so.
         default_engine, default_language: For jobs that name none.
-        defaults: What jobs get that do not say otherwise: any of speaker, speaker_wav, speaker_text, seed,
+        models: Where checkpoints are looked up; None where none may be named.
+        defaults: What jobs get that do not say otherwise: any of checkpoint, speaker, speaker_wav, speaker_text, seed,
             settings, output, priority, timeout_s, on_checkpoint_error. None counts as not there.
         text_chars: Longest text of one job.
         documents: Most jobs in one file.
@@ -31,6 +34,7 @@ class Rules:
     planned: Mapping[str, str] = field(default_factory=dict)
     default_engine: str = "espeak"
     default_language: str = "en"
+    models: Models | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     text_chars: int = 1_000_000
     documents: int = 1_000
@@ -54,3 +58,8 @@ class Rules:
             return self.engines[engine].match_language(tag) is not None
         except Exception:  # noqa: BLE001 - other people's code
             return True
+
+    def knows_its_files(self, engine: str) -> bool:
+        """Whether an engine takes checkpoints that it alone can tell: a plugin, with files of its own kind."""
+        info = self.info(engine)
+        return info is not None and info.takes_checkpoints and engine not in checkpoints.ENGINES

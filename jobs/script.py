@@ -110,7 +110,8 @@ def _passage(index: int, passage: Segment, stage: Stage) -> list[Line]:
     """The lines of one passage; where the job says nothing, the next passage follows as a next sentence does."""
     voice = _voice(passage, stage)
     try:
-        cut = pieces(passage.text, voice.language, stage.info.max_chars)
+        most = stage.info.max_chars_in.get(voice.language, stage.info.max_chars)
+        cut = pieces(passage.text, voice.language, most)
     except PauseMark as error:
         place = f"segments[{index}].text" if stage.spec.segments else "text"
         raise RequestRefused(f"{place}: {printable(error)}", "Mend the mark, or take the brackets away.") from error
@@ -148,16 +149,11 @@ def _voice(passage: Segment, stage: Stage) -> Voice:
 
 
 def _identity(stage: Stage) -> dict[str, object]:
-    """What renders: another version, checkpoint or device may sound different."""
-    checkpoint: object = None
-    if stage.order.checkpoint is not None:
-        status = Path(stage.order.checkpoint).stat()
-        checkpoint = [stage.order.checkpoint, status.st_size, status.st_mtime_ns]
+    """What renders: another version, model or device may sound different."""
     return {
-        "engine": stage.info.name,
         "library": stage.info.library,
         "version": stage.info.version,
-        "checkpoint": checkpoint,
+        "model": stage.order.model,
         "device": dict(stage.order.device),
     }
 

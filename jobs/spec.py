@@ -158,7 +158,8 @@ class JobSpec(Part):
         default=None, description="What speaks. `voicespool engines` lists them. Default: the spool's."
     )
     checkpoint: Annotated[FileName | None, Allowed("the name of a model")] = Field(
-        default=None, description="A fine-tuned model: a name under models/. Not available in this version."
+        default=None,
+        description="A fine-tuned model: a name under models/, or a path in it. Default: the engine's base model.",
     )
     speaker_wav: Recordings = Field(
         default=(), description="Recording or recordings of the voice: beside the job file first, then in voices/."

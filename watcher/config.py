@@ -67,8 +67,9 @@ class Defaults(Section):
     """Recording or recordings under voices/, used where a job gives neither speaker nor speaker_wav."""
     speaker_text: Name | None = None
     """What is said in the first default recording."""
-    checkpoint: Annotated[Name | None, NotYet] = None
-    """A fine-tuned model. Not available in this version."""
+    checkpoint: Name | None = None
+    """A fine-tuned model, by its name under models/: of jobs that name none and whose engine is left out, or
+    is the one that it is for."""
     on_checkpoint_error: Literal["fail", "base"] = "fail"
     """When a checkpoint does not load: fail the job, or render it with the base model."""
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = None
@@ -125,9 +126,11 @@ class DeviceConfig(Section):
     """Where engines run."""
 
     name: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
-    """auto, cpu, cuda, cuda:N or mps. Engines without GPU code, such as espeak, use the CPU in any case."""
+    """auto, cpu, cuda, cuda:N or mps. auto is the first card that torch has kernels for, else the CPU. Engines
+    without GPU code, such as espeak, use the CPU in any case."""
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Arithmetic of engines that offer a choice."""
+    """Arithmetic of engines that offer a choice. auto is bfloat16 where that is faster, else float32. float16 is
+    for cards only."""
     profile: Literal["auto"] = "auto"
     """Trade of speed for quality. Nothing but auto is available in this version."""
     idle_s: Seconds = 600.0

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.base_models import MODELS_VARIABLE
 from jobs import lock, pipeline
 from jobs.errors import (
     Cancelled,
@@ -80,7 +81,9 @@ def run(config: Config, *, config_path: Path | None, once: bool, until_idle: boo
     """
     events = Events()
     try:
-        with Signals() as signals, Worker(config.device.model_dump(mode="json"), log) as worker:
+        environment = {MODELS_VARIABLE: str(config.models)}
+        device = config.device.model_dump(mode="json")
+        with Signals() as signals, Worker(device, log, environment=environment) as worker:
             return Daemon(config, config_path, once or until_idle, events, signals, worker).run(fail=once)
     finally:
         events.close()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from engines.registry import engines, planned
+from jobs.checkpoint_names import Models
 from jobs.errors import ConfigError, JobInvalid, Problem
 from jobs.parse import parse
 from jobs.rules import Rules
@@ -19,10 +20,11 @@ def job_rules(config: Config) -> Rules:
     """What job files are read by.
 
     Raises:
-        ConfigError: `defaults` names an engine, a language or an option that is not there.
+        ConfigError: `defaults` names an engine, a language, an option or a model that is not there.
     """
     defaults = {key: value for key, value in config.defaults.model_dump().items() if value is not None}
-    problems = dict.fromkeys(_wrong_defaults(defaults))
+    models = Models(config.models, config.allowed_roots)
+    problems = dict.fromkeys(_wrong_defaults(defaults, models))
     if problems:
         lines = (f"{problem.key}: {problem.message}" for problem in problems)
         raise ConfigError("\n".join(lines), "Mend `defaults` in config.yaml; `voicespool engines` lists what there is.")
@@ -31,21 +33,31 @@ def job_rules(config: Config) -> Rules:
         planned=planned(),
         default_engine=defaults.pop("engine"),
         default_language=defaults.pop("language"),
+        models=models,
         defaults=defaults,
         text_chars=config.limits.text_chars,
         documents=config.limits.documents,
     )
 
 
-def _wrong_defaults(defaults: dict[str, Any]) -> Iterator[Problem]:
-    """A job made of the defaults; twice, since a recording and a built-in voice exclude each other in one job."""
-    rules = Rules(engines=engines(), planned=planned())
-    for left_out in _SEPARATE:
-        job = {"text": "Hello."} | {key: value for key, value in defaults.items() if key not in left_out}
-        try:
-            documents = parse(json.dumps(job).encode(), ".json", rules)
-            problems = [problem for document in documents for problem in document.problems]
-        except JobInvalid as invalid:
-            problems = list(invalid.problems)
-        for problem in problems:
-            yield Problem(problem.message, f"defaults.{problem.key}" if problem.key else "defaults")
+def _wrong_defaults(defaults: dict[str, Any], models: Models) -> Iterator[Problem]:
+    """Jobs made of the defaults, and what is wrong with them.
+
+    Several, since a recording and a built-in voice exclude each other in one job, and the checkpoint decides the
+    engine. What is wrong about a key that the defaults do not have, such as a voice, is left to each job.
+    """
+    rules = Rules(engines(), planned(), default_engine=defaults["engine"], models=models)
+    replaced = {"engine"} if "checkpoint" in defaults else set()
+    jobs = [{key: value for key, value in defaults.items() if key not in out | replaced} for out in _SEPARATE]
+    for job in [*jobs, {"engine": defaults["engine"]}]:
+        for problem in _problems({"text": "Hello.", **job}, rules):
+            if not problem.key or problem.key.partition(".")[0] in job:
+                yield Problem(problem.message, f"defaults.{problem.key}" if problem.key else "defaults")
+
+
+def _problems(job: dict[str, Any], rules: Rules) -> list[Problem]:
+    try:
+        documents = parse(json.dumps(job).encode(), ".json", rules)
+    except JobInvalid as invalid:
+        return list(invalid.problems)
+    return [problem for document in documents for problem in document.problems]

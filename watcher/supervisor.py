@@ -52,7 +52,8 @@ class Supervisor:
         """
         self.started_s = self.asked_s = None
         self.worker.submit(order)
-        log.info("job starts", action="render", job_id=order.job_id, engine=order.engine)
+        model = {"checkpoint": order.checkpoint_name} if order.checkpoint_name else {}
+        log.info("job starts", action="render", job_id=order.job_id, engine=order.engine, **model)
         try:
             while True:
                 self.tend()

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from jobs.errors import Hold
@@ -54,20 +54,26 @@ class Worker:
         device: The `device` section of the configuration, for orders that carry none.
         log: A structlog logger; what the worker prints goes there, line by line.
         python: The interpreter that runs the worker.
+        environment: Variables for the worker, besides our own.
 
     Attributes:
         last_progress: When (`time.monotonic()`) the worker last took an order or said something about it.
-        warm: Engine and checkpoint that the worker holds loaded, or None.
     """
 
-    def __init__(self, device: Mapping[str, Any], log: Any, python: str = sys.executable) -> None:
-        self._device, self._log, self._python = device, log, python
+    def __init__(
+        self,
+        device: Mapping[str, Any],
+        log: Any,
+        python: str = sys.executable,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._device, self._log, self._python, self._environment = device, log, python, environment
         self._epoll = select.epoll()
         self._running: _Running | None = None
         self._lingering: WorkerProcess | None = None
         self._order: Order | None = None
         self.last_progress = time.monotonic()
-        self.warm: tuple[str, str | None] | None = None
+        self._warm: tuple[str, str | None, tuple[int, ...]] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -93,6 +99,11 @@ class Worker:
         return self._order is not None
 
     @property
+    def warm(self) -> tuple[str, str | None] | None:
+        """Engine and checkpoint that the worker holds loaded, or None."""
+        return self._warm[:2] if self._warm is not None else None
+
+    @property
     def pid(self) -> int | None:
         return self._running.process.pid if self._running is not None else None
 
@@ -113,7 +124,7 @@ class Worker:
                 f"the killed worker (process {self._lingering.pid}) is not gone yet",
                 "The kernel still holds it, most often for a device or a share that does not answer.",
             )
-        process = WorkerProcess(self._python)
+        process = WorkerProcess(self._python, self._environment)
         outputs = {
             process.stdout_fd: self._output("stdout"),
             process.stderr_fd: self._output("stderr"),
@@ -136,8 +147,8 @@ class Worker:
         self.start()
         assert self._running is not None  # noqa: S101 - start() says Hold otherwise
         self._order = order if order.device else replace(order, device=self._device)
-        if self.warm != (order.engine, order.checkpoint):
-            self.warm = None
+        if self._warm != order.model:
+            self._warm = None
         self._running.oom_before = oom.kill_count()
         self.last_progress = time.monotonic()
         self._send(self._running, messages.order_line(self._order))
@@ -235,7 +246,7 @@ class Worker:
             raise NotAMessage(f"{type(event).__name__.lower()} without an order")
         self.last_progress = time.monotonic()
         if isinstance(event, Loaded):
-            self.warm = (self._order.engine, self._order.checkpoint)
+            self._warm = self._order.model
         if isinstance(event, Done | Failed | Stopped):
             for output in running.outputs.values():
                 output.break_line()
@@ -284,7 +295,7 @@ class Worker:
             if descriptor is not None:
                 self._unwatch(descriptor)
         running.process.close()
-        self._running, self._order, self.warm = None, None, None
+        self._running, self._order, self._warm = None, None, None
 
     def _end(self, process: WorkerProcess, timeout_s: float) -> bool:
         """Kill it and remember it while the kernel holds it; True when it is gone."""

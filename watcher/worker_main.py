@@ -19,14 +19,17 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engines.base import Device, Engine
+from engines.base import Device, EngineClass
 from engines.errors import EngineError, EngineMissing, OutOfMemory
 from jobs.errors import Hold, SpoolError
 from jobs.order import Order, Progress, Rendering, Stopped
 from watcher import leash, messages
 from watcher.messages import Failed
+
+if TYPE_CHECKING:
+    from jobs.rendering import Ready
 
 PROGRESS_EVERY_S = 0.05
 OOM_SCORE = 500
@@ -69,7 +72,7 @@ def _import_ahead() -> None:
         import sentencex  # noqa: F401
 
         from engines import registry
-        from jobs import rendering  # noqa: F401
+        from jobs import preparation, rendering  # noqa: F401
 
         registry.engines()
 
@@ -145,14 +148,15 @@ class Bench:
         self._job_id = ""
 
     def _render(self, order: Order) -> Rendering:
-        from jobs import rendering
+        from jobs import preparation, rendering
 
-        engine, facts, load_s = self._warm.for_order(order)
-        self._line.say(messages.Loaded(load_s))
+        engine = _engine_class(order.engine)
+        prepared = preparation.prepare(order, engine)
+        ready = self._warm.for_order(order, engine)
+        self._line.say(messages.Loaded(ready.load_s))
         if self._is_stopped():
             raise Stopped
-        made = rendering.render(order, engine, self._is_stopped, self._report)
-        return replace(made, engine={**facts, **made.engine}, timing={**made.timing, "load_s": load_s})
+        return rendering.render(prepared, ready, self._is_stopped, self._report)
 
     def _report(self, progress: Progress) -> None:
         """Tell the daemon how far it is, not oftener than people and timeouts need it."""
@@ -177,47 +181,47 @@ class WarmEngine:
     """The engine that is loaded now, if any; another one only after this one is closed."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, str | None, Device] | None = None
-        self._engine: Engine | None = None
-        self._facts: Mapping[str, object] = {}
+        self._key: tuple[object, ...] = ()
+        self._ready: Ready | None = None
 
-    def for_order(self, order: Order) -> tuple[Engine, Mapping[str, object], float]:
-        """The engine ready for the order, what its `load` returned, and the seconds that took now."""
+    def for_order(self, order: Order, engine_class: EngineClass) -> Ready:
+        """The order's engine, loaded with its model as that was when the order was written."""
+        from jobs.rendering import Ready
+
         known = {field.name for field in fields(Device)}
         device = Device(**{key: value for key, value in order.device.items() if key in known})
-        key = (order.engine, order.checkpoint, device)
-        if self._engine is not None and self._key == key:
-            return self._engine, self._facts, 0.0
+        key = (order.model, device)
+        if self._ready is not None and self._key == key:
+            return replace(self._ready, load_s=0.0)
         self.release()
         started_s = time.monotonic()
-        engine = _new_engine(order.engine)
+        engine = engine_class()
         try:
             facts = engine.load(Path(order.checkpoint) if order.checkpoint else None, device)
         except BaseException:
             with contextlib.suppress(Exception):
                 engine.close()
             raise
-        self._key, self._engine, self._facts = key, engine, facts
-        return engine, facts, time.monotonic() - started_s
+        self._key, self._ready = key, Ready(engine, facts, time.monotonic() - started_s)
+        return self._ready
 
     def release(self) -> None:
         """Give the engine's memory back before anything else takes some."""
-        engine, self._engine = self._engine, None
-        if engine is not None:
+        ready, self._ready = self._ready, None
+        if ready is not None:
             with contextlib.suppress(Exception):  # an engine that can't close is dropped all the same
-                engine.close()
-            del engine
+                ready.engine.close()
+            del ready
             gc.collect()
 
 
-def _new_engine(name: str) -> Engine:
+def _engine_class(name: str) -> EngineClass:
     from engines import registry
 
     engine_class = registry.engines().get(name)
     if engine_class is None:
         raise EngineMissing(f"there is no engine {name!r} here")
-    engine: Engine = engine_class()
-    return engine
+    return engine_class
 
 
 def failure(error: BaseException) -> Failed:

@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, cast
 
 from jobs.errors import Hold
@@ -29,11 +30,15 @@ class WorkerProcess:
 
     Start it from the main thread: the kernel ends it with the thread that started it.
 
+    Args:
+        python: The interpreter that runs it.
+        environment: Variables that it gets besides ours.
+
     Raises:
         Hold: This machine can't start a process now.
     """
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         ours, theirs = socket.socketpair()
         life_reader, life_writer = os.pipe()
         try:
@@ -47,7 +52,7 @@ class WorkerProcess:
                 pass_fds=(theirs.fileno(), life_reader),
                 start_new_session=True,
                 umask=0o077,
-                env=_environment(os.environ),
+                env={**_environment(os.environ), **environment},
             )
         except OSError as error:
             ours.close()

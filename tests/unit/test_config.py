@@ -99,7 +99,7 @@ def test_what_is_left_out_has_its_default(tmp_path: Path, text: str) -> None:
         ("device: {profile: fast}", "1: device.profile: not available in this version"),
         ("retention: {days: 30}", "1: retention.days: not available in this version"),
         ("hooks: {on_result: [mail, me]}", "1: hooks.on_result: not available in this version"),
-        ("defaults: {checkpoint: best}", "1: defaults.checkpoint: not available in this version"),
+        ("defaults: {checkpoint: ''}", "1: defaults.checkpoint: must not be empty; found"),
         ("limits: {}\nlimits: {}", "2: limits: `limits` is given twice, in lines 1 and 2"),
         ("- a\n- b", "1: must be keys with values, such as `inbox: inbox`"),
         ("inbox: [\n", "2: this is not YAML"),

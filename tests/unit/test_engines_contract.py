@@ -18,7 +18,7 @@ from jobs.audio import checked
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins"
-NAMES = sorted({*registry.engines(), "faulty", "instant"})
+NAMES = sorted({*registry.engines(), "faulty", "instant", "tuned"})
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 

@@ -7,18 +7,20 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import soundfile
 
 from engines import registry
-from engines.base import Audio, Chunk, Device, Engine
+from engines.base import Audio, Chunk, Device, Engine, EngineClass
 from engines.errors import BadAudio, EngineError, RequestRefused
 from jobs.manifest import AudioFile, Checks, SpokenSegment
-from jobs.rendering import Order, Progress, Rendering, Stopped, render
+from jobs.preparation import prepare
+from jobs.rendering import Order, Progress, Ready, Rendering, Stopped, render
 from jobs.spec import JobSpec
+from tests import sounds
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 RATE_HZ = 16000
@@ -44,6 +46,17 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     registry.engines.cache_clear()
 
 
+def perform(
+    order: Order,
+    engine: Engine,
+    stop: Callable[[], bool] = lambda: False,
+    report: Callable[[Progress], None] = lambda _: None,
+    **facts: object,
+) -> Rendering:
+    """What a worker does with an order; `facts` are what the engine said when it was loaded."""
+    return render(prepare(order, cast(EngineClass, engine)), Ready(engine, facts, 0.25), stop, report)
+
+
 class Desk:
     """Writes orders and has them rendered; each in a result folder of its own, with one folder of kept chunks."""
 
@@ -66,7 +79,7 @@ class Desk:
 
     def render(self, spec: Mapping[str, Any], **more: Any) -> Rendering:
         order = self.order(spec, **more)
-        made = render(order, self.load(order.engine), lambda: False, self.progress.append)
+        made = perform(order, self.load(order.engine), report=self.progress.append)
         assert sorted(made.files) == sorted(file.name for file in Path(order.result_dir).iterdir())
         return made
 
@@ -219,11 +232,11 @@ def test_another_recording_of_the_same_name_is_another_voice(desk: Desk) -> None
     """Recordings count by their content, and the manifest names file and checksum."""
     recording = desk.folder / "0123"
     spec = {"text": "One.", "speaker_wav": "ana.wav", "settings": desk.settings()}
-    for content in (b"first", b"second!", b"second!"):
-        recording.write_bytes(content)
+    for seconds in (6.0, 7.0, 7.0):
+        wav = sounds.save(desk.folder / "ana.wav", sounds.speech(seconds)).rename(recording)
         made = desk.render(spec, recordings={"ana.wav": str(recording)}, transcripts={"ana.wav": "hello"})
     assert len(desk.spoken()) == 2
-    assert made.voice == {"files": [{"file": "ana.wav", "sha256": hashlib.sha256(b"second!").hexdigest()}]}
+    assert made.voice == {"files": [{"file": "ana.wav", "sha256": hashlib.sha256(wav.read_bytes()).hexdigest()}]}
 
 
 def test_a_recording_that_is_not_there_is_refused(desk: Desk) -> None:
@@ -247,7 +260,7 @@ def test_stop_comes_after_a_chunk_and_loses_nothing(desk: Desk) -> None:
     spec = {"text": "One. Two. Three.", "settings": desk.settings()}
     order = desk.order(spec)
     with pytest.raises(Stopped):
-        render(order, desk.load("faulty"), lambda: len(desk.spoken()) >= 2, lambda _: None)
+        perform(order, desk.load("faulty"), lambda: len(desk.spoken()) >= 2)
     assert desk.spoken() == ["One.", "Two."]
     assert list(Path(order.result_dir).iterdir()) == []
     desk.render(spec)
@@ -257,7 +270,7 @@ def test_stop_comes_after_a_chunk_and_loses_nothing(desk: Desk) -> None:
 def test_a_stop_after_the_last_chunk_finishes(desk: Desk) -> None:
     """Nothing is put off that is as good as done."""
     order = desk.order({"text": "One."})
-    assert render(order, desk.load("faulty"), lambda: True, lambda _: None).files == ("hello.wav",)
+    assert perform(order, desk.load("faulty"), lambda: True).files == ("hello.wav",)
 
 
 @pytest.mark.parametrize("fault", ["nan", "infinite", "silence", "empty", "stereo", "nothing"])
@@ -340,7 +353,7 @@ def test_an_engine_that_miscounts_is_caught(desk: Desk, answers: Sequence[tuple[
     """Rates that differ, chunks that nobody asked for, chunks that never came."""
     engine: Any = Odd(answers, desk.load("faulty"))
     with pytest.raises(EngineError, match=words):
-        render(desk.order({"text": "One. Two."}), engine, lambda: False, lambda _: None)
+        perform(desk.order({"text": "One. Two."}), engine)
 
 
 def test_chunks_may_come_in_any_order(desk: Desk) -> None:
@@ -353,13 +366,13 @@ def test_chunks_may_come_in_any_order(desk: Desk) -> None:
     for kept in desk.chunks.iterdir():
         kept.unlink()
     order = desk.order(spec)
-    assert render(order, engine, lambda: False, lambda _: None).audio[0]["sha256"] == forward
+    assert perform(order, engine).audio[0]["sha256"] == forward
 
 
 def test_a_name_that_is_not_text_is_a_name(desk: Desk) -> None:
     """File names of a share may be any bytes."""
     order = desk.order({"text": "One."})
     odd = Order(**{**{name: getattr(order, name) for name in Order.__slots__}, "stem": "h\udce9llo"})
-    made = render(odd, desk.load("faulty"), lambda: False, lambda _: None)
+    made = perform(odd, desk.load("faulty"))
     assert made.files == ("h\udce9llo.wav",)
     assert (Path(order.result_dir) / "h\udce9llo.wav").stat().st_size > 44

@@ -1,0 +1,111 @@
+"""From an order to a script: whatever can be wrong with a job is found here, before its model is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from engines.base import EngineClass
+from engines.errors import EngineMissing, RequestRefused
+from jobs.errors import printable
+from jobs.order import Order
+from jobs.script import Line, Stage, lines_of, recordings_of
+from jobs.spec import JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An order that can be rendered as soon as its engine is ready.
+
+    Attributes:
+        lines: Its script.
+        warnings: Sentences for the manifest.
+    """
+
+    stage: Stage
+    lines: Sequence[Line]
+    warnings: tuple[str, ...]
+
+
+def prepare(order: Order, engine: EngineClass) -> Prepared:
+    """Read an order. What the engine can't do is refused, what it can go on without is a warning.
+
+    Raises:
+        EngineMissing: The engine can't run here.
+        RequestRefused: The job asks for what can't be done, or a recording is of no use.
+    """
+    info = engine.info()
+    if info.missing is not None:
+        raise EngineMissing(
+            f"{info.name} can't run here: {printable(info.missing)}",
+            "Install what is missing, then move the job file back into the inbox.",
+        )
+    spec = _spec_of(order)
+    recordings = recordings_of(spec, order) if info.clones_voices else {}
+    stage = Stage(order, spec, info, _languages(spec, engine), recordings)
+    return Prepared(stage, lines_of(stage), (*_unused(stage), *_listened(stage)))
+
+
+def _spec_of(order: Order) -> JobSpec:
+    """The job again as it was before it crossed the pipe: what it leaves out came as null or an empty list."""
+    given = _without_gaps(order.spec)
+    given["segments"] = [_without_gaps(segment) for segment in given.get("segments", ())]
+    return JobSpec.model_validate_json(json.dumps(_without_gaps(given)))
+
+
+def _without_gaps(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if value not in (None, [], ())}
+
+
+def _languages(spec: JobSpec, engine: EngineClass) -> Mapping[str, str]:
+    """Tag in the job -> the engine's own."""
+    languages = {}
+    for tag in {passage.language or "" for passage in spec.passages()}:
+        matched = engine.match_language(tag or "en")
+        if matched is None:
+            raise RequestRefused(f"{engine.info().name} does not speak {printable(tag or 'en')}")
+        languages[tag] = matched
+    return languages
+
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    """One as a job names it; equal to another one of that name and content, wherever its copy lies."""
+
+    shown: str
+    sha256: str
+    path: Path = field(compare=False)
+
+
+def _unused(stage: Stage) -> list[str]:
+    names = stage.spec.recordings()
+    if stage.info.clones_voices or not names:
+        return []
+    shown = printable(", ".join(names), 200)
+    return [f"{stage.info.name} can't speak with the voice of a recording; `speaker_wav` ({shown}) was not used"]
+
+
+def _listened(stage: Stage) -> list[str]:
+    """What makes the voice worse, in sentences.
+
+    Raises:
+        RequestRefused: A recording can't be used.
+    """
+    paths = stage.order.recordings
+    found = [_faults(_Recording(printable(name), sha, Path(paths[name]))) for name, sha in stage.recordings.items()]
+    if errors := [error for fatal, _ in found for error in fatal]:
+        raise RequestRefused("; ".join(errors), "`voicespool voices list` shows what is wrong with which recording.")
+    return [warning for _, warnings in found for warning in warnings]
+
+
+@lru_cache(maxsize=1000)
+def _faults(recording: _Recording) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Errors and warnings."""
+    from engines import voices
+
+    found = voices.examine(recording.path, recording.shown)
+    return found.errors, found.warnings

@@ -1,0 +1,65 @@
+"""An engine that needs a voice and takes checkpoints: tones whose pitch depends on what is in the checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+
+from engines.base import Audio, Chunk, Device, EngineInfo, Option
+
+from .tone import LANGUAGES, RATE_HZ, nearest_language, tone
+
+_loads = count(1)
+
+
+class Tuned:
+    """A checkpoint is any safetensors file; `settings` and `warnings` in its metadata, as JSON, are what it says."""
+
+    @classmethod
+    def info(cls) -> EngineInfo:
+        return EngineInfo(
+            name="tuned",
+            title="Tones by checkpoint",
+            licence="Apache-2.0",
+            library="voicespool-testing",
+            version="1.0",
+            missing=None,
+            sample_rate_hz=RATE_HZ,
+            languages=LANGUAGES,
+            options=(
+                Option("depth", float, 0.1, "changes the pitch", 0, 1),
+                Option("width", float, 0.2, "changes the pitch too", 0, 1),
+            ),
+            clones_voices=True,
+            needs_voice=True,
+            takes_checkpoints=True,
+            max_chars_in={"pt": 60},
+        )
+
+    @classmethod
+    def match_language(cls, tag: str) -> str | None:
+        return nearest_language(tag)
+
+    def load(self, checkpoint: Path | None, device: Device) -> Mapping[str, object]:
+        data = checkpoint.read_bytes() if checkpoint is not None else b""
+        self.key = sha256(data).hexdigest()
+        facts: dict[str, object] = {"device": "cpu", "loads": next(_loads), "architecture": "tone", "sha256": self.key}
+        self.settings: Mapping[str, object] = {}
+        if data:
+            said = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+            self.settings = json.loads(said.get("settings", "{}"))
+            facts |= {"settings": self.settings, "warnings": json.loads(said.get("warnings", "[]"))}
+            facts |= {"step": int(said.get("step", 0))}
+        return facts
+
+    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio]]:
+        for index, chunk in enumerate(chunks):
+            settings = {**self.settings, **chunk.settings}
+            key = f"{self.key} {chunk.text} {chunk.speaker} {sorted(settings.items())}"
+            yield index, tone(key, 0.05 * len(chunk.text))
+
+    def close(self) -> None:
+        pass
