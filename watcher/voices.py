@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -74,12 +73,15 @@ class BuiltIn:
 
 
 def recordings(config: Config) -> Iterator[Voice]:
-    """Examine the files under voices/ whose names end like a recording's: `MOST_FILES` of them, in natural order.
+    """Examine every file under voices/ whose name ends like a recording's, in natural order; at most `MOST_FILES`.
 
     Links are followed as far as a job may follow them; a folder that is a link is named and not entered.
     """
     allowed = places(config)
-    for name, fault in itertools.islice(_names(config.voices), MOST_FILES):
+    for number, (name, fault) in enumerate(_names(config.voices)):
+        if number == MOST_FILES:
+            yield _unusable(".", f"it holds more than {MOST_FILES} files; the others were not looked at")
+            return
         yield _unusable(name, fault) if fault else _voice(name, config.voices, allowed)
 
 
