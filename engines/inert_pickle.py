@@ -282,27 +282,11 @@ def _making(make: Callable[[_Machine, Any], Any]) -> Callable[[_Machine, Any], N
     return lambda machine, argument: machine.stack.append(make(machine, argument))
 
 
-_CONSTANTS = [
-    "INT",
-    "BININT",
-    "BININT1",
-    "BININT2",
-    "LONG",
-    "LONG1",
-    "LONG4",
-    "FLOAT",
-    "BINFLOAT",
-    "UNICODE",
-    "BINUNICODE",
-    "SHORT_BINUNICODE",
-    "BINUNICODE8",
-    "STRING",
-    "BINSTRING",
-    "SHORT_BINSTRING",
-    "BINBYTES",
-    "SHORT_BINBYTES",
+_CONSTANTS = (
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "UNICODE", "BINUNICODE",
+    "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES",
     "BINBYTES8",
-]
+)  # fmt: skip
 
 _MAKING: Mapping[str, Callable[[_Machine, Any], Any]] = {
     "NONE": lambda _machine, _: None,

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from engines import safetensors_header, torch_file
-from engines.tensor_file import Entry, HoldsCode, Source, TensorFile, Unreadable
+from engines.tensor_file import COPY_AGAIN, Entry, HoldsCode, Source, TensorFile, Unreadable
 
 __all__ = ["Entry", "HoldsCode", "TensorFile", "Unreadable", "read"]
 
@@ -35,6 +35,8 @@ def read(path: Path) -> TensorFile:
 
 
 def _read(path: Path, source: Source) -> TensorFile:
+    if source.size == 0:
+        raise Unreadable("it is empty", COPY_AGAIN)
     head = source.at(0, min(source.size, 512))
     if head.startswith(b"PK\3\4"):
         return TensorFile(path, "torch", *torch_file.read(source))

@@ -56,7 +56,10 @@ def _root(records: Mapping[str, Archived]) -> str:
     """Name of the one folder that everything lies in."""
     roots = [name.removesuffix("/data.pkl") for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
-        raise Unreadable("it is a zip archive, but not one of torch's", "Unpack it, and look for the model inside.")
+        raise Unreadable(
+            "it is a zip archive without torch's list of contents",
+            "If it is a packed folder, unpack it. If saving it was interrupted, use an earlier checkpoint.",
+        )
     if f"{roots[0]}/constants.pkl" in records:
         raise Unreadable("it is a TorchScript program, not weights", "Use the checkpoint that it was made from.")
     return roots[0]

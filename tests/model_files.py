@@ -1,0 +1,67 @@
+"""Model files for tests: as torch saves them, and as nobody should."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Runs:
+    """Unpickled the usual way, it makes a file: proof that code ran."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch '{self.witness}'",)
+
+
+def torch_zip(path: Path, listing: bytes, records: Mapping[str, bytes] | None = None, **how: Any) -> Path:
+    """A zip archive laid out as torch's, around any list of contents.
+
+    Args:
+        listing: What stands for data.pkl.
+        records: Further files in the archive, by their names in its folder.
+        how: For `zipfile.ZipFile`.
+    """
+    with zipfile.ZipFile(path, "w", **how) as archive:
+        archive.writestr("model/data.pkl", listing)
+        for name, content in (records or {}).items():
+            archive.writestr(f"model/{name}", content)
+    return path
+
+
+def storage(kind: str, key: str) -> bytes:
+    """Instructions that leave a storage of one element: `storage("Float", "0")`."""
+    return (
+        b"(X\x07\0\0\0storage" + f"ctorch\n{kind}Storage\n".encode() + text(key) + text("cpu") + b"K\x01tQ"
+    )  # fmt: skip
+
+
+def tensor(kind: str, key: str, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
+    """Instructions that leave a tensor, with whatever numbers."""
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage(kind, key) + number(offset)
+        + b"(" + b"".join(map(number, shape)) + b"t(" + b"".join(map(number, stride)) + b"t\x89}tR"
+    )  # fmt: skip
+
+
+def text(value: str) -> bytes:
+    encoded = value.encode()
+    return b"X" + len(encoded).to_bytes(4, "little") + encoded
+
+
+def number(value: int) -> bytes:
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def safetensors(path: Path, header: object, data: bytes = b"", length: int | None = None) -> Path:
+    """A safetensors file with any header: as it is when it is bytes, else as JSON."""
+    written = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes((len(written) if length is None else length).to_bytes(8, "little") + written + data)
+    return path
