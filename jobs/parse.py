@@ -154,7 +154,7 @@ def _document(tree: Tree, source: bytes, rules: Rules) -> Document:
         return Document(None, findings.problems(), source, ())
     choice = choose(spec, rules, findings)
     info = rules.info(choice.engine) if choice.engine is not None else None
-    voice = _default_voice(spec, rules, info)
+    voice = _default_voice(spec, rules, choice, info)
     has_recordings = bool(
         spec.recordings() or rules.defaults.get("speaker_wav") or findings.has(("speaker_wav",), ("segments",))
     )
@@ -199,9 +199,9 @@ def _typed(settings: Mapping[str, Any], info: EngineInfo | None) -> dict[str, An
     return {name: float(value) if name in fractions else value for name, value in settings.items()}
 
 
-def _default_voice(spec: JobSpec, rules: Rules, info: EngineInfo | None) -> dict[str, Any]:
+def _default_voice(spec: JobSpec, rules: Rules, choice: Choice, info: EngineInfo | None) -> dict[str, Any]:
     """For a job without a voice: the default recording where the engine can use it, else the default speaker where
-    the engine has that one. Keys of the job; none when there is no such voice.
+    the engine has that one, or does not say whom it has and is what jobs get that name neither engine nor checkpoint.
     """
     if info is None or spec.speaker is not None or spec.speaker_wav:
         return {}
@@ -209,6 +209,7 @@ def _default_voice(spec: JobSpec, rules: Rules, info: EngineInfo | None) -> dict
     if (recordings := defaults.get("speaker_wav")) and info.clones_voices:
         names = (recordings,) if isinstance(recordings, str) else tuple(recordings)
         return {"speaker_wav": names, "speaker_text": spec.speaker_text or defaults.get("speaker_text")}
-    speaker = defaults.get("speaker")
-    ours = speaker in info.speakers if info.speakers else info.name == rules.default_engine
-    return {"speaker": speaker} if speaker is not None and ours else {}
+    speaker, checkpoint = defaults.get("speaker"), defaults.get("checkpoint")
+    usual = info.name == rules.default_engine if checkpoint is None else choice.checkpoint == checkpoint
+    known = speaker in info.speakers if info.speakers else usual
+    return {"speaker": speaker} if speaker is not None and known else {}

@@ -10,7 +10,7 @@ import pytest
 from engines import checkpoints
 from jobs.checkpoint_names import MOST_FOLDERS, Models, Unresolved, find
 from jobs.recordings import NotAllowed
-from tests.models import F5, TONE, save
+from tests.headers import F5, TONE, save
 
 
 @pytest.fixture
