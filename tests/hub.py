@@ -7,7 +7,7 @@ import json
 import math
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,11 +27,14 @@ def release(weights: bytes) -> dict[str, bytes]:
 
 
 def weights() -> bytes:
-    """What is an XTTS-v2 by its header, of the smallest sizes and of zeros: 22 MB."""
-    width, rows = 6, 3
-    sizes = {"text_embedding.weight": rows, "mel_embedding.weight": rows, "text_pos_embedding.emb.weight": rows}
-    sizes["mel_pos_embedding.emb.weight"] = rows
-    shapes = xtts_layout.expected({f"gpt.{name}": Entry("uint8", (n, width), 0, 0) for name, n in sizes.items()})
+    """What is an XTTS-v2 by its header, of the smallest sizes: 22 MB."""
+    embeddings = ("text_embedding", "mel_embedding", "text_pos_embedding.emb", "mel_pos_embedding.emb")
+    smallest = Entry("uint8", (3, 6), 0, 0)
+    return zeros(xtts_layout.expected({f"gpt.{name}.weight": smallest for name in embeddings}))
+
+
+def zeros(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """Tensors of these shapes, as safetensors has them."""
     header, end = {}, 0
     for name, shape in shapes.items():
         start, end = end, end + math.prod(shape)
@@ -86,7 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        served, name, start = self.server.served, self.path.rpartition("/")[2], 0
+        repository, _, name = self.path.partition(f"/resolve/{XTTS.revision}/")
+        served, start = self.server.served, 0
         if served.ranges:
             start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         served.asked.append((name, start, self.headers.get("Authorization")))
@@ -94,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(302, Location=served.elsewhere + self.path)
         elif served.status != 200:
             self._head(served.status)
-        elif self.path != f"/{XTTS.repository}/resolve/{XTTS.revision}/{name}":
+        elif repository != f"/{XTTS.repository}" or name not in served.files:
             self._head(404)
         else:
             self._content(served, name, start)

@@ -157,12 +157,12 @@ def transfer() -> Iterator[Callable[[str, int, int], None]]:
 
 @dataclass(slots=True)
 class _Tenths:
-    """A line when something new is begun, and at each tenth."""
+    """A line at each tenth."""
 
-    said: tuple[str, int] = ("", -1)
+    said: int = -1
 
     def __call__(self, doing: str, done: int, total: int) -> None:
         percent = 100 * done // max(total, 1)
-        if self.said != (doing, percent // 10):
-            self.said = (doing, percent // 10)
+        if self.said != percent // 10:
+            self.said = percent // 10
             click.echo(f"{printable(doing, 60)}: {percent} % of {total:,} bytes", err=True)

@@ -139,7 +139,7 @@ class Download:
 
     def all(self) -> None:
         self.folder.mkdir(exist_ok=True)
-        _only(self.folder, {file.name for file in self.model.files})
+        _only(self.folder, {file.name.partition("/")[0] for file in self.model.files})
         _check_space(self.model.size_bytes - self._done(), self.folder)
         try:
             for file in self.model.files:
@@ -157,18 +157,17 @@ class Download:
 
     def _fetch(self, file: Published) -> None:
         path = self.folder / file.name
+        path.parent.mkdir(exist_ok=True)
         waits = iter(self.waits_s)
         while (have := _size(path)) < file.size:
             try:
                 self._receive(file, path, have)
-            except (OSError, http.client.HTTPException) as error:
-                if getattr(error, "errno", None) in _LOCAL:
-                    raise
+            except _Broken as broken:
                 if _size(path) > have:
                     waits = iter(self.waits_s)
-                pause = next(waits, None) if self.came and not _final(error) else None
+                pause = next(waits, None) if self.came and not broken.final else None
                 if pause is None:
-                    raise self._failed(file, error) from error
+                    raise self._failed(file, broken) from broken
                 time.sleep(pause)
 
     def _receive(self, file: Published, path: Path, have: int) -> None:
@@ -179,14 +178,14 @@ class Download:
                 out.truncate(0)  # a server that knows no ranges starts over
             done, total = self._done(), self.model.size_bytes
             left = file.size - _size(path)
-            while left > 0 and (block := response.read1(min(left, _BLOCK_BYTES))):
+            while left > 0 and (block := _block(response, min(left, _BLOCK_BYTES))):
                 out.write(block)
                 self.came = True
                 left -= len(block)
                 done += len(block)
                 self.tell(file.name, done, total)
             if left > 0:
-                raise ConnectionError(f"the connection ended {left} bytes early")
+                raise _Broken(ConnectionError(f"the connection ended {left} bytes early"))
             out.flush()
             os.fsync(out.fileno())
 
@@ -206,8 +205,8 @@ class Download:
             "Run the same command again: only that file is fetched anew.",
         )
 
-    def _failed(self, file: Published, error: Exception) -> EngineMissing:
-        if _final(error):
+    def _failed(self, file: Published, broken: _Broken) -> EngineMissing:
+        if broken.final:
             hint = "If HF_ENDPOINT names a mirror, make sure that it has the model; HF_TOKEN is sent when it is set."
         elif self.came:
             hint = _GO_ON
@@ -217,29 +216,37 @@ class Download:
                 f"from another one to models/{self.model.folder}."
             )
         source = f"{self.endpoint}/{self.model.repository}"
-        return EngineMissing(f"{printable(source, 300)} did not send {file.name}: {_reason(error)}", hint)
+        return EngineMissing(f"{printable(source, 300)} did not send {file.name}: {broken}", hint)
 
 
 _GO_ON = "Run the same command again: it goes on from where it was."
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-_LOCAL = _DISK_FULL | {errno.EACCES, errno.EROFS, errno.EFBIG, errno.EIO}
-
-
-def _final(error: Exception) -> bool:
-    """Whether the same request would go wrong again."""
-    code = error.code if isinstance(error, urllib.error.HTTPError) else 500
-    return code < http.HTTPStatus.INTERNAL_SERVER_ERROR and code not in {408, 429}
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        error.close()
-        return f"{error.code} {printable(error.reason, 100)}"
-    cause = getattr(error, "reason", error)  # of a URLError: the system's own error, or words
-    return printable(getattr(cause, "strerror", None) or cause or type(cause).__name__, 300)
 
 
 # --- HTTP ------------------------------------------------------------------------------------------------------------
+
+
+class _Broken(Exception):
+    """The other end, or the way to it, did not do its part. `final`: it would not do so a second time either."""
+
+    def __init__(self, error: Exception) -> None:
+        self.final = False
+        cause = getattr(error, "reason", error)  # of a URLError: the system's own error, or words
+        reason = getattr(cause, "strerror", None) or cause or type(cause).__name__
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+            self.final = error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR and error.code not in {408, 429}
+            reason = f"{error.code} {reason}"
+        super().__init__(printable(reason, 300))
+
+
+@contextlib.contextmanager
+def _network() -> Iterator[None]:
+    """Keeps what goes wrong on the network apart from what goes wrong on the disk."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        raise _Broken(error) from error
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -252,6 +259,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return after
 
 
+@_network()
 def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - `_endpoint` lets http and https through
     request.add_header("User-Agent", f"voicespool/{version('voicespool')}")
@@ -260,6 +268,12 @@ def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         request.add_header("Authorization", f"Bearer {token.strip()}")
     opened: http.client.HTTPResponse = urllib.request.build_opener(_Redirects).open(request, timeout=_TIMEOUT_S)
     return opened
+
+
+@_network()
+def _block(response: http.client.HTTPResponse, most: int) -> bytes:
+    """What has come; nothing at the end."""
+    return response.read1(most)
 
 
 def _endpoint() -> str:

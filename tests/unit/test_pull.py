@@ -185,6 +185,17 @@ def test_token_stays_with_the_hub(served: Hub, monkeypatch: pytest.MonkeyPatch, 
     assert {token for _name, _start, token in other.asked} == {None}
 
 
+def test_files_in_folders_of_their_own(served: Hub, tmp_path: Path) -> None:
+    """Some repositories have folders; what came into them counts in the next run too."""
+    served.files["base/model.pth"] = FILES["model.pth"]
+    nested = published({"base/model.pth": FILES["model.pth"]})
+    served.cut["base/model.pth"] = 1000
+    with pytest.raises(EngineMissing):
+        fetch(tmp_path, nested, waits_s=())
+    assert (fetch(tmp_path, nested) / "base" / "model.pth").read_bytes() == FILES["model.pth"]
+    assert [start for _name, start, _token in served.asked] == [0, 1000]
+
+
 def test_disk_too_small(served: Hub, tmp_path: Path) -> None:
     """Known before anything is asked for."""
     huge = replace(MODEL, files=(Published("model.pth", 1 << 60, "0" * 64),))
