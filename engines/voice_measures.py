@@ -50,18 +50,18 @@ class Sound:
 
 
 def measured(samples: NDArray[np.float32], rate_hz: int) -> Sound:
-    """Measure samples of shape [n, channels], n > 0."""
+    """Measure samples of shape [channels, n], n > 0."""
     import numpy as np
 
     peak = float(max(samples.max(), -samples.min()))
     if not math.isfinite(peak):  # of NaN, both are NaN
         return Sound(is_finite=False)
-    mix = samples @ np.full(samples.shape[1], 1 / samples.shape[1])
+    mix = samples.mean(axis=0, dtype=np.float64)
     powers = _powers(mix, rate_hz // FRAMES_PER_S)
     loud = float(np.sort(powers)[-max(1, min(LOUD_FRAMES, powers.size // 4))])
     speaking = powers > loud * 10 ** (-limits.PAUSE_DB / 10)
     return Sound(
-        channels=samples.shape[1],
+        channels=len(samples),
         peak=peak,
         clipped=_flat_share(samples) if peak >= limits.FULL_SCALE else 0.0,
         offset=abs(float(mix.mean())),
@@ -86,19 +86,20 @@ def _flat_share(samples: NDArray[np.float32]) -> float:
     import numpy as np
 
     cut = np.clip(samples, -1, 1)
-    level = (cut[1:] == cut[:-1]) & (np.abs(cut[1:]) >= limits.FULL_SCALE)
+    level = (np.diff(cut) == 0) & (np.abs(cut[:, 1:]) >= limits.FULL_SCALE)
+    three = level[:, 1:] & level[:, :-1]
     flat = np.zeros(cut.shape, dtype=bool)
     for place in range(3):
-        flat[place : len(flat) - 2 + place] |= level[1:] & level[:-1]
+        flat[:, place : place + three.shape[1]] |= three
     return float(flat.mean())
 
 
 def _lost_db(samples: NDArray[np.float32], mix: NDArray[np.float64]) -> float:
     import numpy as np
 
-    if samples.shape[1] == 1:
+    if len(samples) == 1:
         return 0.0
-    before, after = float(samples.var(axis=0, dtype=np.float64).mean()), float(mix.var())
+    before, after = float(samples.var(axis=1, dtype=np.float64).mean()), float(mix.var())
     return db(before) - db(after) if db(before) > limits.SILENT_DBFS else 0.0
 
 

@@ -108,9 +108,9 @@ def read(path: Path, max_s: float) -> tuple[NDArray[np.float32], int]:
             for found in _in_header(file):
                 raise found
             samples = _decoded(file, math.ceil(max_s * file.samplerate))
-            if not len(samples):
+            if not samples.size:
                 raise _Found("empty")
-            return samples.T.copy(), int(file.samplerate)
+            return samples, int(file.samplerate)
     except _Found as found:
         raise RequestRefused(found.sentence("the recording")) from found
 
@@ -162,7 +162,7 @@ def _in_header(file: Any) -> Iterator[_Found]:
 
 
 def _decoded(file: Any, frames: int) -> NDArray[np.float32]:
-    """The first so many frames, shape [n, channels]; fewer where the file ends or is damaged."""
+    """The first so many frames, shape [channels, n]; fewer where the file ends or is damaged."""
     import numpy as np
     import soundfile
 
@@ -171,7 +171,7 @@ def _decoded(file: Any, frames: int) -> NDArray[np.float32]:
         while frames > 0 and len(block := file.read(min(frames, file.samplerate), dtype="float32", always_2d=True)):
             blocks.append(block)
             frames -= len(block)
-    return np.concatenate(blocks)
+    return np.ascontiguousarray(np.concatenate(blocks).T)
 
 
 def _examined(file: Any, path: Path, shown: str) -> Recording:
@@ -181,8 +181,8 @@ def _examined(file: Any, path: Path, shown: str) -> Recording:
         wanted = min(frames, round(limits.EXAMINED_S * rate_hz), MOST_SAMPLES // file.channels)
         samples = _decoded(file, wanted)
         promised = _promised(file)
-        if len(samples) < wanted:
-            frames = len(samples)
+        if samples.shape[1] < wanted:
+            frames = samples.shape[1]
         found += _in_length(frames / rate_hz, promised / rate_hz)
         if frames:
             sound = measured(samples, rate_hz)
