@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import models
+from tests import headers
 from tests.depriving import as_an_ordinary_user
 from tests.hub import release, weights
 from tests.sounds import save, speech
@@ -135,7 +135,7 @@ def test_a_missing_base_model_says_what_brings_its_voices(config: Config) -> Non
     assert "without speakers_xtts.pth" in room.of_base_model("xtts", config.models).note
     parts = ("gpt_cond_latent", "speaker_embedding")
     tensors = {f"{name}.{part}": (1, 2) for name in ("Zofija Kendrick", "Dr. Rui") for part in parts}
-    models.save(folder / "speakers_xtts.pth", tensors)
+    headers.save(folder / "speakers_xtts.pth", tensors)
     assert room.of_base_model("xtts", config.models).speakers == ("Zofija Kendrick", "Dr. Rui")
 
 
