@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -32,3 +33,10 @@ def save(path: Path, samples: Samples, rate_hz: int = RATE_HZ, subtype: str | No
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, rate_hz, subtype=subtype)
     return path
+
+
+def recording(seconds: float = 6.0) -> bytes:
+    """A file that can be spoken with; another length is another content."""
+    file = io.BytesIO()
+    soundfile.write(file, speech(seconds), RATE_HZ, format="WAV")
+    return file.getvalue()

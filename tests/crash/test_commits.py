@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sounds import recording
 from tests.spooling import PLUGINS, ROOT, Spool, spooling, until
 
 BOUNDARY = Path(__file__).parent / "boundary"
@@ -25,7 +26,7 @@ def boundary(at: str, **extra: str) -> dict[str, str]:
 
 
 def fill(spool: Spool) -> None:
-    (spool.inbox / "ana.wav").write_bytes(b"RIFF" + bytes(100))
+    (spool.inbox / "ana.wav").write_bytes(recording())
     for name, text in JOBS.items():
         spool.drop(name, text)
 

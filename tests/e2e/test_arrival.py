@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.depriving import as_an_ordinary_user, with_kernel_limit
+from tests.sounds import recording
 from tests.spooling import PATIENCE_S, Spool, spooling, until
 
 NEVER_S = 3600.0
@@ -446,8 +447,8 @@ def test_removed_or_renamed_while_waiting(tmp_path: Path) -> None:
         os.rename(spool.inbox / "left.yaml", spool.folder / "left.yaml")
         os.rename(spool.inbox / "radio", spool.inbox / "tv")
         until(lambda: listed(spool).keys() == {"after.yaml", "tv/folder.yaml"}, lambda: f"{listed(spool)}")
-        spool.drop("later.wav", bytes(100))
-        spool.drop("tv/later.wav", bytes(100))
+        spool.drop("later.wav", recording())
+        spool.drop("tv/later.wav", recording())
         assert spoken(spool, "after") == "I wait."
         assert spoken(spool, "tv/folder") == "I wait."
         until(lambda: not listed(spool))

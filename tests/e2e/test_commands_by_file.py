@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.sounds import recording
 from tests.spooling import Spool, spooling, until
 
 NEVER_S = 3600.0
@@ -321,7 +322,7 @@ def test_a_passing_run_waits_for_a_recording_that_comes(tmp_path: Path) -> None:
         spool.drop("hello.json", job("Hello.", speaker_wav="ana.wav"))
         process = spool.start("--once")
         until(lambda: counts(spool).get("waiting") == 1)
-        spool.drop("ana.wav", bytes(100))
+        spool.drop("ana.wav", recording())
         assert process.wait(60) == 0
         assert spool.results() == ["hello"]
 
@@ -349,7 +350,7 @@ def test_a_failed_job_is_mended_and_dropped_again(spool: Spool) -> None:
     assert said(spool, "Wrong") == "Hello."
     spool.drop("late.json", job("Hello.", speaker_wav="ana.wav"))
     failed = spool.result("late.failed")
-    (spool.inbox / "ana.wav").write_bytes(bytes(100))
+    (spool.inbox / "ana.wav").write_bytes(recording())
     os.rename(failed / "late.json", spool.inbox / "late.json")
     assert said(spool, "late") == "Hello."
     assert spool.results() == ["Wrong", "Wrong.failed", "late", "late.failed"]

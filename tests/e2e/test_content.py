@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sounds import recording
 from tests.spooling import PATIENCE_S, PLUGINS, ROOT, Spool, environment, spooling, until
 
 NEVER_S = 3600.0
@@ -226,7 +227,7 @@ def voices_of(spool: Spool, name: str) -> list[str]:
 
 def test_recordings_that_come_late_or_grow(tmp_path: Path) -> None:
     """A job waits for its recording to come, to be filled and to be closed, and speaks with the whole of it."""
-    whole = os.urandom(5000)
+    whole = recording()
     digest = hashlib.sha256(whole).hexdigest()
     with spooling(tmp_path / "spool", ready=PATIENT) as spool:
         spool.start()
@@ -284,9 +285,10 @@ def test_where_recordings_may_lie(tmp_path: Path) -> None:
             "only": voices / "deep" / "only.wav",
             "shared": shared / "team.wav",
         }
+        recordings = {name: recording(6.0 + number) for number, name in enumerate(places)}
         for name, path in places.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"recording {name}")
+            path.write_bytes(recordings[name])
         (spool.inbox / "radio" / "link.wav").symlink_to(voices / "deep" / "only.wav")
         (voices / "to-shared.wav").symlink_to(shared / "team.wav")
         jobs = {
@@ -297,25 +299,26 @@ def test_where_recordings_may_lie(tmp_path: Path) -> None:
             "rooted": (str(shared / "team.wav"), "shared"),
             "linked-root": ("to-shared.wav", "shared"),
         }
-        for name, (recording, _) in jobs.items():
-            spool.drop(f"{name}.yaml", SPEAKS.format(recording))
+        for name, (named, _) in jobs.items():
+            spool.drop(f"{name}.yaml", SPEAKS.format(named))
         assert spool.once().returncode == 0
         for name, (_, place) in jobs.items():
-            assert voices_of(spool, name) == [hashlib.sha256(f"recording {place}".encode()).hexdigest()], name
+            assert voices_of(spool, name) == [hashlib.sha256(recordings[place]).hexdigest()], name
 
 
 def test_the_recording_as_it_was_when_the_job_was_claimed(tmp_path: Path) -> None:
     """A queued job keeps its voice though the recording is overwritten, and removed, before it is rendered."""
     with spooling(tmp_path / "spool", ready=PATIENT) as spool:
-        recording = spool.drop("ana.wav", b"as it was")
+        as_it_was = recording()
+        dropped = spool.drop("ana.wav", as_it_was)
         (spool.inbox / "PAUSE").touch()
         spool.start()
         spool.drop("paused.yaml", SPEAKS.format("ana.wav"))
         until(lambda: spool.status()["counts"]["queued"] == 1)
-        recording.write_bytes(b"something else")
-        recording.unlink()
+        dropped.write_bytes(b"something else")
+        dropped.unlink()
         (spool.inbox / "PAUSE").unlink()
-        assert voices_of(spool, "paused") == [hashlib.sha256(b"as it was").hexdigest()]
+        assert voices_of(spool, "paused") == [hashlib.sha256(as_it_was).hexdigest()]
 
 
 # --- forged ----------------------------------------------------------------------------------------------------------
