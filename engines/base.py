@@ -151,8 +151,11 @@ class Engine(Protocol):
             EngineMissing, RequestRefused, OutOfMemory, EngineError.
         """
 
-    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio]]:
-        """Render chunks, in any order the engine likes, and yield each with its index as soon as it is done."""
+    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio] | None]:
+        """Render chunks, in any order the engine likes, and yield each with its index as soon as it is done.
+
+        None in between is a sign of life, for engines whose first chunk of many takes long.
+        """
 
     def close(self) -> None:
         """Give everything back."""

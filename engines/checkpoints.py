@@ -50,6 +50,7 @@ class Checkpoint:
         is_best: Whether its validation loss is the lowest in its folder; told by `listed` alone.
         config, vocab, speakers: Files that belong to it, where they are found. For an adapter, config is its own.
         tensors: What inference needs, by the library's names.
+        is_adapter: Whether it holds changes to a base model alone (LoRA).
         loads: Whether it will load, as far as the header tells.
         why_not, cure: If not: why, and what to do; sentences.
     """
@@ -72,6 +73,7 @@ class Checkpoint:
     vocab: Path | None = None
     speakers: Path | None = None
     tensors: Mapping[str, Entry] = field(default_factory=dict)
+    is_adapter: bool = False
     loads: bool = False
     why_not: str = ""
     cure: str = ""
@@ -110,6 +112,7 @@ def inspect(path: Path) -> Checkpoint:
         vocab=vocab,
         speakers=speakers,
         tensors=kind.tensors,
+        is_adapter=kind.is_adapter,
         loads=not why_not,
         why_not=why_not,
         cure=cure,
@@ -158,15 +161,17 @@ def natural(path: Path) -> list[tuple[int, str]]:
 
 
 def listed(folder: Path) -> list[Checkpoint]:
-    """Every candidate, inspected; in each folder the one with the lowest validation loss is marked as the best."""
+    """Every candidate, inspected; in each folder the one with the lowest validation loss is marked as the best.
+
+    What no engine speaks with is the best only where there is nothing else.
+    """
     found = [_inspected(path) for path in candidates(folder)]
-    best: dict[Path, Checkpoint] = {}
+    with_loss: dict[Path, list[Checkpoint]] = {}
     for one in found:
-        if one.engine is not None and one.validation_loss is not None:
-            other = best.get(one.path.parent)
-            if other is None or one.validation_loss < (other.validation_loss or 0.0):
-                best[one.path.parent] = one
-    return [replace(one, is_best=one is best.get(one.path.parent)) for one in found]
+        if one.validation_loss is not None:
+            with_loss.setdefault(one.path.parent, []).append(one)
+    best = {id(min(those, key=lambda one: (one.engine is None, one.validation_loss))) for those in with_loss.values()}
+    return [replace(one, is_best=id(one) in best) for one in found]
 
 
 def _inspected(path: Path) -> Checkpoint:

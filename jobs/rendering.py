@@ -113,9 +113,12 @@ class _Work:
         missing = [(key, chunk) for key, chunk in self.chunks.items() if key not in self.lengths]
         if not missing:
             return
-        for index, audio in engine.render([chunk for _, chunk in missing]):
-            self._take(*_one_of(missing, index), audio)
+        for rendered in engine.render([chunk for _, chunk in missing]):
+            if rendered is not None:
+                self._take(*_one_of(missing, rendered[0]), rendered[1])
             self.tell()
+            if rendered is None:
+                continue
             if len(self.lengths) < len(self.chunks) and self.stop():
                 raise Stopped
         for key, chunk in missing:

@@ -23,7 +23,8 @@ from engines.errors import RequestRefused
 from engines.tensors import Entry
 
 MOST_NAMES = 3
-_RANDOM = {Tensor.normal_, Tensor.uniform_, torch.nn.init.normal_, torch.nn.init.uniform_, torch.nn.init.trunc_normal_}
+_FILLS = {Tensor.normal_, Tensor.uniform_}
+_FILLING_MODULES = {"torch.nn.init", "transformers.initialization"}
 _LORA = re.compile(r"(?:^|\.)h\.(\d+)\.((?:attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj))\.lora_([AB])(?:\.\w+)?\.weight$")
 
 
@@ -54,7 +55,7 @@ class Unfilled(TorchFunctionMode):
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in _RANDOM:
+        if function in _FILLS or getattr(function, "__module__", "") in _FILLING_MODULES:
             return args[0] if args else kwargs["tensor"]
         return function(*args, **(kwargs or {}))
 

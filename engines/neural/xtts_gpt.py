@@ -38,7 +38,7 @@ class Utterance:
         seed: Of this chunk's own chance.
     """
 
-    key: int
+    key: tuple[int, int]
     text: Tensor
     voice: Tensor
     sampling: Sampling
@@ -55,7 +55,7 @@ class Spoken:
         latents: float32 [n, channels], what the vocoder speaks.
     """
 
-    key: int
+    key: tuple[int, int]
     codes: Tensor
     latents: Tensor
 
@@ -139,11 +139,11 @@ class Gpt:
         return x
 
     @torch.inference_mode()
-    def decode(self, utterances: Sequence[Utterance], rows: int) -> Iterator[Spoken | None]:
+    def decode(self, utterances: Sequence[Utterance], rows: int) -> Iterator[list[Spoken]]:
         """Decode utterances, at most `rows` at a time, longest texts first.
 
         Yields:
-            Each as soon as it is done, and None now and then as a sign of life.
+            Those that got done in the latest steps; none, as a sign of life, if none did.
 
         Raises:
             torch.OutOfMemoryError, RuntimeError: the memory was too small for so many rows. What was yielded stays
@@ -157,8 +157,7 @@ class Gpt:
                 batch.admit([waiting.pop() for _ in range(min(free, len(waiting)))])
             else:
                 batch.advance()
-            yield from batch.finished()
-            yield None
+            yield batch.finished()
 
 
 def _norm(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
@@ -185,7 +184,7 @@ class _Batch:
         self.gpt, self.rows, self.active = gpt, rows, 0
         device = gpt.device
         steps = gpt.limit + LOOK_EVERY_STEPS
-        self._keys: list[int] = []
+        self._keys: list[tuple[int, int]] = []
         self._sampler = Sampler(rows, gpt.vocabulary, device)
         self._cache = _Cache(gpt, rows)
         self._length = torch.zeros(rows, dtype=torch.long, device=device)

@@ -5,6 +5,7 @@ the file, with our decoder and vocoder over them.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,6 +86,32 @@ class Model:
         """A text must have fewer."""
         return int(self.library.args.gpt_max_text_tokens)
 
+    def ears(self) -> str:
+        """A digest of the weights that listen to recordings: what a voice's latents follow from."""
+        listening = (self.library.gpt.conditioning_encoder, self.library.gpt.conditioning_perceiver,
+                     self.library.hifigan_decoder.speaker_encoder)  # fmt: skip
+        digest = hashlib.blake2b(self.library.mel_stats.cpu().numpy().tobytes())
+        for module in listening:
+            for tensor in module.state_dict().values():
+                digest.update(tensor.cpu().contiguous().numpy())
+        return digest.hexdigest()
+
+    @torch.inference_mode()
+    def search(self, tokens: Tensor, voice: Tensor, settings: Mapping[str, Any], seed: int) -> Tensor:
+        """The library's beam search, and its second pass for the latents: float32 [n, channels]."""
+        gpt, device = self.library.gpt, self.library.device
+        if not hasattr(gpt, "gpt_inference"):
+            gpt.init_gpt_for_inference()
+        text, voice = tokens.unsqueeze(0).to(device), voice.to(device)
+        names = ("temperature", "top_k", "top_p", "repetition_penalty", "length_penalty", "num_beams", "do_sample")
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            codes = gpt.generate(voice, text, **{name: settings[name] for name in names})
+        lengths = torch.tensor([text.shape[1]], device=device), torch.tensor([codes.shape[1] * gpt.code_stride_len], device=device)
+        latents: Tensor = gpt(text, lengths[0], codes, lengths[1], cond_latents=voice, return_latent=True)
+        return latents[0]
+
+    @torch.inference_mode()
     def latents(self, recordings: list[tuple[Tensor, int]], settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """What the model hears in recordings: conditioning latents [1, 32, channels], speaker embedding [1, d, 1].
 
