@@ -109,7 +109,9 @@ class Models:
             return self._allowed(name, real)
         if self._shelf is None or not self._shelf.is_current():
             self._shelf = Shelf.of(self.folder)
-        fits = {self._real(file): file for file in self._fitting(path, self._shelf)}
+        without_links = PurePosixPath(os.path.relpath(real, self.folder.resolve()))
+        files = self._fitting(path, self._shelf) or self._fitting(without_links, self._shelf)
+        fits = {self._real(file): file for file in files}
         if len(fits) != 1:
             raise Unresolved(_why_several(name, list(fits.values())) if fits else _why_none(name, self._shelf))
         return self._allowed(name, next(iter(fits)))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from engines.base import EngineClass, EngineInfo
+from jobs.checkpoint_names import Models
 from jobs.errors import JobInvalid
 from jobs.lock import Lock
 from jobs.outbox import SPOOL_FOLDER, Outbox, Policy
@@ -90,7 +91,10 @@ class Voice:
     @classmethod
     def info(cls) -> EngineInfo:
         languages = ("en", "pt-BR")
-        return EngineInfo("voice", "A voice", "Apache-2.0", "voice", "1.0", None, 16000, languages, clones_voices=True)
+        return EngineInfo(
+            "voice", "A voice", "Apache-2.0", "voice", "1.0", None, 16000, languages, clones_voices=True,
+            takes_checkpoints=True,
+        )  # fmt: skip
 
     @classmethod
     def match_language(cls, tag: str) -> str | None:
@@ -162,6 +166,10 @@ class Desk:
         return self.folder / "voices"
 
     @property
+    def models(self) -> Path:
+        return self.folder / "models"
+
+    @property
     def results(self) -> Path:
         return self.outbox_folder
 
@@ -178,7 +186,7 @@ class Desk:
                 lock=lock,
                 outbox=None,
                 snapshots=Snapshots(self.state / "recordings", Places(self.inbox, self.voices, self.state)),
-                rules=Rules(engines=ENGINES, default_engine="voice"),
+                rules=Rules(engines=ENGINES, default_engine="voice", models=Models(self.models)),
                 device={},
                 **{"longest_bytes": 1 << 20, "attempts": 3, "deaths": 10, **self.settings},
             )

@@ -175,6 +175,47 @@ def test_another_engine_or_checkpoint_is_loaded_after_the_old_one_is_closed(
     ]
 
 
+def test_a_checkpoint_that_was_replaced_is_loaded_anew(worker: Worker, orders: Orders, tmp_path: Path) -> None:
+    """Under its old name; meanwhile nobody takes the old one for loaded."""
+    checkpoint = str(tmp_path / "a.pth")
+    first = dataclasses.replace(orders(engine="probe"), checkpoint=checkpoint, checkpoint_state=(1, 2, 3))
+    again = dataclasses.replace(first, result_dir=orders().result_dir)
+    other = dataclasses.replace(first, result_dir=orders().result_dir, checkpoint_state=(1, 2, 4))
+    assert isinstance(render(worker, first), Done)
+    warm = []
+    for order in (again, other):
+        worker.submit(order)
+        warm.append(worker.warm)
+        assert isinstance(finish(worker)[-1], Done)
+    assert warm == [("probe", checkpoint), None]
+    assert worker.warm == ("probe", checkpoint)
+    lines = [line.partition(" ")[2] for line in (tmp_path / "diary").read_text().splitlines()]
+    assert lines == [f"load {checkpoint} on cpu", f"close {checkpoint} on cpu", f"load {checkpoint} on cpu"]
+
+
+def test_a_job_that_can_not_be_done_leaves_the_loaded_engine_alone(
+    worker: Worker, orders: Orders, tmp_path: Path
+) -> None:
+    """It is refused before its model is loaded, so nothing is unloaded for it."""
+    assert isinstance(render(worker, orders(engine="probe")), Done)
+    refused = dataclasses.replace(orders(engine="faulty"), spec={"text": "Hello.", "language": "ja"})
+    events = [render(worker, refused)]
+    assert isinstance(events[0], Failed)
+    assert events[0].code == "engine_refused"
+    done = render(worker, orders(engine="probe"))
+    assert isinstance(done, Done)
+    assert done.rendering.timing["load_s"] == 0.0
+
+
+def test_it_is_told_what_the_daemon_wants_it_to_know(orders: Orders, log: Log) -> None:
+    """Variables besides the daemon's own: where models lie."""
+    logger = structlog.wrap_logger(None, processors=[Recorder(log)], wrapper_class=structlog.BoundLogger)
+    with Worker({"name": "cpu"}, logger, environment={"VOICESPOOL_MODELS": "/somewhere/models"}) as worker:
+        done = render(worker, orders(engine="probe"))
+        assert isinstance(done, Done)
+        assert "VOICESPOOL_MODELS" in done.rendering.engine["environment"]
+
+
 def test_the_process_is_private_modest_and_light(
     worker: Worker, orders: Orders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -101,6 +101,14 @@ def test_two_names_of_one_file_are_one(models: Path) -> None:
     assert Models(models).model("anna/latest").name == "anna/step_1000.pth"
 
 
+def test_a_folder_may_have_a_second_name(models: Path) -> None:
+    """A link to the run that is in use."""
+    save(models / "runs/7/last.safetensors", val_loss=1)
+    (models / "current").symlink_to("runs/7")
+    for name in ("current", "current/last", "current/best"):
+        assert find(models, name) == (models / "runs/7/last.safetensors").resolve()
+
+
 def test_what_is_not_there_is_named_with_what_is(models: Path) -> None:
     assert refused(models, "anna") == 'there is no model "anna": there are none in models/'
     lay(models, "anna/model.pth")

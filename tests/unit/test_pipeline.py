@@ -17,6 +17,7 @@ from jobs.errors import Cancelled, Hold, InboxGone, LockLost, OutboxGone, Render
 from jobs.pipeline import Renderer
 from jobs.rendering import Order, Rendering
 from jobs.schedule import URGENT
+from tests.headers import save
 from tests.in_process import Desk, desk, render
 
 
@@ -328,7 +329,7 @@ def test_documents_are_jobs_and_a_wrong_one_fails_alone(at: Desk) -> None:
     assert manifest(at.results / "b")["request"] == manifest(at.results / "radio/a-3")["request"]
 
 
-# --- recordings ------------------------------------------------------------------------------------
+# --- recordings and checkpoints ------------------------------------------------------------------------------------
 
 
 def test_a_job_speaks_with_the_recording_that_was_there_when_it_was_claimed(at: Desk) -> None:
@@ -358,6 +359,53 @@ def test_a_recording_that_can_not_be_had_fails_the_job_in_words(at: Desk, name: 
     assert outcome is not None
     assert outcome.status == "failed"
     assert name in (outcome.folder / "ERROR.txt").read_text()
+
+
+def test_the_worker_gets_the_checkpoint_as_it_is_when_the_job_starts(at: Desk) -> None:
+    """Its real path, its name, and what changes when it is replaced, also between two attempts."""
+    file = save(at.models / "anna/model.safetensors")
+    (at.models / "ana").symlink_to("anna")
+    at.drop("a.yaml", "text: hello\ncheckpoint: ana\n")
+    (ticket,) = at.take("a.yaml")
+    assert ticket.model == ("voice", str(file.resolve()))
+    orders: list[Order] = []
+
+    def replacing(order: Order, timeout_s: float | None) -> Rendering:
+        orders.append(order)
+        if len(orders) == 1:
+            save(file, step=2)
+            raise RenderFailed("the engine stumbled")
+        return render(order, timeout_s)
+
+    outcome = at.process(ticket, replacing)
+    assert outcome is not None
+    first, second = orders
+    assert first.model[:2] == second.model[:2] == ("voice", str(file.resolve()))
+    assert first.checkpoint_state != second.checkpoint_state
+    assert second.checkpoint_name == "anna/model.safetensors"
+    assert manifest(outcome.folder)["request"]["checkpoint"] == "ana"
+
+
+def test_jobs_of_one_model_are_known_by_its_file(at: Desk) -> None:
+    """However they name it; those for the base model are another kind."""
+    save(at.models / "anna/model.safetensors")
+    models = set()
+    for number, name in enumerate(("anna", "model", "anna/model", "anna/model.safetensors", "")):
+        at.drop(f"{number}.yaml", f"text: hello\ncheckpoint: {name}\n")
+        (ticket,) = at.take(f"{number}.yaml")
+        models.add(ticket.model)
+    assert models == {("voice", str((at.models / "anna/model.safetensors").resolve())), ("voice", "")}
+
+
+def test_a_checkpoint_that_goes_while_a_job_waits_fails_it_in_words(at: Desk) -> None:
+    file = save(at.models / "anna.safetensors")
+    at.drop("a.yaml", "text: hello\ncheckpoint: anna\n")
+    (ticket,) = at.take("a.yaml")
+    file.unlink()
+    outcome = at.process(ticket, never)
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert 'line 2: checkpoint: there is no model "anna"' in (outcome.folder / "ERROR.txt").read_text()
 
 
 def test_a_full_disk_while_a_recording_is_copied_fails_nothing(at: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

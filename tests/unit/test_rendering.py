@@ -14,8 +14,8 @@ import pytest
 import soundfile
 
 from engines import registry
-from engines.base import Audio, Chunk, Device, Engine, EngineClass
-from engines.errors import BadAudio, EngineError, RequestRefused
+from engines.base import Audio, Chunk, Device, Engine, EngineClass, EngineInfo
+from engines.errors import BadAudio, EngineError, EngineMissing, RequestRefused
 from jobs.manifest import AudioFile, Checks, SpokenSegment
 from jobs.preparation import prepare
 from jobs.rendering import Order, Progress, Ready, Rendering, Stopped, render
@@ -244,6 +244,76 @@ def test_a_recording_that_is_not_there_is_refused(desk: Desk) -> None:
     for recordings in ({}, {"ana.wav": str(desk.folder / "gone")}):
         with pytest.raises(RequestRefused, match="not there"):
             desk.render({"text": "One.", "speaker_wav": "ana.wav"}, recordings=recordings)
+
+
+def test_a_recording_is_listened_to_before_a_model_is_loaded(desk: Desk) -> None:
+    """What is no recording is refused, by the name that the job has for it; what is a bad one is a warning."""
+    copy = desk.folder / "0123"
+    spec = {"text": "One.", "speaker_wav": "ana\x1b.wav"}
+    for content, words in ((b"no sound at all", "ana"), (sounds.recording(0.1), "ana")):
+        copy.write_bytes(content)
+        with pytest.raises(RequestRefused, match=words) as refusal:
+            prepare(desk.order(spec, recordings={"ana\x1b.wav": str(copy)}), registry.engines()["faulty"])
+        assert "\x1b" not in refusal.value.message
+    copy.write_bytes(sounds.recording(2.0))
+    made = desk.render(spec, recordings={"ana\x1b.wav": str(copy)})
+    assert len(made.warnings) == 1
+    assert "ana\\x1b.wav" in made.warnings[0]
+    assert desk.render(spec, recordings={"ana\x1b.wav": str(copy)}).warnings == made.warnings
+
+
+def test_an_engine_that_can_not_run_here_is_missing_before_anything_else(desk: Desk) -> None:
+    """Whatever the job asks for, how to install the engine comes first, and nothing is retried."""
+
+    class Absent:
+        @staticmethod
+        def info() -> EngineInfo:
+            return EngineInfo("absent", "Absent", "MIT", "absent", None, "pip install absent", 0, ())
+
+    with pytest.raises(EngineMissing, match="absent can't run here: pip install absent") as missing:
+        prepare(desk.order({"text": "One.", "engine": "absent", "language": "ja"}), cast(EngineClass, Absent))
+    assert not missing.value.retryable
+
+
+def test_what_the_engine_said_when_it_was_loaded_is_told_of_each_job(desk: Desk) -> None:
+    """The model's settings lie between the options' defaults and the job's; its facts are gathered; it warns."""
+    spec = {"text": "One.", "engine": "tuned", "speaker": "x", "settings": {"width": 0.9}}
+    facts: dict[str, Any] = {
+        "device": "cpu", "architecture": "tone", "sha256": "0" * 64, "step": 3, "validation_loss": 1.5,
+        "settings": {"depth": 0.7, "width": 0.8}, "warnings": ["made up \x1b[31m"],
+    }  # fmt: skip
+    order = desk.order(spec, checkpoint="/models/anna.pth", checkpoint_name="anna.pth", checkpoint_state=[1, 2, 3])
+    made = perform(order, desk.load("tuned"), **facts)
+    assert made.engine["settings"] == {"depth": 0.7, "width": 0.9}
+    assert made.engine["checkpoint"] == {
+        "name": "anna.pth", "architecture": "tone", "sha256": "0" * 64, "step": 3, "validation_loss": 1.5,
+    }  # fmt: skip
+    assert made.engine["device"] == "cpu"
+    assert not {"warnings", "architecture", "sha256", "step"} & made.engine.keys()
+    assert made.warnings == ("made up \\x1b[31m",)
+    assert made.timing["load_s"] == 0.25
+    base = perform(desk.order(spec), desk.load("tuned"), architecture="tone")
+    assert base.engine["checkpoint"] == {"name": None, "architecture": "tone"}
+    assert desk.render({"text": "One."}).engine["checkpoint"] is None
+
+
+def test_another_checkpoint_is_another_chunk(desk: Desk) -> None:
+    """What was kept is used for the same model alone: not for another one, not for one that was replaced."""
+    spec = {"text": "One.", "settings": desk.settings()}
+    for file, state in (("a", [1]), ("a", [1]), ("a", [2]), ("b", [2])):
+        desk.render(spec, checkpoint=file, checkpoint_state=state)
+    assert len(desk.spoken()) == 3
+
+
+def test_a_language_may_have_shorter_chunks(desk: Desk) -> None:
+    """Where an engine can't hold as much in one language as in the others."""
+    words = "uma palavra e mais outra, " * 4
+    spec = {"text": f"{words}fim.", "engine": "tuned", "speaker": "x"}
+    lengths = []
+    for language in ("pt", "en"):
+        prepared = prepare(desk.order({**spec, "language": language}), registry.engines()["tuned"])
+        lengths.append(max(len(line.chunk.text) for line in prepared.lines if line.chunk))
+    assert lengths[0] <= 60 < lengths[1]
 
 
 def test_an_engine_that_cannot_clone_goes_on_and_warns(desk: Desk) -> None:
