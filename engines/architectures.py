@@ -227,7 +227,7 @@ _PARTS = (
     (r"backbone\.embed\.weight", "a Vocos vocoder"),
     (r"enc_p\..*|text_encoder\.emb\.weight", "a VITS model"),
 )
-_NOT_A_MODEL = "Models of XTTS-v2, F5-TTS and E2-TTS can be recognised; `docs/` says what their files are."
+_NOT_A_MODEL = "Models of XTTS-v2, F5-TTS and E2-TTS are recognised, and LoRA adapters for XTTS-v2."
 
 
 def _something_else(file: TensorFile, tensors: Tensors) -> Architecture:

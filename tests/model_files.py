@@ -5,10 +5,26 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import sys
 import zipfile
 from collections.abc import Mapping
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from tests.spooling import ROOT
+
+
+def tiny_xtts() -> ModuleType:
+    """The script that builds XTTS-v2 models of random weights; other packages have an `examples` too."""
+    if "tiny_xtts" not in sys.modules:
+        spec = spec_from_file_location("tiny_xtts", ROOT / "examples/tiny_xtts.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules["tiny_xtts"] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["tiny_xtts"])
+    return sys.modules["tiny_xtts"]
 
 
 class Runs:

@@ -6,16 +6,19 @@ As in `watcher.commands`, each says here what it takes and prints; what it does 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from engines.errors import EngineMissing
 from jobs.errors import printable
-from watcher.commands import App, command_of, in_json, json_option
+from watcher.commands import WRONG, App, command_of, in_json, json_option
 
 if TYPE_CHECKING:
     from engines.base_models import BaseModel
+    from engines.checkpoints import Checkpoint
+    from watcher.config import Config
 
 
 @click.group()
@@ -31,6 +34,114 @@ def models() -> None:
 @click.group()
 def voices() -> None:
     """The voices that jobs can name."""
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+@command_of(checkpoints, "list")
+@json_option
+def list_checkpoints(app: App, as_json: bool) -> int:
+    """List the models under models/: what each is, how its training went, and whether it will load.
+
+    Only the headers of the files are read, and nothing in them is run.
+
+    \b
+    Examples:  voicespool checkpoints list
+               voicespool checkpoints list --json | jq '.checkpoints[] | select(.best).name'
+    """
+    from engines.checkpoints import listed
+    from watcher import checkpoints as models
+
+    config = app.config()
+    found = listed(config.models)
+    if as_json:
+        click.echo(in_json({"checkpoints": [models.as_json(one, config) for one in found]}))
+    elif not found:
+        click.echo(f"no model file lies in {printable(config.models)}", err=True)
+    else:
+        from watcher import display, display_checkpoints
+
+        display.show(display_checkpoints.table([(models.name_of(one, config), one) for one in found]), sys.stdout)
+    return 0
+
+
+@command_of(checkpoints)
+@click.argument("name")
+@json_option
+def show(app: App, name: str, as_json: bool) -> int:
+    """Show all about one model of models/. Exits with 1 when it will not load, with 4 when there is none.
+
+    NAME is what a job file would say: a path in models/, with or without its ending, a folder, or FOLDER/best.
+
+    \b
+    Example:  voicespool checkpoints show ana/best
+    """
+    from watcher.checkpoints import find
+
+    config = app.config()
+    return _tell(find(config, name), config, as_json)
+
+
+@command_of(checkpoints)
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@json_option
+def inspect(app: App, path: Path, as_json: bool) -> int:
+    """Show all about any file: whether it is a model, of which kind, and whether it will load.
+
+    Nothing in the file is run. Exits with 1 when it will not load.
+
+    \b
+    Example:  voicespool checkpoints inspect ~/Downloads/model_last.safetensors
+    """
+    from engines import checkpoints as models
+
+    return _tell(models.inspect(path), app.config(), as_json)
+
+
+def _tell(one: Checkpoint, config: Config, as_json: bool) -> int:
+    from watcher import checkpoints as models
+
+    if as_json:
+        click.echo(in_json(models.as_json(one, config)))
+    else:
+        from watcher import display, display_checkpoints
+
+        display.show(display_checkpoints.one_model(models.name_of(one, config), one), sys.stdout)
+    return 0 if one.loads else WRONG
+
+
+@command_of(checkpoints)
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def delete(app: App, name: str, yes: bool, as_json: bool) -> int:
+    """Delete a model of models/, after a question.
+
+    The best of its folder stays, and so does one that is in use: loaded, named by a job that runs or waits, or by
+    `defaults` in config.yaml. What lies beside the file stays too.
+
+    \b
+    Example:  voicespool checkpoints delete ana/checkpoint_10000
+    """
+    from watcher import checkpoints as models
+    from watcher.display_checkpoints import size
+    from watcher.job_rules import job_rules
+
+    config = app.config()
+    one = models.find(config, name)
+    models.refuse_needed(one, config, job_rules(config))
+    shown = f"{models.name_of(one, config)} ({one.architecture}, {size(one.size_bytes)})"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError(f"--yes says that {shown} is to be deleted")
+        click.confirm(f"Delete {shown}?", abort=True, err=True)
+    models.delete(one)
+    if as_json:
+        click.echo(in_json({"deleted": models.as_json(one, config)}))
+    else:
+        click.echo(printable(one.path, 5000))
+    return 0
 
 
 # --- models ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,166 @@
+"""What the `checkpoints` commands do: find model files, say what they are, and delete one that nobody needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from engines.checkpoints import Checkpoint, inspect, listed
+from jobs.checkpoint_names import Models
+from jobs.errors import JobInvalid, SpoolError, printable
+from jobs.files import from_json, opened_regular, read_at_most
+from jobs.parse import parse
+from jobs.recordings import NotAllowed
+from jobs.rules import Rules
+from watcher import status
+from watcher.config import Config
+from watcher.ignored import is_job_name, is_walked
+
+MISSING, KEPT = 4, 1
+
+
+class NoSuchCheckpoint(SpoolError):
+    """A name that stands for no model, or for several."""
+
+    code = "checkpoint_missing"
+    exit_code = MISSING
+    hint = "`voicespool checkpoints list` lists the models there are."
+
+
+class NotDeleted(SpoolError):
+    """A model that is needed."""
+
+    code = "checkpoint_kept"
+    exit_code = KEPT
+
+
+def find(config: Config, name: str) -> Checkpoint:
+    """The model that a name stands for, marked when it is the best in its folder.
+
+    Raises:
+        NoSuchCheckpoint: There is none, there are several, or it may not be used.
+    """
+    try:
+        path = Models(config.models, config.allowed_roots).find(name)
+    except NotAllowed as error:
+        raise NoSuchCheckpoint(str(error)) from None
+    return next((one for one in listed(path.parent) if one.path == path), None) or inspect(path)
+
+
+def name_of(one: Checkpoint, config: Config) -> str:
+    """Its path in models/, or the whole path where it lies elsewhere; safe to print."""
+    for folder in (config.models, config.models.resolve()):
+        if one.path.is_relative_to(folder):
+            return printable(one.path.relative_to(folder), 5000)
+    return printable(one.path, 5000)
+
+
+def as_json(one: Checkpoint, config: Config) -> dict[str, Any]:
+    """Everything that is known of it."""
+    beside = {key: getattr(one, key) for key in ("config", "vocab", "speakers")}
+    return {
+        "name": name_of(one, config),
+        "path": printable(one.path, 5000),
+        "engine": one.engine,
+        "architecture": one.architecture,
+        "loads": one.loads,
+        "why_not": one.why_not or None,
+        "cure": one.cure or None,
+        "best": one.is_best,
+        "step": one.step,
+        "epoch": one.epoch,
+        "validation_loss": one.validation_loss,
+        "training_loss": one.training_loss,
+        "container": one.container or None,
+        "precision": one.precision or None,
+        "vocabulary": one.vocabulary,
+        "parameters": one.parameters,
+        "size_bytes": one.size_bytes,
+        "created": datetime.fromtimestamp(one.created, UTC).isoformat(timespec="seconds"),
+        **{key: printable(path, 5000) if path is not None else None for key, path in beside.items()},
+    }
+
+
+# --- delete ----------------------------------------------------------------------------------------------------------
+
+
+def refuse_needed(one: Checkpoint, config: Config, rules: Rules) -> None:
+    """Say why a model has to stay.
+
+    Raises:
+        NotDeleted: It is the best of its folder, or in use; or it lies outside of models/.
+    """
+    name = name_of(one, config)
+    if not one.path.is_relative_to(config.models.resolve()):
+        raise NotDeleted(f"{name} lies outside of {printable(config.models)}", "Delete it there, by hand.")
+    if one.is_best:
+        raise NotDeleted(
+            f"{name} has the lowest validation loss in its folder ({one.validation_loss:g})",
+            "Delete the others, or delete it by hand if you really mean it.",
+        )
+    if user := next(_users(one.path, config, rules), None):
+        raise NotDeleted(f"{name} is in use: {user}", "Try again when that is done, or cancel the job.")
+
+
+def delete(one: Checkpoint) -> None:
+    """Remove the file; what lies beside it stays."""
+    one.path.unlink()
+
+
+def _users(path: Path, config: Config, rules: Rules) -> Iterator[str]:
+    """What needs a model now or soon: the configuration, the loaded engine, jobs that are claimed or wait."""
+    if rules.defaults.get("checkpoint") and _default(rules) == path:
+        yield "config.yaml names it as defaults.checkpoint"
+    seen = status.look(config)
+    warm = seen.status.get("warm") if seen.daemon is not None else None
+    if isinstance(warm, dict) and warm.get("checkpoint") == str(path):
+        yield "the running daemon has it loaded"
+    for file, job in _job_files(config):
+        if _names(file, path, config, rules):
+            yield f"the job {printable(job)} names it"
+
+
+def _default(rules: Rules) -> Path | None:
+    try:
+        return rules.models.find(rules.defaults["checkpoint"]) if rules.models is not None else None
+    except NotAllowed:
+        return None
+
+
+def _job_files(config: Config) -> Iterator[tuple[Path, str]]:
+    """Every job file, claimed or still in the inbox, with the name to call it by.
+
+    Raises:
+        NotDeleted: The claims can't be seen.
+    """
+    claimed = config.state_dir / "claimed"
+    try:
+        for job_id in sorted(os.listdir(claimed)) if claimed.exists() else []:
+            folder = claimed / job_id
+            own = sorted(name for name in os.listdir(folder) if name.startswith("job."))
+            yield folder / (own[0] if own else "original"), from_json(folder / "claim.json").get("source") or job_id
+    except PermissionError:
+        hint = "Run this as the user that the daemon runs as."
+        raise NotDeleted(f"which jobs wait can't be seen in {printable(claimed)}", hint) from None
+    for parent, below, names in os.walk(config.inbox):
+        below[:] = sorted(filter(is_walked, below))
+        for name in sorted(filter(is_job_name, names)):
+            yield Path(parent, name), os.path.relpath(os.path.join(parent, name), config.inbox)
+
+
+def _names(file: Path, model: Path, config: Config, rules: Rules) -> bool:
+    """Whether a job of this file would be rendered with the model."""
+    try:
+        with opened_regular(file) as (descriptor, _status):
+            data = read_at_most(descriptor, config.limits.job_file_bytes)
+    except OSError:  # gone meanwhile, or no job
+        return False
+    if b"checkpoint" not in data.replace(b"\0", b"") and b"\\" not in data:  # a large inbox is not parsed for nothing
+        return False
+    try:
+        return any(job.model is not None and job.model.path == model for job in parse(data, file.suffix, rules))
+    except JobInvalid:
+        return False

@@ -1,0 +1,86 @@
+"""What `voicespool checkpoints` shows on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from engines.checkpoints import Checkpoint
+from watcher.display import clean
+
+
+def table(models: Sequence[tuple[str, Checkpoint]]) -> RenderableType:
+    """One line for each model, by its name, and below what keeps some from loading."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("name", "engine", "architecture", "step", "validation", "training", "", "size", "created", "loads"):
+        right = column in ("step", "validation", "training", "size")
+        wraps = column in ("name", "architecture")
+        grid.add_column(column, header_style="dim", justify="right" if right else "left", no_wrap=not wraps)
+    for name, one in models:
+        grid.add_row(
+            clean(name, "bold"), one.engine or "-", clean(one.architecture), number(one.step),
+            number(one.validation_loss), number(one.training_loss), Text("best" if one.is_best else "", "green"),
+            size(one.size_bytes), moment(one.created)[:10], _loads(one),
+        )  # fmt: skip
+    faults = [Text.assemble(clean(name, "bold"), "  ", *_fault(one)) for name, one in models if not one.loads]
+    return Group(grid, *([Text("")] if faults else []), *faults)
+
+
+def one_model(name: str, one: Checkpoint) -> RenderableType:
+    """Everything about one."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("", "name", clean(name, "bold", 5000))
+    grid.add_row("", "loads", _loads(one) if one.loads else Text.assemble(*_fault(one)))
+    for what, value in (
+        ("engine", one.engine), ("architecture", one.architecture),
+        ("weights", f"{one.parameters:,} of {one.precision}" if one.precision else None),
+        ("container", one.container or None), ("size", size(one.size_bytes)), ("created", moment(one.created)),
+        ("vocabulary", None if one.vocabulary is None else f"{one.vocabulary} tokens"),
+        ("step", number(one.step) or None), ("epoch", number(one.epoch) or None),
+        ("validation loss", _validation(one) or None), ("training loss", number(one.training_loss) or None),
+        ("config", _beside(one.config)), ("vocab", _beside(one.vocab)), ("speakers", _beside(one.speakers)),
+    ):  # fmt: skip
+        if value is not None:
+            grid.add_row("", what, clean(value, limit=5000))
+    return grid
+
+
+def _loads(one: Checkpoint) -> Text:
+    return Text("yes", "green") if one.loads else Text("no", "red")
+
+
+def _fault(one: Checkpoint) -> tuple[Text, ...]:
+    return Text("no: ", "red"), clean(one.why_not), Text(" "), clean(one.cure)
+
+
+def _validation(one: Checkpoint) -> str:
+    return f"{number(one.validation_loss)}{', the best in its folder' if one.is_best else ''}"
+
+
+def _beside(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def number(value: float | None) -> str:
+    """Whole numbers in full, others with four digits; "" for none."""
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def size(count: int) -> str:
+    """`5.2 GB`: of a thousand each, as disks are sold."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
+def moment(seconds: float) -> str:
+    """`2026-11-21 18:03`, local time."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
