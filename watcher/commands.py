@@ -245,6 +245,7 @@ def _settings(_context: click.Context, _parameter: click.Parameter, given: tuple
 @click.option("--text", metavar="T", help="What to speak, instead of a FILE; - reads it from stdin.")
 @click.option("--language", metavar="L", help="Of the text, such as pt-BR.")
 @click.option("--engine", metavar="E", help="`voicespool engines` lists them.")
+@click.option("--checkpoint", metavar="C", help="A fine-tuned model: a name under models/.")
 @click.option("--speaker", metavar="S", help="A voice that the engine has built in.")
 @click.option("--speaker-wav", multiple=True, metavar="WAV", help="A recording: a file, or a name under voices/.")
 @click.option("--speaker-text", metavar="T", help="What is said in the first recording.")
