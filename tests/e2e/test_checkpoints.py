@@ -1,0 +1,215 @@
+"""`voicespool checkpoints`, as its users meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.headers import F5, TONE, save
+from tests.model_files import Runs
+from tests.spooling import PATIENCE_S, Spool, environment, until
+
+NASTY = "a\x1b[2J\u202e.safetensors"
+
+
+@pytest.fixture
+def models(spool: Spool) -> Path:
+    """Two checkpoints of a run, the better one first, and one that has no loss."""
+    save(spool.folder / "models/ana/checkpoint_900.safetensors", F5, val_loss="0.25", train_loss="0.125", step="900")
+    save(spool.folder / "models/ana/checkpoint_1000.safetensors", F5, val_loss="0.5")
+    save(spool.folder / "models/rui.safetensors", TONE)
+    return spool.folder / "models"
+
+
+def said(spool: Spool, *arguments: str) -> Any:
+    """What a command prints as JSON."""
+    return json.loads(spool.command("checkpoints", *arguments, "--json").stdout)
+
+
+def job(checkpoint: str) -> str:
+    return json.dumps({"text": "Good morning.", "engine": "tuned", "speaker": "x", "checkpoint": checkpoint})
+
+
+# --- list, show, inspect ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("models")
+def test_list_shows_every_model_in_natural_order(spool: Spool) -> None:
+    """With its training, which one is the best, and why one does not load."""
+    done = spool.command("checkpoints", "list")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == [
+        "name", "ana/checkpoint_900.safetensors", "ana/checkpoint_1000.safetensors", "rui.safetensors"
+    ]  # fmt: skip
+    assert lines[1].split()[1:2] == ["f5"]
+    assert {"900", "0.25", "0.125", "best"} <= set(lines[1].split())
+    assert "best" not in lines[2]
+    assert any(line.startswith("rui.safetensors  no: It is not a speech model") for line in lines)
+    listed = said(spool, "list")["checkpoints"]
+    assert [(one["name"], one["best"]) for one in listed] == [
+        ("ana/checkpoint_900.safetensors", True), ("ana/checkpoint_1000.safetensors", False), ("rui.safetensors", False)
+    ]  # fmt: skip
+    assert listed[0]["validation_loss"] == 0.25
+    assert listed[2]["loads"] is False
+    assert listed[2]["why_not"]
+
+
+def test_list_without_models_says_so(spool: Spool) -> None:
+    """A folder that is not there holds none."""
+    done = spool.command("checkpoints", "list")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "models" in done.stderr
+    assert said(spool, "list") == {"checkpoints": []}
+
+
+@pytest.mark.parametrize("name", ["ana/best", "checkpoint_900", "ana/checkpoint_900.safetensors"])
+@pytest.mark.usefixtures("models")
+def test_show_takes_the_names_that_jobs_use(spool: Spool, name: str) -> None:
+    """And says whether the model will load by its exit code too."""
+    one = said(spool, "show", name)
+    assert one["name"] == "ana/checkpoint_900.safetensors"
+    assert one["best"] is True
+    done = spool.command("checkpoints", "show", name)
+    assert done.returncode == (0 if one["loads"] else 1)
+    assert "0.25, the best in its folder" in done.stdout
+
+
+@pytest.mark.usefixtures("models")
+def test_a_name_of_no_model_and_one_of_several_are_4(spool: Spool) -> None:
+    """With those there are."""
+    for name, words in (("nobody", "there is no model"), ("ana", "fits several"), ("../config", "leads out")):
+        done = spool.command("checkpoints", "show", name)
+        assert (done.returncode, done.stdout) == (4, "")
+        assert words in done.stderr
+
+
+def test_inspect_takes_any_file_and_runs_nothing_in_it(spool: Spool) -> None:
+    """A hostile one is named as what it is."""
+    import torch
+
+    path, witness = spool.folder / "downloaded.pth", spool.folder / "ran"
+    torch.save({"model": Runs(witness)}, path)
+    done = spool.command("checkpoints", "inspect", str(path))
+    assert done.returncode == 1
+    assert "loaded the usual way it would run os.system" in done.stdout
+    assert not witness.exists()
+    assert spool.command("checkpoints", "inspect", "nowhere.pth").returncode == 2
+
+
+def test_names_and_contents_can_not_steer_the_terminal(spool: Spool) -> None:
+    """Neither what a file is called nor what it holds."""
+    save(spool.folder / "models" / NASTY, {"\x1b]0;title\x07": (1,)}, step="\x1b[2J")
+    for arguments in (["list"], ["list", "--json"], ["show", NASTY], ["delete", NASTY]):
+        done = spool.command("checkpoints", *arguments)
+        assert all(char.isprintable() or char == "\n" for char in done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("command", ["list", "show", "inspect", "delete"])
+def test_every_command_explains_itself_with_an_example(spool: Spool, command: str) -> None:
+    assert "Example" in spool.command("checkpoints", command, "--help").stdout
+
+
+# --- delete ----------------------------------------------------------------------------------------------------------
+
+
+def refusal(spool: Spool, name: str) -> str:
+    """Why a model is not deleted; it is still there."""
+    before = sorted(spool.folder.rglob("*.safetensors"))
+    done = spool.command("checkpoints", "delete", name, "--yes")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert sorted(spool.folder.rglob("*.safetensors")) == before
+    return done.stderr
+
+
+def test_delete_removes_the_file_alone(spool: Spool, models: Path) -> None:
+    """With --yes, and prints what it was."""
+    (models / "ana/config.json").write_text("{}")
+    done = spool.command("checkpoints", "delete", "checkpoint_1000", "--yes")
+    assert (done.returncode, done.stdout) == (0, f"{models}/ana/checkpoint_1000.safetensors\n")
+    assert sorted(os.listdir(models / "ana")) == ["checkpoint_900.safetensors", "config.json"]
+    assert said(spool, "delete", "rui", "--yes")["deleted"]["name"] == "rui.safetensors"
+    assert not (models / "rui.safetensors").exists()
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"n\n", 130), (b"\n", 130), (b"y\n", 0)])
+def test_delete_asks_at_a_terminal(spool: Spool, models: Path, answer: bytes, code: int) -> None:
+    """Anything but yes keeps the file."""
+    spool.write_config()
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "watcher", "--config", str(spool.config_file), "checkpoints", "delete", "rui"],
+        env=environment(), cwd=spool.folder, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    os.close(theirs)
+    os.write(ours, answer)
+    _out, complaints = process.communicate(timeout=PATIENCE_S)
+    os.close(ours)
+    assert process.returncode == code
+    assert b"Delete rui.safetensors" in complaints
+    assert (models / "rui.safetensors").exists() == (code != 0)
+
+
+@pytest.mark.usefixtures("models")
+def test_delete_without_a_terminal_needs_yes(spool: Spool) -> None:
+    """A script that forgot it gets told."""
+    done = spool.command("checkpoints", "delete", "rui")
+    assert done.returncode == 2
+    assert "--yes" in done.stderr
+
+
+@pytest.mark.usefixtures("models")
+def test_the_best_of_a_folder_stays(spool: Spool) -> None:
+    """Nobody deletes it by mistake."""
+    assert "lowest validation loss" in refusal(spool, "checkpoint_900")
+
+
+def test_a_model_outside_of_models_stays(spool: Spool, models: Path) -> None:
+    """It may be used, where the configuration allows it, but it is not ours."""
+    elsewhere = save(spool.folder / "elsewhere/model.safetensors", TONE)
+    (models / "linked.safetensors").symlink_to(elsewhere)
+    spool.config["allowed_roots"] = [str(elsewhere.parent)]
+    assert "lies outside" in refusal(spool, "linked")
+
+
+@pytest.mark.usefixtures("models")
+def test_a_model_that_the_configuration_names_stays(spool: Spool) -> None:
+    """Every job that names none would need it."""
+    spool.config["defaults"] = {"engine": "tuned", "checkpoint": "rui"}
+    assert "defaults.checkpoint" in refusal(spool, "rui")
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_model_that_a_dropped_job_names_stays(spool: Spool, encoding: str) -> None:
+    """Though no daemon has seen the job yet. Jobs that name others, and files that are no jobs, do not matter."""
+    spool.drop("other.json", job("nobody"))
+    spool.drop("broken.yaml", "checkpoint: [")
+    spool.drop("radio/news.json", job("rui").encode(encoding))
+    assert "radio/news.json names it" in refusal(spool, "rui")
+
+
+@pytest.mark.usefixtures("models")
+def test_a_model_that_is_loaded_or_that_a_claimed_job_names_stays(spool: Spool) -> None:
+    """While a daemon runs, and after it stopped with the job put back."""
+    spool.drop("first.json", job("rui"))
+    spool.start()
+    spool.result("first")
+    until(lambda: (spool.status().get("warm") or {}).get("checkpoint"), "the model stays loaded")
+    assert "has it loaded" in refusal(spool, "rui")
+    (spool.inbox / "PAUSE").touch()
+    until(lambda: spool.status().get("state") == "paused", "the daemon pauses")
+    spool.drop("second.json", job("rui"))
+    until(spool.claims, "the job is claimed")
+    spool.stop()
+    assert "second.json names it" in refusal(spool, "rui")
+    (spool.inbox / "PAUSE").unlink()
+    assert spool.once().returncode == 0
+    assert spool.command("checkpoints", "delete", "rui", "--yes").returncode == 0
