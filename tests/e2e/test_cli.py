@@ -100,7 +100,7 @@ def test_wrong_usage_is_2(tmp_path: Path, arguments: list[str]) -> None:
     [
         ("outbux: x", "did you mean outbox?"),
         ("outbox: inbox/out", "lies inside inbox"),
-        ("defaults: {engine: xtts}", "xtts"),
+        ("defaults: {engine: piper}", "piper"),
         ("defaults: {engine: espaek}", "espeak"),
         ("defaults: {language: tlh-x-none-at-all-which-is-too-long}", "defaults.language"),
         ("defaults: {output: {subtitles: [srt]}}", "not available in this version"),
