@@ -145,7 +145,7 @@ def _pairs(flat: list[Any]) -> dict[str, Any]:
 def _key(key: Any) -> str:
     if isinstance(key, str):
         return key
-    if key is None or isinstance(key, float) or (isinstance(key, int) and abs(key) < 1 << 64):
+    if key is None or isinstance(key, float) or (isinstance(key, int) and key.bit_length() <= 64):
         return str(key)
     raise Unreadable("one of its dictionaries has keys that are neither text nor numbers", DAMAGED)
 
@@ -169,7 +169,7 @@ _CONFIGURATIONS = ("TTS.", "trainer.", "coqpit.", "omegaconf.")
 _CLASSES = frozenset(
     {"argparse.Namespace", "builtins.dict", "builtins.float", "builtins.int", "builtins.object", "builtins.str",
      "numpy.dtype", "numpy.ndarray", "pathlib.PosixPath", "pathlib.WindowsPath", "torch.Tensor",
-     "torch.nn.parameter.Parameter", "types.SimpleNamespace"}
+     "torch.nn.parameter.Parameter", "types.SimpleNamespace", "typing.Any"}
 )  # fmt: skip
 
 _REAL_MODULES = {"posix": "os", "nt": "os", "__builtin__": "builtins", "copy_reg": "copyreg", "torch.cuda": "torch"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from engines.tensor_file import DAMAGED, ITEM_BYTES, MOST_DIMENSIONS, Entry, Source, Unreadable, cut_off, quoted
 
-LARGEST_HEADER = 8 << 20
+LARGEST_HEADER = 4 << 20
 """Bytes. The format allows 100 MB; the header of a speech model has a tenth of one."""
 
 _DTYPES = {

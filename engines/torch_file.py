@@ -128,7 +128,7 @@ def _scalar(part: Any) -> object:
     """Text and numbers as they are, classes by name; what is of no interest as None."""
     if isinstance(part, Name):
         return part.path
-    usable = isinstance(part, str | float) or (isinstance(part, int) and abs(part) < 1 << 64)
+    usable = isinstance(part, str | float) or (isinstance(part, int) and part.bit_length() <= 64)
     return part if usable else None
 
 
