@@ -1,0 +1,143 @@
+"""A tiny XTTS-v2 for tests: built once for all processes of a session, and read by the library's own code, too.
+
+Everything about it is real but its weights, which are random, and its length: it stops after 16 codes, 0.7 s of audio.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.base import Chunk
+from tests.model_files import tiny_xtts
+
+LONGEST = 16
+SPEAKERS = ("Ana Florence", "Viktor Eka")
+TEXTS = (
+    "Good morning to all of you, dear friends of the sea.",
+    "No.",
+    "This is a sentence of middle length.",
+    "It rains, and it will go on raining until the end of the week; take an umbrella with you when you leave.",
+    "Who is there?",
+    "A short one.",
+)
+"""Of mixed lengths. Spoken greedily, some stop by themselves and others at the limit."""
+
+
+def size() -> Any:
+    """The sizes that tests use, a `tiny_xtts.Size`."""
+    return replace(tiny_xtts().TINY, longest=LONGEST, stop_bias=2.0)
+
+
+def model_folder(factory: pytest.TempPathFactory, name: str = "xtts-v2", seed: int = 0) -> Path:
+    """The folder of a model, built by whoever asks first; nobody may change it.
+
+    Args:
+        name: Of the folder in the session's models/; `xtts-v2` is where the base model is looked for.
+        seed: Decides the weights.
+    """
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "models" / name
+    with _alone(shared / "models.lock"):
+        if not folder.is_dir():
+            scratch = shared / f"{name}.unfinished"
+            tiny_xtts().build(scratch, size(), seed)
+            folder.parent.mkdir(exist_ok=True)
+            scratch.rename(folder)
+    return folder
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Other processes of the session wait."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def link(folder: Path, target: Path, *names: str) -> Path:
+    """A folder of a test's own with some of a model's files; all of them if none is named.
+
+    Returns:
+        Its model.pth, whether linked or still to be written.
+    """
+    target.mkdir(parents=True)
+    for name in names or os.listdir(folder):
+        os.link(folder / name, target / name)
+    return target / "model.pth"
+
+
+# --- the library ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the library makes of one chunk: codes [n], latents [n, channels], sound [samples]."""
+
+    codes: Any
+    latents: Any
+    sound: Any
+
+
+class Library:
+    """The library's own model, loaded by its own loader, which writes into what it reads: a copy.
+
+    Args:
+        checkpoint: In a folder with its companions.
+        scratch: Where the copy is made; must not exist.
+    """
+
+    def __init__(self, checkpoint: Path, scratch: Path) -> None:
+        from engines import runtime
+
+        runtime.quiet()
+        runtime.prepare_torchaudio()
+        import torch
+        from TTS.tts.configs.xtts_config import XttsConfig
+        from TTS.tts.models.xtts import Xtts
+
+        shutil.copytree(checkpoint.parent, scratch)
+        config = XttsConfig()
+        config.load_json(str(scratch / "config.json"))
+        self.model = Xtts(config)
+        self.model.load_checkpoint(config, checkpoint_path=str(scratch / checkpoint.name), eval=True)
+        self.voices = torch.load(checkpoint.with_name("speakers_xtts.pth"), weights_only=True)
+
+    def say(self, chunk: Chunk) -> Said:
+        """`Xtts.inference`, greedily, with the chunk's built-in speaker and settings; and the codes on its way."""
+        import torch
+
+        voice, settings = self.voices[chunk.speaker], {"repetition_penalty": 5.0, **chunk.settings, "do_sample": False}
+        said = self.model.inference(
+            chunk.text, chunk.language, voice["gpt_cond_latent"], voice["speaker_embedding"], **settings
+        )
+        text = self.model.tokenizer.encode(chunk.text.strip().lower(), lang=chunk.language)
+        codes = self.model.gpt.generate(
+            voice["gpt_cond_latent"], torch.IntTensor(text).unsqueeze(0),
+            do_sample=False, repetition_penalty=settings["repetition_penalty"],
+        )  # fmt: skip
+        return Said(codes[0], torch.from_numpy(said["gpt_latents"][0]), said["wav"])
+
+
+def mixed_chunks(texts: Sequence[str] = TEXTS) -> list[Chunk]:
+    """Chunks whose length, voice, speed and repetition penalty all differ; spoken greedily."""
+    return [
+        Chunk(
+            text, "en", seed=number, speaker=SPEAKERS[number % 2],
+            settings={
+                "do_sample": False, "speed": (1.0, 1.0, 1.3, 0.8)[number % 4],
+                "repetition_penalty": (5.0, 1.0, 2.0)[number % 3],
+            },
+        )
+        for number, text in enumerate(texts)
+    ]  # fmt: skip
