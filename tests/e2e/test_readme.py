@@ -78,6 +78,20 @@ def test_demo_shows_results_and_runs_twice(tmp_path: Path, environ: dict[str, st
         assert "langauge" in (tmp_path / f"demo/outbox/broken.failed{number}/ERROR.txt").read_text("utf-8")
 
 
+@pytest.mark.parametrize("is_built", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_demo_xtts_shows_its_result(tmp_path: Path, environ: dict[str, str], tiny_xtts: Path, is_built: bool) -> None:
+    """`make demo-xtts`, a first time and after that: where the result is, how long, and what spoke it."""
+    if is_built:
+        shutil.copytree(tiny_xtts.parent, tmp_path / "demo/models/anna", copy_function=os.link)
+    done = shell(f'python "{ROOT}/examples/demo_xtts.py" demo', tmp_path, environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "demo/outbox/finetuned\n" in done.stdout
+    for words in (r"length +\d\.\d s", r"engine +xtts \(coqui-tts", r"checkpoint +anna/model\.pth", r"device +\w+"):
+        assert re.search(words, done.stdout), done.stdout
+    assert (tmp_path / "demo/outbox/finetuned/finetuned.wav").is_file()
+    assert "noise" in done.stdout
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_name_what_exists(page: Path, environ: dict[str, str]) -> None:
     """Links lead to files, commands are ones that `voicespool` has, make targets are in the Makefile."""
