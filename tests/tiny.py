@@ -10,12 +10,13 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engines import checkpoints
 from engines.base import Chunk
 from tests.model_files import tiny_xtts
 
@@ -77,16 +78,30 @@ def link(folder: Path, target: Path, *names: str) -> Path:
     return target / "model.pth"
 
 
+def files(checkpoint: Path) -> Any:
+    """A checkpoint with what lies beside it, as `Model` takes it."""
+    from engines.neural.xtts_model import Files
+
+    found = checkpoints.inspect(checkpoint)
+    assert found.loads, found.why_not
+    assert found.vocab is not None
+    return Files(checkpoint, found.tensors, found.config, found.vocab)
+
+
+def load(checkpoint: Path, precision: str = "float32", device: str = "cpu") -> Any:
+    """Our own model, as the engine loads it."""
+    from engines import runtime
+
+    runtime.quiet()
+    runtime.prepare_torchaudio()
+    import torch
+
+    from engines.neural.xtts_model import Model
+
+    return Model(files(checkpoint), device, getattr(torch, precision))
+
+
 # --- the library ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Said:
-    """What the library makes of one chunk: codes [n], latents [n, channels], sound [samples]."""
-
-    codes: Any
-    latents: Any
-    sound: Any
 
 
 class Library:
@@ -113,20 +128,29 @@ class Library:
         self.model.load_checkpoint(config, checkpoint_path=str(scratch / checkpoint.name), eval=True)
         self.voices = torch.load(checkpoint.with_name("speakers_xtts.pth"), weights_only=True)
 
-    def say(self, chunk: Chunk) -> Said:
-        """`Xtts.inference`, greedily, with the chunk's built-in speaker and settings; and the codes on its way."""
-        import torch
-
+    def say(self, chunk: Chunk) -> Any:
+        """`Xtts.inference`, greedily, with the chunk's built-in speaker and settings: samples [n]."""
         voice, settings = self.voices[chunk.speaker], {"repetition_penalty": 5.0, **chunk.settings, "do_sample": False}
         said = self.model.inference(
             chunk.text, chunk.language, voice["gpt_cond_latent"], voice["speaker_embedding"], **settings
         )
-        text = self.model.tokenizer.encode(chunk.text.strip().lower(), lang=chunk.language)
-        codes = self.model.gpt.generate(
-            voice["gpt_cond_latent"], torch.IntTensor(text).unsqueeze(0),
-            do_sample=False, repetition_penalty=settings["repetition_penalty"],
-        )  # fmt: skip
-        return Said(codes[0], torch.from_numpy(said["gpt_latents"][0]), said["wav"])
+        return said["wav"]
+
+    def codes_and_latents(self, text: Any, voice: Any, penalty: float) -> tuple[list[int], Any]:
+        """What `Xtts.inference` does in between, greedily: generation, then a second pass for the latents.
+
+        Args:
+            text: Tokens, int64 [t].
+            voice: Conditioning latents [1, 32, channels].
+        """
+        import torch
+
+        gpt, tokens = self.model.gpt, text.unsqueeze(0)
+        with torch.inference_mode():
+            codes = gpt.generate(voice, tokens, do_sample=False, repetition_penalty=penalty)
+            length = torch.tensor([codes.shape[1] * gpt.code_stride_len])
+            latents = gpt(tokens, torch.tensor([len(text)]), codes, length, cond_latents=voice, return_latent=True)
+        return codes[0].tolist(), latents[0]
 
 
 def mixed_chunks(texts: Sequence[str] = TEXTS) -> list[Chunk]:
