@@ -169,6 +169,16 @@ def test_half_a_model_is_named(tmp_path: Path, kept: str, more: Shapes, architec
     assert words in one.why_not
 
 
+def test_a_trainers_file_with_a_gpt_that_peft_wrapped_is_named(tmp_path: Path) -> None:
+    """What the trainer saves while an adapter is trained: the whole model, the adapter loose in it."""
+    shapes = {f"xtts.{name}".replace("xtts.gpt.", "xtts.gpt.base_model.model."): (1,) for name in headers.xtts()}
+    layer = "xtts.gpt.base_model.model.gpt.h.0.attn.c_attn"
+    shapes |= {f"{layer}.{part}.weight": (1,) for part in ("base_layer", "lora_A.default", "lora_B.default")}
+    one = inspect(headers.save(tmp_path / "best_model.safetensors", shapes))
+    assert (one.architecture, one.loads) == ("XTTS-v2 with an adapter that is not merged", False)
+    assert "save_pretrained" in one.cure
+
+
 def test_version_1_is_told_from_version_2(tmp_path: Path) -> None:
     """It has no perceiver."""
     shapes = {name: shape for name, shape in headers.xtts().items() if "perceiver" not in name}
