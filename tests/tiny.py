@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from engines.base import Chunk
 from tests.model_files import tiny_xtts
 
 LONGEST = 16
+COMPANIONS = ("config.json", "vocab.json", "speakers_xtts.pth")
 SPEAKERS = ("Ana Florence", "Viktor Eka")
 TEXTS = (
     "Good morning to all of you, dear friends of the sea.",
@@ -66,16 +67,27 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def link(folder: Path, target: Path, *names: str) -> Path:
-    """A folder of a test's own with some of a model's files; all of them if none is named.
+def beside(checkpoint: Path, folder: Path, *names: str) -> Path:
+    """A folder of a test's own with files that belong to a model, but not its weights; all others if none is named.
 
     Returns:
-        Its model.pth, whether linked or still to be written.
+        Where the weights belong, `folder/model.pth`.
     """
-    target.mkdir(parents=True)
-    for name in names or os.listdir(folder):
-        os.link(folder / name, target / name)
-    return target / "model.pth"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names or COMPANIONS:
+        shutil.copy(checkpoint.with_name(name), folder)
+    return folder / "model.pth"
+
+
+def changed(checkpoint: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """The same model in a folder of a test's own with other weights: `change` gets them by name."""
+    import torch
+
+    state = torch.load(checkpoint, weights_only=True)["model"]
+    change(state)
+    path = beside(checkpoint, folder)
+    torch.save({"model": state}, path)
+    return path
 
 
 def files(checkpoint: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -94,7 +95,7 @@ def test_a_single_latent_can_be_spoken_fast(model: Any) -> None:
     assert len(sound)
 
 
-def test_half_precision_is_close(model: Any, tiny_xtts: Any) -> None:
+def test_half_precision_is_close(model: Any, tiny_xtts: Path) -> None:
     """bfloat16 leaves at least 30 dB between sound and error."""
     import torch
 

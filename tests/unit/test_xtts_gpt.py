@@ -6,6 +6,7 @@ import gc
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -84,6 +85,19 @@ def test_codes_and_latents_are_the_librarys(
         said, latents = expected[key]
         assert spoken.codes.tolist() == said
         assert close(spoken.latents.cpu(), latents)
+
+
+def test_what_stands_for_the_prompt_counts_as_said(tiny_xtts: Path, tmp_path: Path, greedy: list[Utterance]) -> None:
+    """The library has token 1 in the place of voice and text, and so penalises it from the beginning."""
+
+    def prefer(state: dict[str, Tensor]) -> None:
+        state["gpt.mel_head.bias"][1] += 5
+
+    checkpoint = tiny.changed(tiny_xtts, tmp_path / "prefers", prefer)
+    library = tiny.Library(checkpoint, tmp_path / "copy")
+    some = [replace(one, sampling=sampling(sample=False, repetition_penalty=2.0)) for one in greedy[:4]]
+    expected = {one.key: library.codes_and_latents(one.text, one.voice, 2.0)[0] for one in some}
+    assert codes(decoded(tiny.load(checkpoint).gpt, some, 4).values()) == expected
 
 
 def test_the_order_does_not_matter(model: Any, chosen: list[Utterance]) -> None:
@@ -185,7 +199,7 @@ def living() -> int:
 # --- on a GPU ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_gpu_gives_the_same(tiny_xtts: Any, greedy: list[Utterance], expected: Any, chosen: list[Utterance]) -> None:
+def test_a_gpu_gives_the_same(tiny_xtts: Path, greedy: list[Utterance], expected: Any, chosen: list[Utterance]) -> None:
     """Steps recorded as graphs, several between two looks: the library's codes, and the same for the same seed."""
     import torch
 
