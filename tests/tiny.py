@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 
-from engines import checkpoints
+from engines import checkpoints, runtime
 from engines.base import Chunk
 from tests.model_files import tiny_xtts
 
@@ -90,8 +91,15 @@ def changed(checkpoint: Path, folder: Path, change: Callable[[dict[str, Any]], o
     return path
 
 
+def configuration() -> Any:
+    """The library's `XttsConfig` of the tiny model."""
+    _prepare()
+    return tiny_xtts().configuration(size())
+
+
 def files(checkpoint: Path) -> Any:
     """A checkpoint with what lies beside it, as `Model` takes it."""
+    _prepare()
     from engines.neural.xtts_model import Files
 
     found = checkpoints.inspect(checkpoint)
@@ -102,15 +110,23 @@ def files(checkpoint: Path) -> Any:
 
 def load(checkpoint: Path, precision: str = "float32", device: str = "cpu") -> Any:
     """Our own model, as the engine loads it."""
-    from engines import runtime
+    return load_files(files(checkpoint), precision, device)
 
-    runtime.quiet()
-    runtime.prepare_torchaudio()
+
+def load_files(parts: Any, precision: str = "float32", device: str = "cpu") -> Any:
+    """The same, put together from any `Files`."""
+    _prepare()
     import torch
 
     from engines.neural.xtts_model import Model
 
-    return Model(files(checkpoint), device, getattr(torch, precision))
+    return Model(parts, device, getattr(torch, precision))
+
+
+def _prepare() -> None:
+    """What the engine does before it imports the library."""
+    runtime.quiet()
+    runtime.prepare_torchaudio()
 
 
 # --- the library ------------------------------------------------------------------------------------------------------
@@ -125,10 +141,7 @@ class Library:
     """
 
     def __init__(self, checkpoint: Path, scratch: Path) -> None:
-        from engines import runtime
-
-        runtime.quiet()
-        runtime.prepare_torchaudio()
+        _prepare()
         import torch
         from TTS.tts.configs.xtts_config import XttsConfig
         from TTS.tts.models.xtts import Xtts
@@ -163,6 +176,20 @@ class Library:
             length = torch.tensor([codes.shape[1] * gpt.code_stride_len])
             latents = gpt(tokens, torch.tensor([len(text)]), codes, length, cond_latents=voice, return_latent=True)
         return codes[0].tolist(), latents[0]
+
+    def hear(self, recordings: Sequence[Path], **settings: Any) -> tuple[Any, Any]:
+        """`Xtts.get_conditioning_latents`; its own way to open files needs FFmpeg, so soundfile opens them."""
+        import torch
+        import torchaudio
+
+        def load(path: str) -> tuple[Any, int]:
+            samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+            return torch.from_numpy(samples.T.copy()), rate_hz
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torchaudio, "load", load)
+            heard: tuple[Any, Any] = self.model.get_conditioning_latents([str(path) for path in recordings], **settings)
+        return heard
 
 
 def mixed_chunks(texts: Sequence[str] = TEXTS) -> list[Chunk]:
