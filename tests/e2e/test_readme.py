@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from engines.xtts import LONGEST, OPTIONS
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -103,6 +105,18 @@ def test_pages_name_what_exists(page: Path, environ: dict[str, str]) -> None:
     assert [name for name in commands if not re.search(rf"^  {name}\b", known, re.M)] == []
     targets = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.M))
     assert targets <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+
+
+def test_the_options_of_xtts_are_those_it_has() -> None:
+    """JOBS.md has a line for each, with its range."""
+    section = (ROOT / "docs/JOBS.md").read_text("utf-8").partition("\n## xtts\n")[2].partition("\n## ")[0]
+    written = {(name, values) for name, values in re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.M)}
+    ranges = {
+        option.name: "true, false" if option.kind is bool else f"{option.minimum:g} to {option.maximum:g}"
+        for option in OPTIONS
+    }
+    assert written == set(ranges.items())
+    assert set(re.findall(r"`(\w\w)`", section.partition("`pt-BR`")[0])) == set(LONGEST)
 
 
 def test_pages_name_files_that_exist() -> None:
