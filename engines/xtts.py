@@ -43,7 +43,7 @@ OPTIONS = (
     Option("top_k", int, None, f"choose among so many likeliest tokens; 0 among all; {_OWN}", 0, 1000),
     Option("top_p", float, None, f"choose among the likeliest that together are so likely; {_OWN}", 0.01, 1.0),
     Option("do_sample", bool, True, "false always takes the likeliest token"),
-    Option("num_beams", int, 1, "search with so many beams; slow, one chunk at a time, needs float32", 1, 8),
+    Option("num_beams", int, 1, "search with so many beams: slow, one chunk at a time, in float32", 1, 8),
     Option("length_penalty", float, None, f"above 0 favours longer speech; with num_beams alone; {_OWN}", -10.0, 10.0),
     Option("gpt_cond_len", int, None, f"seconds of the recordings that shape the manner of speaking; {_OWN}", 1, 60),
     Option("gpt_cond_chunk_len", int, None, f"seconds listened to at a time, at most gpt_cond_len; {_OWN}", 1, 60),

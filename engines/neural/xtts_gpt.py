@@ -10,7 +10,7 @@ Memory of a batch: `Gpt.row_bytes` × rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
+from engines.neural.linear import Linear
 from engines.neural.sampling import Sampler, Sampling, uniforms
 
 CACHE_BLOCK = 128
@@ -61,34 +62,57 @@ class Spoken:
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
-    """One transformer layer; weights as [out, in], norms in float32."""
+class Block:
+    """One transformer layer; norms in float32."""
 
     norm_1: tuple[Tensor, Tensor]
-    qkv: tuple[Tensor, Tensor]
-    out: tuple[Tensor, Tensor]
+    qkv: Linear
+    out: Linear
     norm_2: tuple[Tensor, Tensor]
-    up: tuple[Tensor, Tensor]
-    down: tuple[Tensor, Tensor]
+    up: Linear
+    down: Linear
+
+    @classmethod
+    def of(cls, layer: Mapping[str, Tensor], device: str, dtype: torch.dtype) -> Block:
+        """Make one of a layer of GPT-2's, whose matrices are [in, out].
+
+        Args:
+            layer: By the library's names within the layer.
+            dtype: Precision of the matrices.
+        """
+
+        def linear(name: str) -> Linear:
+            weight, bias = (layer[f"{name}.{part}"].to(device, dtype) for part in ("weight", "bias"))
+            return Linear(weight.t(), bias)
+
+        def norm(name: str) -> tuple[Tensor, Tensor]:
+            weight, bias = (layer[f"{name}.{part}"].to(device, torch.float32) for part in ("weight", "bias"))
+            return weight, bias
+
+        return cls(
+            norm("ln_1"), linear("attn.c_attn"), linear("attn.c_proj"),
+            norm("ln_2"), linear("mlp.c_fc"), linear("mlp.c_proj"),
+        )  # fmt: skip
 
 
 class Gpt:
     """The decoder over the library's `TTS.tts.layers.xtts.gpt.GPT`.
 
     Args:
-        gpt: With its weights: norms, embeddings and heads in float32, the layers' matrices in the precision to compute in.
+        gpt: With its weights in float32, without its layers.
+        blocks: The layers.
     """
 
-    def __init__(self, gpt: Any) -> None:
-        self._gpt = gpt
-        self._blocks = [_block(layer) for layer in gpt.gpt.h]
-        self.dtype: torch.dtype = self._blocks[0].qkv[0].dtype
-        self.device: torch.device = self._blocks[0].qkv[0].device
+    def __init__(self, gpt: Any, blocks: Sequence[Block]) -> None:
+        self._gpt, self._blocks = gpt, blocks
+        self.dtype: torch.dtype = blocks[0].qkv.dtype
+        self.device: torch.device = gpt.mel_head.weight.device
         self.channels: int = gpt.model_dim
         self.heads: int = gpt.heads
         self.limit: int = gpt.max_gen_mel_tokens
         self.start, self.stop = int(gpt.start_audio_token), int(gpt.stop_audio_token)
         self.vocabulary: int = gpt.num_audio_tokens
+        self._head = Linear(gpt.mel_head.weight, gpt.mel_head.bias)
 
     @property
     def layers(self) -> int:
@@ -108,7 +132,9 @@ class Gpt:
     def prompt(self, text: Tensor) -> Tensor:
         """Embeddings of what stands between the voice and the first code: [t + 3, channels]."""
         gpt = self._gpt
-        tokens = F.pad(F.pad(text.to(self.device), (1, 0), value=gpt.start_text_token), (0, 1), value=gpt.stop_text_token)
+        tokens = F.pad(
+            F.pad(text.to(self.device), (1, 0), value=gpt.start_text_token), (0, 1), value=gpt.stop_text_token
+        )
         words = gpt.text_embedding(tokens) + gpt.text_pos_embedding.emb.weight[: len(tokens)]
         start = gpt.mel_embedding.weight[self.start] + gpt.mel_pos_embedding.emb.weight[0]
         return torch.cat([words, start.unsqueeze(0)])
@@ -122,7 +148,7 @@ class Gpt:
         """Last hidden states [n, channels] -> latents and logits [n, vocabulary], both float32."""
         last, final = self._gpt.gpt.ln_f, self._gpt.final_norm
         latents = _norm(_norm(hidden, (last.weight, last.bias)), (final.weight, final.bias))
-        return latents, F.linear(latents, self._gpt.mel_head.weight, self._gpt.mel_head.bias)
+        return latents, self._head(latents)
 
     def run(self, x: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """All layers. The residual stream stays float32; matrices and attention are in the model's precision.
@@ -132,10 +158,9 @@ class Gpt:
             attend: Gets the layer's number and queries, keys, values [..., channels]; returns the same shape.
         """
         for number, block in enumerate(self._blocks):
-            mixed = F.linear(_norm(x, block.norm_1).to(self.dtype), *block.qkv)
-            x = x + F.linear(attend(number, *mixed.chunk(3, -1)), *block.out)
-            wide = F.gelu(F.linear(_norm(x, block.norm_2).to(self.dtype), *block.up), approximate="tanh")
-            x = x + F.linear(wide, *block.down)
+            mixed = block.qkv(_norm(x, block.norm_1).to(self.dtype))
+            x = x + block.out(attend(number, *mixed.chunk(3, -1)))
+            x = x + block.down(F.gelu(block.up(_norm(x, block.norm_2).to(self.dtype)), approximate="tanh"))
         return x
 
     @torch.inference_mode()
@@ -162,19 +187,6 @@ class Gpt:
 
 def _norm(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], *weights)
-
-
-def _block(layer: Any) -> _Block:
-    def linear(conv: Any) -> tuple[Tensor, Tensor]:
-        return conv.weight.t(), conv.bias
-
-    def norm(module: Any) -> tuple[Tensor, Tensor]:
-        return module.weight, module.bias
-
-    return _Block(
-        norm(layer.ln_1), linear(layer.attn.c_attn), linear(layer.attn.c_proj),
-        norm(layer.ln_2), linear(layer.mlp.c_fc), linear(layer.mlp.c_proj),
-    )  # fmt: skip
 
 
 class _Batch:
@@ -312,7 +324,9 @@ class _Cache:
         if positions <= self.positions:
             return
         growth = CACHE_BLOCK if self.gpt.device.type == "cpu" else self.gpt.limit + CACHE_BLOCK
-        self.positions = _round_up(max(positions, self.positions + growth if self.positions else positions), CACHE_BLOCK)
+        self.positions = _round_up(
+            max(positions, self.positions + growth if self.positions else positions), CACHE_BLOCK
+        )
         self.made += 1
         for number, (keys, values) in enumerate(self._layers):
             new_keys, new_values = self._empty(self.positions)
@@ -358,12 +372,14 @@ class _Cache:
             all_keys[rows, :, voiced:end] = self._split(keys)
             all_values[rows, :, voiced:end] = self._split(values)
             seen_keys, seen_values = all_keys[rows, :, :end], all_values[rows, :, :end]
-            return self._join(F.scaled_dot_product_attention(self._split(queries), seen_keys, seen_values, attn_mask=mask))
+            return self._join(
+                F.scaled_dot_product_attention(self._split(queries), seen_keys, seen_values, attn_mask=mask)
+            )
 
         return self.gpt.run(x, attend)
 
     def step(self, x: Tensor, length: Tensor, positions: int) -> Tensor:
-        """One code of each row, [n, channels], written at the row's own length; it sees what lies before, and itself."""
+        """One code of each row, [n, channels], written at the row's own length; it sees itself and what lies before."""
         count = len(x)
         rows = torch.arange(count, device=x.device)
         places = torch.arange(positions, device=x.device)

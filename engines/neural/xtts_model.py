@@ -4,10 +4,11 @@ the file, with our decoder and vocoder over them.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from TTS.tts.models.xtts import Xtts as Library
 from engines.errors import RequestRefused
 from engines.neural import weights
 from engines.neural.hifigan import Vocoder
-from engines.neural.xtts_gpt import Gpt
+from engines.neural.xtts_gpt import Block, Gpt
 from engines.tensors import Entry
 
 _INFERENCE = (
@@ -65,17 +66,29 @@ class Model:
         Raises:
             RequestRefused: the files do not belong together, or hold what is no model.
         """
-        config = _config(files)
-        self.library = _empty(config, files.vocab)
-        weights.assign(self.library, files.checkpoint, files.tensors, lambda name: _precision(name, dtype))
-        if files.adapter is not None:
-            weights.merge_lora(self.library, "gpt.gpt", *files.adapter)
+        self._files = files
+        self._config = _config(files)
+        self._adapter = weights.Adapter(*files.adapter, files.tensors) if files.adapter is not None else None
+        self._searcher: Any = None
+        self.library = _empty(self._config, files.vocab, layers=0)
+        weights.assign(self.library, files.checkpoint, files.tensors, _float32)
         self.library.to(device).eval()
-        self.gpt = Gpt(self.library.gpt)
+        self.gpt = Gpt(self.library.gpt, [Block.of(layer, device, dtype) for layer in self._layers()])
         self.vocoder = Vocoder(self.library.hifigan_decoder, dtype)
         del self.library.hifigan_decoder.waveform_decoder
-        self.defaults = {name: getattr(config, name) for name in _INFERENCE}
+        self.defaults = {name: getattr(self._config, name) for name in _INFERENCE}
         self.rate_hz = self.vocoder.rate_hz
+
+    def _layers(self) -> Iterator[dict[str, Tensor]]:
+        """The tensors of one layer of the GPT after the other."""
+        for number in range(self._config.model_args.gpt_layers):
+            layer = f"gpt.gpt.h.{number}."
+            entries = {name: entry for name, entry in self._files.tensors.items() if name.startswith(layer)}
+            read = weights.checked(self._files.checkpoint, entries)
+            yield {name.removeprefix(layer): self._adapted(name, tensor) for name, tensor in read}
+
+    def _adapted(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor if self._adapter is None else self._adapter.merged(name, tensor)
 
     def tokens(self, text: str, language: str) -> Tensor:
         """Text as the library reads it: int64 [t]."""
@@ -98,18 +111,29 @@ class Model:
 
     @torch.inference_mode()
     def search(self, tokens: Tensor, voice: Tensor, settings: Mapping[str, Any], seed: int) -> Tensor:
-        """The library's beam search, and its second pass for the latents: float32 [n, channels]."""
-        gpt, device = self.library.gpt, self.library.device
-        if not hasattr(gpt, "gpt_inference"):
-            gpt.init_gpt_for_inference()
+        """The library's beam search in float32, and its second pass for the latents: float32 [n, channels]."""
+        if self._searcher is None:
+            self._searcher = self._whole_gpt()
+        gpt, device = self._searcher, self.library.device
         text, voice = tokens.unsqueeze(0).to(device), voice.to(device)
         names = ("temperature", "top_k", "top_p", "repetition_penalty", "length_penalty", "num_beams", "do_sample")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             codes = gpt.generate(voice, text, **{name: settings[name] for name in names})
-        lengths = torch.tensor([text.shape[1]], device=device), torch.tensor([codes.shape[1] * gpt.code_stride_len], device=device)
-        latents: Tensor = gpt(text, lengths[0], codes, lengths[1], cond_latents=voice, return_latent=True)
+        text_size = torch.tensor([text.shape[1]], device=device)
+        size = torch.tensor([codes.shape[1] * gpt.code_stride_len], device=device)
+        latents: Tensor = gpt(text, text_size, codes, size, cond_latents=voice, return_latent=True)
         return latents[0]
+
+    def _whole_gpt(self) -> Any:
+        """The library's own GPT with its layers, which are read again: only the search with beams needs them."""
+        whole = _empty(self._config, self._files.vocab, self._config.model_args.gpt_layers).gpt
+        entries = {name.removeprefix("gpt."): entry for name, entry in self._files.tensors.items()}
+        weights.assign(whole, self._files.checkpoint, entries, _float32)
+        for name, weight in whole.named_parameters():
+            weight.data = self._adapted(f"gpt.{name}", weight.data)
+        whole.to(self.library.device).eval().init_gpt_for_inference()
+        return whole
 
     @torch.inference_mode()
     def latents(self, recordings: list[tuple[Tensor, int]], settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -140,30 +164,32 @@ class Model:
         return conditioning.float(), torch.stack(embeddings).mean(0).float()
 
 
-def _precision(name: str, dtype: torch.dtype) -> torch.dtype:
-    """Half precision for the big matrices alone: norms, embeddings and what listens to recordings cost next to nothing."""
-    return dtype if name.startswith("gpt.gpt.h.") and ".ln_" not in name else torch.float32
+def _float32(_name: str) -> torch.dtype:
+    """What is not in the layers: norms, embeddings and what listens to recordings cost next to nothing."""
+    return torch.float32
 
 
-def _empty(config: XttsConfig, vocab: Path) -> Any:
+def _empty(config: XttsConfig, vocab: Path, layers: int) -> Any:
+    config = copy.deepcopy(config)
+    config.model_args.gpt_layers = layers
     with weights.Unfilled():
         model = Library(config)
     try:
         model.tokenizer = VoiceBpeTokenizer(vocab_file=vocab)
         known = model.tokenizer.get_number_tokens()
         marks = [model.tokenizer.tokenizer.token_to_id(mark) for mark in ("[START]", "[STOP]")]
-    except Exception as error:  # the tokenizer's library raises plain Exception
-        raise RequestRefused(
-            f"{vocab.name} is no vocabulary ({error})", "Use the vocab.json that the model was trained with."
-        ) from None
+    except Exception as error:  # noqa: BLE001 - the tokenizer's library raises plain Exception
+        raise RequestRefused(f"{vocab.name} is no vocabulary ({error})", _ITS_VOCAB) from None
     rows = config.model_args.gpt_number_text_tokens
-    if known != rows or None in marks:
-        raise RequestRefused(
-            f"{vocab} has {known} tokens and the checkpoint was made for {rows}" if known != rows else f"{vocab} has no [START] or [STOP]",
-            "Use the vocab.json that the model was trained with.",
-        )
+    if known != rows:
+        raise RequestRefused(f"{vocab} has {known} tokens and the checkpoint was made for {rows}", _ITS_VOCAB)
+    if None in marks:
+        raise RequestRefused(f"{vocab} has no [START] or [STOP]", _ITS_VOCAB)
     model.gpt.start_text_token, model.gpt.stop_text_token = marks
     return model
+
+
+_ITS_VOCAB = "Use the vocab.json that the model was trained with."
 
 
 def _config(files: Files) -> XttsConfig:
@@ -186,7 +212,8 @@ def _config(files: Files) -> XttsConfig:
         "gpt_batch_size": 1,
         "tokenizer_file": "",
     }
-    config = XttsConfig(model_args=XttsArgs(**given), audio=XttsAudioConfig(**_known(XttsAudioConfig, said.get("audio"))))
+    audio = XttsAudioConfig(**_known(XttsAudioConfig, said.get("audio")))
+    config = XttsConfig(model_args=XttsArgs(**given), audio=audio)
     for name, value in _known(XttsConfig, said).items():
         if name in (*_INFERENCE, "languages"):
             setattr(config, name, value)

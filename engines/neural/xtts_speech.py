@@ -148,11 +148,6 @@ class Speech:
     def _search(self, plan: _Plan) -> NDArray[np.float32]:
         """With beams: the library's own search, one text at a time."""
         assert plan.voice is not None  # noqa: S101 - speak() sets it
-        if self._model.gpt.dtype != torch.float32:
-            raise RequestRefused(
-                "num_beams needs float32, and the model runs in half precision",
-                "Set `device: {precision: float32}` in config.yaml, or leave num_beams out.",
-            )
         sounds = []
         for tokens in self._read(plan.chunk.text, plan.chunk.language):
             latents = self._model.search(tokens, plan.voice[0], plan.settings, plan.chunk.seed)
