@@ -37,12 +37,18 @@ def _view(descriptor: int, entry: Entry) -> Tensor:
     dtype = getattr(torch, entry.dtype)
     if entry.size == 0:
         return torch.empty(entry.shape, dtype=dtype)
+    size = entry.size
+    if entry.stride is not None:
+        steps = zip(entry.shape, entry.stride, strict=True)
+        size = dtype.itemsize * (1 + sum((length - 1) * step for length, step in steps))
     start = entry.offset - entry.offset % mmap.ALLOCATIONGRANULARITY
     skip = entry.offset - start
-    mapping = mmap.mmap(descriptor, skip + entry.size, offset=start, access=mmap.ACCESS_COPY)
+    mapping = mmap.mmap(descriptor, skip + size, offset=start, access=mmap.ACCESS_COPY)
     if skip % dtype.itemsize:
-        return torch.frombuffer(bytearray(mapping[skip:]), dtype=dtype).reshape(entry.shape)
-    return torch.frombuffer(mapping, dtype=dtype, offset=skip, count=math.prod(entry.shape)).reshape(entry.shape)
+        flat = torch.frombuffer(bytearray(mapping[skip:]), dtype=dtype)
+    else:
+        flat = torch.frombuffer(mapping, dtype=dtype, offset=skip, count=size // dtype.itemsize)
+    return flat.reshape(entry.shape) if entry.stride is None else flat.as_strided(entry.shape, entry.stride)
 
 
 class Unfilled(TorchFunctionMode):
@@ -114,7 +120,7 @@ def _check_shapes(path: Path, wanted: Mapping[str, Tensor], entries: Mapping[str
 def _check_values(path: Path, name: str, tensor: Tensor) -> None:
     """One pass over the tensor: a sum is finite only if every value is. Half precision is summed in float32."""
     if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)):
-        if torch.isfinite(tensor).all():  # large values whose sum overflows are numbers all the same
+        if torch.isfinite(tensor.float()).all():  # large values whose sum overflows are numbers all the same
             return
         raise RequestRefused(
             f"{path.name} holds values that are not numbers (NaN or infinity), the first in {name}",
@@ -143,7 +149,7 @@ class Adapter:
     """
 
     def __init__(self, path: Path, entries: Mapping[str, Entry], base: Mapping[str, Entry]) -> None:
-        self._scale = _lora_scale(path.with_name("adapter_config.json"))
+        rank, self._scale = _lora_strength(path.with_name("adapter_config.json"))
         pairs: dict[str, dict[str, Tensor]] = {}
         for name, tensor in checked(path, entries):
             layer, _, side = name.partition(".lora_")
@@ -151,6 +157,11 @@ class Adapter:
         for target, pair in pairs.items():
             shape = pair["A"].shape[1], pair["B"].shape[0]
             its = base[target].shape if target in base else None
+            if len(pair["A"]) != rank:
+                raise RequestRefused(
+                    f"{path.name} has rank {len(pair['A'])} for {target}, and its configuration says {rank}",
+                    _ITS_CONFIG,
+                )
             if its != shape:
                 raise RequestRefused(
                     f"{path.name} does not fit the base model: it changes {target} of {list(shape)}, and there "
@@ -165,16 +176,22 @@ class Adapter:
         return weight if pair is None else weight.float() + self._scale * (pair["B"] @ pair["A"]).T
 
 
-def _lora_scale(config: Path) -> float:
-    """alpha / r, or alpha / sqrt(r) where the adapter says so (rank-stabilised, arXiv 2312.03732)."""
+def _lora_strength(config: Path) -> tuple[int, float]:
+    """Rank, and alpha / rank, or alpha / sqrt(rank) where it is rank-stabilised (arXiv 2312.03732)."""
     try:
         said: Any = json.loads(config.read_bytes())
         rank, alpha = int(said["r"]), float(said["lora_alpha"])
         if rank < 1 or not math.isfinite(alpha):
             raise ValueError(f"r={rank}, lora_alpha={alpha}")
-        return alpha / (math.sqrt(rank) if said.get("use_rslora") else rank)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RequestRefused(
-            f"the adapter's {config.name} can't be used ({type(error).__name__}: {error})",
-            "Copy adapter_config.json from the training run; it says how strong the adapter is.",
-        ) from None
+        if said.get("alpha_pattern"):
+            raise ValueError("alpha_pattern makes some layers stronger than others, which is not followed here")
+        return rank, alpha / (math.sqrt(rank) if said.get("use_rslora") else rank)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        words = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise RequestRefused(f"the adapter's {config.name} can't be used ({words})", _ITS_CONFIG) from None
+
+
+_ITS_CONFIG = (
+    "Copy adapter_config.json from the training run: it says how strong the adapter is. Or merge the adapter where it "
+    "was trained (merge_and_unload in PEFT), and use the merged checkpoint."
+)

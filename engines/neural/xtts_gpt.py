@@ -144,7 +144,8 @@ class Gpt:
     def code(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Embeddings of audio codes [n] at their positions among the codes, [n, channels]."""
         places = self._gpt.mel_pos_embedding.emb.weight
-        return self._gpt.mel_embedding.weight[tokens] + places[positions.clamp(max=len(places) - 1)]
+        embedded: Tensor = self._gpt.mel_embedding.weight[tokens] + places[positions.clamp(max=len(places) - 1)]
+        return embedded
 
     def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Last hidden states [n, channels] -> latents and logits [n, vocabulary], both float32."""
@@ -176,8 +177,10 @@ class Gpt:
             torch.OutOfMemoryError, RuntimeError: the memory was too small for so many rows. What was yielded stays
                 good; the others can be decoded again with fewer.
         """
+        if not utterances:
+            return
         waiting = sorted(utterances, key=lambda utterance: len(utterance.text))
-        batch = _Batch(self, min(rows, len(utterances)), max(map(self.longest, utterances), default=0))
+        batch = _Batch(self, min(rows, len(utterances)), max(map(self.longest, utterances)))
         while waiting or batch.active:
             free = batch.rows - batch.active
             if waiting and (not batch.active or free * REFILL_PART >= batch.rows):
@@ -380,7 +383,7 @@ class _Cache:
         return self.gpt.run(x, attend)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.gpt.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.gpt.heads, -1).transpose(1, 2)
 
     def _join(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2).flatten(2)
@@ -405,7 +408,8 @@ def _attend_once(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> T
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-    scores = (keys @ query.transpose(2, 3)).transpose(2, 3).float() * query.shape[-1] ** -0.5
+    scale: float = query.shape[-1] ** -0.5
+    scores = (keys @ query.transpose(2, 3)).transpose(2, 3).float() * scale
     return (scores + mask).softmax(-1).to(values.dtype) @ values
 
 

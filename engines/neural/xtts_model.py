@@ -4,10 +4,12 @@ the file, with our decoder and vocoder over them.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,9 @@ _INFERENCE = (
     "temperature", "length_penalty", "repetition_penalty", "top_k", "top_p",
     "gpt_cond_len", "gpt_cond_chunk_len", "max_ref_len", "sound_norm_refs",
 )  # fmt: skip
+
+
+_DIGIT = re.compile(r"\d(?=\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +96,21 @@ class Model:
         return tensor if self._adapter is None else self._adapter.merged(name, tensor)
 
     def tokens(self, text: str, language: str) -> Tensor:
-        """Text as the library reads it: int64 [t]."""
-        return torch.tensor(self.library.tokenizer.encode(text.strip().lower(), lang=language), dtype=torch.long)
+        """Text as the library reads it: int64 [t].
+
+        A number that the library can't write out in a language is read digit by digit, or as the digits themselves.
+        """
+        text, tokenizer = text.strip().lower(), self.library.tokenizer
+        for reading in (text, _DIGIT.sub(r"\g<0> ", text)):
+            with contextlib.suppress(Exception):  # of many kinds, in num2words
+                return torch.tensor(tokenizer.encode(reading, lang=language), dtype=torch.long)
+        plain = f"[{'zh-cn' if language == 'zh' else language}]{text}".replace(" ", "[SPACE]")
+        return torch.tensor(tokenizer.tokenizer.encode(plain).ids, dtype=torch.long)
+
+    @property
+    def speaker_width(self) -> int:
+        """Of a speaker embedding, [1, width, 1]."""
+        return int(self.library.args.d_vector_dim)
 
     @property
     def most_tokens(self) -> int:
@@ -194,7 +212,7 @@ _ITS_VOCAB = "Use the vocab.json that the model was trained with."
 
 def _config(files: Files) -> XttsConfig:
     """The library's configuration: from config.json what it says, from the tensors' shapes what they say."""
-    said = _read(files.config)
+    said = _read(files.config) if files.config is not None else _PUBLISHED
     shapes = {name: entry.shape for name, entry in files.tensors.items()}
     given = _known(XttsArgs, said.get("model_args"))
     rows, channels = shapes["gpt.mel_embedding.weight"]
@@ -220,9 +238,14 @@ def _config(files: Files) -> XttsConfig:
     return config
 
 
-def _read(config: Path | None) -> Mapping[str, Any]:
-    if config is None:
-        return {}
+_PUBLISHED: Mapping[str, Any] = {
+    "temperature": 0.75, "length_penalty": 1.0, "repetition_penalty": 5.0, "top_k": 50, "top_p": 0.85,
+    "gpt_cond_len": 30, "gpt_cond_chunk_len": 4, "max_ref_len": 30, "sound_norm_refs": False,
+}  # fmt: skip
+"""What config.json of XTTS-v2 says; the library's own defaults are others."""
+
+
+def _read(config: Path) -> Mapping[str, Any]:
     try:
         said = json.loads(config.read_bytes())
         if not isinstance(said, dict):

@@ -174,7 +174,6 @@ def test_torchs_own_chance_is_not_used(model: Any, chosen: list[Utterance]) -> N
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.xfail(strict=True, reason="the cache is rounded up to whole blocks, and the formula is not")
 def test_memory_of_a_row_is_what_is_said(model: Any, chosen: list[Utterance]) -> None:
     """The formula is for all tensors that live while a batch is decoded: no less, and not much more."""
     rows = 8

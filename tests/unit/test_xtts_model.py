@@ -317,7 +317,6 @@ MUCH = {
 }  # fmt: skip
 
 
-@pytest.mark.xfail(strict=True, reason="the library gives up on a text for a number that it can't write out")
 def test_no_number_is_too_much(model: Any) -> None:
     """Whatever stands in a text, it is read: a number that can't be written out is no reason to fail."""
     for language, text in MUCH.items():
@@ -517,7 +516,6 @@ def test_how_strong_an_adapter_is_must_be_known(tiny_xtts: Path, tmp_path: Path,
     assert "adapter_config.json is not beside it" in checkpoints.inspect(path).why_not
 
 
-@pytest.mark.xfail(strict=True, reason="what PEFT says of single layers is ignored")
 @pytest.mark.parametrize("config", [{"alpha_pattern": {"c_attn": 64}}, {"r": 2 * RANK}])
 def test_an_adapter_whose_strength_differs_by_layer_is_not_misread(
     tiny_xtts: Path, tmp_path: Path, config: dict[str, Any]
