@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from machine import machine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.machine import machine
 from tests.spooling import Spool, spooling, until
 
 RESULTS = Path(__file__).parent / "results"

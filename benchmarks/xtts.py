@@ -22,13 +22,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from machine import machine, of_rounds
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
-from benchmarks.machine import machine, of_rounds  # noqa: E402 - found by the line above
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("render", "load", "jobs", "profile")
@@ -116,8 +118,8 @@ def render(folder: Path, device: str, rounds: int, count: int) -> dict[str, Any]
     model, texts = library(folder, device), sentences(count)
     engines = {precision: ours(folder, device, precision) for precision in precisions(device)}
     speakers: dict[str, Callable[[Sequence[str]], Sounds]] = {
-        "library": lambda texts: said_by_library(model, folder, texts),
-        **{precision: lambda texts, engine=engine: said_by_us(engine, texts) for precision, engine in engines.items()},
+        "library": partial(said_by_library, model, folder),
+        **{precision: partial(said_by_us, engine) for precision, engine in engines.items()},
     }
     for speak in speakers.values():
         speak(texts[:2] if device == "cpu" else texts)  # what is made at the first use, is made
