@@ -1,8 +1,8 @@
 """Products with a matrix of weights, as fast as the device has them.
 
-On a processor the weights are put, once, into the order in memory that the kernels of oneDNN read (what torch's own
-compiler does when it freezes a model): with 32 rows three times as fast as `torch.nn.functional.linear`, and with
-bfloat16 five times where the processor has it (AVX-512, two cores).
+On a processor the weights are put into the order in memory that the kernels of oneDNN read, as torch's own compiler
+does it when it freezes a model: with 32 rows three times as fast as `torch.nn.functional.linear`, and with bfloat16
+five times where the processor has it (AVX-512, two cores).
 """
 
 from __future__ import annotations
@@ -18,33 +18,41 @@ _NEEDED = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_suppo
 
 
 class Linear:
-    """y = x Wᵀ + b, in the precision of the weights.
+    """y = x Wᵀ + b.
+
+    On a processor the matrix is converted and packed when it is first used, and the tensor given is let go then: until
+    that it may be a view of a file, which costs nothing.
 
     Args:
-        weight: [out, in], in any order in memory; not needed any more afterwards.
+        weight: [out, in], in any precision and any order in memory.
         bias: [out].
+        dtype: To calculate in.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.dtype = weight.dtype
-        self._bias = bias.to(weight.dtype)
-        self._is_packed = _can_be_packed(weight)
-        self._weight: Tensor = _onednn("_reorder_linear_weight", weight, _ROWS) if self._is_packed else weight
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._bias = bias.to(dtype)
+        self._is_packed = False
+        self._can_be_packed = _can_be_packed(weight.device, dtype)
+        self._weight = weight if self._can_be_packed else weight.to(dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out], both in the precision of the weights."""
-        if self._is_packed:
-            product: Tensor = _onednn("_linear_pointwise", x, self._weight, self._bias, "none", [], "")
-            return product
-        return F.linear(x, self._weight, self._bias)
+        """[..., in] -> [..., out], both in the matrix's precision."""
+        if not self._can_be_packed:
+            return F.linear(x, self._weight, self._bias)
+        if not self._is_packed:
+            self._weight = _onednn("_reorder_linear_weight", self._weight.to(self.dtype), _ROWS)
+            self._is_packed = True
+        product: Tensor = _onednn("_linear_pointwise", x, self._weight, self._bias, "none", [], "")
+        return product
 
 
-def _can_be_packed(weight: Tensor) -> bool:
-    if weight.device.type != "cpu" or not all(hasattr(torch.ops.mkldnn, name) for name in _NEEDED):
+def _can_be_packed(device: torch.device, dtype: torch.dtype) -> bool:
+    if device.type != "cpu" or not all(hasattr(torch.ops.mkldnn, name) for name in _NEEDED):
         return False
-    if weight.dtype == torch.bfloat16:
+    if dtype == torch.bfloat16:
         return bool(_onednn("_is_mkldnn_bf16_supported"))
-    return weight.dtype == torch.float32
+    return dtype == torch.float32
 
 
 def _onednn(name: str, *arguments: Any) -> Any:

@@ -84,8 +84,8 @@ class Block:
         """
 
         def linear(name: str) -> Linear:
-            weight, bias = (layer[f"{name}.{part}"].to(device, dtype) for part in ("weight", "bias"))
-            return Linear(weight.t(), bias)
+            weight, bias = (layer[f"{name}.{part}"].to(device) for part in ("weight", "bias"))
+            return Linear(weight.t(), bias, dtype)
 
         def norm(name: str) -> tuple[Tensor, Tensor]:
             weight, bias = (layer[f"{name}.{part}"].to(device, torch.float32) for part in ("weight", "bias"))
@@ -114,7 +114,7 @@ class Gpt:
         self.limit: int = gpt.max_gen_mel_tokens
         self.start, self.stop = int(gpt.start_audio_token), int(gpt.stop_audio_token)
         self.vocabulary: int = gpt.num_audio_tokens
-        self._head = Linear(gpt.mel_head.weight, gpt.mel_head.bias)
+        self._head = Linear(gpt.mel_head.weight, gpt.mel_head.bias, torch.float32)
 
     @property
     def layers(self) -> int:
