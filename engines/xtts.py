@@ -109,7 +109,8 @@ class Xtts:
         """
         if not _installed():
             raise EngineMissing("xtts is not installed", INSTALL)
-        self.close()
+        if self._speech is not None:
+            self.close()
         parts = _parts(checkpoint)
         self._checkpoint, self._device, self._facts = checkpoint, device, {}
         why = ""
