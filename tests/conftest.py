@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,13 @@ def tiny_xtts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     All tests of the session read it; none may change it.
     """
     return tiny.model_folder(tmp_path_factory) / "model.pth"
+
+
+@pytest.fixture(scope="session")
+def full_xtts() -> Iterator[Path]:
+    """The same in full size, 1.9 GB, which takes a while to build; it is removed in the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield tiny.full_size(Path(folder) / "xtts-v2")
 
 
 @pytest.fixture
