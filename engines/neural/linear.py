@@ -3,6 +3,9 @@
 On a processor the weights are put into the order in memory that the kernels of oneDNN read, as torch's own compiler
 does it when it freezes a model: with 32 rows three times as fast as `torch.nn.functional.linear`, and with bfloat16
 five times where the processor has it (AVX-512, two cores).
+
+There a row's product is the same to the last bit in whatever company it comes. oneDNN sums up in another order if a row
+comes alone; so it is given its own copy as company, which takes no longer, as reading the matrix is what takes time.
 """
 
 from __future__ import annotations
@@ -43,6 +46,11 @@ class Linear:
         if not self._is_packed:
             self._weight = _onednn("_reorder_linear_weight", self._weight.to(self.dtype), _ROWS)
             self._is_packed = True
+        if x.numel() == x.shape[-1]:
+            return self._product(x.reshape(1, -1).repeat(2, 1))[0].view(*x.shape[:-1], -1)
+        return self._product(x)
+
+    def _product(self, x: Tensor) -> Tensor:
         product: Tensor = _onednn("_linear_pointwise", x, self._weight, self._bias, "none", [], "")
         return product
 
