@@ -402,9 +402,9 @@ def _zeros(shape: tuple[int, ...], gpt: Gpt) -> Tensor:
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """Attention, [rows, heads, positions, channels of a head].
 
-    On a processor these are plain products, whose results no longer neighbour changes, to the last bit; those of
-    torch's own attention do change. They are faster too, the keys on the left: for one position of each row a third in
-    float32, and eight times in bfloat16.
+    On a processor these are plain products: in bfloat16, where the least difference grows, a longer neighbour changes
+    no bit of theirs, as it does with torch's own attention. They are faster too, the keys on the left: for one position
+    of each row a third in float32, and eight times in bfloat16.
     """
     if queries.device.type != "cpu":
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
