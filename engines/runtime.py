@@ -45,6 +45,7 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",  # its threads and a later fork do not go together
     "TRANSFORMERS_VERBOSITY": "error",
 }
+_KERNELS_KEPT = 256  # by oneDNN, which keeps 1,024 otherwise: a gigabyte, if every recording has another length
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +199,12 @@ def release(device: str) -> None:
 
 
 def quiet() -> None:
-    """Turn off what the libraries would send, ask or print of their own accord. Call it before they are imported."""
+    """Turn off what the libraries would send, ask or print of their own accord, and bound what they keep.
+
+    Call it before they are imported.
+    """
     os.environ.update(_QUIET)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS_KEPT))
 
 
 # --- device and precision --------------------------------------------------------------------------------------------
