@@ -83,20 +83,37 @@ def show(app: App, name: str, as_json: bool) -> int:
     return _tell(find(config, name), config, as_json)
 
 
+def _published(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    from jobs.findings import listed, nearest
+    from watcher.checkpoints import PUBLISHED
+
+    if name is None:
+        return None
+    if name.lower() not in PUBLISHED:
+        known = f"known: {listed(PUBLISHED)}{nearest(name, PUBLISHED)}"
+        raise click.BadParameter(f"there is no model {printable(name, 60)!r}; {known}")
+    return PUBLISHED[name.lower()]
+
+
 @command_of(checkpoints)
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--as", "published", metavar="MODEL", callback=_published, help="Say why it would not load as MODEL.")
 @json_option
-def inspect(app: App, path: Path, as_json: bool) -> int:
+def inspect(app: App, path: Path, published: str | None, as_json: bool) -> int:
     """Show all about any file: whether it is a model, of which kind, and whether it will load.
 
-    Nothing in the file is run. Exits with 1 when it will not load.
+    Nothing in the file is run. Exits with 1 when it will not load. With --as, MODEL is f5-base, f5-small, e2-base or
+    e2-small, and what the file has is shown beside what that model needs.
 
     \b
-    Example:  voicespool checkpoints inspect ~/Downloads/model_last.safetensors
+    Examples:  voicespool checkpoints inspect ~/Downloads/model_last.safetensors
+               voicespool checkpoints inspect ~/Downloads/model_last.safetensors --as e2-base
     """
     from engines import checkpoints as models
 
-    return _tell(models.inspect(path), app.config(), as_json)
+    config = app.config()
+    one = models.inspect(path, config.models)
+    return _tell(one, config, as_json) if published is None else _compare(one, published, config, as_json)
 
 
 def _tell(one: Checkpoint, config: Config, as_json: bool) -> int:
@@ -109,6 +126,20 @@ def _tell(one: Checkpoint, config: Config, as_json: bool) -> int:
 
         display.show(display_checkpoints.one_model(models.name_of(one, config), one), sys.stdout)
     return 0 if one.loads else WRONG
+
+
+def _compare(one: Checkpoint, published: str, config: Config, as_json: bool) -> int:
+    from watcher import checkpoints as models
+
+    found = models.differences(one, published)
+    if as_json:
+        click.echo(in_json({**models.as_json(one, config), "as": models.compared_as_json(one, published)}))
+    else:
+        from watcher import display, display_checkpoints
+
+        name = models.name_of(one, config)
+        display.show(display_checkpoints.comparison(name, one, published, found), sys.stdout)
+    return WRONG if found or not one.loads else 0
 
 
 @command_of(checkpoints)
