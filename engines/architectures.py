@@ -244,19 +244,20 @@ def _flow_matching(file: TensorFile, tensors: Tensors) -> Architecture:
     own = {name: tensors[name] for name in expected if name in tensors}
     strange = [name for name in tensors if name not in expected and not _is_beside(name)]
     needed = {name: shape for name, shape in expected.items() if name in own or name not in f5_layout.OPTIONAL}
-    fault, cure = _differences(own, needed), _TRAIN_AGAIN
+    name, fault, cure = f5_layout.title(sizes), _differences(own, needed), _TRAIN_AGAIN
     if any(_CONVERTED.search(name) for name in strange):
-        fault, cure = "It was converted for MLX, which names and lays out tensors in its own way.", _CONVERTED_FROM
+        name, fault, cure = "F5-TTS converted for MLX", *_FOR_MLX
     elif strange:
         fault = f"It has tensors that this model has not: {some(map(quoted, strange))}. {fault}".strip()
         cure = "Use it with the program that it was made for; it is another model, made from the code of F5-TTS."
-    return Architecture(
-        f5_layout.title(sizes), "f5", own, rows, fault, cure if fault else "", sizes=sizes, averaged=averaged
-    )
+    return Architecture(name, "f5", own, rows, fault, cure if fault else "", sizes=sizes, averaged=averaged)
 
 
 _CONVERTED = re.compile(r"\.(text_blocks|to_out|time_mlp|conv1d|ff)\.layers\.")
-_CONVERTED_FROM = "Use the checkpoint that it was converted from."
+_FOR_MLX = (
+    "It was converted for MLX, which names and lays out tensors in its own way.",
+    "Use the checkpoint that it was converted from.",
+)
 
 
 def _is_averaged(entries: Tensors) -> bool | None:

@@ -182,12 +182,16 @@ def natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
-def listed(folder: Path) -> list[Checkpoint]:
+def listed(folder: Path, models: Path | None = None) -> list[Checkpoint]:
     """Every candidate, inspected; in each folder the one with the lowest validation loss is marked as the best.
 
     What no engine speaks with is the best only where there is nothing else.
+
+    Args:
+        folder: Where to look.
+        models: As for `inspect`; else the same folder.
     """
-    shelf = Shelf(folder)
+    shelf = Shelf(models or folder)
     found = [_inspected(path, shelf) for path in candidates(folder)]
     with_loss: dict[Path, list[Checkpoint]] = {}
     for one in found:

@@ -7,6 +7,7 @@ else follows from them, so that a file which does not fit together is known from
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -125,23 +126,23 @@ def sizes(tensors: Tensors) -> Sizes | None:
     if len(words) != 2 or len(projection) != 2 or not depth:
         return None
     (rows, text_dim), dim = words, projection[0]
-    norms = (f"{layers}{n}.{_ATTENTION[family]}.q_norm.weight" for n in range(depth))
+    attention = [f"{layers}{n}.{_ATTENTION[family]}" for n in range(depth)]
+    feed_forward = (f"{layers}{n}.{_FEED_FORWARD[family]}.ff.0.0.weight" for n in range(depth))
     rotary = _shape(tensors, "transformer.rotary_embed.inv_freq")
     head = 2 * rotary[0] if len(rotary) == 1 and rotary[0] else _HEAD
+    mels = _rows(tensors, iter(("transformer.proj_out.weight", "transformer.proj_out.bias")))
     return Sizes(
         family,
         dim,
         depth if family == "dit" else depth + depth % 2,  # a U-Net has as many layers down as up
-        heads=_rows(tensors, (f"{layers}{n}.{_ATTENTION[family]}.to_q.weight" for n in range(depth)), dim) // head,
-        ff_mult=_multiple(
-            _rows(tensors, (f"{layers}{n}.{_FEED_FORWARD[family]}.ff.0.0.weight" for n in range(depth)), 0), dim
-        ),
+        heads=_most(_rows(tensors, (f"{name}.to_q.weight" for name in attention))) // head,
+        ff_mult=_multiple(_most(_rows(tensors, feed_forward)), dim),
         text_dim=text_dim,
         conv_layers=_count(tensors, "transformer.text_embed.text_blocks."),
         vocabulary=max(rows - 1, 0),
-        n_mels=_rows(tensors, ("transformer.proj_out.weight",), max(projection[1] - text_dim, 0) // 2),
+        n_mels=_most([max(projection[1] - text_dim, 0) // 2, *mels]),
         dim_head=head,
-        qk_norm=any(name in tensors for name in norms),
+        qk_norm=any(f"{name}.q_norm.weight" in tensors for name in attention),
         long_skip_connection="transformer.long_skip_connection.weight" in tensors,
     )
 
@@ -156,9 +157,14 @@ def _count(tensors: Tensors, prefix: str) -> int:
     return 1 + max((int(number) for number in numbers if _LAYER_NUMBER.fullmatch(number)), default=-1)
 
 
-def _rows(tensors: Tensors, names: Iterator[str] | tuple[str, ...], otherwise: int) -> int:
-    """Rows of the first of these that is there and a table."""
-    return next((shape[0] for name in names if len(shape := _shape(tensors, name)) == 2), otherwise)
+def _rows(tensors: Tensors, names: Iterator[str]) -> list[int]:
+    """Rows of those that are there."""
+    return [shape[0] for name in names if (shape := _shape(tensors, name))]
+
+
+def _most(sizes: list[int]) -> int:
+    """What most of them are, so that a single wrong part is what does not fit; the first of several, 0 for none."""
+    return Counter(sizes).most_common(1)[0][0] if sizes else 0
 
 
 def _multiple(inner: int, dim: int) -> float:

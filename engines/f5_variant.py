@@ -74,6 +74,11 @@ class Variant:
         return "unknown" if self.flags is None else _NAMES.get(self.flags, "a mixture of its own")
 
 
+def settling(model: Path) -> str:
+    """What somebody who knows can do where nothing tells: a clause."""
+    return f"say `variant: v0` or `variant: v1` in {_shown(model.stem)}.yaml beside it"
+
+
 def find(file: TensorFile, sizes: Sizes) -> Variant:
     """Tell a model's variant, as far as anything tells it.
 

@@ -49,7 +49,8 @@ def find(config: Config, name: str) -> Checkpoint:
         path = Models(config.models, config.allowed_roots).find(name)
     except NotAllowed as error:
         raise NoSuchCheckpoint(str(error)) from None
-    return next((one for one in listed(path.parent) if one.path == path), None) or inspect(path, config.models)
+    beside = listed(path.parent, config.models)
+    return next((one for one in beside if one.path == path), None) or inspect(path, config.models)
 
 
 def name_of(one: Checkpoint, config: Config) -> str:

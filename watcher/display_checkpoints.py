@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engines.checkpoints import Checkpoint
+from engines.f5_variant import settling
 from watcher.display import clean
 
 DIFFERENCES_SHOWN = 3
@@ -46,7 +47,7 @@ def one_model(name: str, one: Checkpoint) -> RenderableType:
         ("step", number(one.step) or None), ("epoch", number(one.epoch) or None),
         ("validation loss", _validation(one) or None), ("training loss", number(one.training_loss) or None),
         ("config", _beside(one.config)), ("vocab", _beside(one.vocab)), ("speakers", _beside(one.speakers)),
-        *(("mind", warning) for warning in one.warnings),
+        *(("note", warning) for warning in one.warnings),
     ):  # fmt: skip
         if value is not None:
             grid.add_row("", what, clean(value, limit=5000))
@@ -69,7 +70,8 @@ def comparison(name: str, one: Checkpoint, published: str, found: Sequence[tuple
     """Why a file would not load as a published model, in few lines."""
     short = Text.assemble(clean(name, "bold", 5000), ": ", clean(in_short(one), limit=5000))
     if not found:
-        return Group(short, Text(f"It has the sizes of {published}."))
+        fault = [] if one.loads else [Text.assemble("It loads: ", *_fault(one))]
+        return Group(short, Text(f"It has the sizes of {published}."), *fault)
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for column in ("", "this file", f"{published} needs"):
         grid.add_column(column, header_style="dim")
@@ -85,7 +87,8 @@ def _variant(one: Checkpoint) -> str | None:
         return None
     vocoder = f"; vocoder {one.variant.vocoder}" if one.variant.vocoder != "vocos" else ""
     hint = f" ({one.variant.hint})" if one.variant.hint else ""
-    return f"{one.variant.name}: {one.variant.evidence}{hint}{vocoder}"
+    settle = f"; if you know, {settling(one.path)}" if one.variant.flags is None else ""
+    return f"{one.variant.name}: {one.variant.evidence}{hint}{settle}{vocoder}"
 
 
 def _loads(one: Checkpoint) -> Text:
