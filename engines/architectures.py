@@ -211,7 +211,6 @@ def _unpaired(tensors: Tensors) -> str:
 # --- F5 and E2 -------------------------------------------------------------------------------------------------------
 
 _ANCHOR = "text_embed.text_embed.weight"
-_BOOKKEEPING = ("initted", "step")  # of the average, beside it
 
 
 def _rooted(tensors: Tensors) -> Tensors:
@@ -223,12 +222,12 @@ def _rooted(tensors: Tensors) -> Tensors:
     outside = backbone.removesuffix(f5_layout.ROOT)
     root = f5_layout.ROOT if outside == backbone else ""  # a backbone alone, without the model around it
     bare = {name.removeprefix(outside): entry for name, entry in tensors.items()}
-    return {name if _is_beside(name) else f"{root}{name}": entry for name, entry in bare.items()}
+    return {name if _is_beside(name, entry) else f"{root}{name}": entry for name, entry in bare.items()}
 
 
-def _is_beside(name: str) -> bool:
-    """Whether it belongs to no backbone, and speaking does not need it."""
-    return name in _BOOKKEEPING or name.startswith("mel_spec.")
+def _is_beside(name: str, entry: Entry) -> bool:
+    """Whether it belongs to no backbone, and speaking does not need it: mel filters, and counts of the training."""
+    return name.startswith("mel_spec.") or ("." not in name and entry.count <= 1)
 
 
 def _flow_matching(file: TensorFile, tensors: Tensors) -> Architecture:
@@ -242,7 +241,7 @@ def _flow_matching(file: TensorFile, tensors: Tensors) -> Architecture:
         return Architecture(family, "f5", tensors, rows, fault, _TRAIN_AGAIN, averaged=averaged)
     expected = f5_layout.expected(sizes)
     own = {name: tensors[name] for name in expected if name in tensors}
-    strange = [name for name in tensors if name not in expected and not _is_beside(name)]
+    strange = [name for name, entry in tensors.items() if name not in expected and not _is_beside(name, entry)]
     needed = {name: shape for name, shape in expected.items() if name in own or name not in f5_layout.OPTIONAL}
     name, fault, cure = f5_layout.title(sizes), _differences(own, needed), _TRAIN_AGAIN
     if any(_CONVERTED.search(name) for name in strange):

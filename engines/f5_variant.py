@@ -56,7 +56,7 @@ class Variant:
         flags: None when nothing tells.
         evidence: What tells, or what was looked for; a clause without a period.
         vocoder: `vocos`, or `bigvgan` where its configuration says so.
-        source: The file beside the model that tells.
+        source: The file beside the model that tells; else the one that is there to tell it.
         hint: What names suggest, for people; "" for nothing.
         fault: What is wrong with a file beside the model, a sentence; "" for nothing.
     """
@@ -142,12 +142,13 @@ def _beside(model: Path, sizes: Sizes) -> tuple[Variant, list[str]]:
         What they tell, without flags where they do not tell those; and what of them was of no use, in words.
     """
     of_no_use: list[str] = []
-    vocoder, source = "", None
-    for places in (_own(model), _of_training(model)):
+    own = _own(model)
+    vocoder, source = "", next(iter(own), None)
+    for places in (own, _of_training(model)):
         found = [one for place in places if (one := _said(place, model, sizes, of_no_use)) is not None]
         if found and not vocoder:
             vocoder, source = found[0].vocoder, found[0].source
-        telling = [one for one in found if one.flags is not None or one.fault]
+        telling = [one for one in found if one.flags is not None or (one.fault and places is own)]
         if len({(one.flags, one.fault) for one in telling}) > 1:
             of_no_use.append(" and ".join(one.evidence for one in telling[:2]))
         elif telling:
@@ -185,9 +186,10 @@ def _said(place: Path, model: Path, sizes: Sizes, of_no_use: list[str]) -> Varia
     except (OSError, ValueError) as error:
         of_no_use.append(f"{name} can't be read ({error if isinstance(error, ValueError) else error.strerror})")
         return None
-    if "variant" in values and str(values["variant"]) not in _BY_NAME:
-        fault = f"{name} beside it says `variant: {_shown(values['variant'])}`; known are v0 and v1."
-        return Variant(None, name, source=place, fault=fault)
+    for key, known in (("variant", tuple(_BY_NAME)), ("vocoder", VOCODERS)):
+        if key in values and values[key] not in known:
+            fault = f"{name} beside it says `{key}: {_shown(values[key])}`; known are {' and '.join(known)}."
+            return Variant(None, name, source=place, fault=fault)
     if other := _other_model(values, sizes):
         of_no_use.append(f"{name} is for another model ({other})")
         return None
