@@ -163,7 +163,8 @@ _WIDTHS = {"attn.c_attn": (1, 3), "attn.c_proj": (1, 1), "mlp.c_fc": (1, 4), "ml
 
 def _adapter(tensors: Tensors) -> Architecture:
     """LoRA in the layout of PEFT: for each layer it changes, A [rank, in] and B [out, rank]."""
-    if any(".base_layer." in name for name in tensors) and "gpt.text_embedding.weight" in tensors:
+    is_whole = any(name.startswith("gpt.") and name.endswith(".text_embedding.weight") for name in tensors)
+    if is_whole and any(".base_layer." in name for name in tensors):
         return Architecture("XTTS-v2 with an adapter that is not merged", "xtts", tensors, None, *_NOT_MERGED)
     if any(_F5_LAYER.search(name) for name in tensors):
         if f5_layout.EMBEDDING in tensors:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from engines.tensor_file import DAMAGED, ITEM_BYTES, MOST_DIMENSIONS, Entry, Source, Unreadable, cut_off, quoted
 
@@ -78,7 +78,7 @@ def _entry(name: str, described: object, start: int) -> Entry:
     return entry
 
 
-def _sizes(value: object) -> bool:
+def _sizes(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(one) is int and 0 <= one < 1 << 62 for one in value)
 
 

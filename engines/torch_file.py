@@ -144,8 +144,8 @@ class _Places:
         """Where a tensor lies. Raises: Unreadable when it does not lie inside its record."""
         storage, shape, stride, first = tensor.storage, tensor.shape, tensor.stride, tensor.offset
         dtype = tensor.dtype or (storage.dtype if isinstance(storage, Storage) else None)
-        sound = isinstance(storage, Storage) and dtype and _sizes(shape) and _sizes(stride) and _sizes((first,))
-        if not sound or len(shape) != len(stride) or len(shape) > MOST_DIMENSIONS:
+        sound = isinstance(storage, Storage) and _sizes(shape) and _sizes(stride) and _sizes((first,))
+        if not sound or dtype is None or len(shape) != len(stride) or len(shape) > MOST_DIMENSIONS:
             raise Unreadable(f"it describes the tensor {quoted(name)} wrongly", DAMAGED)
         record = self._records.get(f"{self._root}/data/{storage.key}")
         if record is None:

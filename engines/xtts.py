@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engines import base_models, checkpoints, runtime
 from engines.base import Audio, Chunk, Device, EngineInfo, Option
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PACKAGE = "coqui-tts"
 INSTALL = "pip install 'voicespool[xtts]'"
 RATE_HZ = 24000
+SPEAKERS = "speakers_xtts.pth"
 
 # Characters that the library's tokenizer allows in one go, by language.
 LONGEST = MappingProxyType({
@@ -43,7 +44,7 @@ OPTIONS = (
     Option("top_k", int, None, f"choose among so many likeliest tokens; 0 among all; {_OWN}", 0, 1000),
     Option("top_p", float, None, f"choose among the likeliest that together are so likely; {_OWN}", 0.01, 1.0),
     Option("do_sample", bool, True, "false always takes the likeliest token"),
-    Option("num_beams", int, 1, "search with so many beams; slow, one chunk at a time, needs float32", 1, 8),
+    Option("num_beams", int, 1, "search with so many beams: slow, one chunk at a time, in float32", 1, 8),
     Option("length_penalty", float, None, f"above 0 favours longer speech; with num_beams alone; {_OWN}", -10.0, 10.0),
     Option("gpt_cond_len", int, None, f"seconds of the recordings that shape the manner of speaking; {_OWN}", 1, 60),
     Option("gpt_cond_chunk_len", int, None, f"seconds listened to at a time, at most gpt_cond_len; {_OWN}", 1, 60),
@@ -108,8 +109,13 @@ class Xtts:
         if not _installed():
             raise EngineMissing("xtts is not installed", INSTALL)
         parts = _parts(checkpoint)
-        self._open(parts, device)
-        self._checkpoint, self._device = checkpoint, device
+        self._checkpoint, self._device, self._facts = checkpoint, device, {}
+        try:
+            self._open(parts, device)
+        except OutOfMemory as error:
+            if not device.fallback_cpu:
+                raise
+            self._move_to_cpu(error)
         self._note_digest(parts.described.path)
         return self._facts
 
@@ -129,6 +135,7 @@ class Xtts:
             if runtime.is_out_of_memory(error):
                 raise OutOfMemory(f"the model does not fit into the memory of {here.device}") from None
             raise
+        model.defaults = _within_bounds(model.defaults)
         self._speech = Speech(model, here.device, parts.speakers)
         self._facts |= {
             "device": here.device,
@@ -152,10 +159,10 @@ class Xtts:
         left = dict(enumerate(chunks))
         try:
             yield from self._speak(left)
-        except OutOfMemory:
+        except OutOfMemory as error:
             if not self._device.fallback_cpu or self._facts["device"] == "cpu":
                 raise
-            self._move_to_cpu()
+            self._move_to_cpu(error)
             yield from self._speak(left)
         if self._digest is not None:
             self._digest.join()
@@ -172,14 +179,13 @@ class Xtts:
             del left[numbers[index]]
             yield numbers[index], Audio(samples, self._speech.rate_hz)
 
-    def _move_to_cpu(self) -> None:
-        """The card's memory was too small even for one chunk."""
-        was = self._facts["device"]
+    def _move_to_cpu(self, why: OutOfMemory) -> None:
         self._speech = None
-        runtime.release(str(was))
-        self._open(_parts(self._checkpoint), Device(name="cpu"))
-        warning = f"the memory of {was} was too small for this job; the CPU went on, as device.fallback_cpu says"
-        self._facts["warnings"] = [*_listed(self._facts["warnings"]), warning]
+        runtime.release(str(self._facts.get("device", self._device.name)))
+        parts = _parts(self._checkpoint)
+        self._open(parts, Device(name="cpu"))
+        words = f"{why.message}; the CPU went on, as device.fallback_cpu says"
+        self._facts["warnings"] = [*parts.warnings, words]
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -245,7 +251,9 @@ def _parts(checkpoint: Path | None) -> Parts:
         )
     if config is None:
         warnings.append(f"there is no config.json beside {described.path.name}; the values of XTTS-v2 were used")
-    speakers = whole.speakers if base is None else companion(whole.speakers, "speakers_xtts.pth")
+    speakers = whole.speakers
+    if speakers is None and base is not None and (base / SPEAKERS).is_file():
+        speakers = base / SPEAKERS
     return Parts(described, whole, config, vocab, speakers, tuple(warnings))
 
 
@@ -284,8 +292,25 @@ def _files(parts: Parts) -> Files:
     return Files(parts.whole.path, parts.whole.tensors, parts.config, parts.vocab, adapter)
 
 
-def _listed(value: object) -> list[str]:
-    return list(value) if isinstance(value, list) else []
+def _within_bounds(said: Mapping[str, Any]) -> dict[str, object]:
+    """What config.json says of the options, by their names: as a job could say it.
+
+    Raises:
+        RequestRefused: a number that no job could give.
+    """
+    options = {option.name: option for option in OPTIONS}
+    return {name: _allowed(options[name], value) for name, value in said.items()}
+
+
+def _allowed(option: Option, value: Any) -> object:
+    least, most = option.minimum, option.maximum
+    if least is None or most is None or (least <= value <= most and option.kind(value) == value):
+        return option.kind(value)
+    kind = "a whole number" if option.kind is int else "a number"
+    raise RequestRefused(
+        f"the checkpoint's config.json says {option.name}: {value!r:.40}; it can be {kind} from {least:g} to {most:g}",
+        "Mend it in that file.",
+    )
 
 
 @cache

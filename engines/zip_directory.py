@@ -60,7 +60,7 @@ def data_offset(source: Source, record: Record) -> int:
     name = record.name.encode()
     header = source.at(record.header, _LOCAL.size + len(name))
     signature, *_others, name_length, extra_length = _LOCAL.unpack_from(header)
-    place = record.header + _LOCAL.size + name_length + extra_length
+    place: int = record.header + _LOCAL.size + name_length + extra_length
     if signature != b"PK\3\4" or header[_LOCAL.size :] != name or name_length != len(name):
         raise Unreadable(f"its record {quoted(record.name)} is not where its directory says", DAMAGED)
     if place + record.size > record.end:

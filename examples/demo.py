@@ -6,41 +6,72 @@ Usage: python examples/demo.py FOLDER
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-VOICESPOOL = Path(sys.executable).with_name("voicespool")
+VOICESPOOL = str(Path(sys.executable).with_name("voicespool"))
 JOBS = ("hello.yaml", "ola.yaml", "broken.yaml")
 
 
 def main(folder: Path) -> int:
-    config = folder / "config.yaml"
-    subprocess.run([VOICESPOOL, "init", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-    before = set(results(folder))
-    for job in JOBS:
-        shutil.copy(Path(__file__).with_name(job), folder / "inbox")
-
+    start(folder)
+    drop(folder, JOBS)
     print(f"Dropped {', '.join(JOBS)} into {folder / 'inbox'}; the last one is broken on purpose.\n", flush=True)
-    code = subprocess.run([VOICESPOOL, "--config", config, "run", "--once"], check=False).returncode
+    code, made = render(folder)
     if code not in (0, 1):  # 1 says that a job failed, and one should
         return code
-
-    made = sorted(set(results(folder)) - before)
     width = max(len(str(result)) for result in made)
     print()
     for result in made:
-        manifest = json.loads((result / "manifest.json").read_text("utf-8"))
-        seconds = sum(audio["duration_s"] for audio in manifest["audio"])
-        said = f"{seconds:.1f} s of audio" if manifest["status"] == "done" else "see ERROR.txt in it"
+        manifest = manifest_of(result)
+        said = f"{length_s(manifest):.1f} s of audio" if manifest["status"] == "done" else "see ERROR.txt in it"
         print(f"{result!s:{width}}  {manifest['status']:6}  {said}")
     return 0
 
 
-def results(folder: Path) -> list[Path]:
+def start(folder: Path) -> None:
+    """Make a working folder; what is there already stays."""
+    subprocess.run([VOICESPOOL, "init", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+
+
+def drop(folder: Path, jobs: Sequence[str]) -> None:
+    """Copy jobs, files of this folder, into the inbox."""
+    for job in jobs:
+        shutil.copy(Path(__file__).with_name(job), folder / "inbox")
+
+
+def render(folder: Path) -> tuple[int, list[Path]]:
+    """Run the spool once.
+
+    Returns:
+        Its exit code, and the result folders that were not there before, in order of their names.
+    """
+    before = results(folder)
+    environment = os.environ | {"VOICESPOOL_CACHE": str((folder / ".cache").absolute())}  # goes with the folder
+    command = [VOICESPOOL, f"--config={folder / 'config.yaml'}", "run", "--once"]
+    code = subprocess.run(command, env=environment, check=False).returncode
+    return code, sorted(results(folder) - before)
+
+
+def results(folder: Path) -> set[Path]:
     """Every result folder: those that hold a manifest."""
-    return [manifest.parent for manifest in (folder / "outbox").rglob("manifest.json")]
+    return {manifest.parent for manifest in (folder / "outbox").rglob("manifest.json")}
+
+
+def manifest_of(result: Path) -> dict[str, Any]:
+    """What a result tells of itself."""
+    manifest: dict[str, Any] = json.loads((result / "manifest.json").read_text("utf-8"))
+    return manifest
+
+
+def length_s(manifest: dict[str, Any]) -> float:
+    """Of all its audio together."""
+    return float(sum(audio["duration_s"] for audio in manifest["audio"]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LANGUAGES = "en es fr de it pt pl tr ru nl cs ar zh-cn hu ko ja hi".split()
+LANGUAGES = ("en", "es", "fr", "de", "it", "pt", "pl", "tr", "ru", "nl", "cs", "ar", "zh-cn", "hu", "ko", "ja", "hi")
 AUDIO_TOKENS = 1026
 STOP_TOKEN = AUDIO_TOKENS - 1
 
@@ -52,9 +52,10 @@ def build(folder: Path, size: Size = TINY, seed: int = 0) -> Path:
     Returns:
         The checkpoint, `folder/model.pth`.
     """
-    from engines.runtime import prepare_torchaudio
+    from engines import runtime
 
-    prepare_torchaudio()
+    runtime.quiet()
+    runtime.prepare_torchaudio()
     import torch
     from TTS.tts.models.xtts import Xtts
 

@@ -42,7 +42,7 @@ class Order:
     @property
     def model(self) -> tuple[str, str | None, tuple[int, ...]]:
         """What has to be loaded for it: engine, checkpoint and its state; equal where one loading serves both."""
-        return self.engine, self.checkpoint, tuple(self.checkpoint_state)
+        return self.engine, self.checkpoint, self.checkpoint_state
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import tiny
 from tests.spooling import Spool, spooling
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the tests in the background has them, and all they start, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Several test processes share the processors: more threads in each would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that tests compute is kept where the user's own things are, or found there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VOICESPOOL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_xtts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real XTTS-v2 of the smallest size, in its folder, where the base model belongs: `MODELS/xtts-v2/model.pth`.
+
+    All tests of the session read it; none may change it.
+    """
+    return tiny.model_folder(tmp_path_factory) / "model.pth"
 
 
 @pytest.fixture

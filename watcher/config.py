@@ -219,7 +219,7 @@ class Config(Section):
     voices: Folder = Path("voices")
     """Reference recordings; beside the inbox and the outbox, not inside."""
     models: Folder = Path("models")
-    """Checkpoints; beside the inbox and the outbox, not inside."""
+    """Fine-tuned and base models; beside the inbox and the outbox, not inside."""
     state_dir: Folder = Path("inbox/.voicespool")
     """The spool's own state, on the inbox's file system. Default: .voicespool in the inbox. Put it elsewhere
     when a sync tool mirrors the inbox. Inside the inbox it must lie under a name with a leading dot."""

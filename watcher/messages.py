@@ -109,7 +109,8 @@ def _line(message: Mapping[str, Any], *, allow_nan: bool = False) -> bytes:
 
 def order_from(message: Mapping[str, Any]) -> Order:
     """Raises KeyError when it is none; it comes from our own daemon."""
-    return Order(**{field.name: message[field.name] for field in fields(Order)})
+    parts = {field.name: message[field.name] for field in fields(Order)}
+    return Order(**{**parts, "checkpoint_state": tuple(parts["checkpoint_state"])})
 
 
 def message_from(line: bytes, parse_constant: Callable[[str], Any] | None = None) -> dict[str, Any]:

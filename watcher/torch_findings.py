@@ -20,7 +20,7 @@ COMPANIONS = ("coqui-tts", "f5-tts", "transformers", "vocos")
 DRIVER_CARDS = Path("/proc/driver/nvidia/gpus")
 
 # The weights of XTTS-v2, which is the largest model here, in bytes; a batch takes what else is free.
-MODEL_BYTES = {"float32": 1_812_000_000, "float16": 906_000_000, "bfloat16": 906_000_000}
+MODEL_BYTES = {"float32": 1_812_000_000, "float16": 1_060_000_000, "bfloat16": 1_060_000_000}
 BESIDES_BYTES = 1 << 29
 
 

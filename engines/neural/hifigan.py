@@ -4,6 +4,10 @@ The weights are the library's, with the weight norm folded in once instead of in
 as two-dimensional ones with the channels last in memory: on a processor that is twice as fast, and with bfloat16 up to
 six times.
 
+In half precision the convolutions of the first stages, which are most of the work, run in that precision, while the
+sums between them and the last stages, which shape the samples, stay float32: 42 dB between signal and error instead of
+36 (bfloat16, random weights).
+
 Chunks of different length in one batch give what each gives alone: behind its end a chunk is set to zero before every
 convolution, as the padding of a convolution would be.
 """
@@ -33,6 +37,7 @@ class _Conv:
     dilation: int
 
     def __call__(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)
         if self.stride == 1:
             return F.conv2d(x, self.weight, self.bias, padding=(0, self.padding), dilation=(1, self.dilation))
         return F.conv_transpose2d(x, self.weight, self.bias, (1, self.stride), (0, self.padding))
@@ -51,7 +56,7 @@ class Vocoder:
 
     Args:
         decoder: With its weights, float32.
-        dtype: Precision of the convolutions.
+        dtype: Precision of the convolutions of the first half of the stages.
     """
 
     def __init__(self, decoder: Any, dtype: torch.dtype) -> None:
@@ -59,21 +64,16 @@ class Vocoder:
         self.rate_hz: int = decoder.output_sample_rate
         self._scales = (decoder.ar_mel_length_compression / decoder.output_hop_length,
                         decoder.output_sample_rate / decoder.input_sample_rate)  # fmt: skip
-        self._dtype = dtype
         self._first = _conv(generator.conv_pre, dtype)
         self._last = _conv(generator.conv_post, torch.float32)
-        count = generator.num_kernels
-        self._stages = [
-            _Stage(_conv(up, dtype), tuple(_pairs(block, dtype) for block in generator.resblocks[i * count : (i + 1) * count]))
-            for i, up in enumerate(generator.ups)
-        ]
+        self._stages = [_stage(generator, number, dtype) for number in range(generator.num_upsamples)]
         self._colours = [generator.cond_layer, *(generator.conds if generator.cond_in_each_up_layer else ())]
         self.device = self._first.weight.device
 
     @property
     def samples_per_latent(self) -> float:
         """Samples that one latent becomes at speed 1."""
-        factor = self._scales[0] * self._scales[1]
+        factor: float = self._scales[0] * self._scales[1]
         for stage in self._stages:
             factor *= stage.up.stride
         return factor
@@ -96,37 +96,54 @@ class Vocoder:
         for row, one in enumerate(stretched):
             x[row, :, 0, : lengths[row]] = one[0]
         ends = None if len(set(lengths)) == 1 else torch.tensor(lengths, device=self.device)
-        sound = self._speak(x, torch.cat([voice.to(self.device) for voice in voices]), ends).float().cpu()
+        sound = self._speak(x, torch.cat([voice.to(self.device) for voice in voices]), ends).cpu()
         factor = sound.shape[-1] // max(lengths)
         return [sound[row, 0, 0, : length * factor].clone() for row, length in enumerate(lengths)]
 
     def _stretched(self, latent: Tensor, speed: float) -> Tensor:
-        """[n, channels] -> [1, channels, frames]: to the speed, then to the vocoder's frames, as the library does it."""
+        """[n, channels] -> [1, channels, frames]: to the speed, then to the vocoder's frames, as the library does."""
         z = latent.to(self.device).t().unsqueeze(0)
         scales = ((1.0 / speed,) if speed != 1.0 else ()) + self._scales
         for scale in scales:
-            if scale != 1.0:
+            if scale != 1.0 and z.shape[-1] * scale >= 1:  # a chunk that ended at once has nothing to shorten
                 z = F.interpolate(z, scale_factor=scale, mode="linear")
         return z
 
     def _speak(self, x: Tensor, voice: Tensor, ends: Tensor | None) -> Tensor:
-        colours = [layer(voice).unsqueeze(-1).to(self._dtype) for layer in self._colours]
-        x = self._first(x.to(self._dtype, memory_format=torch.channels_last)) + colours[0]
+        colours = [layer(voice).unsqueeze(-1) for layer in self._colours]
+        x = self._first(x.contiguous(memory_format=torch.channels_last)) + colours[0]
         for number, stage in enumerate(self._stages):
             x = stage.up(F.leaky_relu(_cut(x, ends), _SLOPE))
             ends = ends * stage.up.stride if ends is not None else None
             if number + 1 < len(colours):
                 x = x + colours[number + 1]
             x = _cut(x, ends)
-            x = sum(_residual(x, pairs, ends) for pairs in stage.blocks) / len(stage.blocks)
-        return torch.tanh(self._last(F.leaky_relu(_cut(x, ends), _LAST_SLOPE).float()))
+            x = _mean([_residual(x, pairs, ends) for pairs in stage.blocks])
+        return torch.tanh(self._last(F.leaky_relu(_cut(x, ends), _LAST_SLOPE)))
+
+
+def _stage(generator: Any, number: int, dtype: torch.dtype) -> _Stage:
+    if number >= generator.num_upsamples // 2:
+        dtype = torch.float32
+    count = generator.num_kernels
+    blocks = generator.resblocks[number * count : (number + 1) * count]
+    return _Stage(_conv(generator.ups[number], dtype), tuple(_pairs(block, dtype) for block in blocks))
 
 
 def _residual(x: Tensor, pairs: Sequence[tuple[_Conv, _Conv]], ends: Tensor | None) -> Tensor:
-    for first, second in pairs:
+    """One residual block; x itself stays, for the other blocks."""
+    for number, (first, second) in enumerate(pairs):
         inner = _cut(first(F.leaky_relu(x, _SLOPE)), ends)
-        x = _cut(second(F.leaky_relu_(inner, _SLOPE)), ends).add_(x)
+        change = _cut(second(F.leaky_relu_(inner, _SLOPE)), ends)
+        x = x.add_(change) if number else x + change
     return x
+
+
+def _mean(blocks: Sequence[Tensor]) -> Tensor:
+    total = blocks[0]
+    for block in blocks[1:]:
+        total += block
+    return total.div_(len(blocks))
 
 
 def _cut(x: Tensor, ends: Tensor | None) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import mmap
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from engines.tensors import Entry
 MOST_NAMES = 3
 _FILLS = {Tensor.normal_, Tensor.uniform_}
 _FILLING_MODULES = {"torch.nn.init", "transformers.initialization"}
-_LORA = re.compile(r"(?:^|\.)h\.(\d+)\.((?:attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj))\.lora_([AB])(?:\.\w+)?\.weight$")
 
 
 def mapped(path: Path, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
@@ -39,12 +37,18 @@ def _view(descriptor: int, entry: Entry) -> Tensor:
     dtype = getattr(torch, entry.dtype)
     if entry.size == 0:
         return torch.empty(entry.shape, dtype=dtype)
+    size = entry.size
+    if entry.stride is not None:
+        steps = zip(entry.shape, entry.stride, strict=True)
+        size = dtype.itemsize * (1 + sum((length - 1) * step for length, step in steps))
     start = entry.offset - entry.offset % mmap.ALLOCATIONGRANULARITY
     skip = entry.offset - start
-    mapping = mmap.mmap(descriptor, skip + entry.size, offset=start, access=mmap.ACCESS_COPY)
+    mapping = mmap.mmap(descriptor, skip + size, offset=start, access=mmap.ACCESS_COPY)
     if skip % dtype.itemsize:
-        return torch.frombuffer(bytearray(mapping[skip:]), dtype=dtype).reshape(entry.shape)
-    return torch.frombuffer(mapping, dtype=dtype, offset=skip, count=math.prod(entry.shape)).reshape(entry.shape)
+        flat = torch.frombuffer(bytearray(mapping[skip:]), dtype=dtype)
+    else:
+        flat = torch.frombuffer(mapping, dtype=dtype, offset=skip, count=size // dtype.itemsize)
+    return flat.reshape(entry.shape) if entry.stride is None else flat.as_strided(entry.shape, entry.stride)
 
 
 class Unfilled(TorchFunctionMode):
@@ -60,7 +64,20 @@ class Unfilled(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def assign(model: torch.nn.Module, path: Path, entries: Mapping[str, Entry], dtype: Callable[[str], torch.dtype]) -> None:
+def checked(path: Path, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
+    """As `mapped`.
+
+    Raises:
+        RequestRefused: a tensor holds values that are not numbers.
+    """
+    for name, tensor in mapped(path, entries):
+        _check_values(path, name, tensor)
+        yield name, tensor
+
+
+def assign(
+    model: torch.nn.Module, path: Path, entries: Mapping[str, Entry], dtype: Callable[[str], torch.dtype]
+) -> None:
     """Give a model the weights of a file.
 
     Args:
@@ -73,10 +90,10 @@ def assign(model: torch.nn.Module, path: Path, entries: Mapping[str, Entry], dty
     """
     wanted = model.state_dict()
     _check_shapes(path, wanted, entries)
-    state = {}
-    for name, tensor in mapped(path, {name: entries[name] for name in wanted}):
-        _check_values(path, name, tensor)
-        state[name] = tensor.to(dtype(name)) if tensor.is_floating_point() else tensor
+    state = {
+        name: tensor.to(dtype(name)) if tensor.is_floating_point() else tensor
+        for name, tensor in checked(path, {name: entries[name] for name in wanted})
+    }
     model.load_state_dict(state, strict=True, assign=True)
     model.requires_grad_(requires_grad=False)
 
@@ -103,7 +120,7 @@ def _check_shapes(path: Path, wanted: Mapping[str, Tensor], entries: Mapping[str
 def _check_values(path: Path, name: str, tensor: Tensor) -> None:
     """One pass over the tensor: a sum is finite only if every value is. Half precision is summed in float32."""
     if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)):
-        if torch.isfinite(tensor).all():  # large values whose sum overflows are numbers all the same
+        if torch.isfinite(tensor.float()).all():  # large values whose sum overflows are numbers all the same
             return
         raise RequestRefused(
             f"{path.name} holds values that are not numbers (NaN or infinity), the first in {name}",
@@ -117,63 +134,64 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(names[:MOST_NAMES]) + more
 
 
-def merge_lora(model: torch.nn.Module, prefix: str, adapter: Path, entries: Mapping[str, Entry]) -> int:
-    """Add a LoRA adapter to the weights of a GPT-2: W + scale · (B A)ᵀ, as in arXiv 2106.09685.
+class Adapter:
+    """A LoRA adapter for a GPT-2: W + scale · (B A)ᵀ, as in arXiv 2106.09685.
 
     GPT-2's layers keep their weight as [in, out], the transpose of what the adapter is written for.
 
     Args:
-        model: Holds the GPT-2 under `prefix`; its mapped weights are copied where they change.
-        adapter: `adapter_model.safetensors` in PEFT's layout, `adapter_config.json` beside it.
-
-    Returns:
-        How many weights were changed.
+        path: `adapter_model.safetensors` in PEFT's layout, `adapter_config.json` beside it.
+        entries: Its tensors, as `engines.architectures` names them: `LAYER.lora_A.weight`, `LAYER.lora_B.weight`.
+        base: Of the model that it is for.
 
     Raises:
-        RequestRefused: the adapter is for other layers or sizes, or its configuration is missing.
+        RequestRefused: it is for other layers or sizes, its configuration is missing, or it holds NaN.
     """
-    scale = _lora_scale(adapter.with_name("adapter_config.json"))
-    pairs: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in mapped(adapter, entries):
-        found = _LORA.search(name)
-        if found is None:
-            raise RequestRefused(
-                f"{adapter.name} changes {name}, and an adapter may change c_attn, c_proj and c_fc alone",
-                "Merge this adapter into its model where it was trained, and use the merged checkpoint.",
-            )
-        _check_values(adapter, name, tensor)
-        pairs.setdefault(f"{prefix}.h.{found[1]}.{found[2]}.weight", {})[found[3]] = tensor.float()
-    for target, pair in pairs.items():
-        _merge(model, target, pair, (adapter, scale))
-    return len(pairs)
+
+    def __init__(self, path: Path, entries: Mapping[str, Entry], base: Mapping[str, Entry]) -> None:
+        rank, self._scale = _lora_strength(path.with_name("adapter_config.json"))
+        pairs: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in checked(path, entries):
+            layer, _, side = name.partition(".lora_")
+            pairs.setdefault(f"{layer}.weight", {})[side[:1]] = tensor.float()
+        for target, pair in pairs.items():
+            shape = pair["A"].shape[1], pair["B"].shape[0]
+            its = base[target].shape if target in base else None
+            if len(pair["A"]) != rank:
+                raise RequestRefused(
+                    f"{path.name} has rank {len(pair['A'])} for {target}, and its configuration says {rank}",
+                    _ITS_CONFIG,
+                )
+            if its != shape:
+                raise RequestRefused(
+                    f"{path.name} does not fit the base model: it changes {target} of {list(shape)}, and there "
+                    + ("is none" if its is None else f"it is {list(its)}"),
+                    "Use the base model that the adapter was trained on.",
+                )
+        self._pairs = pairs
+
+    def merged(self, name: str, weight: Tensor) -> Tensor:
+        """A weight of the base model with the adapter's change, float32; as it is where there is none."""
+        pair = self._pairs.get(name)
+        return weight if pair is None else weight.float() + self._scale * (pair["B"] @ pair["A"]).T
 
 
-def _merge(model: torch.nn.Module, target: str, pair: Mapping[str, Tensor], source: tuple[Path, float]) -> None:
-    adapter, scale = source
-    try:
-        weight = model.get_parameter(target)
-        change = (pair["B"] @ pair["A"]).T
-        if change.shape != weight.shape:
-            raise RuntimeError(f"{list(change.shape)} instead of {list(weight.shape)}")
-    except (AttributeError, KeyError, RuntimeError) as error:
-        raise RequestRefused(
-            f"{adapter.name} does not fit the base model at {target} ({error})",
-            "Use the base model that the adapter was trained on.",
-        ) from None
-    weight.data = (weight.float() + scale * change).to(weight.dtype)
-
-
-def _lora_scale(config: Path) -> float:
-    """alpha / r, or alpha / sqrt(r) where the adapter says so (rank-stabilised, arXiv 2312.03732)."""
+def _lora_strength(config: Path) -> tuple[int, float]:
+    """Rank, and alpha / rank, or alpha / sqrt(rank) where it is rank-stabilised (arXiv 2312.03732)."""
     try:
         said: Any = json.loads(config.read_bytes())
         rank, alpha = int(said["r"]), float(said["lora_alpha"])
         if rank < 1 or not math.isfinite(alpha):
             raise ValueError(f"r={rank}, lora_alpha={alpha}")
-        return alpha / (math.sqrt(rank) if said.get("use_rslora") else rank)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RequestRefused(
-            f"the adapter's {config.name} can't be used ({type(error).__name__}: {error})",
-            "Copy adapter_config.json from the training run; it says how strong the adapter is.",
-        ) from None
+        if said.get("alpha_pattern"):
+            raise ValueError("alpha_pattern makes some layers stronger than others, which is not followed here")
+        return rank, alpha / (math.sqrt(rank) if said.get("use_rslora") else rank)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        words = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise RequestRefused(f"the adapter's {config.name} can't be used ({words})", _ITS_CONFIG) from None
 
+
+_ITS_CONFIG = (
+    "Copy adapter_config.json from the training run: it says how strong the adapter is. Or merge the adapter where it "
+    "was trained (merge_and_unload in PEFT), and use the merged checkpoint."
+)

@@ -10,17 +10,20 @@ Memory of a batch: `Gpt.row_bytes` × rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
+from engines.neural.linear import Linear
 from engines.neural.sampling import Sampler, Sampling, uniforms
 
-CACHE_BLOCK = 128
+CACHE_BLOCK = 128  # positions; on a GPU a step looks at whole blocks, so that few graphs are recorded
 LOOK_EVERY_STEPS = 8  # on a GPU: looking at what is done waits for it
 REFILL_PART = 8  # waiting chunks come in when an eighth of the rows is free: each coming costs a pass over the weights
 _FAKE_PREFIX_TOKEN = 1  # stands for the prompt in the library's input, where the repetition penalty sees it
@@ -61,34 +64,57 @@ class Spoken:
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
-    """One transformer layer; weights as [out, in], norms in float32."""
+class Block:
+    """One transformer layer; norms in float32."""
 
     norm_1: tuple[Tensor, Tensor]
-    qkv: tuple[Tensor, Tensor]
-    out: tuple[Tensor, Tensor]
+    qkv: Linear
+    out: Linear
     norm_2: tuple[Tensor, Tensor]
-    up: tuple[Tensor, Tensor]
-    down: tuple[Tensor, Tensor]
+    up: Linear
+    down: Linear
+
+    @classmethod
+    def of(cls, layer: Mapping[str, Tensor], device: str, dtype: torch.dtype) -> Block:
+        """Make one of a layer of GPT-2's, whose matrices are [in, out].
+
+        Args:
+            layer: By the library's names within the layer.
+            dtype: Precision of the matrices.
+        """
+
+        def linear(name: str) -> Linear:
+            weight, bias = (layer[f"{name}.{part}"].to(device, dtype) for part in ("weight", "bias"))
+            return Linear(weight.t(), bias)
+
+        def norm(name: str) -> tuple[Tensor, Tensor]:
+            weight, bias = (layer[f"{name}.{part}"].to(device, torch.float32) for part in ("weight", "bias"))
+            return weight, bias
+
+        return cls(
+            norm("ln_1"), linear("attn.c_attn"), linear("attn.c_proj"),
+            norm("ln_2"), linear("mlp.c_fc"), linear("mlp.c_proj"),
+        )  # fmt: skip
 
 
 class Gpt:
     """The decoder over the library's `TTS.tts.layers.xtts.gpt.GPT`.
 
     Args:
-        gpt: With its weights: norms, embeddings and heads in float32, the layers' matrices in the precision to compute in.
+        gpt: With its weights in float32, without its layers.
+        blocks: The layers.
     """
 
-    def __init__(self, gpt: Any) -> None:
-        self._gpt = gpt
-        self._blocks = [_block(layer) for layer in gpt.gpt.h]
-        self.dtype: torch.dtype = self._blocks[0].qkv[0].dtype
-        self.device: torch.device = self._blocks[0].qkv[0].device
+    def __init__(self, gpt: Any, blocks: Sequence[Block]) -> None:
+        self._gpt, self._blocks = gpt, blocks
+        self.dtype: torch.dtype = blocks[0].qkv.dtype
+        self.device: torch.device = gpt.mel_head.weight.device
         self.channels: int = gpt.model_dim
         self.heads: int = gpt.heads
         self.limit: int = gpt.max_gen_mel_tokens
         self.start, self.stop = int(gpt.start_audio_token), int(gpt.stop_audio_token)
         self.vocabulary: int = gpt.num_audio_tokens
+        self._head = Linear(gpt.mel_head.weight, gpt.mel_head.bias)
 
     @property
     def layers(self) -> int:
@@ -108,7 +134,9 @@ class Gpt:
     def prompt(self, text: Tensor) -> Tensor:
         """Embeddings of what stands between the voice and the first code: [t + 3, channels]."""
         gpt = self._gpt
-        tokens = F.pad(F.pad(text.to(self.device), (1, 0), value=gpt.start_text_token), (0, 1), value=gpt.stop_text_token)
+        tokens = F.pad(
+            F.pad(text.to(self.device), (1, 0), value=gpt.start_text_token), (0, 1), value=gpt.stop_text_token
+        )
         words = gpt.text_embedding(tokens) + gpt.text_pos_embedding.emb.weight[: len(tokens)]
         start = gpt.mel_embedding.weight[self.start] + gpt.mel_pos_embedding.emb.weight[0]
         return torch.cat([words, start.unsqueeze(0)])
@@ -116,13 +144,14 @@ class Gpt:
     def code(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Embeddings of audio codes [n] at their positions among the codes, [n, channels]."""
         places = self._gpt.mel_pos_embedding.emb.weight
-        return self._gpt.mel_embedding.weight[tokens] + places[positions.clamp(max=len(places) - 1)]
+        embedded: Tensor = self._gpt.mel_embedding.weight[tokens] + places[positions.clamp(max=len(places) - 1)]
+        return embedded
 
     def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Last hidden states [n, channels] -> latents and logits [n, vocabulary], both float32."""
         last, final = self._gpt.gpt.ln_f, self._gpt.final_norm
         latents = _norm(_norm(hidden, (last.weight, last.bias)), (final.weight, final.bias))
-        return latents, F.linear(latents, self._gpt.mel_head.weight, self._gpt.mel_head.bias)
+        return latents, self._head(latents)
 
     def run(self, x: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """All layers. The residual stream stays float32; matrices and attention are in the model's precision.
@@ -132,10 +161,9 @@ class Gpt:
             attend: Gets the layer's number and queries, keys, values [..., channels]; returns the same shape.
         """
         for number, block in enumerate(self._blocks):
-            mixed = F.linear(_norm(x, block.norm_1).to(self.dtype), *block.qkv)
-            x = x + F.linear(attend(number, *mixed.chunk(3, -1)), *block.out)
-            wide = F.gelu(F.linear(_norm(x, block.norm_2).to(self.dtype), *block.up), approximate="tanh")
-            x = x + F.linear(wide, *block.down)
+            mixed = block.qkv(_norm(x, block.norm_1).to(self.dtype))
+            x = x + block.out(attend(number, *mixed.chunk(3, -1)))
+            x = x + block.down(F.gelu(block.up(_norm(x, block.norm_2).to(self.dtype)), approximate="tanh"))
         return x
 
     @torch.inference_mode()
@@ -149,8 +177,10 @@ class Gpt:
             torch.OutOfMemoryError, RuntimeError: the memory was too small for so many rows. What was yielded stays
                 good; the others can be decoded again with fewer.
         """
+        if not utterances:
+            return
         waiting = sorted(utterances, key=lambda utterance: len(utterance.text))
-        batch = _Batch(self, min(rows, len(utterances)))
+        batch = _Batch(self, min(rows, len(utterances)), max(map(self.longest, utterances)))
         while waiting or batch.active:
             free = batch.rows - batch.active
             if waiting and (not batch.active or free * REFILL_PART >= batch.rows):
@@ -164,29 +194,16 @@ def _norm(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], *weights)
 
 
-def _block(layer: Any) -> _Block:
-    def linear(conv: Any) -> tuple[Tensor, Tensor]:
-        return conv.weight.t(), conv.bias
-
-    def norm(module: Any) -> tuple[Tensor, Tensor]:
-        return module.weight, module.bias
-
-    return _Block(
-        norm(layer.ln_1), linear(layer.attn.c_attn), linear(layer.attn.c_proj),
-        norm(layer.ln_2), linear(layer.mlp.c_fc), linear(layer.mlp.c_proj),
-    )  # fmt: skip
-
-
 class _Batch:
     """The rows that are being decoded: `active` of them, always the first ones."""
 
-    def __init__(self, gpt: Gpt, rows: int) -> None:
+    def __init__(self, gpt: Gpt, rows: int, positions: int) -> None:
         self.gpt, self.rows, self.active = gpt, rows, 0
         device = gpt.device
         steps = gpt.limit + LOOK_EVERY_STEPS
         self._keys: list[tuple[int, int]] = []
         self._sampler = Sampler(rows, gpt.vocabulary, device)
-        self._cache = _Cache(gpt, rows)
+        self._cache = _Cache(gpt, rows, positions)
         self._length = torch.zeros(rows, dtype=torch.long, device=device)
         self._step = torch.zeros(rows, dtype=torch.long, device=device)
         self._token = torch.zeros(rows, dtype=torch.long, device=device)
@@ -216,7 +233,6 @@ class _Batch:
         prompts = [self.gpt.prompt(utterance.text) for utterance in group]
         sizes = torch.tensor([len(prompt) for prompt in prompts], device=self.gpt.device)
         voiced = voice.shape[1]
-        self._cache.reserve(self._longest, voiced + int(sizes.max()) + self._look_every, self.active)
         self._cache.read_voice(voice, rows)
         hidden = self._cache.read_text(torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True), rows, voiced)
         self._length[rows] = voiced + sizes
@@ -240,15 +256,14 @@ class _Batch:
 
     def advance(self) -> None:
         """Some steps of all rows: one on a CPU, several on a GPU."""
-        self._cache.reserve(self._longest, self._longest + self._look_every, self.active)
         for _ in range(self._look_every):
             self._longest += 1
             if self._graphs is None:
                 self._advance(self.active, self._longest)
             else:
-                rows, positions = _bucket(self.active, self.rows), _round_up(self._longest, CACHE_BLOCK)
-                positions = min(positions, self._cache.positions)
-                self._graphs.run((rows, positions, self._cache.made), lambda: self._advance(rows, positions))  # noqa: B023
+                rows = _bucket(self.active, self.rows)
+                positions = min(_round_up(self._longest, CACHE_BLOCK), self._cache.positions)
+                self._graphs.run((rows, positions), lambda: self._advance(rows, positions))  # noqa: B023 - runs at once
 
     def _advance(self, rows: int, positions: int) -> None:
         """One step of the first rows; every shape follows from the two numbers, and nothing is read back."""
@@ -300,30 +315,11 @@ class _Batch:
 class _Cache:
     """Keys and values of all rows, [rows, heads, positions, channels of a head] for each layer."""
 
-    def __init__(self, gpt: Gpt, rows: int) -> None:
-        self.gpt, self._rows = gpt, rows
-        self.positions = 0
-        self.made = 0  # changes when the memory does; a recorded graph holds for one memory
-        self._layers: list[tuple[Tensor, Tensor]] = [self._empty(0)[:2] for _ in range(gpt.layers)]
+    def __init__(self, gpt: Gpt, rows: int, positions: int) -> None:
+        self.gpt, self.positions = gpt, positions
+        shape = (rows, gpt.heads, positions, gpt.channels // gpt.heads)
+        self._layers = [(_zeros(shape, gpt), _zeros(shape, gpt)) for _ in range(gpt.layers)]
         self._voice: tuple[Tensor, list[tuple[Tensor, Tensor]]] | None = None
-
-    def reserve(self, used: int, positions: int, active: int) -> None:
-        """Make room for so many positions, and keep the first `used` of the active rows."""
-        if positions <= self.positions:
-            return
-        growth = CACHE_BLOCK if self.gpt.device.type == "cpu" else self.gpt.limit + CACHE_BLOCK
-        self.positions = _round_up(max(positions, self.positions + growth if self.positions else positions), CACHE_BLOCK)
-        self.made += 1
-        for number, (keys, values) in enumerate(self._layers):
-            new_keys, new_values = self._empty(self.positions)
-            new_keys[:active, :, :used] = keys[:active, :, :used]
-            new_values[:active, :, :used] = values[:active, :, :used]
-            self._layers[number] = new_keys, new_values
-
-    def _empty(self, positions: int) -> tuple[Tensor, Tensor]:
-        shape = (self._rows, self.gpt.heads, positions, self.gpt.channels // self.gpt.heads)
-        # Zeros: what a row has not written yet is masked, and NaN times nothing would still be NaN.
-        return tuple(torch.zeros(shape, dtype=self.gpt.dtype, device=self.gpt.device) for _ in range(2))  # type: ignore[return-value]
 
     def move(self, source: int, target: int, length: int) -> None:
         for keys, values in self._layers:
@@ -358,12 +354,14 @@ class _Cache:
             all_keys[rows, :, voiced:end] = self._split(keys)
             all_values[rows, :, voiced:end] = self._split(values)
             seen_keys, seen_values = all_keys[rows, :, :end], all_values[rows, :, :end]
-            return self._join(F.scaled_dot_product_attention(self._split(queries), seen_keys, seen_values, attn_mask=mask))
+            return self._join(
+                F.scaled_dot_product_attention(self._split(queries), seen_keys, seen_values, attn_mask=mask)
+            )
 
         return self.gpt.run(x, attend)
 
     def step(self, x: Tensor, length: Tensor, positions: int) -> Tensor:
-        """One code of each row, [n, channels], written at the row's own length; it sees what lies before, and itself."""
+        """One code of each row, [n, channels], written at the row's own length; it sees itself and what lies before."""
         count = len(x)
         rows = torch.arange(count, device=x.device)
         places = torch.arange(positions, device=x.device)
@@ -378,16 +376,41 @@ class _Cache:
             all_keys[rows, :, place] = keys.view(shape)
             all_values[rows, :, place] = values.view(shape)
             seen_keys, seen_values = all_keys[:count, :, :positions], all_values[:count, :, :positions]
-            query = queries.view(count, self.gpt.heads, 1, -1)
-            return F.scaled_dot_product_attention(query, seen_keys, seen_values, attn_mask=mask).reshape(count, -1)
+            return _attend_once(queries.view(count, self.gpt.heads, 1, -1), seen_keys, seen_values, mask).reshape(
+                count, -1
+            )
 
         return self.gpt.run(x, attend)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.gpt.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.gpt.heads, -1).transpose(1, 2)
 
     def _join(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2).flatten(2)
+
+
+def _zeros(shape: tuple[int, ...], gpt: Gpt) -> Tensor:
+    """Zeros, since what a row has not written yet is masked, and NaN times nothing would still be NaN.
+
+    On a processor their memory is taken page by page as it is written: a row may become long, and few do.
+    """
+    if gpt.device.type != "cpu":
+        return torch.zeros(shape, dtype=gpt.dtype, device=gpt.device)
+    bits = np.zeros(math.prod(shape) * gpt.dtype.itemsize, np.uint8)
+    return torch.from_numpy(bits).view(gpt.dtype).view(shape)
+
+
+def _attend_once(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attention of one position of each row.
+
+    On a processor this is bound by reading the keys and values; as plain products, with the keys on the left, it takes
+    two thirds of the time of torch's own attention in float32, and an eighth in bfloat16.
+    """
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+    scale: float = query.shape[-1] ** -0.5
+    scores = (keys @ query.transpose(2, 3)).transpose(2, 3).float() * scale
+    return (scores + mask).softmax(-1).to(values.dtype) @ values
 
 
 class _Graphs:
@@ -401,7 +424,6 @@ class _Graphs:
         """Do a step of this shape; the first of its kind runs as it is, the second is recorded."""
         if shape not in self._graphs:
             step()
-            self._graphs = {other: graph for other, graph in self._graphs.items() if other[-1] == shape[-1]}
             self._graphs[shape] = None
             return
         graph = self._graphs[shape]

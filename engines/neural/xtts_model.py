@@ -4,10 +4,13 @@ the file, with our decoder and vocoder over them.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +24,16 @@ from TTS.tts.models.xtts import Xtts as Library
 from engines.errors import RequestRefused
 from engines.neural import weights
 from engines.neural.hifigan import Vocoder
-from engines.neural.xtts_gpt import Gpt
+from engines.neural.xtts_gpt import Block, Gpt
 from engines.tensors import Entry
 
 _INFERENCE = (
     "temperature", "length_penalty", "repetition_penalty", "top_k", "top_p",
     "gpt_cond_len", "gpt_cond_chunk_len", "max_ref_len", "sound_norm_refs",
 )  # fmt: skip
+
+
+_DIGIT = re.compile(r"\d(?=\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +71,46 @@ class Model:
         Raises:
             RequestRefused: the files do not belong together, or hold what is no model.
         """
-        config = _config(files)
-        self.library = _empty(config, files.vocab)
-        weights.assign(self.library, files.checkpoint, files.tensors, lambda name: _precision(name, dtype))
-        if files.adapter is not None:
-            weights.merge_lora(self.library, "gpt.gpt", *files.adapter)
+        self._files = files
+        self._config = _config(files)
+        self._adapter = weights.Adapter(*files.adapter, files.tensors) if files.adapter is not None else None
+        self._searcher: Any = None
+        self.library = _empty(self._config, files.vocab, layers=0)
+        weights.assign(self.library, files.checkpoint, files.tensors, _float32)
         self.library.to(device).eval()
-        self.gpt = Gpt(self.library.gpt)
+        self.gpt = Gpt(self.library.gpt, [Block.of(layer, device, dtype) for layer in self._layers()])
         self.vocoder = Vocoder(self.library.hifigan_decoder, dtype)
         del self.library.hifigan_decoder.waveform_decoder
-        self.defaults = {name: getattr(config, name) for name in _INFERENCE}
+        self.defaults = {name: getattr(self._config, name) for name in _INFERENCE}
         self.rate_hz = self.vocoder.rate_hz
 
+    def _layers(self) -> Iterator[dict[str, Tensor]]:
+        """The tensors of one layer of the GPT after the other."""
+        for number in range(self._config.model_args.gpt_layers):
+            layer = f"gpt.gpt.h.{number}."
+            entries = {name: entry for name, entry in self._files.tensors.items() if name.startswith(layer)}
+            read = weights.checked(self._files.checkpoint, entries)
+            yield {name.removeprefix(layer): self._adapted(name, tensor) for name, tensor in read}
+
+    def _adapted(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor if self._adapter is None else self._adapter.merged(name, tensor)
+
     def tokens(self, text: str, language: str) -> Tensor:
-        """Text as the library reads it: int64 [t]."""
-        return torch.tensor(self.library.tokenizer.encode(text.strip().lower(), lang=language), dtype=torch.long)
+        """Text as the library reads it: int64 [t].
+
+        A number that the library can't write out in a language is read digit by digit, or as the digits themselves.
+        """
+        text, tokenizer = text.strip().lower(), self.library.tokenizer
+        for reading in (text, _DIGIT.sub(r"\g<0> ", text)):
+            with contextlib.suppress(Exception):  # of many kinds, in num2words
+                return torch.tensor(tokenizer.encode(reading, lang=language), dtype=torch.long)
+        plain = f"[{'zh-cn' if language == 'zh' else language}]{text}".replace(" ", "[SPACE]")
+        return torch.tensor(tokenizer.tokenizer.encode(plain).ids, dtype=torch.long)
+
+    @property
+    def speaker_width(self) -> int:
+        """Of a speaker embedding, [1, width, 1]."""
+        return int(self.library.args.d_vector_dim)
 
     @property
     def most_tokens(self) -> int:
@@ -98,18 +129,29 @@ class Model:
 
     @torch.inference_mode()
     def search(self, tokens: Tensor, voice: Tensor, settings: Mapping[str, Any], seed: int) -> Tensor:
-        """The library's beam search, and its second pass for the latents: float32 [n, channels]."""
-        gpt, device = self.library.gpt, self.library.device
-        if not hasattr(gpt, "gpt_inference"):
-            gpt.init_gpt_for_inference()
+        """The library's beam search in float32, and its second pass for the latents: float32 [n, channels]."""
+        if self._searcher is None:
+            self._searcher = self._whole_gpt()
+        gpt, device = self._searcher, self.library.device
         text, voice = tokens.unsqueeze(0).to(device), voice.to(device)
         names = ("temperature", "top_k", "top_p", "repetition_penalty", "length_penalty", "num_beams", "do_sample")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             codes = gpt.generate(voice, text, **{name: settings[name] for name in names})
-        lengths = torch.tensor([text.shape[1]], device=device), torch.tensor([codes.shape[1] * gpt.code_stride_len], device=device)
-        latents: Tensor = gpt(text, lengths[0], codes, lengths[1], cond_latents=voice, return_latent=True)
+        text_size = torch.tensor([text.shape[1]], device=device)
+        size = torch.tensor([codes.shape[1] * gpt.code_stride_len], device=device)
+        latents: Tensor = gpt(text, text_size, codes, size, cond_latents=voice, return_latent=True)
         return latents[0]
+
+    def _whole_gpt(self) -> Any:
+        """The library's own GPT with its layers, which are read again: only the search with beams needs them."""
+        whole = _empty(self._config, self._files.vocab, self._config.model_args.gpt_layers).gpt
+        entries = {name.removeprefix("gpt."): entry for name, entry in self._files.tensors.items()}
+        weights.assign(whole, self._files.checkpoint, entries, _float32)
+        for name, weight in whole.named_parameters():
+            weight.data = self._adapted(f"gpt.{name}", weight.data)
+        whole.to(self.library.device).eval().init_gpt_for_inference()
+        return whole
 
     @torch.inference_mode()
     def latents(self, recordings: list[tuple[Tensor, int]], settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -140,35 +182,37 @@ class Model:
         return conditioning.float(), torch.stack(embeddings).mean(0).float()
 
 
-def _precision(name: str, dtype: torch.dtype) -> torch.dtype:
-    """Half precision for the big matrices alone: norms, embeddings and what listens to recordings cost next to nothing."""
-    return dtype if name.startswith("gpt.gpt.h.") and ".ln_" not in name else torch.float32
+def _float32(_name: str) -> torch.dtype:
+    """What is not in the layers: norms, embeddings and what listens to recordings cost next to nothing."""
+    return torch.float32
 
 
-def _empty(config: XttsConfig, vocab: Path) -> Any:
+def _empty(config: XttsConfig, vocab: Path, layers: int) -> Any:
+    config = copy.deepcopy(config)
+    config.model_args.gpt_layers = layers
     with weights.Unfilled():
         model = Library(config)
     try:
         model.tokenizer = VoiceBpeTokenizer(vocab_file=vocab)
         known = model.tokenizer.get_number_tokens()
         marks = [model.tokenizer.tokenizer.token_to_id(mark) for mark in ("[START]", "[STOP]")]
-    except Exception as error:  # the tokenizer's library raises plain Exception
-        raise RequestRefused(
-            f"{vocab.name} is no vocabulary ({error})", "Use the vocab.json that the model was trained with."
-        ) from None
+    except Exception as error:  # noqa: BLE001 - the tokenizer's library raises plain Exception
+        raise RequestRefused(f"{vocab.name} is no vocabulary ({error})", _ITS_VOCAB) from None
     rows = config.model_args.gpt_number_text_tokens
-    if known != rows or None in marks:
-        raise RequestRefused(
-            f"{vocab} has {known} tokens and the checkpoint was made for {rows}" if known != rows else f"{vocab} has no [START] or [STOP]",
-            "Use the vocab.json that the model was trained with.",
-        )
+    if known != rows:
+        raise RequestRefused(f"{vocab} has {known} tokens and the checkpoint was made for {rows}", _ITS_VOCAB)
+    if None in marks:
+        raise RequestRefused(f"{vocab} has no [START] or [STOP]", _ITS_VOCAB)
     model.gpt.start_text_token, model.gpt.stop_text_token = marks
     return model
 
 
+_ITS_VOCAB = "Use the vocab.json that the model was trained with."
+
+
 def _config(files: Files) -> XttsConfig:
     """The library's configuration: from config.json what it says, from the tensors' shapes what they say."""
-    said = _read(files.config)
+    said = _read(files.config) if files.config is not None else _PUBLISHED
     shapes = {name: entry.shape for name, entry in files.tensors.items()}
     given = _known(XttsArgs, said.get("model_args"))
     rows, channels = shapes["gpt.mel_embedding.weight"]
@@ -186,16 +230,22 @@ def _config(files: Files) -> XttsConfig:
         "gpt_batch_size": 1,
         "tokenizer_file": "",
     }
-    config = XttsConfig(model_args=XttsArgs(**given), audio=XttsAudioConfig(**_known(XttsAudioConfig, said.get("audio"))))
+    audio = XttsAudioConfig(**_known(XttsAudioConfig, said.get("audio")))
+    config = XttsConfig(model_args=XttsArgs(**given), audio=audio)
     for name, value in _known(XttsConfig, said).items():
         if name in (*_INFERENCE, "languages"):
             setattr(config, name, value)
     return config
 
 
-def _read(config: Path | None) -> Mapping[str, Any]:
-    if config is None:
-        return {}
+_PUBLISHED: Mapping[str, Any] = {
+    "temperature": 0.75, "length_penalty": 1.0, "repetition_penalty": 5.0, "top_k": 50, "top_p": 0.85,
+    "gpt_cond_len": 30, "gpt_cond_chunk_len": 4, "max_ref_len": 30, "sound_norm_refs": False,
+}  # fmt: skip
+"""What config.json of XTTS-v2 says; the library's own defaults are others."""
+
+
+def _read(config: Path) -> Mapping[str, Any]:
     try:
         said = json.loads(config.read_bytes())
         if not isinstance(said, dict):

@@ -18,6 +18,7 @@ from engines.latents import LatentCache
 from engines.neural import weights
 from engines.neural.sampling import Sampling
 from engines.neural.xtts_gpt import Spoken, Utterance
+from engines.tensors import Entry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +60,14 @@ class Speech:
         Raises:
             RequestRefused, OutOfMemory.
         """
+        try:
+            yield from self._speak(chunks)
+        except Exception as error:
+            if not runtime.is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"not even one sentence fits into the memory of {self._device}") from None
+
+    def _speak(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, NDArray[np.float32]] | None]:
         plans = [_Plan(chunk, {**self._model.defaults, **_DEFAULTS, **chunk.settings}) for chunk in chunks]
         for plan in plans:
             plan.voice = self._voice(plan)
@@ -114,10 +123,8 @@ class Speech:
                         del left[spoken.key]
                     yield group
             except Exception as error:
-                if not runtime.is_out_of_memory(error):
+                if not runtime.is_out_of_memory(error) or (rows == 1 and last_try):
                     raise
-                if rows == 1 and last_try:
-                    raise OutOfMemory(f"not even one sentence fits into the memory of {self._device}") from None
                 last_try = rows == 1
             else:
                 return
@@ -134,25 +141,29 @@ class Speech:
         return max(1, min(fitting, MOST_ROWS.get(self._kind, 32)))
 
     def _sound(self, plans: Sequence[_Plan], group: Sequence[Spoken]) -> Iterator[tuple[tuple[int, int], Tensor]]:
-        size = VOCODER_ROWS.get(self._kind, 1)
-        for start in range(0, len(group), size):
-            some = group[start : start + size]
+        """The vocoder; when memory runs out, with half as many at a time."""
+        left, size = list(group), VOCODER_ROWS.get(self._kind, 1)
+        while left:
+            some = left[:size]
             mine = [plans[spoken.key[0]] for spoken in some]
-            sounds = self._model.vocoder(
-                [spoken.latents for spoken in some],
-                [plan.voice[1] for plan in mine if plan.voice is not None],
-                [float(plan.settings["speed"]) for plan in mine],
-            )
+            try:
+                sounds = self._model.vocoder(
+                    [spoken.latents for spoken in some],
+                    [plan.voice[1] for plan in mine if plan.voice is not None],
+                    [float(plan.settings["speed"]) for plan in mine],
+                )
+            except Exception as error:
+                if len(some) == 1 or not runtime.is_out_of_memory(error):
+                    raise
+                size = len(some) // 2
+                runtime.release(self._device)
+                continue
             yield from zip((spoken.key for spoken in some), sounds, strict=True)
+            del left[:size]
 
     def _search(self, plan: _Plan) -> NDArray[np.float32]:
         """With beams: the library's own search, one text at a time."""
         assert plan.voice is not None  # noqa: S101 - speak() sets it
-        if self._model.gpt.dtype != torch.float32:
-            raise RequestRefused(
-                "num_beams needs float32, and the model runs in half precision",
-                "Set `device: {precision: float32}` in config.yaml, or leave num_beams out.",
-            )
         sounds = []
         for tokens in self._read(plan.chunk.text, plan.chunk.language):
             latents = self._model.search(tokens, plan.voice[0], plan.settings, plan.chunk.seed)
@@ -204,18 +215,37 @@ class Speech:
         return digest.hexdigest()
 
     def _built_in(self, speaker: str) -> Voice:
-        entries = tensors.read(self._speakers).entries if self._speakers is not None else {}
-        names = [name.removesuffix(_LATENT) for name in entries if name.endswith(_LATENT)]
-        if self._speakers is None or speaker not in names:
-            near = get_close_matches(speaker, names, 3)
-            there = f"; near it: {', '.join(near)}" if near else "" if names else "; the model has no built-in voices"
+        entries = self._speaker_entries()
+        known = [name.removesuffix(_LATENT) for name in entries if name.endswith(_LATENT)]
+        if speaker not in known:
+            near = get_close_matches(speaker, known, 3)
+            there = f"; near it: {', '.join(near)}" if near else "" if known else "; the model has no built-in voices"
             raise RequestRefused(
                 f"there is no voice {speaker!r}{there}",
                 "`voicespool voices list` shows the built-in voices; or give `speaker_wav`, a recording.",
             )
-        wanted = {name: entries[name] for name in (speaker + _LATENT, speaker + _EMBEDDING)}
-        found = dict(weights.mapped(self._speakers, wanted))
-        return found[speaker + _LATENT].float().clone(), found[speaker + _EMBEDDING].float().clone()
+        assert self._speakers is not None  # noqa: S101 - there are names
+        shapes = (1, 32, self._model.gpt.channels), (1, self._model.speaker_width, 1)
+        names = speaker + _LATENT, speaker + _EMBEDDING
+        wanted = {name: entries[name] for name in names if name in entries}
+        if tuple(entry.shape for entry in wanted.values()) != shapes:
+            raise RequestRefused(f"{self._speakers.name} holds no voice {speaker!r} for this model", _ITS_SPEAKERS)
+        latents, embedding = (tensor.float().clone() for _name, tensor in weights.checked(self._speakers, wanted))
+        return latents, embedding
+
+    def _speaker_entries(self) -> Mapping[str, Entry]:
+        """The tensors of speakers_xtts.pth; none where a model has no such file."""
+        if self._speakers is None:
+            return {}
+        try:
+            return tensors.read(self._speakers).entries
+        except tensors.Unreadable as error:
+            raise RequestRefused(f"{self._speakers.name} can't be used: {error.reason}", error.cure) from None
+        except OSError as error:
+            raise RequestRefused(f"{self._speakers.name} can't be read: {error.strerror}", _ITS_SPEAKERS) from None
+
+
+_ITS_SPEAKERS = "Copy speakers_xtts.pth of the model again, or give `speaker_wav`, a recording."
 
 
 class _Plan:

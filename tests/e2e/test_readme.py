@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from engines.xtts import LONGEST, OPTIONS
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -78,6 +80,20 @@ def test_demo_shows_results_and_runs_twice(tmp_path: Path, environ: dict[str, st
         assert "langauge" in (tmp_path / f"demo/outbox/broken.failed{number}/ERROR.txt").read_text("utf-8")
 
 
+@pytest.mark.parametrize("is_built", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_demo_xtts_shows_its_result(tmp_path: Path, environ: dict[str, str], tiny_xtts: Path, is_built: bool) -> None:
+    """`make demo-xtts`, a first time and after that: where the result is, how long, and what spoke it."""
+    if is_built:
+        shutil.copytree(tiny_xtts.parent, tmp_path / "demo/models/anna", copy_function=os.link)
+    done = shell(f'python "{ROOT}/examples/demo_xtts.py" demo', tmp_path, environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "demo/outbox/finetuned\n" in done.stdout
+    for words in (r"length +\d\.\d s", r"engine +xtts \(coqui-tts", r"checkpoint +anna/model\.pth", r"device +\w+"):
+        assert re.search(words, done.stdout), done.stdout
+    assert (tmp_path / "demo/outbox/finetuned/finetuned.wav").is_file()
+    assert "noise" in done.stdout
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_name_what_exists(page: Path, environ: dict[str, str]) -> None:
     """Links lead to files, commands are ones that `voicespool` has, make targets are in the Makefile."""
@@ -89,6 +105,18 @@ def test_pages_name_what_exists(page: Path, environ: dict[str, str]) -> None:
     assert [name for name in commands if not re.search(rf"^  {name}\b", known, re.M)] == []
     targets = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.M))
     assert targets <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+
+
+def test_the_options_of_xtts_are_those_it_has() -> None:
+    """JOBS.md has a line for each, with its range."""
+    section = (ROOT / "docs/JOBS.md").read_text("utf-8").partition("\n## xtts\n")[2].partition("\n## ")[0]
+    written = {(name, values) for name, values in re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.M)}
+    ranges = {
+        option.name: "true, false" if option.kind is bool else f"{option.minimum:g} to {option.maximum:g}"
+        for option in OPTIONS
+    }
+    assert written == set(ranges.items())
+    assert set(re.findall(r"`(\w\w)`", section.partition("`pt-BR`")[0])) == set(LONGEST)
 
 
 def test_pages_name_files_that_exist() -> None:

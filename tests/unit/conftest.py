@@ -6,9 +6,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests import tiny
 from tests.in_process import Desk, desk
 
 
@@ -27,3 +29,15 @@ def other_file_system(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("there is no second file system to write to here")
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def model(tiny_xtts: Path) -> Any:
+    """The tiny XTTS-v2, an `engines.neural.xtts_model.Model` in float32 on the CPU."""
+    return tiny.load(tiny_xtts)
+
+
+@pytest.fixture(scope="session")
+def library(tiny_xtts: Path, tmp_path_factory: pytest.TempPathFactory) -> tiny.Library:
+    """The same model, loaded and run by the library's own code."""
+    return tiny.Library(tiny_xtts, tmp_path_factory.mktemp("library") / "copy")

@@ -15,19 +15,12 @@ import pytest
 
 from engines import registry
 from engines.checkpoints import Checkpoint, candidates, digest, inspect, listed
-from tests import headers
+from tests import headers, tiny
 from tests.headers import flow
-from tests.model_files import Runs, is_sound, tiny_xtts
+from tests.model_files import Runs, is_sound
 
 Shapes = Mapping[str, tuple[int, ...]]
 LORA = {"attn.c_attn": (1, 3), "attn.c_proj": (1, 1), "mlp.c_fc": (1, 4), "mlp.c_proj": (4, 1)}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real XTTS-v2, two layers deep, as the library builds it."""
-    path: Path = tiny_xtts().build(tmp_path_factory.mktemp("models") / "tiny")
-    return path
 
 
 def lora(prefix: str = "base_model.model.gpt.gpt.", width: int = 64, rank: int = 4, name: str = "") -> dict[str, Any]:
@@ -48,30 +41,30 @@ def adapter(folder: Path, shapes: Shapes) -> Checkpoint:
 # --- XTTS ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_of_the_library_is_recognised(tiny: Path) -> None:
+def test_a_model_of_the_library_is_recognised(tiny_xtts: Path) -> None:
     """With all that its header and its folder say, and each tensor by the library's own name."""
     import torch
 
-    one = inspect(tiny)
-    state = torch.load(tiny, weights_only=True)["model"]
+    one = inspect(tiny_xtts)
+    state = torch.load(tiny_xtts, weights_only=True)["model"]
     assert is_sound(one)
     assert (one.engine, one.architecture, one.container, one.precision) == ("xtts", "XTTS-v2", "torch", "float32")
-    assert one.vocabulary == tiny_xtts().TINY.text_rows
+    assert one.vocabulary == tiny.size().text_rows
     assert {name: entry.shape for name, entry in one.tensors.items()} == {
         name: tuple(tensor.shape) for name, tensor in state.items()
     }
     assert one.parameters == sum(tensor.numel() for tensor in state.values())
-    assert (one.size_bytes, one.created) == (tiny.stat().st_size, tiny.stat().st_mtime)
+    assert (one.size_bytes, one.created) == (tiny_xtts.stat().st_size, tiny_xtts.stat().st_mtime)
     beside = (one.config, one.vocab, one.speakers)
-    assert beside == tuple(tiny.with_name(name) for name in ("config.json", "vocab.json", "speakers_xtts.pth"))
+    assert beside == tuple(tiny_xtts.with_name(name) for name in ("config.json", "vocab.json", "speakers_xtts.pth"))
     assert (one.step, one.validation_loss, one.is_best) == (None, None, False)
 
 
-def test_what_a_trainer_adds_is_left_out(tiny: Path, tmp_path: Path) -> None:
+def test_what_a_trainer_adds_is_left_out(tiny_xtts: Path, tmp_path: Path) -> None:
     """The trainer's file has the same model in it, under longer names and beside what only training needs."""
     import torch
 
-    state = torch.load(tiny, weights_only=True)["model"]
+    state = torch.load(tiny_xtts, weights_only=True)["model"]
     training = {
         **{f"xtts.{name}": tensor for name, tensor in state.items()},
         "dvae.codebook.embed": torch.ones(4, 4),
@@ -87,11 +80,11 @@ def test_what_a_trainer_adds_is_left_out(tiny: Path, tmp_path: Path) -> None:
     assert (one.step, one.epoch, one.validation_loss, one.training_loss) == (900, 2, 1.5, 2.5)
 
 
-def test_names_of_older_versions_are_those_of_today(tiny: Path, tmp_path: Path) -> None:
+def test_names_of_older_versions_are_those_of_today(tiny_xtts: Path, tmp_path: Path) -> None:
     """Weight norm under its former names, and what the first versions saved twice."""
     import torch
 
-    state = torch.load(tiny, weights_only=True)["model"]
+    state = torch.load(tiny_xtts, weights_only=True)["model"]
     today = "parametrizations.weight.original"
     old = {name.replace(f"{today}0", "weight_g").replace(f"{today}1", "weight_v"): one for name, one in state.items()}
     assert set(old) != set(state)
@@ -153,6 +146,16 @@ def test_half_a_model_is_named(tmp_path: Path, kept: str, more: Shapes, architec
     assert words in one.why_not
 
 
+def test_a_trainers_file_with_a_gpt_that_peft_wrapped_is_named(tmp_path: Path) -> None:
+    """What the trainer saves while an adapter is trained: the whole model, the adapter loose in it."""
+    shapes = {f"xtts.{name}".replace("xtts.gpt.", "xtts.gpt.base_model.model."): (1,) for name in headers.xtts()}
+    layer = "xtts.gpt.base_model.model.gpt.h.0.attn.c_attn"
+    shapes |= {f"{layer}.{part}.weight": (1,) for part in ("base_layer", "lora_A.default", "lora_B.default")}
+    one = inspect(headers.save(tmp_path / "best_model.safetensors", shapes))
+    assert (one.architecture, one.loads) == ("XTTS-v2 with an adapter that is not merged", False)
+    assert "save_pretrained" in one.cure
+
+
 def test_version_1_is_told_from_version_2(tmp_path: Path) -> None:
     """It has no perceiver."""
     shapes = {name: shape for name, shape in headers.xtts().items() if "perceiver" not in name}
@@ -162,11 +165,11 @@ def test_version_1_is_told_from_version_2(tmp_path: Path) -> None:
     assert one.cure
 
 
-def test_scattered_tensors_do_not_load(tiny: Path, tmp_path: Path) -> None:
+def test_scattered_tensors_do_not_load(tiny_xtts: Path, tmp_path: Path) -> None:
     """Their bytes are in another order than the loader maps."""
     import torch
 
-    state = torch.load(tiny, weights_only=True)["model"]
+    state = torch.load(tiny_xtts, weights_only=True)["model"]
     weight = state["gpt.text_head.weight"]
     state["gpt.text_head.weight"] = weight.T.contiguous().T
     torch.save(state, tmp_path / "model.pth")
@@ -324,11 +327,11 @@ def test_what_is_no_model_is_named(tmp_path: Path, state: Shapes, words: str) ->
     assert one.cure
 
 
-def test_the_librarys_own_side_files_are_named(tiny: Path, tmp_path: Path) -> None:
+def test_the_librarys_own_side_files_are_named(tiny_xtts: Path, tmp_path: Path) -> None:
     """Voices as the library saves them, and statistics, which are one tensor."""
     import torch
 
-    assert "speakers_xtts.pth" in inspect(tiny.with_name("speakers_xtts.pth")).architecture
+    assert "speakers_xtts.pth" in inspect(tiny_xtts.with_name("speakers_xtts.pth")).architecture
     torch.save(torch.ones(80), tmp_path / "mel_stats.pth")
     assert inspect(tmp_path / "mel_stats.pth").architecture == "a single tensor"
 

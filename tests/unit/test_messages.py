@@ -64,6 +64,8 @@ def test_an_order_crosses_as_one_line() -> None:
         "/c",
         "/r",
         {"name": "cpu"},
+        "anna/best_model.pth",
+        (1, 2, 3),
     )
     line = order_line(order)
     assert line.count(b"\n") == 1

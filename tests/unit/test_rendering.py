@@ -300,7 +300,7 @@ def test_what_the_engine_said_when_it_was_loaded_is_told_of_each_job(desk: Desk)
 def test_another_checkpoint_is_another_chunk(desk: Desk) -> None:
     """What was kept is used for the same model alone: not for another one, not for one that was replaced."""
     spec = {"text": "One.", "settings": desk.settings()}
-    for file, state in (("a", [1]), ("a", [1]), ("a", [2]), ("b", [2])):
+    for file, state in (("a", (1,)), ("a", (1,)), ("a", (2,)), ("b", (2,))):
         desk.render(spec, checkpoint=file, checkpoint_state=state)
     assert len(desk.spoken()) == 3
 
@@ -432,7 +432,8 @@ def test_chunks_may_come_in_any_order(desk: Desk) -> None:
     forward = desk.render(spec).audio[0]["sha256"]
     faulty = desk.load("faulty")
     chunks = [Chunk(text, "en", 0, settings={"audio_ms": 500}) for text in ("One.", "Two.")]
-    engine: Any = Odd(list(faulty.render(chunks))[::-1], faulty)
+    answers = [answer for answer in faulty.render(chunks) if answer is not None]
+    engine: Any = Odd(answers[::-1], faulty)
     for kept in desk.chunks.iterdir():
         kept.unlink()
     order = desk.order(spec)

@@ -1,0 +1,206 @@
+"""A tiny XTTS-v2 for tests: built once for all processes of a session, and read by the library's own code, too.
+
+Everything about it is real but its weights, which are random, and its length: it stops after 16 codes, 0.7 s of audio.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+
+from engines import checkpoints, runtime
+from engines.base import Chunk
+from tests.model_files import tiny_xtts
+
+LONGEST = 16
+COMPANIONS = ("config.json", "vocab.json", "speakers_xtts.pth")
+SPEAKERS = ("Ana Florence", "Viktor Eka")
+TEXTS = (
+    "Good morning to all of you, dear friends of the sea.",
+    "No.",
+    "This is a sentence of middle length.",
+    "It rains, and it will go on raining until the end of the week; take an umbrella with you when you leave.",
+    "Who is there?",
+    "A short one.",
+)
+"""Of mixed lengths. Spoken greedily, some stop by themselves and others at the limit."""
+
+
+def size() -> Any:
+    """The sizes that tests use, a `tiny_xtts.Size`."""
+    return replace(tiny_xtts().TINY, longest=LONGEST, stop_bias=2.0)
+
+
+def model_folder(factory: pytest.TempPathFactory, name: str = "xtts-v2", seed: int = 0) -> Path:
+    """The folder of a model, built by whoever asks first; nobody may change it.
+
+    Args:
+        name: Of the folder in the session's models/; `xtts-v2` is where the base model is looked for.
+        seed: Decides the weights.
+    """
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "models" / name
+    with _alone(shared / "models.lock"):
+        if not folder.is_dir():
+            scratch = shared / f"{name}.unfinished"
+            tiny_xtts().build(scratch, size(), seed)
+            folder.parent.mkdir(exist_ok=True)
+            scratch.rename(folder)
+    return folder
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Other processes of the session wait."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def beside(checkpoint: Path, folder: Path, *names: str) -> Path:
+    """A folder of a test's own with files that belong to a model, but not its weights; all others if none is named.
+
+    Returns:
+        Where the weights belong, `folder/model.pth`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names or COMPANIONS:
+        shutil.copy(checkpoint.with_name(name), folder)
+    return folder / "model.pth"
+
+
+def changed(checkpoint: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """The same model in a folder of a test's own with other weights: `change` gets them by name."""
+    import torch
+
+    state = torch.load(checkpoint, weights_only=True)["model"]
+    change(state)
+    path = beside(checkpoint, folder)
+    torch.save({"model": state}, path)
+    return path
+
+
+def configuration() -> Any:
+    """The library's `XttsConfig` of the tiny model."""
+    _prepare()
+    return tiny_xtts().configuration(size())
+
+
+def files(checkpoint: Path) -> Any:
+    """A checkpoint with what lies beside it, as `Model` takes it."""
+    _prepare()
+    from engines.neural.xtts_model import Files
+
+    found = checkpoints.inspect(checkpoint)
+    assert found.loads, found.why_not
+    assert found.vocab is not None
+    return Files(checkpoint, found.tensors, found.config, found.vocab)
+
+
+def load(checkpoint: Path, precision: str = "float32", device: str = "cpu") -> Any:
+    """Our own model, as the engine loads it."""
+    return load_files(files(checkpoint), precision, device)
+
+
+def load_files(parts: Any, precision: str = "float32", device: str = "cpu") -> Any:
+    """The same, put together from any `Files`."""
+    _prepare()
+    import torch
+
+    from engines.neural.xtts_model import Model
+
+    return Model(parts, device, getattr(torch, precision))
+
+
+def _prepare() -> None:
+    """What the engine does before it imports the library."""
+    runtime.quiet()
+    runtime.prepare_torchaudio()
+
+
+# --- the library ------------------------------------------------------------------------------------------------------
+
+
+class Library:
+    """The library's own model, loaded by its own loader, which writes into what it reads: a copy.
+
+    Args:
+        checkpoint: In a folder with its companions.
+        scratch: Where the copy is made; must not exist.
+    """
+
+    def __init__(self, checkpoint: Path, scratch: Path) -> None:
+        _prepare()
+        import torch
+        from TTS.tts.configs.xtts_config import XttsConfig
+        from TTS.tts.models.xtts import Xtts
+
+        shutil.copytree(checkpoint.parent, scratch)
+        config = XttsConfig()
+        config.load_json(str(scratch / "config.json"))
+        self.model = Xtts(config)
+        self.model.load_checkpoint(config, checkpoint_path=str(scratch / checkpoint.name), eval=True)
+        self.voices = torch.load(checkpoint.with_name("speakers_xtts.pth"), weights_only=True)
+
+    def say(self, chunk: Chunk) -> Any:
+        """`Xtts.inference`, greedily, with the chunk's built-in speaker and settings: samples [n]."""
+        voice, settings = self.voices[chunk.speaker], {"repetition_penalty": 5.0, **chunk.settings, "do_sample": False}
+        said = self.model.inference(
+            chunk.text, chunk.language, voice["gpt_cond_latent"], voice["speaker_embedding"], **settings
+        )
+        return said["wav"]
+
+    def codes_and_latents(self, text: Any, voice: Any, penalty: float) -> tuple[list[int], Any]:
+        """What `Xtts.inference` does in between, greedily: generation, then a second pass for the latents.
+
+        Args:
+            text: Tokens, int64 [t].
+            voice: Conditioning latents [1, 32, channels].
+        """
+        import torch
+
+        gpt, tokens = self.model.gpt, text.unsqueeze(0)
+        with torch.inference_mode():
+            codes = gpt.generate(voice, tokens, do_sample=False, repetition_penalty=penalty)
+            length = torch.tensor([codes.shape[1] * gpt.code_stride_len])
+            latents = gpt(tokens, torch.tensor([len(text)]), codes, length, cond_latents=voice, return_latent=True)
+        return codes[0].tolist(), latents[0]
+
+    def hear(self, recordings: Sequence[Path], **settings: Any) -> tuple[Any, Any]:
+        """`Xtts.get_conditioning_latents`; its own way to open files needs FFmpeg, so soundfile opens them."""
+        import torch
+        import torchaudio
+
+        def load(path: str) -> tuple[Any, int]:
+            samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+            return torch.from_numpy(samples.T.copy()), rate_hz
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torchaudio, "load", load)
+            heard: tuple[Any, Any] = self.model.get_conditioning_latents([str(path) for path in recordings], **settings)
+        return heard
+
+
+def mixed_chunks(texts: Sequence[str] = TEXTS) -> list[Chunk]:
+    """Chunks whose length, voice, speed and repetition penalty all differ; spoken greedily."""
+    return [
+        Chunk(
+            text, "en", seed=number, speaker=SPEAKERS[number % 2],
+            settings={
+                "do_sample": False, "speed": (1.0, 1.0, 1.3, 0.8)[number % 4],
+                "repetition_penalty": (5.0, 1.0, 2.0)[number % 3],
+            },
+        )
+        for number, text in enumerate(texts)
+    ]  # fmt: skip

@@ -1,0 +1,91 @@
+"""What trainings of XTTS-v2 leave on a disk: the files of coqui's trainer, of a web UI, of an adapter."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tests.sounds import recording
+
+ORIGINALS = "XTTS_v2.0_original_model_files"
+RUN = "GPT_XTTS_FT-March-03-2026_10+15AM-0000000"
+STEP = 1200
+
+
+def trainers(base: Path, training: Path) -> Path:
+    """A run as coqui's trainer leaves it, `trainer.io.save_model`, with what is for training only.
+
+    Args:
+        base: The folder of the model that the training started from.
+        training: The folder of all runs; must not exist.
+
+    Returns:
+        The folder of the run.
+    """
+    import torch
+
+    run = training / RUN
+    shutil.copytree(base, training / ORIGINALS, copy_function=os.link)
+    for name in ("dvae.pth", "mel_stats.pth"):
+        torch.save(
+            {"codebook.embed": torch.zeros(2, 2)} if name == "dvae.pth" else torch.ones(80), training / ORIGINALS / name
+        )
+    run.mkdir()
+    model = torch.load(base / "model.pth", weights_only=True)["model"]
+    state = {f"xtts.{name}": tensor for name, tensor in model.items()}
+    state |= {"dvae.codebook.embed": torch.zeros(2, 2), "torch_mel_spectrogram_dvae.mel_stats": torch.ones(80)}
+    said = {
+        "config": {"model": "xtts"},
+        "scheduler": [{"last_epoch": 3}],
+        "scaler": None,
+        "epoch": 3,
+        "date": "March 03, 2026",
+    }
+    optimizer = [{"state": {0: {"exp_avg": torch.zeros(4)}}, "param_groups": [{"lr": 5e-6, "params": [0]}]}]
+    whole = {**said, "model": state, "optimizer": optimizer}
+    best = {**whole, "step": STEP, "model_loss": {"train_loss": 2.25, "eval_loss": 2.5}}
+    torch.save(best, run / f"best_model_{STEP}.pth")
+    os.link(run / f"best_model_{STEP}.pth", run / "best_model.pth")
+    torch.save(
+        {**whole, "step": 10_000, "model_loss": {"train_loss": 2.0, "eval_loss": 3.0}}, run / "checkpoint_10000.pth"
+    )
+    (run / "config.json").write_text(json.dumps({"temperature": 0.85, "repetition_penalty": 2.0}))
+    return run
+
+
+def web_uis(run: Path, base: Path, ready: Path) -> Path:
+    """The folder `ready` of xtts-finetune-webui, after its step "Optimize the model"."""
+    import torch
+
+    shutil.copytree(base, ready, copy_function=os.link)
+    whole = torch.load(run / "best_model.pth", weights_only=True)
+    del whole["optimizer"]
+    whole["model"] = {name: tensor for name, tensor in whole["model"].items() if "dvae" not in name}
+    (ready / "model.pth").unlink()
+    torch.save(whole, ready / "model.pth")
+    (ready / "reference.wav").write_bytes(recording(7.0))
+    return ready
+
+
+def adapters(base: Path, folder: Path, rank: int = 4) -> Path:
+    """What PEFT's `save_pretrained` leaves of a GPT with an adapter, read by its own user alone."""
+    import torch
+    from safetensors.torch import save_file
+
+    model: dict[str, Any] = torch.load(base / "model.pth", weights_only=True)["model"]
+    generator = torch.Generator().manual_seed(5)
+    halves = {}
+    for name, weight in model.items():
+        if name.startswith("gpt.gpt.h.") and name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
+            layer = f"base_model.model.{name.removeprefix('gpt.').removesuffix('.weight')}"
+            halves[f"{layer}.lora_A.weight"] = torch.randn(rank, weight.shape[0], generator=generator)
+            halves[f"{layer}.lora_B.weight"] = torch.randn(weight.shape[1], rank, generator=generator) / 10
+    folder.mkdir()
+    save_file(halves, folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").chmod(0o600)
+    said = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": ["c_attn", "c_proj", "c_fc"]}
+    (folder / "adapter_config.json").write_text(json.dumps(said))
+    return folder
