@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-xtts test check test-long lint format type bench clean
+.PHONY: help demo demo-xtts test check test-long lint format type bench bench-xtts clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -45,6 +45,9 @@ type: $(DEV) ## check types, strictly
 
 bench: $(DEV) ## measure the spool; results go to benchmarks/results/
 	$(BIN)/python benchmarks/spool.py
+
+bench-xtts: $(DEV) ## measure XTTS beside the library's own calls: half an hour, 8 GB of memory, 4 GB of disk
+	$(BIN)/python benchmarks/xtts.py
 
 clean: ## remove what make made: the environment, the demo, caches
 	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from machine import machine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -118,19 +117,6 @@ def backlog(waiting: int, engine: str) -> dict[str, Any]:
 def overhead_ms(results: list[tuple[float, float]]) -> dict[str, float]:
     """Milliseconds from one publication to the next, less the time in the engine: all that the spool adds to a job."""
     return spread([(end - before - own) * 1000 for (before, _), (end, own) in pairwise(results)])
-
-
-def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
 
 
 def draw(curve: list[dict[str, Any]], path: Path) -> None:

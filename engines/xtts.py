@@ -58,7 +58,7 @@ class Xtts:
 
     def __init__(self) -> None:
         self._speech: Speech | None = None
-        self._facts: dict[str, object] = {}
+        self._facts: dict[str, Any] = {}
         self._checkpoint: Path | None = None
         self._digest: threading.Thread | None = None
 
@@ -108,14 +108,18 @@ class Xtts:
         """
         if not _installed():
             raise EngineMissing("xtts is not installed", INSTALL)
+        self.close()
         parts = _parts(checkpoint)
         self._checkpoint, self._device, self._facts = checkpoint, device, {}
+        why = ""
         try:
             self._open(parts, device)
         except OutOfMemory as error:
             if not device.fallback_cpu:
                 raise
-            self._move_to_cpu(error)
+            why = error.message
+        if why:  # not sooner: an error that is being handled keeps alive what was loaded by then
+            self._move_to_cpu(why)
         self._note_digest(parts.described.path)
         return self._facts
 
@@ -156,13 +160,15 @@ class Xtts:
         """
         if self._speech is None:
             raise EngineError("xtts was asked to speak before it was loaded")
-        left = dict(enumerate(chunks))
+        left, why = dict(enumerate(chunks)), ""
         try:
             yield from self._speak(left)
         except OutOfMemory as error:
             if not self._device.fallback_cpu or self._facts["device"] == "cpu":
                 raise
-            self._move_to_cpu(error)
+            why = error.message
+        if why:
+            self._move_to_cpu(why)
             yield from self._speak(left)
         if self._digest is not None:
             self._digest.join()
@@ -179,12 +185,13 @@ class Xtts:
             del left[numbers[index]]
             yield numbers[index], Audio(samples, self._speech.rate_hz)
 
-    def _move_to_cpu(self, why: OutOfMemory) -> None:
+    def _move_to_cpu(self, why: str) -> None:
         self._speech = None
         runtime.release(str(self._facts.get("device", self._device.name)))
         parts = _parts(self._checkpoint)
-        self._open(parts, Device(name="cpu"))
-        words = f"{why.message}; the CPU went on, as device.fallback_cpu says"
+        precision = "auto" if self._device.precision == "float16" else self._device.precision  # no processor's
+        self._open(parts, Device(name="cpu", precision=precision))
+        words = f"{why}; the CPU went on, as device.fallback_cpu says"
         self._facts["warnings"] = [*parts.warnings, words]
 
     def close(self) -> None:
@@ -198,9 +205,13 @@ class Xtts:
 
     def _note_digest(self, path: Path) -> None:
         """A file of 5 GB takes seconds to digest, once: meanwhile it can speak."""
+        facts = self._facts
 
         def note() -> None:
-            self._facts["sha256"] = checkpoints.digest(path)
+            try:
+                facts["sha256"] = checkpoints.digest(path)
+            except OSError as error:
+                facts["warnings"] = [*facts["warnings"], f"the SHA-256 of {path.name} is not known: {error}"]
 
         self._digest = threading.Thread(target=note, name="digest", daemon=True)
         self._digest.start()

@@ -19,6 +19,7 @@ from typing import Any
 LANGUAGES = ("en", "es", "fr", "de", "it", "pt", "pl", "tr", "ru", "nl", "cs", "ar", "zh-cn", "hu", "ko", "ja", "hi")
 AUDIO_TOKENS = 1026
 STOP_TOKEN = AUDIO_TOKENS - 1
+HIDDEN = 2.5  # root mean square of what leaves the last layer of a full-size model with these values
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Size:
         text_rows: Rows of the text embedding.
         longest: Most audio tokens of one chunk (46 ms each).
         stop_bias: Added to the logit of the stop token: random weights would never end a sentence by themselves.
+        stop_growth: Added to it with every token: sentences become some 60 tokens long, not all the same.
     """
 
     layers: int
@@ -38,10 +40,11 @@ class Size:
     text_rows: int
     longest: int
     stop_bias: float
+    stop_growth: float = 0.0
 
 
 TINY = Size(layers=2, channels=64, heads=2, text_rows=160, longest=40, stop_bias=1.0)
-FULL = Size(layers=30, channels=1024, heads=16, text_rows=6681, longest=602, stop_bias=0.0)
+FULL = Size(layers=30, channels=1024, heads=16, text_rows=6681, longest=602, stop_bias=0.0, stop_growth=0.03)
 
 
 def build(folder: Path, size: Size = TINY, seed: int = 0) -> Path:
@@ -70,6 +73,8 @@ def build(folder: Path, size: Size = TINY, seed: int = 0) -> Path:
     generator = torch.Generator().manual_seed(seed)
     state = {name: _filled(name, tensor, generator) for name, tensor in model.state_dict().items()}
     state["gpt.mel_head.bias"][STOP_TOKEN] += size.stop_bias
+    if size.stop_growth:
+        _let_sentences_end(state, size.stop_growth, generator)
     torch.save({"config": config.to_dict(), "model": state}, folder / "model.pth")
     speakers = {
         name: {
@@ -151,6 +156,17 @@ def _filled(name: str, like: Any, generator: Any) -> Any:
     fan_in = like.shape[0] if ".gpt.h." in name else like[0].numel()
     gain = {"gpt.mel_head.weight": 1.0, "gpt.mel_embedding.weight": 4.0}.get(name, 0.7)
     return torch.randn(like.shape, generator=generator) * (gain / max(1, fan_in) ** 0.5)
+
+
+def _let_sentences_end(state: dict[str, Any], growth: float, generator: Any) -> None:
+    """One direction of the hidden states says how many tokens there are already, and the stop token listens to it."""
+    import torch
+
+    places, head = state["gpt.mel_pos_embedding.emb.weight"], state["gpt.mel_head.weight"]
+    direction = torch.nn.functional.normalize(torch.randn(places.shape[1], generator=generator), dim=0)
+    told = 0.1  # of what a hidden state measures at the end of the layers, in each channel
+    places += told * HIDDEN * torch.arange(len(places))[:, None] * direction
+    head[STOP_TOKEN] += growth / told * direction
 
 
 if __name__ == "__main__":

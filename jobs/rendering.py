@@ -108,11 +108,10 @@ class _Work:
     def speak_missing(self, engine: Engine) -> None:
         """Have the engine render what is not kept, and keep each chunk as it comes.
 
-        A chunk is kept before anybody is asked or told anything, so that no finished work is lost.
+        A chunk is kept before anybody is asked or told anything, so that no finished work is lost. The engine is asked
+        even if nothing is missing: its facts need not be complete before.
         """
         missing = [(key, chunk) for key, chunk in self.chunks.items() if key not in self.lengths]
-        if not missing:
-            return
         for rendered in engine.render([chunk for _, chunk in missing]):
             if rendered is not None:
                 self._take(*_one_of(missing, rendered[0]), rendered[1])

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from TTS.tts.configs.xtts_config import XttsArgs, XttsAudioConfig, XttsConfig
+from TTS.tts.configs.xtts_config import XttsArgs, XttsConfig
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 from TTS.tts.models.xtts import Xtts as Library
 
@@ -214,9 +214,9 @@ def _config(files: Files) -> XttsConfig:
     """The library's configuration: from config.json what it says, from the tensors' shapes what they say."""
     said = _read(files.config) if files.config is not None else _PUBLISHED
     shapes = {name: entry.shape for name, entry in files.tensors.items()}
-    given = _known(XttsArgs, said.get("model_args"))
     rows, channels = shapes["gpt.mel_embedding.weight"]
-    given |= {
+    given = {
+        "gpt_n_heads": _heads(_known(XttsArgs, said.get("model_args")), channels),
         "gpt_number_text_tokens": shapes["gpt.text_embedding.weight"][0],
         "gpt_n_model_channels": channels,
         "gpt_layers": sum(name.startswith("gpt.gpt.h.") and name.endswith(".ln_1.weight") for name in shapes),
@@ -230,13 +230,36 @@ def _config(files: Files) -> XttsConfig:
         "gpt_batch_size": 1,
         "tokenizer_file": "",
     }
-    audio = XttsAudioConfig(**_known(XttsAudioConfig, said.get("audio")))
-    config = XttsConfig(model_args=XttsArgs(**given), audio=audio)
+    config = XttsConfig(model_args=XttsArgs(**given))
     for name, value in _known(XttsConfig, said).items():
         if name in (*_INFERENCE, "languages"):
             setattr(config, name, value)
     return config
 
+
+def _heads(said: Mapping[str, Any], channels: int) -> int:
+    """Heads of attention, the one size of the GPT that no tensor tells.
+
+    Args:
+        said: `model_args` of config.json.
+
+    Raises:
+        RequestRefused: they do not divide the channels; or it speaks of another kind of model.
+    """
+    for name, value in _FIXED.items():
+        if said.get(name, value) != value:
+            raise RequestRefused(f"config.json says {name}: {said[name]!r:.40}; in XTTS-v2 it is {value}", _ITS_CONFIG)
+    heads = said.get("gpt_n_heads", XttsArgs().gpt_n_heads)
+    if heads not in range(1, channels + 1) or channels % heads:
+        raise RequestRefused(
+            f"config.json says gpt_n_heads: {heads!r:.40}, and the model has {channels} channels", _ITS_CONFIG
+        )
+    return int(heads)
+
+
+_ITS_CONFIG = "Put the config.json that it was trained with beside the checkpoint."
+_FIXED = {"input_sample_rate": 22050, "output_sample_rate": 24000, "output_hop_length": 256,
+          "gpt_code_stride_len": 1024, "d_vector_dim": 512}  # fmt: skip
 
 _PUBLISHED: Mapping[str, Any] = {
     "temperature": 0.75, "length_penalty": 1.0, "repetition_penalty": 5.0, "top_k": 50, "top_p": 0.85,

@@ -156,6 +156,7 @@ def test_hub_in_trouble(served: Hub, tmp_path: Path) -> None:
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without a network it is said at once, with the way for machines that never have one."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with hub({}) as gone:
         monkeypatch.setenv("HF_ENDPOINT", gone.address)
         monkeypatch.setenv("no_proxy", "*")

@@ -235,12 +235,27 @@ def test_sizes_come_from_the_weights(model: Any, tiny_xtts: Path, tmp_path: Path
     other = {
         "model_args": {"gpt_layers": 30, "gpt_n_model_channels": 1024, "gpt_number_text_tokens": 6681, "gpt_n_heads": 2,
                        "gpt_num_audio_tokens": 8194, "gpt_start_audio_token": 8192, "gpt_max_audio_tokens": 605,
-                       "gpt_use_perceiver_resampler": False, "decoder_input_dim": "wide", "unknown": [{}]},
+                       "gpt_max_prompt_tokens": 10**12, "gpt_use_perceiver_resampler": False,
+                       "decoder_input_dim": "wide", "unknown": [{}]},
         "audio": {"sample_rate": None, "unknown": 1}, "unknown": {}, "temperature": "hot", "top_k": None,
         "languages": ["en"], "model": "vits",
     }  # fmt: skip
     path = rewritten(tiny_xtts, tmp_path / "model", "config.json", json.dumps(other).encode())
     assert agree(tiny.load(path), model)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("gpt_n_heads", value) for value in (0, -1, 3, 2.5, 128, 10**12, 1e308)]
+    + [("output_sample_rate", 48_000), ("input_sample_rate", 0), ("output_hop_length", 10**9),
+       ("gpt_code_stride_len", -1), ("d_vector_dim", 256)],
+)  # fmt: skip
+def test_a_config_of_another_kind_of_model_is_refused(tiny_xtts: Path, tmp_path: Path, name: str, value: float) -> None:
+    """What no tensor tells, and would crash it, fill the memory, or speak at another pitch."""
+    content = json.dumps({"model_args": {"gpt_n_heads": 2, name: value}}).encode()
+    error = refused(rewritten(tiny_xtts, tmp_path / "model", "config.json", content))
+    assert f"config.json says {name}: {value!r}" in error.message
+    assert "trained with" in error.hint
 
 
 def test_defaults_are_what_the_config_says(tiny_xtts: Path, tmp_path: Path) -> None:

@@ -1,0 +1,350 @@
+"""XTTS-v2, ours beside the library's own calls, in one run: `make bench-xtts`.
+
+The weights are random and of full size, which costs exactly what the real ones do; sentences of such a model end after
+some 60 tokens. Library and ours take turns, so that whatever else the machine does slows both. Results go to
+`benchmarks/results/`, a file for each device.
+
+    render    a text of 32 sentences: seconds for all of it, and how far apart the sounds are
+    load      from nothing to a model that can speak, in fresh processes
+    jobs      twenty short jobs, alternating between two checkpoints: the spool against a `tts` command for each
+    profile   where the time goes (on a GPU)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from machine import machine, of_rounds
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+
+
+RESULTS = Path(__file__).parent / "results"
+PARTS = ("render", "load", "jobs", "profile")
+SPEAKER = "Ana Florence"
+SENTENCES = (
+    "The harbour was quiet when the first boats came in.",
+    "Nobody had slept much, and the coffee was cold.",
+    "She counted the crates twice, wrote the number down, and counted them again.",
+    "Rain.",
+    "By noon the market was full of people who wanted to know what had happened during the night.",
+    "It was not the kind of story that one tells to strangers.",
+    "The old man said that he had seen lights on the water, far out, where no ship should have been.",
+    "They went home before dark.",
+)
+JOBS = 20
+
+
+def prepare() -> None:
+    """torch and the library as the worker has them."""
+    from engines import runtime
+
+    warnings.simplefilter("ignore")
+    runtime.quiet()
+    runtime.prepare_torchaudio()
+    import torch
+
+    torch.set_num_threads(runtime.threads())
+
+
+def sentences(count: int) -> list[str]:
+    return [SENTENCES[number % len(SENTENCES)] for number in range(count)]
+
+
+# --- the two sides ----------------------------------------------------------------------------------------------------
+
+
+def library(folder: Path, device: str) -> Any:
+    """The library's own model, by its own loader."""
+    from TTS.tts.configs.xtts_config import XttsConfig
+    from TTS.tts.models.xtts import Xtts
+
+    config = XttsConfig()
+    config.load_json(str(folder / "config.json"))
+    model = Xtts(config)
+    model.load_checkpoint(config, checkpoint_dir=str(folder), eval=True)
+    return model.to(device)
+
+
+def ours(folder: Path, device: str, precision: str) -> Any:
+    """Our engine, as the worker loads it."""
+    from engines.base import Device
+    from engines.xtts import Xtts
+
+    engine = Xtts()
+    engine.load(folder / "model.pth", Device(device, precision))
+    return engine
+
+
+Sounds = list[Any]
+
+
+def said_by_library(model: Any, folder: Path, texts: Sequence[str]) -> Sounds:
+    import torch
+
+    voice = torch.load(folder / "speakers_xtts.pth", weights_only=True)[SPEAKER]
+    heard = voice["gpt_cond_latent"], voice["speaker_embedding"]
+    return [model.inference(text, "en", *heard, do_sample=False, repetition_penalty=5.0)["wav"] for text in texts]
+
+
+def said_by_us(engine: Any, texts: Sequence[str]) -> Sounds:
+    from engines.base import Chunk
+
+    chunks = [Chunk(text, "en", number, SPEAKER, settings={"do_sample": False}) for number, text in enumerate(texts)]
+    made = dict(one for one in engine.render(chunks) if one is not None)
+    return [made[number].samples for number in range(len(texts))]
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def render(folder: Path, device: str, rounds: int, count: int) -> dict[str, Any]:
+    """Each side speaks the whole text, in turn. Greedily: then both have the very same work to do."""
+    import torch
+
+    model, texts = library(folder, device), sentences(count)
+    engines = {precision: ours(folder, device, precision) for precision in precisions(device)}
+    speakers: dict[str, Callable[[Sequence[str]], Sounds]] = {
+        "library": partial(said_by_library, model, folder),
+        **{precision: partial(said_by_us, engine) for precision, engine in engines.items()},
+    }
+    for speak in speakers.values():
+        speak(texts[:2] if device == "cpu" else texts)  # what is made at the first use, is made
+    seconds: dict[str, list[float]] = {name: [] for name in speakers}
+    sounds: dict[str, Sounds] = {}
+    for _ in range(rounds):
+        for name, speak in speakers.items():
+            started_s = time.perf_counter()
+            sounds[name] = speak(texts)
+            if device != "cpu":
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - started_s)
+            print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
+    audio_s = {name: sum(map(len, made)) / 24_000 for name, made in sounds.items()}
+    report: dict[str, Any] = {"sentences": count, "audio_s": round(audio_s["library"], 1)}
+    for name, taken in seconds.items():
+        report[name] = {"seconds": of_rounds(taken)}
+        report[name]["real_time_factor"] = of_rounds([one / audio_s[name] for one in taken])
+        if name != "library":
+            speeds = [
+                (audio_s[name] / own) / (audio_s["library"] / its)
+                for own, its in zip(taken, seconds["library"], strict=True)
+            ]
+            report[name]["times_the_library"] = of_rounds(speeds)
+            report[name]["same"] = compared(sounds["library"], sounds[name])
+    return report
+
+
+def compared(theirs: Sounds, ours: Sounds) -> dict[str, Any]:
+    """Sentences of the very same length, and the largest difference among them; full scale is 1."""
+    import numpy as np
+
+    equal = [(one, other) for one, other in zip(theirs, ours, strict=True) if len(one) == len(other)]
+    largest = max((float(np.abs(one - other).max()) for one, other in equal), default=float("nan"))
+    return {"sentences_of_equal_length": len(equal), "of": len(theirs), "largest_difference": float(f"{largest:.2g}")}
+
+
+def precisions(device: str) -> list[str]:
+    from engines import runtime
+
+    return ["float32", *(["bfloat16"] if runtime.fast_bfloat16(device) else [])]
+
+
+def load(folder: Path, device: str, rounds: int) -> dict[str, Any]:
+    """Fresh processes, taking turns; what is imported is imported before the clock starts."""
+    seconds: dict[str, list[float]] = {"library": [], **{one: [] for one in precisions(device)}}
+    for _ in range(rounds):
+        for name, taken in seconds.items():
+            command = [sys.executable, __file__, "--device", device, "--model", str(folder), "--load-once", name]
+            taken.append(
+                json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+            )
+            print(f"load {name}: {taken[-1]:.2f} s", flush=True)
+    report: dict[str, Any] = {name: {"seconds": of_rounds(taken)} for name, taken in seconds.items()}
+    for name in precisions(device):
+        ratios = [its / own for its, own in zip(seconds["library"], seconds[name], strict=True)]
+        report[name]["times_the_library"] = of_rounds(ratios)
+    return report
+
+
+def load_once(folder: Path, device: str, name: str) -> float:
+    """Seconds for one load in this process."""
+    import TTS.tts.models.xtts  # noqa: F401 - the import is not what is measured
+
+    import engines.neural.xtts_speech  # noqa: F401 - the same
+
+    started_s = time.perf_counter()
+    loaded = library(folder, device) if name == "library" else ours(folder, device, name)
+    seconds = time.perf_counter() - started_s
+    del loaded
+    return seconds
+
+
+def jobs(folder: Path, device: str) -> dict[str, Any]:
+    """Twenty short jobs that alternate between two checkpoints: the spool, and a `tts` command for each.
+
+    One round: twenty commands are spread enough.
+    """
+    texts = sentences(JOBS)
+    with two_models(folder) as models:
+        spool_s = by_the_spool(models, texts, device)
+        print(f"spool: {spool_s:.1f} s", flush=True)
+        tts_s = list(by_tts(models, texts, device))
+        print(f"tts: {sum(tts_s):.1f} s", flush=True)
+    return {
+        "jobs": JOBS,
+        "spool_s": round(spool_s, 1),
+        "tts_s": round(sum(tts_s), 1),
+        "tts_s_each": of_rounds(tts_s),
+        "times_the_library": float(f"{sum(tts_s) / spool_s:.3g}"),
+    }
+
+
+@contextmanager
+def two_models(folder: Path) -> Iterator[list[Path]]:
+    """A models folder with two checkpoints of the same weights: what they cost does not depend on them."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".bench-") as scratch:
+        models = [Path(scratch) / "models" / name for name in ("ana", "rui")]
+        for model in models:
+            shutil.copytree(folder, model)
+        yield models
+
+
+def by_the_spool(models: Sequence[Path], texts: Sequence[str], device: str) -> float:
+    """From the first file dropped to the daemon's end; a daemon, a worker and an engine have to be started too."""
+    from tests.spooling import spooling
+
+    config = {"ready": {}, "defaults": {}, "models": str(models[0].parent), "device": {"name": device}}
+    with spooling(models[0].parents[1] / "spool", **config) as spool:
+        started_s = time.perf_counter()
+        for number, text in enumerate(texts):
+            job = {"text": text, "language": "en", "checkpoint": models[number % 2].name, "speaker": SPEAKER}
+            spool.drop(f"{number}.json", json.dumps(job))
+        done = spool.once()
+        seconds = time.perf_counter() - started_s
+        assert done.returncode == 0, done.stderr
+        assert len(list(spool.outbox.glob("*/*.wav"))) == len(texts)
+    shutil.rmtree(models[0].parents[1] / "spool")
+    return seconds
+
+
+TTS = "from engines import runtime; runtime.prepare_torchaudio(); from TTS.bin.synthesize import main; main()"
+"""The `tts` command, beside a torch for which torchaudio's compiled part was not built."""
+
+
+def by_tts(models: Sequence[Path], texts: Sequence[str], device: str) -> Iterator[float]:
+    """Seconds of each command."""
+    for number, text in enumerate(texts):
+        model, sound = models[number % 2], models[0].parent / "said.wav"
+        command = [
+            sys.executable, "-W", "ignore", "-c", TTS, "--model_path", str(model), "--config_path",
+            str(model / "config.json"), "--speaker_idx", SPEAKER, "--language_idx", "en", "--text", text,
+            "--out_path", str(sound), *(["--use_cuda"] if device != "cpu" else []),
+        ]  # fmt: skip
+        started_s = time.perf_counter()
+        subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+        yield time.perf_counter() - started_s
+        sound.unlink()
+
+
+def profile(folder: Path, device: str, count: int) -> dict[str, Any]:
+    """Where the time of a rendering goes: the operations that take most, and how busy the device is."""
+    import torch
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiling
+
+    engine, texts = ours(folder, device, precisions(device)[-1]), sentences(count)
+    said_by_us(engine, texts)
+    on_gpu = device != "cpu"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    started_s = time.perf_counter()
+    with profiling(activities=activities) as seen:
+        said_by_us(engine, texts)
+        if on_gpu:
+            torch.cuda.synchronize()
+    wall_s = time.perf_counter() - started_s
+    own = {event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
+           for event in seen.key_averages()}  # fmt: skip
+    total = sum(own.values())
+    most = sorted(own, key=own.__getitem__, reverse=True)[:12]
+    return {
+        "wall_s": round(wall_s, 3),
+        "busy_s": round(total, 3),
+        "share": {key[:80]: round(own[key] / total, 3) for key in most},
+        "memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
+    }
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def full_size(given: Path | None) -> Iterator[Path]:
+    """A folder with a full-size model: the one given, or one that lasts as long as this."""
+    if given is not None:
+        yield given.resolve()
+        return
+    import tiny_xtts
+
+    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as scratch:
+        folder = Path(scratch).resolve() / "full"
+        print("building a full-size model ...", flush=True)
+        tiny_xtts.build(folder, tiny_xtts.FULL)
+        yield folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--model", type=Path, help="a folder with model.pth and its companions, instead of a new one")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sentences", type=int, default=32)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--load-once", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    prepare()
+    if arguments.load_once:
+        print(json.dumps(load_once(arguments.model, arguments.device, arguments.load_once)))
+        return
+    with full_size(arguments.model) as folder:
+        report = measured(folder, arguments)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"xtts-{arguments.device.partition(':')[0]}.json"
+    before = json.loads(path.read_bytes()) if path.exists() and len(arguments.parts) < len(PARTS) else {}
+    path.write_text(json.dumps(before | report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+
+
+def measured(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    device, rounds, count = arguments.device, arguments.rounds, arguments.sentences
+    report: dict[str, Any] = {"machine": machine(), "torch": torch.__version__}
+    if device != "cpu":
+        report["machine"]["card"] = torch.cuda.get_device_name(device)
+    run: dict[str, Callable[[], dict[str, Any]]] = {
+        "render": lambda: render(folder, device, rounds, count),
+        "load": lambda: load(folder, device, rounds),
+        "jobs": lambda: jobs(folder, device),
+        "profile": lambda: profile(folder, device, count),
+    }
+    for part in arguments.parts:
+        report[part] = run[part]()
+    return report
+
+
+if __name__ == "__main__":
+    main()
