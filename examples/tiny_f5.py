@@ -45,9 +45,8 @@ class Kind:
 
 def _kind(published: str, layers: int, flags: Flags) -> Kind:
     full = replace(PUBLISHED[published], vocabulary=f5_vocabulary.LIBRARY_SYMBOLS)
-    width = {"dim": 128, "heads": 2, "depth": layers}
-    text = {"text_dim": 32, "conv_layers": 2} if full.conv_layers else {}
-    return Kind(full, replace(full, **width, **text), flags)
+    tiny = replace(full, dim=128, heads=2, depth=layers)
+    return Kind(full, replace(tiny, text_dim=32, conv_layers=2) if full.conv_layers else tiny, flags)
 
 
 KINDS: Mapping[str, Kind] = {
@@ -77,7 +76,8 @@ def build(folder: Path, sizes: Sizes, container: str = "bare", seed: int = 0) ->
 
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = f5_vocabulary.library()
-    assert vocabulary is not None, "f5-tts is not installed"
+    if vocabulary is None:
+        raise RuntimeError("f5-tts is not installed: pip install 'voicespool[f5]'")
     shutil.copyfile(vocabulary, folder / f5_vocabulary.NAME)
     state = weights(sizes, seed)
     if container == "bare":

@@ -21,19 +21,21 @@ class Packing:
         lengths: Of each sequence, 1 or more rows.
 
     Attributes:
+        lengths: As given.
         spans: The rows of each sequence.
         rows: Of all together.
         longest: Rows of the longest sequence.
         positions: Of each row in its sequence, int64 [rows].
-        bounds: Where each sequence begins, and where the last one ends, int32 [sequences + 1].
+        starts: The first row of each sequence, int64 [sequences].
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         ends = list(accumulate(lengths))
+        self.lengths = list(lengths)
         self.spans = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
         self.rows, self.longest = ends[-1], max(lengths)
         self.positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
-        self.bounds = torch.tensor([0, *ends], dtype=torch.int32, device=device)
+        self.starts = torch.tensor([0, *ends[:-1]], device=device)
         self._numbers = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device)
 
     def gapped(self, gap: int) -> Gapped:
