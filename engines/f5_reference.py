@@ -27,7 +27,7 @@ SHORTEST_S = 3.0
 PAUSE_S = 0.14
 """Shorter ones are closures of p, t and k."""
 KEPT_PAUSE_S = 0.1
-"""Of the pause that is cut in, so that the last sound dies away."""
+"""Of a pause that is cut in, and before and behind all speech, so that sounds begin and die away."""
 NEAR_S = 0.8
 """So far from where its share of the text lets expect it, a mark may have been spoken; speed varies within a text."""
 CLEAR = 3.0
@@ -52,7 +52,7 @@ class Reference:
 
 
 def fitted(samples: NDArray[np.float32], rate_hz: int, text: str) -> Reference:
-    """Cut a recording and its transcript, where it is too long.
+    """Cut silence off both ends of a recording, and where it is too long then, cut it and its transcript.
 
     Args:
         samples: float32 [n], mono.
@@ -61,6 +61,7 @@ def fitted(samples: NDArray[np.float32], rate_hz: int, text: str) -> Reference:
     Raises:
         RequestRefused: it is too long, and where its transcript is to be cut can't be told for sure.
     """
+    samples = _trimmed(samples, rate_hz)
     length_s = samples.size / rate_hz
     if length_s <= LONGEST_S:
         return Reference(samples, text)
@@ -76,6 +77,15 @@ def fitted(samples: NDArray[np.float32], rate_hz: int, text: str) -> Reference:
         "transcript is said in them can't be told for sure",
         f"Cut the recording to less than {LONGEST_S:g} s, and its transcript to what is said in them.",
     )
+
+
+def _trimmed(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
+    """Silence at the ends counts as time that the text takes, and makes the speech slow."""
+    speaking = speaking_frames(samples.astype("float64"), rate_hz).nonzero()[0]
+    if not speaking.size:
+        return samples
+    frame, kept = rate_hz // FRAMES_PER_S, round(KEPT_PAUSE_S * rate_hz)
+    return samples[max(0, int(speaking[0]) * frame - kept) : (int(speaking[-1]) + 1) * frame + kept]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +138,24 @@ def _pauses(samples: NDArray[np.float32], rate_hz: int) -> tuple[list[_Pause], f
 
 def _marks(text: str) -> list[_Mark]:
     """Punctuation marks inside a text."""
-    lengths = list(_spoken_lengths(text))
+    lengths = list(spoken_lengths(text))
     total = sum(lengths) or 1.0
     places = [found.end() for found in _MARK.finditer(text)]
     return [_Mark(place, sum(lengths[:place]) / total) for place in places if text[place:].strip()]
 
 
-def _spoken_lengths(text: str) -> Iterator[float]:
-    """How long each character takes to say, in letters: a digit is a word, an ideograph or syllable sign several."""
+def spoken_lengths(text: str) -> Iterator[float]:
+    """How long each character takes to say, in letters: a digit is a word, an ideograph or syllable sign several.
+
+    Bytes, which f5-tts counts, give a number hardly any time, and a text in Greek or with accents twice what it needs.
+    """
     for character in text:
         if character.isdigit():
             yield 4.0
-        elif unicodedata.category(character) == "Lo" and ord(character) >= 0x2E80:
+        elif unicodedata.category(character) == "Lo" and ord(character) >= _SYLLABLES:
             yield 3.0
         else:
             yield 1.0 if character.isalpha() else 0.0
+
+
+_SYLLABLES = 0x2E80  # from here on lie the scripts of East Asia
