@@ -44,7 +44,7 @@ class GroupedConvolution:
         self._parts = [] if self._whole else [Linear(*part) for part in zip(*by_group, strict=True)]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Windows of a group are the rows of a product. They overlap, also in memory: nothing is copied."""
+        """Windows of a group are the rows of a product."""
         if self._whole is not None:
             return self._whole(x)
         groups = x.view(len(x), -1, self._width).transpose(0, 1).contiguous()

@@ -23,7 +23,7 @@ class Layout:
 
     Attributes:
         packing: Which belong together.
-        turns: By how much a row's place turns each pair of channels, complex64 [rows, 1, dim_head / 2].
+        turns: By how much a row's place turns each pair of channels, complex64 [rows, dim_head / 2].
         heads: So many heads know about places, the first ones.
     """
 
@@ -54,14 +54,13 @@ class Attention:
 
     def __call__(self, x: Tensor, layout: Layout) -> Tensor:
         """[rows, dim] -> [rows, dim], both in the precision of the matrices."""
-        mixed = self._qkv(x).view(-1, 3, self._heads, self._width)
-        alike = mixed[:, :2].float()  # queries and keys; in float32 no copy, and what follows changes it
+        mixed = self._qkv(x).view(-1, 3, self._heads, self._width).permute(1, 2, 0, 3)
+        alike = torch.empty(2, *mixed.shape[1:], device=x.device).copy_(mixed[:2])  # queries and keys
         if self._norms is not None:
-            for one, weight in zip(alike.unbind(1), self._norms, strict=True):
+            for one, weight in zip(alike, self._norms, strict=True):
                 one.copy_(F.rms_norm(one, (self._width,), weight, _EPS))
-        _turn(alike[:, :, : layout.heads], layout.turns)
-        seen = _attend(alike[:, 0], alike[:, 1], mixed[:, 2], layout.packing.spans)
-        return self._out(seen.flatten(1))
+        _turn(alike[:, : layout.heads], layout.turns)
+        return self._out(_attend(alike, mixed[2].contiguous(), layout.packing.spans).flatten(1))
 
 
 def _joined(source: Source, names: Sequence[str], scale: float) -> Linear:
@@ -74,31 +73,40 @@ def _joined(source: Source, names: Sequence[str], scale: float) -> Linear:
 
 
 def turns(positions: Tensor, speeds: Tensor) -> Tensor:
-    """How far places [rows] turn pairs of channels of these speeds [pairs]: complex64 [rows, 1, pairs]."""
+    """How far places [rows] turn pairs of channels of these speeds [pairs]: complex64 [rows, pairs]."""
     angles = torch.outer(positions.float(), speeds)
-    return torch.polar(torch.ones_like(angles), angles).unsqueeze(1)
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 def _turn(x: Tensor, by: Tensor) -> None:
-    """Turn neighbouring channels of x, float32 [rows, 2, heads, channels], in place."""
+    """Turn neighbouring channels of x, float32 [2, heads, rows, channels], in place."""
     pairs = torch.view_as_complex(x.view(*x.shape[:3], -1, 2))
-    pairs *= by.unsqueeze(1)
+    pairs *= by
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, spans: Sequence[slice]) -> Tensor:
-    """Each sequence looks at itself: [rows, heads, channels] in the precision of the values.
+def _attend(alike: Tensor, values: Tensor, spans: Sequence[slice]) -> Tensor:
+    """Each sequence looks at itself.
 
     torch's own attention has its products from another library on a processor, which takes twice as long.
+
+    Args:
+        alike: Queries and keys, float32 [2, heads, rows, channels].
+        values: [heads, rows, channels].
+
+    Returns:
+        [rows, heads, channels] in the precision of the values.
     """
-    out = torch.empty_like(values, memory_format=torch.contiguous_format)
+    heads, rows, channels = values.shape
+    out = values.new_empty(rows, heads, channels)
     if can_be_packed(values):
         for span in spans:
-            for head in range(values.shape[1]):
-                out[span, head] = _seen(queries[span, head], keys[span, head], values[span, head])
+            for head in range(heads):
+                out[span, head] = _seen(alike[0, head, span], alike[1, head, span], values[head, span])
         return out
-    queries, keys, values = (one.to(values.dtype).transpose(0, 1).unsqueeze(0) for one in (queries, keys, values))
+    queries, keys = alike.to(values.dtype).unsqueeze(1)
     for span in spans:
-        seen = F.scaled_dot_product_attention(queries[:, :, span], keys[:, :, span], values[:, :, span], scale=1.0)
+        own = values[None, :, span]
+        seen = F.scaled_dot_product_attention(queries[:, :, span], keys[:, :, span], own, scale=1.0)
         out[span] = seen[0].transpose(0, 1)
     return out
 

@@ -131,15 +131,16 @@ class Backbone:
 
     def bytes_for(self, frames: int, *, guided: bool) -> int:
         """The most memory that a sound of so many frames takes in a batch, besides the weights."""
-        sizes, half = self.sizes, self.dtype.itemsize
-        inner = sizes.heads * sizes.dim_head
-        attending = inner * (4 * half + 2 * 4) + sizes.dim * half
-        feeding = sizes.dim * half * (2 + sizes.ff_mult)
-        row = sizes.dim * 3 * 4 + max(attending, int(feeding)) + sizes.n_mels * 4 * 4
+        sizes, size = self.sizes, self.dtype.itemsize
+        attending = sizes.heads * sizes.dim_head * (5 * size + 2 * 4)
+        feeding = int(sizes.dim * size * (1 + sizes.ff_mult))
+        row = sizes.dim * (3 * 4 + size) + max(attending, feeding) + 4 * sizes.dim_head + 4 * 4 * sizes.n_mels
         if sizes.family == "unett":
-            row += sizes.dim * 4 * sizes.depth // 2
-        scores = frames**2 * (4 + half) if self.device.type == "cpu" else 0
-        return row * (frames + 1) * (2 if guided else 1) + scores
+            row += 4 * sizes.dim * sizes.depth // 2
+        one_head = (
+            frames**2 * (4 + size % 4) if self.device.type == "cpu" else 0
+        )  # in float32, and a copy if it is half
+        return row * (frames + 1) * (2 if guided else 1) + one_head
 
     def _placed(self, x: Tensor, packing: Packing) -> Tensor:
         """The convolutions by which a frame knows its place."""

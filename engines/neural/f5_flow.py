@@ -72,8 +72,9 @@ def sample(
         Of each, float32 [frames, n_mels] on the backbone's device; what was given stands in it as it was given.
     """
     prepared = backbone.prepare(batch, flags, guided=course.is_guided)
-    starts = [noise(seed, one.frames, backbone.sizes.n_mels) for seed, one in zip(seeds, batch, strict=True)]
-    x = torch.cat(starts).to(backbone.device)
+    n_mels = backbone.sizes.n_mels
+    x = torch.cat([noise(seed, one.frames, n_mels) for seed, one in zip(seeds, batch, strict=True)])
+    x = x.to(backbone.device)
     times = course.times()
     moments = backbone.moments(tuple(times[:-1].tolist()))
     for length, moment in zip(times.diff().tolist(), moments, strict=True):

@@ -41,12 +41,13 @@ def hear(samples: Tensor, rate_hz: int) -> Reference:
     loudness = float(audio.square().mean().sqrt())
     if not loudness:
         raise RequestRefused("the recording of the voice is silent", "Give one in which somebody speaks.")
-    gain = min(1.0, loudness / _LOUDNESS)
-    audio = audio / gain
+    gain = loudness / _LOUDNESS
+    if gain < 1:
+        audio = audio * _LOUDNESS / loudness
     if rate_hz != RATE_HZ:
         audio = torchaudio.transforms.Resample(rate_hz, RATE_HZ)(audio)
     spectrum = torchaudio.transforms.MelSpectrogram(
         RATE_HZ, N_FFT, N_FFT, HOP, n_mels=N_MELS, power=1, center=True, normalized=False, norm=None
     )
     mel = spectrum(audio).clamp(min=_QUIETEST).log()
-    return Reference(mel[0].t().contiguous(), gain)
+    return Reference(mel[0].t().contiguous(), min(1.0, gain))

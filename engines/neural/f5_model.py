@@ -129,7 +129,9 @@ class Model:
 
     def request_bytes(self, request: Request) -> int:
         """The most memory that a request takes in a batch."""
-        return self.backbone.bytes_for(request.given.frames, guided=request.course.is_guided)
+        frames = request.given.frames
+        spoken = frames - len(request.reference.mel) + 1
+        return max(self.backbone.bytes_for(frames, guided=request.course.is_guided), self.vocoder.bytes_for(spoken))
 
     def _batches(self, requests: Sequence[Request], budget_bytes: int) -> Iterator[list[Request]]:
         """Neighbours that go the same course, as many as are worth it and fit."""

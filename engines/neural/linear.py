@@ -46,7 +46,10 @@ class Linear:
 
 
 def product(x: Tensor, y: Tensor) -> Tensor:
-    """x yᵀ of two matrices [m, k] and [n, k] that change with every call, in any order in memory."""
+    """x yᵀ of two matrices [m, k] and [n, k] that change with every call.
+
+    Either is contiguous, or the transpose of one that is: in any other order it takes a hundred times as long.
+    """
     return _pointwise(x, y, None, "") if can_be_packed(y) else x @ y.t()
 
 

@@ -89,6 +89,10 @@ class Vocos:
         spectrum = torch.polar(magnitude.exp().clamp_(max=_LOUDEST), phase)
         return [self._sound(spectrum[:, span]) for span in packing.spans]
 
+    def bytes_for(self, frames: int) -> int:
+        """The most memory that so many frames take, besides the weights: when spectra become sound."""
+        return frames * 4 * max(6 * self.shape.n_fft, self.shape.n_fft + 3 * self.shape.dim + 2 * self.shape.inner)
+
     def _sound(self, spectrum: Tensor) -> Tensor:
         return torch.istft(spectrum, self.shape.n_fft, self.shape.hop, window=self._window)
 
