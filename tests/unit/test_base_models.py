@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -240,6 +241,15 @@ def test_what_is_pulled_tells_its_variant(tmp_path: Path) -> None:
     variant = inspect(weights).variant
     assert variant is not None
     assert variant.name == "v1"
+
+
+def test_the_page_has_the_names_that_count() -> None:
+    """docs/MODELS.md: every name of a folder by which a model is known."""
+    page = (Path(__file__).parents[2] / "docs/MODELS.md").read_text("utf-8")
+    for model in BASE_MODELS.values():
+        (row,) = re.findall(rf"^   \| `{model.name}` \| (.*) \|$", page, re.M)
+        names = {base_models._plain(name) for name in re.findall("`(.*?)`", row.partition(";")[0])}
+        assert names | {model.folder} == {base_models._plain(name) for name in (model.folder, *model.other_names)}
 
 
 def test_table_is_complete() -> None:
