@@ -1,7 +1,7 @@
-"""F5-TTS and E2-TTS: clones a voice from seconds of it and their transcript; any checkpoint, told by its shapes.
+"""F5-TTS and E2-TTS: clone a voice from seconds of it and their transcript; any checkpoint, told by its shapes.
 
-The weights are those that f5-tts trains; loading, the network and the vocoder are ours (`engines/neural`), several times
-faster and with the same result. Checkpoints are opened for reading alone, and nothing in them is run.
+The weights are those that f5-tts trains; loading, the network and the vocoder are ours (`engines/neural`), several
+times faster and with the same result. Checkpoints are opened for reading alone, and nothing in them is run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PACKAGE = "f5-tts"
 INSTALL = "pip install 'voicespool[f5]'"
 RATE_HZ = 24000
 SMALL_CARD_BYTES = 3 << 30
-"""With less free memory a card gets one sentence at a time, and the vocoder stays beside it."""
+"""A card with less free memory gets one sentence at a time, and the vocoder stays on the CPU."""
 
 OPTIONS = (
     Option("speed", float, 1.0, "1.0 is as fast as the recording", 0.3, 2.0),
@@ -39,13 +39,14 @@ OPTIONS = (
     Option("fix_duration_s", float, None, "each chunk takes so long, whatever its text", 0.3, 30.0),
 )
 STEPS, FEWER_STEPS = 32, 16
-LANGUAGES = tuple(
-    "aa ab af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo es "
-    "et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv ka kg ki "
-    "kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne ng nl nn no "
-    "nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st su sv sw ta te "
-    "tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu".split(" ")
-)
+_CODES = """
+    aa ab af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en
+    eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja
+    jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb
+    nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq
+    sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu
+"""
+LANGUAGES = tuple(_CODES.split())
 """ISO 639-1: which of them a model speaks depends on what it was trained with."""
 
 

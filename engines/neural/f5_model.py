@@ -75,18 +75,19 @@ class Model:
         rate_hz, hop: Of the sound, and of the frames of its mel.
     """
 
-    def __init__(self, files: Files, device: str, dtype: torch.dtype) -> None:
+    def __init__(self, files: Files, device: str, dtype: torch.dtype, vocoder_device: str | None = None) -> None:
         """Load.
 
         Args:
             dtype: Precision of the matrices.
+            vocoder_device: Where the vocoder is, if not beside the network: for cards with little memory, `cpu`.
 
         Raises:
             RequestRefused: a file holds what is no model.
         """
         where = torch.device(device)
         self.backbone = Backbone(Source(files.checkpoint, files.tensors, where, dtype, ROOT), files.sizes)
-        self.vocoder = Vocos(files.vocoder, where)
+        self.vocoder = Vocos(files.vocoder, torch.device(vocoder_device or device))
         self._most_rows = MOST_ROWS.get(where.type, MOST_ROWS["cpu"])
         self.rate_hz, self.hop = self.vocoder.shape.rate_hz, self.vocoder.shape.hop
 
@@ -128,10 +129,12 @@ class Model:
         return [(sound * one.reference.gain).cpu() for sound, one in zip(self.vocoder(spoken), batch, strict=True)]
 
     def request_bytes(self, request: Request) -> int:
-        """The most memory that a request takes in a batch."""
+        """The most memory of the network's device that a request takes in a batch."""
         frames = request.given.frames
-        spoken = frames - len(request.reference.mel) + 1
-        return max(self.backbone.bytes_for(frames, guided=request.course.is_guided), self.vocoder.bytes_for(spoken))
+        needed = self.backbone.bytes_for(frames, guided=request.course.is_guided)
+        if self.vocoder.device != self.backbone.device:
+            return needed
+        return max(needed, self.vocoder.bytes_for(frames - len(request.reference.mel) + 1))
 
     def _batches(self, requests: Sequence[Request], budget_bytes: int) -> Iterator[list[Request]]:
         """Neighbours that go the same course, as many as are worth it and fit."""

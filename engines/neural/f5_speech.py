@@ -211,10 +211,11 @@ class Speech:
             measured = f5_variants.measure(self._model.backbone, voice.reference.mel, symbols)
             f5_variants.remember(sha256, measured)
         if measured.flags is None:
+            file, why = self._about.path, self._about.variant.evidence
             raise RequestRefused(
-                f"whether {self._about.path.name} is v0 or v1 of F5-TTS can't be told: {self._about.variant.evidence}, and "
-                f"{measured.words()}, which is too close",
-                f"To settle it, {f5_variant.settling(self._about.path)}. Or take another recording, with an exact transcript.",
+                f"whether {file.name} is v0 or v1 of F5-TTS can't be told: {why}, and {measured.words()}, "
+                "which is too close",
+                f"To settle it, {f5_variant.settling(file)}. Or take another recording, with an exact transcript.",
             )
         name = "v1" if measured.flags == f5_variant.V1 else "v0"
         self._facts["variant"] = {"name": name, "evidence": measured.words(), "v0": measured.v0, "v1": measured.v1}
