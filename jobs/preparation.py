@@ -47,7 +47,8 @@ def prepare(order: Order, engine: EngineClass) -> Prepared:
     spec = _spec_of(order)
     recordings = recordings_of(spec, order) if info.clones_voices else {}
     stage = Stage(order, spec, info, _languages(spec, engine), recordings)
-    return Prepared(stage, lines_of(stage), (*_unused(stage), *_listened(stage)))
+    warnings = (*map(str, filter(None, [order.fallback])), *_unused(stage), *_listened(stage))
+    return Prepared(stage, lines_of(stage), warnings)
 
 
 def _spec_of(order: Order) -> JobSpec:

@@ -11,7 +11,7 @@ from typing import Any
 
 from engines import f5_layout
 from engines.checkpoints import Checkpoint, inspect, listed
-from jobs.checkpoint_names import Models
+from jobs.checkpoint_names import Model, Models
 from jobs.errors import JobInvalid, SpoolError, printable
 from jobs.files import from_json, opened_regular, read_at_most
 from jobs.parse import parse
@@ -197,6 +197,6 @@ def _names(file: Path, model: Path, config: Config, rules: Rules) -> bool:
     if b"checkpoint" not in data.replace(b"\0", b"") and b"\\" not in data:  # a large inbox is not parsed for nothing
         return False
     try:
-        return any(job.model is not None and job.model.path == model for job in parse(data, file.suffix, rules))
+        return any(isinstance(job.model, Model) and job.model.path == model for job in parse(data, file.suffix, rules))
     except JobInvalid:
         return False

@@ -12,6 +12,7 @@ from typing import Any
 
 from jobs.errors import JobInvalid, Problem, printable
 from jobs.files import opened_regular, read_at_most
+from jobs.order import Fallback
 from jobs.parse import Document, parse
 from jobs.recordings import NotAllowed, Places
 from jobs.rules import Rules
@@ -42,6 +43,11 @@ class Checked:
         """`FILE:LINE: key: message` for each problem."""
         return [in_file(printable(self.path), problem) for problem in self.problems]
 
+    def warnings(self) -> list[str]:
+        """`FILE: …` for each job that would be rendered, but not with the checkpoint that it asks for."""
+        models = (document.model for document in self.documents)
+        return [f"{printable(self.path)}: {model}" for model in models if isinstance(model, Fallback)]
+
     def as_json(self) -> dict[str, Any]:
         problems = [{"line": p.line, "key": p.key, "message": p.message} for p in self.problems]
         return {
@@ -49,6 +55,7 @@ class Checked:
             "valid": not self.problems,
             "jobs": len(self.documents),
             "problems": problems,
+            "warnings": self.warnings(),
         }
 
     def jobs(self, name: str) -> list[tuple[str, str]]:
