@@ -8,21 +8,25 @@ DEMO ?= demo
 BIN := $(VENV)/bin
 CORE := $(VENV)/.core-installed
 XTTS := $(VENV)/.xtts-installed
+F5 := $(VENV)/.f5-installed
 DEV := $(VENV)/.dev-installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-xtts test check test-long lint format type bench bench-xtts clean
+.PHONY: help demo demo-xtts demo-f5 test check test-long lint format type bench bench-xtts clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 demo: $(CORE) ## set up, render the example jobs once, and print where each result is and how long it is
 	@$(BIN)/python examples/demo.py $(DEMO)
 
 demo-xtts: $(XTTS) ## set up with torch, build a tiny XTTS-v2 of random weights, and render a job with it
 	@$(BIN)/python examples/demo_xtts.py $(DEMO)
+
+demo-f5: $(F5) ## set up with torch, build a tiny F5-TTS of random weights, and render a job with it
+	@$(BIN)/python examples/demo_f5.py $(DEMO)
 
 test: check ## set up, lint, check types, run all tests that are quick
 	$(BIN)/python -m pytest -p xdist -n $(WORKERS)
@@ -68,6 +72,10 @@ $(XTTS): pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[xtts]'
 	@touch $@ $(CORE)
 
+$(F5): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[f5]'
+	@touch $@ $(CORE)
+
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[dev]'
-	@touch $@ $(CORE) $(XTTS)
+	@touch $@ $(CORE) $(XTTS) $(F5)
