@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engines import f5_variant, f5_vocabulary, registry, tensors
+from engines import f5_variant, f5_vocabulary, tensors
 from engines.architectures import Architecture, recognise, some
 from engines.digests import digest
 from engines.f5_layout import Sizes
@@ -271,11 +271,7 @@ def _fault(kind: Architecture, companions: _Companions) -> tuple[str, str]:
         return f"Some of its tensors do not lie in one piece: {some(scattered)}.", "Save them with .contiguous()."
     if kind.engine is not None and "float" not in (precision := _precision(kind.tensors)):
         return f"Its weights are {precision}: it was made smaller for another program.", _WHOLE_WEIGHTS
-    if companions.fault:
-        return companions.fault, companions.cure
-    if kind.engine is not None and (not_yet := registry.planned().get(kind.engine)):
-        return f"{not_yet[0].upper()}{not_yet[1:]}.", "`voicespool engines` lists the engines there are."
-    return "", ""
+    return companions.fault, companions.cure
 
 
 _WHOLE_WEIGHTS = "Use the one in float32, float16 or bfloat16 that it was made from."

@@ -15,8 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engines import registry
-from engines.checkpoints import Checkpoint
 from tests.spooling import ROOT
 
 
@@ -29,11 +27,6 @@ def tiny_xtts() -> ModuleType:
         sys.modules["tiny_xtts"] = module_from_spec(spec)
         spec.loader.exec_module(sys.modules["tiny_xtts"])
     return sys.modules["tiny_xtts"]
-
-
-def is_sound(one: Checkpoint) -> bool:
-    """Nothing is wrong with the file: it loads as soon as its engine is there."""
-    return one.loads if one.engine not in registry.planned() else one.why_not.startswith("This version has no")
 
 
 class Runs:

@@ -11,7 +11,6 @@ from engines import f5_vocabulary
 from engines.checkpoints import Checkpoint, inspect, listed
 from engines.f5_vocabulary import LIBRARY_SYMBOLS, Shelf, find, read
 from tests import headers
-from tests.model_files import is_sound
 
 SYMBOLS = (" ", "a", "ã", "ni3")
 
@@ -97,7 +96,7 @@ def test_the_one_beside_the_model_is_used(tmp_path: Path, name: str) -> None:
     """By custom it has one of these names; what is found by its size alone is mentioned."""
     own = written(tmp_path / name, many(88))
     one = inspected(model(tmp_path, 88))
-    assert is_sound(one), one.why_not
+    assert one.loads, one.why_not
     assert one.vocab == own
     assert len(one.warnings) == (name == "vocab_japanese.txt")
 
@@ -114,7 +113,7 @@ def test_a_models_own_comes_before_that_of_its_folder(tmp_path: Path) -> None:
 def test_without_any_the_librarys_own_is_used_where_it_fits(tmp_path: Path) -> None:
     """And that is said: nearly every fine-tuned model has it, but not every one."""
     one = inspected(model(tmp_path, LIBRARY_SYMBOLS))
-    assert is_sound(one), one.why_not
+    assert one.loads, one.why_not
     assert one.vocab == headers.library_folder() / "infer/examples/vocab.txt"
     assert one.warnings == ("there is no vocab.txt beside the model; f5-tts's own was used, which has as many symbols",)
 
@@ -126,7 +125,7 @@ def test_where_the_library_is_not_installed_the_model_is_as_good(
     monkeypatch.setattr(f5_vocabulary, "find_spec", lambda _name: None)
     written(tmp_path / "vocab.txt", many(LIBRARY_SYMBOLS))
     one = inspected(model(tmp_path / "ana", LIBRARY_SYMBOLS))
-    assert is_sound(one), one.why_not
+    assert one.loads, one.why_not
     assert one.vocab is None
 
 
@@ -139,7 +138,7 @@ def test_two_that_fit_are_not_chosen_between(tmp_path: Path, place: str) -> None
     assert one.vocab is None
     assert place in one.cure
     other.write_bytes((headers.library_folder() / "infer/examples/vocab.txt").read_bytes())
-    assert is_sound(inspected(one.path))
+    assert inspected(one.path).loads
 
 
 # --- when none fits --------------------------------------------------------------------------------------------------
