@@ -19,7 +19,7 @@ from tests.spooling import ROOT, Spool, spooling
 
 GUIDE = (ROOT / "docs/FINETUNED.md").read_text("utf-8")
 SOURCES = (
-    *(ROOT / "engines").glob("*.py"), ROOT / "engines/neural/weights.py", ROOT / "engines/neural/xtts_model.py",
+    *(ROOT / "engines").glob("*.py"), *(ROOT / "engines/neural").glob("*.py"),
     ROOT / "jobs/checkpoint_names.py", ROOT / "jobs/choice.py", ROOT / "jobs/recordings.py",
 )  # fmt: skip
 PATIENCE_S = 180
