@@ -35,7 +35,9 @@ OPTIONS = (
         "cfg_strength", float, 2.0, "how closely text and voice are kept to; 0 is twice as fast and freer", 0.0, 10.0
     ),
     Option("sway_sampling_coef", float, -1.0, "below 0 takes more steps at the beginning", -1.0, 1.0),
-    Option("cross_fade_s", float, 0.15, "by so much chunks overlap", 0.0, 1.0),
+    Option(
+        "cross_fade_s", float, 0.15, "by so much the parts of a sentence overlap that is too long for one", 0.0, 1.0
+    ),
     Option("fix_duration_s", float, None, "each chunk takes so long, whatever its text", 0.3, 30.0),
 )
 STEPS, FEWER_STEPS = 32, 16
@@ -68,6 +70,7 @@ class F5(NeuralEngine):
             options=OPTIONS,
             clones_voices=True,
             needs_voice=True,
+            needs_transcript=True,
             takes_checkpoints=True,
             model="F5-TTS v1 Base, English and Chinese (`voicespool models pull f5`)",
             device="as configured",
