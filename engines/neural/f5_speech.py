@@ -120,7 +120,9 @@ class Speech:
             own = parts[owners[key]]
             own[key] = sound
             if len(own) == owners.count(owners[key]):
-                yield owners[key], torch.cat([own[part] for part in sorted(own)]).numpy()
+                overlap_s = float(self._settings(chunks[owners[key]])["cross_fade_s"])
+                sounds = [own[part] for part in sorted(own)]
+                yield owners[key], joined(sounds, round(overlap_s * self.rate_hz)).numpy()
 
     def _render(self, requests: Sequence[Request]) -> Iterator[tuple[int, Tensor] | None]:
         """Those of like length in one batch."""
@@ -131,17 +133,21 @@ class Speech:
         courses = sorted(requests, key=lambda one: (repr(one.course), one.given.frames))
         yield from self._model.render(courses, self._flags, budget)
 
+    def _settings(self, chunk: Chunk) -> dict[str, Any]:
+        return {**self._defaults, **chunk.settings}
+
     # Texts.
 
     def _requests(self, chunk: Chunk, key: int) -> Iterator[Request]:
-        settings = {**self._defaults, **chunk.settings}
+        settings = self._settings(chunk)
         voice = self._voice(chunk)
         course = Course(
             int(settings["nfe_step"]), float(settings["cfg_strength"]), float(settings["sway_sampling_coef"])
         )
         self._note_unknown(chunk.text)
-        for part, text in enumerate(self._pieces(chunk.text, voice, float(settings["speed"]))):
-            seconds = settings.get("fix_duration_s") or self._seconds(text, voice, float(settings["speed"]))
+        speed, fixed_s = float(settings["speed"]), settings["fix_duration_s"]
+        for part, text in enumerate([chunk.text] if fixed_s else self._pieces(chunk.text, voice, speed)):
+            seconds = fixed_s or self._seconds(text, voice, speed)
             frames = voice.frames + round(float(seconds) * self.rate_hz / self._model.hop)
             symbols = self._symbols.read(voice.text + text)
             yield Request(key + part, voice.reference, symbols, frames, course, (chunk.seed + part) % 2**63)
@@ -220,3 +226,16 @@ class Speech:
         name = "v1" if measured.flags == f5_variant.V1 else "v0"
         self._facts["variant"] = {"name": name, "evidence": measured.words(), "v0": measured.v0, "v1": measured.v1}
         return measured.flags
+
+
+def joined(sounds: Sequence[Tensor], overlap: int) -> Tensor:
+    """Sounds [n] one after the other, each faded into the next over so many samples or all there are, as the library
+    has it (`utils_infer.infer_batch_process`).
+    """
+    whole = sounds[0]
+    for sound in sounds[1:]:
+        size = min(overlap, len(whole), len(sound))
+        rise = torch.linspace(0, 1, size)
+        start = len(whole) - size
+        whole = torch.cat([whole[:start], whole[start:] * (1 - rise) + sound[:size] * rise, sound[size:]])
+    return whole
