@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from engines import f5_reference, f5_variant, runtime, voices
 from engines.base import Chunk
-from engines.errors import OutOfMemory, RequestRefused
+from engines.errors import CheckpointRefused, OutOfMemory, RequestRefused
 from engines.f5_reference import spoken_lengths
 from engines.f5_variant import Flags, Variant
 from engines.neural import f5_variants
@@ -29,6 +30,7 @@ MEMORY_PART = 0.5  # of what is free, for a batch; the rest is for the vocoder a
 LONGEST_S = 28.0  # recording and speech together: the trainings have seen 30 s
 READ_S = 120.0  # of a recording; more than its transcript can be found in is refused all the same
 AROUND_S = 0.15  # of a chunk, beside the time its text takes: sounds begin and die away, and no last word is cut
+MOST_VOICES = 100  # kept at hand, of 0.5 MB; every job brings its recordings under names of its own
 SHORTEST_S = 0.7  # of a chunk: single words are said slowly
 
 
@@ -40,11 +42,13 @@ class Voice:
         reference: What the model hears.
         text: What is said in it, closed.
         s_per_letter: How fast.
+        warning: What was done to the recording; "" for nothing.
     """
 
     reference: Reference
     text: str
     s_per_letter: float
+    warning: str = ""
 
     @property
     def frames(self) -> int:
@@ -83,6 +87,7 @@ class Speech:
         self._defaults, self._facts = defaults, facts
         self._flags: Flags | None = about.variant.flags
         self._voices: dict[object, Voice] = {}
+        self._warned: list[str] = []
         self._device = str(model.backbone.device)
         self.rate_hz = model.rate_hz
 
@@ -95,6 +100,7 @@ class Speech:
         Raises:
             RequestRefused, OutOfMemory.
         """
+        self._forget()
         try:
             yield from self._speak(chunks)
         except Exception as error:
@@ -111,7 +117,9 @@ class Speech:
                 requests.append(request)
                 owners.append(index)
             yield None
-        parts: dict[int, dict[int, Tensor]] = {index: {} for index in range(len(chunks))}
+        self._note_unknown(chunks)
+        wanted = Counter(owners)
+        parts: dict[int, dict[int, Tensor]] = {index: {} for index in wanted}
         for done in self._render(requests):
             if done is None:
                 yield None
@@ -119,7 +127,8 @@ class Speech:
             key, sound = done
             own = parts[owners[key]]
             own[key] = sound
-            if len(own) == owners.count(owners[key]):
+            if len(own) == wanted[owners[key]]:
+                del parts[owners[key]]
                 overlap_s = float(self._settings(chunks[owners[key]])["cross_fade_s"])
                 sounds = [own[part] for part in sorted(own)]
                 yield owners[key], joined(sounds, round(overlap_s * self.rate_hz)).numpy()
@@ -144,7 +153,6 @@ class Speech:
         course = Course(
             int(settings["nfe_step"]), float(settings["cfg_strength"]), float(settings["sway_sampling_coef"])
         )
-        self._note_unknown(chunk.text)
         speed, fixed_s = float(settings["speed"]), settings["fix_duration_s"]
         for part, text in enumerate([chunk.text] if fixed_s else self._pieces(chunk.text, voice, speed)):
             seconds = fixed_s or self._seconds(text, voice, speed)
@@ -164,16 +172,29 @@ class Speech:
         """How long a text takes in a voice."""
         return max(SHORTEST_S, AROUND_S + sum(spoken_lengths(text)) * voice.s_per_letter / speed)
 
-    def _note_unknown(self, text: str) -> None:
-        """Once for each model: such characters are left out, and the words sound wrong."""
-        unknown = self._symbols.unknown(text)
-        if unknown and "unknown_symbols" not in self._facts:
+    # What the manifest is told of these chunks, and of these alone: the facts outlast them.
+
+    def _note_unknown(self, chunks: Sequence[Chunk]) -> None:
+        """Such characters are left out, and the words sound wrong."""
+        unknown = list(dict.fromkeys(symbol for chunk in chunks for symbol in self._symbols.unknown(chunk.text)))
+        if unknown:
             self._facts["unknown_symbols"] = unknown[:20]
             self._warn(f"the model was not trained with {', '.join(map(repr, unknown[:10]))}: it can't say them")
 
     def _warn(self, words: str) -> None:
+        if words not in self._warned:
+            self._warned.append(words)
+            self._facts["warnings"] = [*self._warnings(), words]
+
+    def _forget(self) -> None:
+        self._facts.pop("unknown_symbols", None)
+        if self._warned:
+            self._facts["warnings"] = [words for words in self._warnings() if words not in self._warned]
+            self._warned.clear()
+
+    def _warnings(self) -> list[str]:
         told = self._facts.get("warnings")
-        self._facts["warnings"] = [*(told if isinstance(told, list) else ()), words]
+        return told if isinstance(told, list) else []
 
     # Voices.
 
@@ -189,24 +210,25 @@ class Speech:
             )
         key = chunk.recordings[0], chunk.speaker_text
         if key not in self._voices:
+            if len(self._voices) >= MOST_VOICES:
+                del self._voices[next(iter(self._voices))]
             self._voices[key] = self._heard(*key)
         if self._flags is None:
             self._flags = self._settled(self._voices[key])
+        if warning := self._voices[key].warning:
+            self._warn(warning)
         return self._voices[key]
 
     def _heard(self, path: Path, text: str) -> Voice:
         samples, rate_hz = voices.read(path, READ_S)
         found = f5_reference.fitted(samples.mean(0), rate_hz, text)
-        if found.cut_from_s is not None:
-            length_s = found.samples.size / rate_hz
-            self._warn(
-                f"the recording was cut from {found.cut_from_s:.1f} to {length_s:.1f} s, and its transcript with it"
-            )
         letters = sum(spoken_lengths(found.text))
         if not letters:
             raise RequestRefused("the transcript of the recording has no words", "Write down what is said in it.")
-        reference = hear(torch.from_numpy(found.samples).unsqueeze(0), rate_hz)
-        return Voice(reference, closed(found.text), found.samples.size / rate_hz / letters)
+        reference, length_s = hear(torch.from_numpy(found.samples).unsqueeze(0), rate_hz), found.samples.size / rate_hz
+        cut = found.cut_from_s and f"from {found.cut_from_s:.1f} to {length_s:.1f} s"
+        warning = f"the recording was cut {cut}, and its transcript with it" if cut else ""
+        return Voice(reference, closed(found.text), length_s / letters, warning)
 
     def _settled(self, voice: Voice) -> Flags:
         """v0 or v1, where nothing tells: measured with the job's own recording, once for each checkpoint."""
@@ -218,7 +240,7 @@ class Speech:
             f5_variants.remember(sha256, measured)
         if measured.flags is None:
             file, why = self._about.path, self._about.variant.evidence
-            raise RequestRefused(
+            raise CheckpointRefused(
                 f"whether {file.name} is v0 or v1 of F5-TTS can't be told: {why}, and {measured.words()}, "
                 "which is too close",
                 f"To settle it, {f5_variant.settling(file)}. Or take another recording, with an exact transcript.",
