@@ -37,6 +37,12 @@ def tiny_xtts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.model_folder(tmp_path_factory) / "model.pth"
 
 
+@pytest.fixture(scope="session")
+def tiny_f5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of an F5-TTS v1, beside its vocoder: `MODELS/f5-tts-v1/model_1250000.safetensors`."""
+    return tiny.f5_checkpoint(tmp_path_factory)
+
+
 @pytest.fixture
 def spool(tmp_path: Path) -> Iterator[Spool]:
     """A spool of the test's own, whose default engine is the one that breaks on demand."""
