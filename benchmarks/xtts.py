@@ -1,11 +1,11 @@
 """XTTS-v2, ours beside the library's own calls, in one run: `make bench-xtts`.
 
-The weights are random and of full size, which costs exactly what the real ones do; sentences of such a model end after
-some 60 tokens. Library and ours take turns, so that whatever else the machine does slows both. Results go to
+The weights are random and of full size, which costs exactly what the real ones do; sentences of such a model last some
+three seconds. Library and ours take turns, so that whatever else the machine does slows both. Results go to
 `benchmarks/results/`, a file for each device.
 
     render    a text of 32 sentences: seconds for all of it, and how far apart the sounds are
-    load      from nothing to a model that can speak, in fresh processes
+    load      from nothing to a model that can speak, and on to the end of a first sentence, in fresh processes
     jobs      twenty short jobs, alternating between two checkpoints: the spool against a `tts` command for each
     profile   where the time goes (on a GPU)
 """
@@ -165,32 +165,35 @@ def precisions(device: str) -> list[str]:
 
 def load(folder: Path, device: str, rounds: int) -> dict[str, Any]:
     """Fresh processes, taking turns; what is imported is imported before the clock starts."""
-    seconds: dict[str, list[float]] = {"library": [], **{one: [] for one in precisions(device)}}
+    seconds: dict[str, list[tuple[float, float]]] = {"library": [], **{one: [] for one in precisions(device)}}
     for _ in range(rounds):
         for name, taken in seconds.items():
             command = [sys.executable, __file__, "--device", device, "--model", str(folder), "--load-once", name]
-            taken.append(
-                json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
-            )
-            print(f"load {name}: {taken[-1]:.2f} s", flush=True)
-    report: dict[str, Any] = {name: {"seconds": of_rounds(taken)} for name, taken in seconds.items()}
-    for name in precisions(device):
-        ratios = [its / own for its, own in zip(seconds["library"], seconds[name], strict=True)]
-        report[name]["times_the_library"] = of_rounds(ratios)
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+            taken.append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"load {name}: {taken[-1][0]:.2f} s, first sentence after {taken[-1][1]:.2f} s", flush=True)
+    report: dict[str, Any] = {}
+    for place, what in enumerate(("loaded", "first_sentence")):
+        for name, taken in seconds.items():
+            own = [pair[place] for pair in taken]
+            told = report.setdefault(name, {}).setdefault(what, {"seconds": of_rounds(own)})
+            if name != "library":
+                its = [pair[place] for pair in seconds["library"]]
+                told["times_the_library"] = of_rounds([one / other for one, other in zip(its, own, strict=True)])
     return report
 
 
-def load_once(folder: Path, device: str, name: str) -> float:
-    """Seconds for one load in this process."""
+def load_once(folder: Path, device: str, name: str) -> tuple[float, float]:
+    """Seconds until a model is loaded in this process, and until it has said a sentence."""
     import TTS.tts.models.xtts  # noqa: F401 - the import is not what is measured
 
     import engines.neural.xtts_speech  # noqa: F401 - the same
 
     started_s = time.perf_counter()
     loaded = library(folder, device) if name == "library" else ours(folder, device, name)
-    seconds = time.perf_counter() - started_s
-    del loaded
-    return seconds
+    loaded_s = time.perf_counter() - started_s
+    said_by_library(loaded, folder, SENTENCES[:1]) if name == "library" else said_by_us(loaded, SENTENCES[:1])
+    return loaded_s, time.perf_counter() - started_s
 
 
 def jobs(folder: Path, device: str) -> dict[str, Any]:

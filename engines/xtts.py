@@ -6,6 +6,7 @@ the same result. Checkpoints are opened for reading alone, and nothing in them i
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,8 @@ class Xtts:
         """
         if not _installed():
             raise EngineMissing("xtts is not installed", INSTALL)
-        self.close()
+        if self._speech is not None:
+            self.close()
         parts = _parts(checkpoint)
         self._checkpoint, self._device, self._facts = checkpoint, device, {}
         why = ""
@@ -133,6 +135,7 @@ class Xtts:
         from engines.neural.xtts_speech import Speech
 
         torch.set_num_threads(runtime.threads())
+        gc.freeze()  # what was imported stays: going through it again and again takes a third of the time of a load
         try:
             model = Model(_files(parts), here.device, here.torch_dtype)
         except Exception as error:
@@ -287,12 +290,12 @@ def _inspected(path: Path) -> Checkpoint:
             f"the checkpoint {path.name} can't be read: {error.strerror}",
             "`voicespool checkpoints list` shows those that can.",
         ) from None
-    if not found.loads:
-        raise RequestRefused(f"the checkpoint {path.name} will not load: {found.why_not}", found.cure)
-    if found.engine != "xtts":
+    if found.engine not in (None, "xtts"):
         raise RequestRefused(
             f"{path.name} is {found.architecture}, no XTTS-v2 model", "Leave `engine` out: the checkpoint decides it."
         )
+    if not found.loads:
+        raise RequestRefused(f"the checkpoint {path.name} will not load: {found.why_not}", found.cure)
     return found
 
 

@@ -31,7 +31,7 @@ class Size:
         text_rows: Rows of the text embedding.
         longest: Most audio tokens of one chunk (46 ms each).
         stop_bias: Added to the logit of the stop token: random weights would never end a sentence by themselves.
-        stop_growth: Added to it with every token: sentences become some 60 tokens long, not all the same.
+        stop_growth: Added to it with every token: sentences come to their end, not all at the same length.
     """
 
     layers: int
@@ -44,7 +44,7 @@ class Size:
 
 
 TINY = Size(layers=2, channels=64, heads=2, text_rows=160, longest=40, stop_bias=1.0)
-FULL = Size(layers=30, channels=1024, heads=16, text_rows=6681, longest=602, stop_bias=0.0, stop_growth=0.03)
+FULL = Size(layers=30, channels=1024, heads=16, text_rows=6681, longest=602, stop_bias=0.0, stop_growth=0.05)
 
 
 def build(folder: Path, size: Size = TINY, seed: int = 0) -> Path:

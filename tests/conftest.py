@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,13 @@ def tiny_xtts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_f5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of an F5-TTS v1, beside its vocoder: `MODELS/f5-tts-v1/model_1250000.safetensors`."""
     return tiny.f5_checkpoint(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def full_xtts() -> Iterator[Path]:
+    """The same in full size, 1.9 GB, which takes a while to build; it is removed in the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield tiny.full_size(Path(folder) / "xtts-v2")
 
 
 @pytest.fixture

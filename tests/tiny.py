@@ -77,6 +77,13 @@ def _shared(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], 
     return folder
 
 
+def full_size(folder: Path) -> Path:
+    """A model of XTTS-v2's own sizes in a new folder, but for its length: at most five seconds, and most end before."""
+    sizes = replace(tiny_xtts().FULL, longest=96, stop_growth=0.1)
+    checkpoint: Path = tiny_xtts().build(folder, sizes)
+    return checkpoint
+
+
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """Other processes of the session wait."""

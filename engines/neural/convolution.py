@@ -38,10 +38,10 @@ class GroupedConvolution:
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self._width, self._kernel = weight.shape[1:]
-        self._whole = None if can_be_packed(weight) else Convolution(weight, bias)
+        self._whole = None if can_be_packed(weight.device, weight.dtype) else Convolution(weight, bias)
         matrix = weight.transpose(1, 2).flatten(1)  # a row for each channel of the result: a window, channels last
         by_group = torch.split(matrix, self._width), torch.split(bias, self._width)
-        self._parts = [] if self._whole else [Linear(*part) for part in zip(*by_group, strict=True)]
+        self._parts = [] if self._whole else [Linear(*part, weight.dtype) for part in zip(*by_group, strict=True)]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Windows of a group are the rows of a product."""

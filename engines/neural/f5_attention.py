@@ -69,7 +69,7 @@ def _joined(source: Source, names: Sequence[str], scale: float) -> Linear:
     biases = [source.kept(f"{name}.bias") for name in names]
     matrices[0] *= scale
     biases[0] *= scale
-    return Linear(torch.cat(matrices), torch.cat(biases))
+    return Linear(torch.cat(matrices), torch.cat(biases), source.dtype)
 
 
 def turns(positions: Tensor, speeds: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def _attend(alike: Tensor, values: Tensor, spans: Sequence[slice]) -> Tensor:
     """
     heads, rows, channels = values.shape
     out = values.new_empty(rows, heads, channels)
-    if can_be_packed(values):
+    if can_be_packed(values.device, values.dtype):
         for span in spans:
             for head in range(heads):
                 out[span, head] = _seen(alike[0, head, span], alike[1, head, span], values[head, span])

@@ -155,7 +155,8 @@ def _split(source: Source, sizes: Sizes) -> tuple[Linear, Linear, Linear]:
     """The projection of noise, recording and text side by side, as one of each; the last has the bias."""
     widths = [sizes.n_mels, sizes.n_mels, sizes.text_dim]
     noise, mel, words = torch.split(source.kept("proj.weight"), widths, 1)
-    return Linear(noise, None), Linear(mel, None), Linear(words, source.kept("proj.bias"))
+    bias = source.kept("proj.bias")
+    return Linear(noise, None, source.dtype), Linear(mel, None, source.dtype), Linear(words, bias, source.dtype)
 
 
 def _convolution(source: Source) -> GroupedConvolution:

@@ -9,7 +9,7 @@ sums between them and the last stages, which shape the samples, stay float32: 42
 36 (bfloat16, random weights).
 
 Chunks of different length in one batch give what each gives alone: behind its end a chunk is set to zero before every
-convolution, as the padding of a convolution would be.
+convolution, as the padding of a convolution would be. So every length is rounded up to one of a few.
 """
 
 from __future__ import annotations
@@ -92,12 +92,13 @@ class Vocoder:
         """
         stretched = [self._stretched(latent, speed) for latent, speed in zip(latents, speeds, strict=True)]
         lengths = [one.shape[-1] for one in stretched]
-        x = torch.zeros(len(lengths), stretched[0].shape[1], 1, max(lengths), device=self.device)
+        frames = _round_up(max(lengths))
+        x = torch.zeros(len(lengths), stretched[0].shape[1], 1, frames, device=self.device)
         for row, one in enumerate(stretched):
             x[row, :, 0, : lengths[row]] = one[0]
-        ends = None if len(set(lengths)) == 1 else torch.tensor(lengths, device=self.device)
+        ends = None if set(lengths) == {frames} else torch.tensor(lengths, device=self.device)
         sound = self._speak(x, torch.cat([voice.to(self.device) for voice in voices]), ends).cpu()
-        factor = sound.shape[-1] // max(lengths)
+        factor = sound.shape[-1] // frames
         return [sound[row, 0, 0, : length * factor].clone() for row, length in enumerate(lengths)]
 
     def _stretched(self, latent: Tensor, speed: float) -> Tensor:
@@ -120,6 +121,12 @@ class Vocoder:
             x = _cut(x, ends)
             x = _mean([_residual(x, pairs, ends) for pairs in stage.blocks])
         return torch.tanh(self._last(F.leaky_relu(_cut(x, ends), _LAST_SLOPE)))
+
+
+def _round_up(frames: int) -> int:
+    """To one of eight lengths in each octave: kernels are made, and kept, for each length that comes."""
+    step = 1 << max(4, frames.bit_length() - 4)
+    return -(-frames // step) * step
 
 
 def _stage(generator: Any, number: int, dtype: torch.dtype) -> _Stage:

@@ -43,7 +43,7 @@ class Source:
         return self.prefix + name in self.entries
 
     def read(self, name: str) -> Tensor:
-        """A tensor as it lies in the file; what needs it longer makes a copy.
+        """A tensor as it lies in the file, which stays mapped as long as it is needed.
 
         Raises:
             RequestRefused: It is missing, or holds what is not a number.
@@ -68,4 +68,4 @@ class Source:
     def linear(self, name: str, gelu: Gelu = "") -> Linear:
         """A matrix with its bias, if it has one."""
         bias = self.kept(f"{name}.bias") if self.has(f"{name}.bias") else None
-        return Linear(self.read(f"{name}.weight").to(self.device, self.dtype), bias, gelu)
+        return Linear(self.read(f"{name}.weight").to(self.device), bias, self.dtype, gelu)

@@ -22,6 +22,7 @@ from engines.errors import RequestRefused
 from engines.tensors import Entry
 
 MOST_NAMES = 3
+LARGEST_JSON = 16 << 20
 _FILLS = {Tensor.normal_, Tensor.uniform_}
 _FILLING_MODULES = {"torch.nn.init", "transformers.initialization"}
 
@@ -176,10 +177,16 @@ class Adapter:
         return weight if pair is None else weight.float() + self._scale * (pair["B"] @ pair["A"]).T
 
 
+def json_in(path: Path) -> Any:
+    """What a small file beside the weights says. Raises: OSError, ValueError, RecursionError."""
+    with path.open("rb") as file:
+        return json.loads(file.read(LARGEST_JSON))
+
+
 def _lora_strength(config: Path) -> tuple[int, float]:
     """Rank, and alpha / rank, or alpha / sqrt(rank) where it is rank-stabilised (arXiv 2312.03732)."""
     try:
-        said: Any = json.loads(config.read_bytes())
+        said = json_in(config)
         rank, alpha = int(said["r"]), float(said["lora_alpha"])
         if rank < 1 or not math.isfinite(alpha):
             raise ValueError(f"r={rank}, lora_alpha={alpha}")

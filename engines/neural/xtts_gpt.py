@@ -84,8 +84,8 @@ class Block:
         """
 
         def linear(name: str) -> Linear:
-            weight, bias = (layer[f"{name}.{part}"].to(device, dtype) for part in ("weight", "bias"))
-            return Linear(weight.t(), bias)
+            weight, bias = (layer[f"{name}.{part}"].to(device) for part in ("weight", "bias"))
+            return Linear(weight.t(), bias, dtype)
 
         def norm(name: str) -> tuple[Tensor, Tensor]:
             weight, bias = (layer[f"{name}.{part}"].to(device, torch.float32) for part in ("weight", "bias"))
@@ -114,7 +114,7 @@ class Gpt:
         self.limit: int = gpt.max_gen_mel_tokens
         self.start, self.stop = int(gpt.start_audio_token), int(gpt.stop_audio_token)
         self.vocabulary: int = gpt.num_audio_tokens
-        self._head = Linear(gpt.mel_head.weight, gpt.mel_head.bias)
+        self._head = Linear(gpt.mel_head.weight, gpt.mel_head.bias, torch.float32)
 
     @property
     def layers(self) -> int:
@@ -347,16 +347,15 @@ class _Cache:
         theirs looks and their codes will overwrite it.
         """
         end = voiced + x.shape[1]
-        mask = torch.ones(x.shape[1], end, dtype=torch.bool, device=x.device).tril(voiced)
+        hidden = torch.ones(x.shape[1], end, dtype=torch.bool, device=x.device).triu(voiced + 1)
+        mask = self._mask(hidden)
 
         def attend(number: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             all_keys, all_values = self._layers[number]
             all_keys[rows, :, voiced:end] = self._split(keys)
             all_values[rows, :, voiced:end] = self._split(values)
             seen_keys, seen_values = all_keys[rows, :, :end], all_values[rows, :, :end]
-            return self._join(
-                F.scaled_dot_product_attention(self._split(queries), seen_keys, seen_values, attn_mask=mask)
-            )
+            return self._join(_attend(self._split(queries), seen_keys, seen_values, mask))
 
         return self.gpt.run(x, attend)
 
@@ -366,9 +365,7 @@ class _Cache:
         rows = torch.arange(count, device=x.device)
         places = torch.arange(positions, device=x.device)
         place = length.clamp(max=self.positions - 1)
-        hidden = places > place.unsqueeze(1)
-        mask = torch.zeros(hidden.shape, dtype=self.gpt.dtype, device=x.device).masked_fill_(hidden, -torch.inf)
-        mask = mask[:, None, None, :]
+        mask = self._mask(places > place.unsqueeze(1))[:, None, None, :]
 
         def attend(number: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             all_keys, all_values = self._layers[number]
@@ -376,11 +373,13 @@ class _Cache:
             all_keys[rows, :, place] = keys.view(shape)
             all_values[rows, :, place] = values.view(shape)
             seen_keys, seen_values = all_keys[:count, :, :positions], all_values[:count, :, :positions]
-            return _attend_once(queries.view(count, self.gpt.heads, 1, -1), seen_keys, seen_values, mask).reshape(
-                count, -1
-            )
+            seen = _attend(queries.view(count, self.gpt.heads, 1, -1), seen_keys, seen_values, mask)
+            return seen.reshape(count, -1)
 
         return self.gpt.run(x, attend)
+
+    def _mask(self, hidden: Tensor) -> Tensor:
+        return torch.zeros(hidden.shape, dtype=self.gpt.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], self.gpt.heads, -1).transpose(1, 2)
@@ -400,17 +399,18 @@ def _zeros(shape: tuple[int, ...], gpt: Gpt) -> Tensor:
     return torch.from_numpy(bits).view(gpt.dtype).view(shape)
 
 
-def _attend_once(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Attention of one position of each row.
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attention, [rows, heads, positions, channels of a head].
 
-    On a processor this is bound by reading the keys and values; as plain products, with the keys on the left, it takes
-    two thirds of the time of torch's own attention in float32, and an eighth in bfloat16.
+    On a processor these are plain products: in bfloat16, where the least difference grows, a longer neighbour changes
+    no bit of theirs, as it does with torch's own attention. They are faster too, the keys on the left: for one position
+    of each row a third in float32, and eight times in bfloat16.
     """
-    if query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-    scale: float = query.shape[-1] ** -0.5
-    scores = (keys @ query.transpose(2, 3)).transpose(2, 3).float() * scale
-    return (scores + mask).softmax(-1).to(values.dtype) @ values
+    if queries.device.type != "cpu":
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    scale: float = queries.shape[-1] ** -0.5
+    scores = (keys @ queries.transpose(2, 3)).transpose(2, 3).float().mul_(scale).add_(mask)
+    return scores.softmax(-1).to(values.dtype) @ values
 
 
 class _Graphs:

@@ -8,7 +8,6 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -78,19 +77,19 @@ class Model:
         self.library = _empty(self._config, files.vocab, layers=0)
         weights.assign(self.library, files.checkpoint, files.tensors, _float32)
         self.library.to(device).eval()
-        self.gpt = Gpt(self.library.gpt, [Block.of(layer, device, dtype) for layer in self._layers()])
+        self.gpt = Gpt(self.library.gpt, list(self._blocks(device, dtype)))
         self.vocoder = Vocoder(self.library.hifigan_decoder, dtype)
         del self.library.hifigan_decoder.waveform_decoder
         self.defaults = {name: getattr(self._config, name) for name in _INFERENCE}
         self.rate_hz = self.vocoder.rate_hz
 
-    def _layers(self) -> Iterator[dict[str, Tensor]]:
-        """The tensors of one layer of the GPT after the other."""
+    def _blocks(self, device: str, dtype: torch.dtype) -> Iterator[Block]:
+        """The layers of the GPT."""
         for number in range(self._config.model_args.gpt_layers):
             layer = f"gpt.gpt.h.{number}."
             entries = {name: entry for name, entry in self._files.tensors.items() if name.startswith(layer)}
             read = weights.checked(self._files.checkpoint, entries)
-            yield {name.removeprefix(layer): self._adapted(name, tensor) for name, tensor in read}
+            yield Block.of({name.removeprefix(layer): self._adapted(name, one) for name, one in read}, device, dtype)
 
     def _adapted(self, name: str, tensor: Tensor) -> Tensor:
         return tensor if self._adapter is None else self._adapter.merged(name, tensor)
@@ -270,7 +269,7 @@ _PUBLISHED: Mapping[str, Any] = {
 
 def _read(config: Path) -> Mapping[str, Any]:
     try:
-        said = json.loads(config.read_bytes())
+        said = weights.json_in(config)
         if not isinstance(said, dict):
             raise ValueError("it is not an object")
     except (OSError, ValueError, RecursionError) as error:

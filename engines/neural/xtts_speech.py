@@ -30,6 +30,7 @@ MOST_ROWS = {"cpu": 32, "cuda": 128}
 MEMORY_PART = 0.5  # of what is free, for the rows of a batch; the rest is for the vocoder and everybody else
 VOCODER_ROWS = {"cpu": 1, "cuda": 16}  # a processor gains nothing from more than one
 LONGEST_REFERENCE_S = 600.0
+MOST_VOICES = 100  # kept at hand, of 0.13 MB; every job brings its recordings under names of its own
 
 Voice = tuple[Tensor, Tensor]
 """Conditioning latents [1, 32, channels], speaker embedding [1, d, 1]."""
@@ -183,6 +184,8 @@ class Speech:
                 "Give `speaker_wav`, a recording of the voice, or `speaker`, the name of a built-in one.",
             )
         if key not in self._voices:
+            if len(self._voices) >= MOST_VOICES:
+                del self._voices[next(iter(self._voices))]
             self._voices[key] = self._heard(plan) if chunk.recordings else self._built_in(str(chunk.speaker))
         return self._voices[key]
 

@@ -78,7 +78,25 @@ def test_products_with_gelu_are_torchs(dtype: str) -> None:
         plain = F.linear(x.float(), weight.float(), None if own is None else own.float())
         expected = {"": plain, "none": F.gelu(plain), "tanh": F.gelu(plain, approximate="tanh")}
         for gelu, wanted in expected.items():
-            made = Linear(weight, own, gelu)(x)  # type: ignore[arg-type]
+            made = Linear(weight, own, weight.dtype, gelu)(x)  # type: ignore[arg-type]
             torch.testing.assert_close(made, wanted.to(made.dtype))
     likeness = product(x, wide[:, 15:25])
     torch.testing.assert_close(likeness, (x.float() @ wide[:, 15:25].float().t()).to(likeness.dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_row_alone_is_the_same_to_the_last_bit(dtype: str) -> None:
+    """Of weights in float32, whatever the precision of the product."""
+    import torch
+
+    from engines.neural.linear import Linear, can_be_packed
+
+    precision = getattr(torch, dtype)
+    if not can_be_packed(torch.device("cpu"), precision):
+        pytest.skip("this processor has no such products; it takes torch's own")
+    layer = Linear(noise(64, 1024), noise(64), precision, "tanh")
+    rows = noise(7, 1024).to(precision)
+    together = layer(rows)
+    for row, expected in zip(rows, together, strict=True):
+        assert torch.equal(layer(row), expected)
+        assert torch.equal(layer(row[None, None]), expected[None, None])

@@ -61,15 +61,22 @@ def test_old_cards_are_told_which_torch_to_take() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "precision"),
-    [("fpu avx512_bf16 amx_bf16 amx_tile", "bfloat16"), ("fpu avx512f avx512_bf16", "float32"), (None, "float32")],
+    ("maker", "flags", "precision"),
+    [
+        ("GenuineIntel", "fpu avx512_bf16 amx_bf16 amx_tile", "bfloat16"),
+        ("GenuineIntel", "fpu avx512f avx512_bf16", "float32"),
+        ("AuthenticAMD", "fpu avx512f avx512_bf16", "bfloat16"),
+        ("AuthenticAMD", "fpu avx512f", "float32"),
+        (None, "", "float32"),
+    ],
 )
 def test_auto_precision_of_a_processor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str | None, precision: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maker: str | None, flags: str, precision: str
 ) -> None:
-    """bfloat16 with AMX only: without it, it is slower than float32. Engines that can't are left alone."""
-    if flags is not None:
-        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
+    """bfloat16 only where it is faster than float32. Engines that can't are left alone."""
+    if maker is not None:
+        one = f"processor\t: 0\nvendor_id\t: {maker}\nflags\t\t: {flags}\n\n"
+        (tmp_path / "cpuinfo").write_text(one * 2)
     monkeypatch.setattr(runtime, "CPUINFO", tmp_path / "cpuinfo")
     assert choose(CPU) == Runtime("cpu", precision)
     assert choose(CPU, half_ok=False) == Runtime("cpu", "float32")

@@ -110,6 +110,20 @@ def test_the_order_does_not_matter(model: Any, chosen: list[Utterance]) -> None:
         assert codes(decoded(model.gpt, some, rows).values()) == {one.key: alone[one.key] for one in some}
 
 
+def test_no_company_changes_a_bit_in_bfloat16(tiny_xtts: Path, chosen: list[Utterance]) -> None:
+    """There the least difference grows: not codes alone, which could hide it, but latents are equal."""
+    import torch
+
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no bfloat16; its products are made in another way there")
+    gpt = tiny.load(tiny_xtts, "bfloat16").gpt
+    together = decoded(gpt, chosen, len(chosen))
+    for rows in (1, 3):
+        for key, spoken in decoded(gpt, chosen[:6], rows).items():
+            assert spoken.codes.tolist() == together[key].codes.tolist()
+            assert torch.equal(spoken.latents, together[key].latents)
+
+
 def test_another_seed_is_another_chance(model: Any, chosen: list[Utterance]) -> None:
     """Equal but for their seeds, no two are spoken alike; with equal seeds all are."""
     many = [replace(chosen[0], key=(number, 0), seed=number) for number in range(8)]

@@ -293,6 +293,17 @@ def test_without_a_cache_it_listens_each_time(made: Made, tmp_path: Path, monkey
     assert speak(made(), chunk("No.", recordings=(voice,)))[0].size
 
 
+def test_few_voices_are_kept_at_hand(speech: Speech, expected: list[Samples], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those used first go first, and every chunk still has its own."""
+    from engines.neural import xtts_speech
+
+    monkeypatch.setattr(xtts_speech, "MOST_VOICES", 1)
+    for _ in range(2):
+        found = speak(speech, *tiny.mixed_chunks())
+        assert all(close(one, other) for one, other in zip(found, expected, strict=True))
+        assert len(speech._voices) == 1
+
+
 def test_models_that_listen_alike_share_what_they_heard(
     made: Made, tiny_xtts: Path, model: Any, tmp_path: Path
 ) -> None:

@@ -1,0 +1,82 @@
+"""What XTTS-v2 takes of memory: while it loads, from model to model, for a batch, and over many jobs.
+
+Each measurement is made by a process of its own; `tests/resident.py` says what is counted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from engines import allowance, checkpoints
+from tests import tiny
+from tests.model_files import tiny_xtts as builder
+from tests.spooling import ROOT
+
+pytestmark = pytest.mark.long
+
+MB = 1 << 20
+log = logging.getLogger(__name__)
+
+
+def measured(task: str, *arguments: object) -> Any:
+    """What a process of its own tells of a task."""
+    threads = {"OMP_NUM_THREADS": str(allowance.processors())}
+    command = [sys.executable, "-m", "tests.resident", task, *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **threads}, capture_output=True, text=True, timeout=1800, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def weights(checkpoint: Path) -> int:
+    """Bytes of all that inference needs, as the file has it."""
+    return sum(entry.size for entry in checkpoints.inspect(checkpoint).tensors.values())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_loading_takes_hardly_more_than_the_weights(full_xtts: Path, tiny_xtts: Path, precision: str) -> None:
+    """Under 1.15 times the file's weights while loading. The first sentence puts the matrices into another order and
+    needs room to calculate. All of it is given back.
+    """
+    size = weights(full_xtts)
+    taken = measured("loading", tiny_xtts, full_xtts, precision)
+    log.info("parts of the weights: %s", {name: round(value / size, 3) for name, value in taken.items()})
+    assert size > 1_800 * 10**6
+    assert taken["loading"] < 1.15 * size
+    assert taken["speaking"] < 1.5 * size
+    assert taken["closed"] < 0.05 * size
+
+
+def test_another_model_is_loaded_after_the_first_is_gone(full_xtts: Path, tiny_xtts: Path, tmp_path: Path) -> None:
+    """Of two models in turn there is never more than one in memory."""
+    other = tiny.beside(full_xtts, tmp_path / "other")
+    other.hardlink_to(full_xtts)
+    turns = measured("switching", tiny_xtts, full_xtts, other, full_xtts)["turns"]
+    log.info("parts of the weights: %s", [round(turn / weights(full_xtts), 3) for turn in turns])
+    assert all(turn < 1.5 * weights(full_xtts) for turn in turns)
+
+
+@pytest.mark.parametrize("rows", [4, 16])
+def test_a_batch_takes_what_the_formula_says(full_xtts: Path, rows: int) -> None:
+    """`Gpt.row_bytes` for each row."""
+    taken, said = measured("batch", full_xtts, rows).values()
+    log.info("%d rows: %.0f MB, and %.0f MB by the formula", rows, taken / MB, said / MB)
+    assert 0.7 * said < taken < 1.1 * said + 32 * MB
+
+
+def test_many_jobs_leave_nothing_behind(tmp_path: Path) -> None:
+    """Two hundred that all differ."""
+    after = measured("jobs", builder().build(tmp_path / "model"), 200)["after"]
+    early, late = median(after[30:60]), median(after[150:200])
+    log.info("MB after every tenth job: %s", [round(one / MB) for one in after[::10]])
+    assert late - early < 8 * MB
