@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-xtts demo-f5 test check test-long lint format type bench bench-xtts clean
+.PHONY: help demo demo-xtts demo-f5 test check test-long lint format type bench bench-xtts bench-f5 clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -52,6 +52,9 @@ bench: $(DEV) ## measure the spool; results go to benchmarks/results/
 
 bench-xtts: $(DEV) ## measure XTTS beside the library's own calls: half an hour, 8 GB of memory, 4 GB of disk
 	$(BIN)/python benchmarks/xtts.py
+
+bench-f5: $(DEV) ## measure F5-TTS beside the library's own calls, at full size
+	$(BIN)/python benchmarks/f5.py
 
 clean: ## remove what make made: the environment, the demo, caches
 	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
