@@ -8,21 +8,25 @@ DEMO ?= demo
 BIN := $(VENV)/bin
 CORE := $(VENV)/.core-installed
 XTTS := $(VENV)/.xtts-installed
+F5 := $(VENV)/.f5-installed
 DEV := $(VENV)/.dev-installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-xtts test check test-long lint format type bench bench-xtts clean
+.PHONY: help demo demo-xtts demo-f5 test check test-long lint format type bench bench-xtts bench-f5 clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 demo: $(CORE) ## set up, render the example jobs once, and print where each result is and how long it is
 	@$(BIN)/python examples/demo.py $(DEMO)
 
 demo-xtts: $(XTTS) ## set up with torch, build a tiny XTTS-v2 of random weights, and render a job with it
 	@$(BIN)/python examples/demo_xtts.py $(DEMO)
+
+demo-f5: $(F5) ## set up with torch, build a tiny F5-TTS of random weights, and render a job with it
+	@$(BIN)/python examples/demo_f5.py $(DEMO)
 
 test: check ## set up, lint, check types, run all tests that are quick
 	$(BIN)/python -m pytest -p xdist -n $(WORKERS)
@@ -49,6 +53,9 @@ bench: $(DEV) ## measure the spool; results go to benchmarks/results/
 bench-xtts: $(DEV) ## measure XTTS beside the library's own calls: half an hour, 8 GB of memory, 4 GB of disk
 	$(BIN)/python benchmarks/xtts.py
 
+bench-f5: $(DEV) ## measure F5-TTS beside the library's own calls, at full size
+	$(BIN)/python benchmarks/f5.py
+
 clean: ## remove what make made: the environment, the demo, caches
 	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -68,6 +75,10 @@ $(XTTS): pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[xtts]'
 	@touch $@ $(CORE)
 
+$(F5): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[f5]'
+	@touch $@ $(CORE)
+
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[dev]'
-	@touch $@ $(CORE) $(XTTS)
+	@touch $@ $(CORE) $(XTTS) $(F5)

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from engines import xtts_layout
+from engines import f5_layout, xtts_layout
+from engines.f5_layout import Sizes
 from engines.tensor_file import Entry, TensorFile, quoted
 
 Tensors = Mapping[str, Entry]
@@ -17,7 +18,7 @@ SHOWN = 3
 
 _WRAPPERS = frozenset(
     {"model", "module", "_orig_mod", "state_dict", "model_state_dict", "xtts", "ema", "ema_model",
-     "ema_model_state_dict", "base_model"}
+     "ema_model_state_dict", "online_model", "base_model"}
 )  # fmt: skip
 _TRAINING_ONLY = ("optimizer", "scheduler", "scaler", "lr_scheduler")
 
@@ -34,6 +35,8 @@ class Architecture:
         fault: Why it can't be loaded, a sentence; "" when nothing speaks against it.
         cure: What to do about that.
         is_adapter: Whether it changes a base model instead of being one.
+        sizes: Of F5-TTS and E2-TTS, where they can be read.
+        averaged: Whether the tensors are a running average over the training (EMA); None when the names do not tell.
     """
 
     name: str
@@ -43,17 +46,20 @@ class Architecture:
     fault: str = ""
     cure: str = ""
     is_adapter: bool = False
+    sizes: Sizes | None = None
+    averaged: bool | None = None
 
 
 def recognise(file: TensorFile) -> Architecture:
     """Say what a file holds, and whether it is whole."""
     tensors = unwrapped(file.entries)
-    if any(".lora_" in name for name in tensors):
+    if any(mark in name for name in tensors for mark in _ADAPTED):
         return _adapter(tensors)
     if "gpt.text_embedding.weight" in tensors and "gpt.mel_embedding.weight" in tensors:
         return _xtts(tensors)
-    if "transformer.text_embed.text_embed.weight" in tensors and "transformer.input_embed.proj.weight" in tensors:
-        return _flow_matching(tensors)
+    rooted = _rooted(tensors)
+    if f5_layout.EMBEDDING in rooted and f5_layout.INPUT in rooted:
+        return _flow_matching(file, rooted)
     return _something_else(file, tensors)
 
 
@@ -70,7 +76,7 @@ def unwrapped(entries: Tensors) -> dict[str, Entry]:
             continue
         start = next((n for n, part in enumerate(parts) if part not in _WRAPPERS), 0)
         own = _as_today(".".join(parts[start:]))
-        is_average = any(part.startswith("ema") for part in parts[:start])
+        is_average = any(part.startswith("ema") for part in parts[:start]) and "online_model" not in parts[:start]
         if own not in found or (is_average and own not in averaged):
             found[own] = entry
             if is_average:
@@ -145,8 +151,12 @@ def _differences(tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> s
 
 # --- adapters --------------------------------------------------------------------------------------------------------
 
+_ADAPTED = (".lora_", ".hada_w", ".lokr_w")
 _LORA = re.compile(
     r"(?:^|\.)h\.(\d{1,3})\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.lora_([AB])(?:\.\w{1,60})?\.weight"
+)
+_F5_LAYER = re.compile(
+    r"(?:^|\.)(?:transformer_blocks|layers)\.\d{1,3}\.(?:attn|ff|2|4)\.(?:to_[qkv]|to_out\.0|ff\.0\.0|ff\.2)\."
 )
 _WIDTHS = {"attn.c_attn": (1, 3), "attn.c_proj": (1, 1), "mlp.c_fc": (1, 4), "mlp.c_proj": (4, 1)}
 
@@ -156,6 +166,11 @@ def _adapter(tensors: Tensors) -> Architecture:
     is_whole = any(name.startswith("gpt.") and name.endswith(".text_embedding.weight") for name in tensors)
     if is_whole and any(".base_layer." in name for name in tensors):
         return Architecture("XTTS-v2 with an adapter that is not merged", "xtts", tensors, None, *_NOT_MERGED)
+    if any(_F5_LAYER.search(name) for name in tensors):
+        if f5_layout.EMBEDDING in tensors:
+            return Architecture("F5-TTS with an adapter that is not merged", "f5", tensors, None, *_NOT_MERGED)
+        fault = "It is an adapter, and the f5 engine speaks with whole models alone."
+        return Architecture("LoRA adapter for F5-TTS", "f5", tensors, None, fault, _MERGE, is_adapter=True)
     own: dict[str, Entry] = {}
     strange = []
     for name, entry in tensors.items():
@@ -196,27 +211,61 @@ def _unpaired(tensors: Tensors) -> str:
 
 # --- F5 and E2 -------------------------------------------------------------------------------------------------------
 
-_F5_SIZES = {(1024, 22): "Base", (768, 18): "Small"}
-_E2_SIZES = {(1024, 24): "Base", (768, 20): "Small"}
+_ANCHOR = "text_embed.text_embed.weight"
 
 
-def _flow_matching(tensors: Tensors) -> Architecture:
+def _rooted(tensors: Tensors) -> Tensors:
+    """Tensors of F5 and E2 by the library's names, whatever the model was a part of; others as they are."""
+    anchor = next((name for name in tensors if name.endswith(_ANCHOR)), None)
+    if anchor is None or anchor == f5_layout.EMBEDDING:
+        return tensors
+    backbone = anchor.removesuffix(_ANCHOR)
+    outside = backbone.removesuffix(f5_layout.ROOT)
+    root = f5_layout.ROOT if outside == backbone else ""  # a backbone alone, without the model around it
+    bare = {name.removeprefix(outside): entry for name, entry in tensors.items()}
+    return {name if _is_beside(name, entry) else f"{root}{name}": entry for name, entry in bare.items()}
+
+
+def _is_beside(name: str, entry: Entry) -> bool:
+    """Whether it belongs to no backbone, and speaking does not need it: mel filters, and counts of the training."""
+    return name.startswith("mel_spec.") or ("." not in name and entry.count <= 1)
+
+
+def _flow_matching(file: TensorFile, tensors: Tensors) -> Architecture:
     """F5-TTS (a DiT) or E2-TTS (a U-Net of plain layers), with the sizes that were published or others."""
-    is_f5 = any(name.startswith("transformer.transformer_blocks.") for name in tensors)
-    family, sizes, layers = (
-        ("F5-TTS", _F5_SIZES, "transformer.transformer_blocks.")
-        if is_f5
-        else ("E2-TTS", _E2_SIZES, "transformer.layers.")
-    )
-    numbers = {name.removeprefix(layers).split(".")[0] for name in tensors if name.startswith(layers)}
-    projection = tensors["transformer.input_embed.proj.weight"].shape
-    rows = tensors["transformer.text_embed.text_embed.weight"].shape
-    width = projection[0] if projection else 0
-    size = sizes.get((width, len(numbers)), f"of its own size ({width} wide, {len(numbers)} layers)")
-    own = {name: entry for name, entry in tensors.items() if name.startswith(("transformer.", "mel_spec."))}
-    missing = [f"{layers}{n}" for n in range(len(numbers)) if str(n) not in numbers]
-    fault = f"It lacks layers: {some(missing)}." if missing else "" if numbers else "It has no layers."
-    return Architecture(f"{family} {size}", "f5", own, rows[0] if rows else None, fault, _TRAIN_AGAIN if fault else "")
+    words, averaged = tensors[f5_layout.EMBEDDING].shape, _is_averaged(file.entries)
+    rows = words[0] if words else 0
+    sizes = f5_layout.sizes(tensors)
+    if sizes is None:
+        family = "F5-TTS" if any(name.startswith("transformer.transformer_blocks.") for name in tensors) else "E2-TTS"
+        fault = "It has no layers, or its text embedding and its input are no tables."
+        return Architecture(family, "f5", tensors, rows, fault, _TRAIN_AGAIN, averaged=averaged)
+    expected = f5_layout.expected(sizes)
+    own = {name: tensors[name] for name in expected if name in tensors}
+    strange = [name for name, entry in tensors.items() if name not in expected and not _is_beside(name, entry)]
+    needed = {name: shape for name, shape in expected.items() if name in own or name not in f5_layout.OPTIONAL}
+    name, fault, cure = f5_layout.title(sizes), _differences(own, needed), _TRAIN_AGAIN
+    if any(_CONVERTED.search(name) for name in strange):
+        name, fault, cure = "F5-TTS converted for MLX", *_FOR_MLX
+    elif strange:
+        fault = f"It has tensors that this model has not: {some(map(quoted, strange))}. {fault}".strip()
+        cure = "Use it with the program that it was made for; it is another model, made from the code of F5-TTS."
+    return Architecture(name, "f5", own, rows, fault, cure if fault else "", sizes=sizes, averaged=averaged)
+
+
+_CONVERTED = re.compile(r"\.(text_blocks|to_out|time_mlp|conv1d|ff)\.layers\.")
+_FOR_MLX = (
+    "It was converted for MLX, which names and lays out tensors in its own way.",
+    "Use the checkpoint that it was converted from.",
+)
+
+
+def _is_averaged(entries: Tensors) -> bool | None:
+    """Told by what the trainer calls its average; its tool for smaller files keeps that name for the average alone."""
+    parts = {part for name in entries if name.endswith(_ANCHOR) for part in name.split(".")}
+    if parts & {"ema_model", "ema"} or any(name.rpartition(".")[2] == "initted" for name in entries):
+        return True
+    return False if parts & {"model_state_dict", "ema_model_state_dict"} else None
 
 
 # --- what is no model ------------------------------------------------------------------------------------------------
@@ -227,6 +276,7 @@ _PARTS = (
     (r"(waveform_decoder|hifigan_decoder)\..*|conv_pre\..*", "a HiFi-GAN vocoder"),
     (r"backbone\.embed\.weight", "a Vocos vocoder"),
     (r"enc_p\..*|text_encoder\.emb\.weight", "a VITS model"),
+    (r"transformer\.audio_embed\.linear\.weight", "an MMDiT, a backbone of f5-tts without any published model"),
 )
 _NOT_A_MODEL = "Models of XTTS-v2, F5-TTS and E2-TTS are recognised, and LoRA adapters for XTTS-v2."
 

@@ -1,8 +1,8 @@
-"""The base models that engines speak with when a job names no checkpoint: what each consists of, and where it lies.
+"""The published models that engines speak with: what each consists of, and where it lies.
 
-A folder is taken for a base model by its place and name first, then by what is in it: a fine-tuned model may have the
-same files, so one that lies under any other name in models/ is never taken. Nothing is loaded or downloaded here;
-`voicespool models pull` does that.
+Base models, for jobs that name no checkpoint, and the vocoder that every F5-TTS needs. A folder is taken for one by its
+place and name first, then by what is in it: a fine-tuned model may have the same files, so one that lies under any
+other name in models/ is never taken. Nothing is loaded or downloaded here; `voicespool models pull` does that.
 """
 
 from __future__ import annotations
@@ -55,18 +55,20 @@ class BaseModel:
     """A published model. One more is one more entry in `BASE_MODELS`.
 
     Attributes:
-        name: As in `voicespool models pull NAME`; the engine's.
+        name: As in `voicespool models pull NAME`; the engine's, where an engine speaks with it.
         title: For people.
-        architecture: What `engines.architectures` must make of its weights.
+        architecture: What `engines.architectures` must make of its weights: how the name begins.
         licence: On what terms it may be used.
         repository, revision: On the Hugging Face hub; the revision is a commit, so that it never changes.
         files: What is downloaded.
-        weights: Names of weights; any one of them will do.
+        weights: Patterns of weights' names; the first that fits something counts.
         needed: Files without which the weights can't be used.
         folder: Its place under models/.
         other_names: Under these it may lie there too; letter case and punctuation do not matter.
         mirrors: Other repositories whose copies in Hugging Face's cache are as good.
         coqui_folder: Its name in the cache of coqui's library, or None.
+        needs: Names of others that it can't speak without. They are pulled with it, and may lie in its folder.
+        notes: Names and contents of files that `models pull` adds, which say what the published ones do not.
     """
 
     name: str
@@ -82,6 +84,8 @@ class BaseModel:
     other_names: tuple[str, ...] = ()
     mirrors: tuple[str, ...] = ()
     coqui_folder: str | None = None
+    needs: tuple[str, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -125,7 +129,65 @@ _XTTS = BaseModel(
     coqui_folder="tts_models--multilingual--multi-dataset--xtts_v2",
 )
 
-BASE_MODELS = {model.name: model for model in (_XTTS,)}
+_F5 = BaseModel(
+    name="f5",
+    title="F5-TTS v1 Base",
+    architecture="F5-TTS",
+    licence=Licence(
+        name="CC BY-NC 4.0",
+        title="Creative Commons Attribution-NonCommercial 4.0",
+        url="https://creativecommons.org/licenses/by-nc/4.0/legalcode",
+        summary=(
+            "Non-commercial use only, of the model and of what is made from it.",
+            "Whoever gets it from you must be told who made it, under which licence, and what was changed.",
+        ),
+    ),
+    repository="SWivid/F5-TTS",
+    revision="84e5a410d9cead4de2f847e7c9369a6440bdfaca",
+    files=(
+        Published("F5TTS_v1_Base/vocab.txt", 13800, "2a05f992e00af9b0bd3800a8d23e78d520dbd705284ed2eedb5f4bd29398fa3c"),
+        Published(
+            "F5TTS_v1_Base/model_1250000.safetensors",
+            1348435761,
+            "670900fd14e6c458b95da6e9ed317cdb20dbaf7a1c02ac06a05475a9d32b6a38",
+        ),
+    ),
+    weights=("F5TTS_v1_Base/model_*.safetensors", "model_1250000.safetensors"),
+    needed=(),  # no vocab.txt: the library's own has the same symbols, and it downloads the weights alone
+    folder="f5-tts-v1",
+    other_names=("f5", "f5tts", "f5-tts", "f5tts-v1", "f5tts-v1-base", "f5-tts-v1-base"),
+    needs=("vocos",),
+    notes=(("F5TTS_v1_Base/model_1250000.yaml", "variant: v1\n"),),
+)
+
+_VOCOS = BaseModel(
+    name="vocos",
+    title="Vocos (for F5-TTS)",
+    architecture="a Vocos vocoder",
+    licence=Licence(
+        name="MIT",
+        title="MIT License",
+        url="https://github.com/gemelo-ai/vocos/blob/main/LICENSE",
+        summary=("Any use. Its notice goes along with every copy.",),
+    ),
+    repository="charactr/vocos-mel-24khz",
+    revision="0feb3fdd929bcd6649e0e7c5a688cf7dd012ef21",
+    files=(
+        Published("config.yaml", 461, "da9033922f969a47f0c160010226919e59f27761fd5066f3828d46de6650b0fc"),
+        Published("pytorch_model.bin", 54365991, "97ec976ad1fd67a33ab2682d29c0ac7df85234fae875aefcc5fb215681a91b2a"),
+    ),
+    weights=("pytorch_model.bin",),
+    needed=("config.yaml",),
+    folder="vocos-mel-24khz",
+    other_names=("vocos", "charactr-vocos-mel-24khz"),
+)
+
+BASE_MODELS = {model.name: model for model in (_XTTS, _F5, _VOCOS)}
+
+
+def users(model: BaseModel) -> list[BaseModel]:
+    """Those that can't speak without it, itself excluded."""
+    return [one for one in BASE_MODELS.values() if model.name in one.needs]
 
 
 def find(name: str, models: Path | None = None) -> Path | None:
@@ -154,20 +216,33 @@ def need(name: str, models: Path | None = None) -> Path:
     model = BASE_MODELS[name]
     wrong = [f"; {str(folder)!r} does not hold it: {fault(model, folder)}" for folder in places(model, models)]
     raise EngineMissing(
-        f"the base model {model.title} is not on this machine{''.join(wrong)}",
+        f"the model {model.title} is not on this machine{''.join(wrong)}",
         f"Run `{model.command}`: it downloads the model once you accept its licence.",
     )
+
+
+def weights(name: str, models: Path | None = None) -> Path:
+    """The file that holds a base model's weights.
+
+    Raises:
+        EngineMissing: As for `need`.
+    """
+    model = BASE_MODELS[name]
+    found = _weights_in(need(name, models), model)
+    if found is None:
+        raise EngineMissing(f"the model {model.title} was removed meanwhile", f"Run `{model.command}`.")
+    return found
 
 
 def places(model: BaseModel, models: Path | None = None) -> Iterator[Path]:
     """The folders that are there and may hold a base model, in the order in which they are tried.
 
-    models/ under the name that `models pull` gives it, models/ under other names, the cache of coqui's library, the
-    cache of the Hugging Face hub.
+    models/ under the name that `models pull` gives it, models/ under other names, in the folder of a model that needs
+    it, the cache of coqui's library, the cache of the Hugging Face hub.
     """
     if models is None and (given := os.environ.get(MODELS_VARIABLE)):
         models = Path(given)
-    candidates = [] if models is None else _under(models, model)
+    candidates = [] if models is None else _in_models(models, model)
     if model.coqui_folder is not None:
         candidates.append(_coqui_cache() / model.coqui_folder)
     for repository in (model.repository, *model.mirrors):
@@ -181,7 +256,7 @@ def fault(model: BaseModel, folder: Path) -> str:
     from engines.architectures import recognise
 
     lacking = [name for name in model.needed if not _there(folder / name)]
-    weights = next((folder / name for name in model.weights if _there(folder / name)), None)
+    weights = _weights_in(folder, model)
     if weights is None:
         lacking.append(" or ".join(model.weights))
     if weights is None or lacking:
@@ -192,7 +267,14 @@ def fault(model: BaseModel, folder: Path) -> str:
         return f"{weights.name} can't be used: {error.reason}"
     except OSError as error:
         return f"{weights.name} can't be read: {error.strerror}"
-    return found.fault if found.name == model.architecture else f"{weights.name} is {found.name}"
+    if not found.name.startswith(model.architecture):
+        return f"{weights.name} is {found.name}"
+    return found.fault if found.engine is not None else ""  # a vocoder is no model for a job
+
+
+def _weights_in(folder: Path, model: BaseModel) -> Path | None:
+    fitting = (path for pattern in model.weights for path in sorted(folder.glob(pattern)))
+    return next(filter(_there, fitting), None)
 
 
 def _there(path: Path) -> bool:
@@ -202,7 +284,13 @@ def _there(path: Path) -> bool:
         return False
 
 
-def _under(models: Path, model: BaseModel) -> list[Path]:
+def _in_models(models: Path, model: BaseModel) -> list[Path]:
+    """Its folders in models/, then those in the folders of models that can't speak without it."""
+    around = (folder for user in users(model) for folder in _named(models, user))
+    return [*_named(models, model), *(folder for one in around for folder in _named(one, model))]
+
+
+def _named(models: Path, model: BaseModel) -> list[Path]:
     allowed = {_plain(name) for name in (model.folder, *model.other_names)}
     try:
         names = sorted(name for name in os.listdir(models) if _plain(name) in allowed)

@@ -15,10 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engines import registry, tensors
+from engines import f5_variant, f5_vocabulary, tensors
 from engines.architectures import Architecture, recognise, some
 from engines.digests import digest
-from engines.tensors import Entry, Unreadable
+from engines.f5_layout import Sizes
+from engines.f5_variant import Variant
+from engines.f5_vocabulary import Shelf
+from engines.tensors import Entry, TensorFile, Unreadable
 
 __all__ = ["ENGINES", "Checkpoint", "candidates", "digest", "inspect", "listed"]
 
@@ -51,6 +54,9 @@ class Checkpoint:
         config, vocab, speakers: Files that belong to it, where they are found. For an adapter, config is its own.
         tensors: What inference needs, by the library's names.
         is_adapter: Whether it holds changes to a base model alone (LoRA).
+        averaged: Whether its weights are a running average over the training (EMA); None when it does not tell.
+        sizes, variant: Of F5-TTS and E2-TTS.
+        warnings: What was taken from elsewhere, in sentences for a manifest.
         loads: Whether it will load, as far as the header tells.
         why_not, cure: If not: why, and what to do; sentences.
     """
@@ -74,25 +80,37 @@ class Checkpoint:
     speakers: Path | None = None
     tensors: Mapping[str, Entry] = field(default_factory=dict)
     is_adapter: bool = False
+    averaged: bool | None = None
+    sizes: Sizes | None = None
+    variant: Variant | None = None
+    warnings: tuple[str, ...] = ()
     loads: bool = False
     why_not: str = ""
     cure: str = ""
 
 
-def inspect(path: Path) -> Checkpoint:
+def inspect(path: Path, models: Path | None = None) -> Checkpoint:
     """Say what a file is. A broken or hostile one is a `Checkpoint` that does not load, and says why.
+
+    Args:
+        path: The file.
+        models: A folder of models: where else to look for a vocabulary that fits, to name it.
 
     Raises:
         OSError: It can't be opened or read.
     """
+    return _inspect(path, Shelf(models))
+
+
+def _inspect(path: Path, shelf: Shelf) -> Checkpoint:
     status = path.stat()
     try:
         file = tensors.read(path)
     except Unreadable as error:
         return _useless(path, status, f"The file can't be used: {error.reason}.", error.cure)
     kind = recognise(file)
-    config, vocab, speakers = (_beside(path, name) for name in _names_beside(path, kind))
-    why_not, cure = _fault(kind, config, vocab)
+    companions = _companions(file, kind, shelf)
+    why_not, cure = _fault(kind, companions)
     validation_loss, training_loss = _losses(file.values)
     return Checkpoint(
         path=path,
@@ -108,11 +126,15 @@ def inspect(path: Path) -> Checkpoint:
         epoch=_whole(file.values, ("epoch",)),
         validation_loss=validation_loss,
         training_loss=training_loss,
-        config=config,
-        vocab=vocab,
-        speakers=speakers,
+        config=companions.config,
+        vocab=companions.vocab,
+        speakers=companions.speakers,
         tensors=kind.tensors,
         is_adapter=kind.is_adapter,
+        averaged=kind.averaged,
+        sizes=kind.sizes,
+        variant=companions.variant,
+        warnings=companions.warnings,
         loads=not why_not,
         why_not=why_not,
         cure=cure,
@@ -160,12 +182,17 @@ def natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
-def listed(folder: Path) -> list[Checkpoint]:
+def listed(folder: Path, models: Path | None = None) -> list[Checkpoint]:
     """Every candidate, inspected; in each folder the one with the lowest validation loss is marked as the best.
 
     What no engine speaks with is the best only where there is nothing else.
+
+    Args:
+        folder: Where to look.
+        models: As for `inspect`; else the same folder.
     """
-    found = [_inspected(path) for path in candidates(folder)]
+    shelf = Shelf(models or folder)
+    found = [_inspected(path, shelf) for path in candidates(folder)]
     with_loss: dict[Path, list[Checkpoint]] = {}
     for one in found:
         if one.validation_loss is not None:
@@ -174,9 +201,9 @@ def listed(folder: Path) -> list[Checkpoint]:
     return [replace(one, is_best=id(one) in best) for one in found]
 
 
-def _inspected(path: Path) -> Checkpoint:
+def _inspected(path: Path, shelf: Shelf) -> Checkpoint:
     try:
-        return inspect(path)
+        return _inspect(path, shelf)
     except OSError as error:
         cure = "Mend its permissions, or the disk; the daemon's user must be able to read it."
         return _useless(path, None, f"The file can't be opened: {error.strerror}.", cure)
@@ -185,10 +212,46 @@ def _inspected(path: Path) -> Checkpoint:
 # --- what lies beside it ---------------------------------------------------------------------------------------------
 
 
-def _names_beside(path: Path, kind: Architecture) -> tuple[str, str, str]:
+@dataclass(frozen=True, slots=True)
+class _Companions:
+    """Files that belong to a model, what they add to it, and what is wrong with them."""
+
+    config: Path | None = None
+    vocab: Path | None = None
+    speakers: Path | None = None
+    variant: Variant | None = None
+    warnings: tuple[str, ...] = ()
+    fault: str = ""
+    cure: str = ""
+
+
+def _companions(file: TensorFile, kind: Architecture, shelf: Shelf) -> _Companions:
+    if kind.sizes is not None and not kind.fault:
+        return _companions_of_f5(file, kind.sizes, shelf)
+    config, vocab, speakers = (_beside(file.path, name) for name in _names_beside(kind))
+    fault, cure = "", ""
+    if kind.is_adapter and config is None:
+        fault = "adapter_config.json is not beside it."
+        cure = "Copy it from the training run; it says how strong the adapter is."
+    elif vocab is not None and kind.vocabulary is not None and (fault := _vocabulary_fault(vocab, kind.vocabulary)):
+        cure = f"Put the {vocab.name} that it was trained with beside it."
+    return _Companions(config, vocab, speakers, fault=fault, cure=cure)
+
+
+def _companions_of_f5(file: TensorFile, sizes: Sizes, shelf: Shelf) -> _Companions:
+    variant = f5_variant.find(file, sizes)
+    vocabulary = f5_vocabulary.find(file.path, sizes.vocabulary, shelf)
+    warnings = (vocabulary.warning,) if vocabulary.warning else ()
+    fault, cure = vocabulary.fault, vocabulary.cure
+    if variant.fault:
+        fault, cure = variant.fault, "Correct it, or remove it: then the variant is told in other ways."
+    return _Companions(variant.source, vocabulary.path, None, variant, warnings, fault, cure)
+
+
+def _names_beside(kind: Architecture) -> tuple[str, str, str]:
     """Names of its configuration, vocabulary and built-in voices."""
     if kind.engine == "f5":
-        return f"{path.stem}.yaml", "vocab.txt", ""
+        return "", f5_vocabulary.NAME, ""
     if kind.is_adapter:
         return "adapter_config.json", "vocab.json", ""
     return "config.json", "vocab.json", "speakers_xtts.pth"
@@ -199,28 +262,24 @@ def _beside(path: Path, name: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _fault(kind: Architecture, config: Path | None, vocab: Path | None) -> tuple[str, str]:
+def _fault(kind: Architecture, companions: _Companions) -> tuple[str, str]:
     """Why it will not load, and what to do; ("", "") when nothing speaks against it."""
     if kind.fault:
         return kind.fault, kind.cure
     scattered = [name for name, entry in kind.tensors.items() if entry.stride is not None]
     if scattered:
         return f"Some of its tensors do not lie in one piece: {some(scattered)}.", "Save them with .contiguous()."
-    if kind.is_adapter and config is None:
-        return (
-            "adapter_config.json is not beside it.",
-            "Copy it from the training run; it says how strong the adapter is.",
-        )
-    if vocab is not None and kind.vocabulary is not None and (fault := _vocabulary_fault(vocab, kind.vocabulary)):
-        return fault, f"Put the {vocab.name} that it was trained with beside it."
-    if kind.engine is not None and (not_yet := registry.planned().get(kind.engine)):
-        return f"{not_yet[0].upper()}{not_yet[1:]}.", "`voicespool engines` lists the engines there are."
-    return "", ""
+    if kind.engine is not None and "float" not in (precision := _precision(kind.tensors)):
+        return f"Its weights are {precision}: it was made smaller for another program.", _WHOLE_WEIGHTS
+    return companions.fault, companions.cure
+
+
+_WHOLE_WEIGHTS = "Use the one in float32, float16 or bfloat16 that it was made from."
 
 
 def _vocabulary_fault(vocab: Path, rows: int) -> str:
     try:
-        tokens = _lines(vocab) + 1 if vocab.suffix == ".txt" else _tokens(vocab)
+        tokens = _tokens(vocab)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return f"{vocab.name} beside it can't be read."
     return f"{vocab.name} beside it has {tokens} tokens, and it was trained with {rows}." if tokens != rows else ""
@@ -232,11 +291,6 @@ def _tokens(vocab: Path) -> int:
         said: Any = json.loads(file.read(_LARGEST_VOCABULARY))
     numbers = [*said["model"]["vocab"].values(), *(token["id"] for token in said.get("added_tokens") or ())]
     return int(max(numbers)) + 1
-
-
-def _lines(vocab: Path) -> int:
-    with vocab.open("rb") as file:
-        return len(file.read(_LARGEST_VOCABULARY).splitlines())
 
 
 # --- what training says ----------------------------------------------------------------------------------------------

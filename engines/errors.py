@@ -3,6 +3,7 @@
     EngineError                a render that failed; worth another try with a fresh worker
     ├── EngineMissing          the library or a model is not installed; never retried
     ├── RequestRefused         the engine can't do what the job asks for (speaker, language, setting); never retried
+    │   └── CheckpointRefused  it can't speak with the checkpoint; the base model may, if the job allows that
     ├── BadAudio               the engine returned nothing, NaN, or silence for text that has words
     └── OutOfMemory            the device's memory was too small, smaller batches tried already
 
@@ -42,6 +43,10 @@ class RequestRefused(EngineError):
     code = "engine_refused"
     retryable = False
     hint = "`voicespool engines` lists what each engine can do."
+
+
+class CheckpointRefused(RequestRefused):
+    code = "checkpoint_refused"
 
 
 class BadAudio(EngineError):

@@ -19,10 +19,9 @@ from engines.errors import EngineMissing
 
 GROUP = "voicespool.engines"
 
-_BUILT_IN = {"espeak": "engines.espeak:Espeak", "xtts": "engines.xtts:Xtts"}
+_BUILT_IN = {"espeak": "engines.espeak:Espeak", "f5": "engines.f5:F5", "xtts": "engines.xtts:Xtts"}
 
 _PLANNED = {
-    "f5": "this version has no f5 engine yet; espeak works, and voicespool's changelog says when f5 arrives",
     "piper": "this version has no piper engine yet; espeak works, and voicespool's changelog says when piper arrives",
 }
 

@@ -58,8 +58,8 @@ def measured(samples: NDArray[np.float32], rate_hz: int) -> Sound:
         return Sound(is_finite=False)
     mix = samples.mean(axis=0, dtype=np.float64)
     powers = _powers(mix, rate_hz // FRAMES_PER_S)
-    loud = float(np.sort(powers)[-max(1, min(LOUD_FRAMES, powers.size // 4))])
-    speaking = powers > loud * 10 ** (-limits.PAUSE_DB / 10)
+    loud = _loud(powers)
+    speaking = _is_speech(powers, loud)
     return Sound(
         channels=len(samples),
         peak=peak,
@@ -72,6 +72,23 @@ def measured(samples: NDArray[np.float32], rate_hz: int) -> Sound:
         silence=1 - float(speaking.mean()),
         lead_in_s=_first_run(speaking) / FRAMES_PER_S,
     )
+
+
+def speaking_frames(mix: NDArray[np.float64], rate_hz: int) -> NDArray[np.bool_]:
+    """Which frames of 20 ms hold speech, and not a pause: mix of shape [n], n > 0."""
+    powers = _powers(mix, rate_hz // FRAMES_PER_S)
+    return _is_speech(powers, _loud(powers))
+
+
+def _loud(powers: NDArray[np.float64]) -> float:
+    import numpy as np
+
+    return float(np.sort(powers)[-max(1, min(LOUD_FRAMES, powers.size // 4))])
+
+
+def _is_speech(powers: NDArray[np.float64], loud: float) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = powers > loud * 10 ** (-limits.PAUSE_DB / 10)
+    return found
 
 
 def _powers(mix: NDArray[np.float64], length: int) -> NDArray[np.float64]:

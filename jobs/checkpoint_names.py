@@ -158,7 +158,7 @@ class Models:
         beside = _mtime_ns(real.parent)
         known = self._known.pop(real, None)
         if known is None or known[0] != (beside, known[1].state()):
-            model = _inspected(real, self._name(real))
+            model = _inspected(real, self._name(real), self.folder)
             known = (beside, model.state()), model
         self._known[real] = known
         if len(self._known) > MOST_REMEMBERED:
@@ -271,10 +271,10 @@ def _folders_below(models: Path) -> dict[str, int]:
     return found
 
 
-def _inspected(real: Path, name: str) -> Model:
+def _inspected(real: Path, name: str, models: Path) -> Model:
     """What a file's header says. Nothing in the file is run, and the weights are not read."""
     try:
-        seen = checkpoints.inspect(real)
+        seen = checkpoints.inspect(real, models)
     except OSError as error:
         raise NotAllowed(f"{name} can't be opened: {error.strerror}") from None
     why_not = "" if seen.loads else printable(" ".join(filter(None, (seen.why_not, seen.cure))))

@@ -37,7 +37,6 @@ class Check:
         info: The job's engine; None when it names one that is not there.
         has_recordings: Whether any passage has a recording, or would if it were not wrong.
         has_default_voice: Whether the configuration has a voice for it.
-        has_checkpoint: Whether it is to be spoken by a fine-tuned model.
     """
 
     spec: JobSpec
@@ -46,7 +45,6 @@ class Check:
     info: EngineInfo | None
     has_recordings: bool
     has_default_voice: bool
-    has_checkpoint: bool
 
     def all(self) -> None:
         self.text()
@@ -177,10 +175,6 @@ class Check:
         if spec.text_file is not None:
             fault = path_fault(spec.text_file)
             self.findings.add(("text_file",), f"found {shown(spec.text_file)}; {fault}" if fault else NOT_YET)
-        given = "on_checkpoint_error" in spec.model_fields_set
-        on_error = spec.on_checkpoint_error if given else self.rules.defaults.get("on_checkpoint_error")
-        if self.has_checkpoint and on_error == "base":
-            self.findings.add(("on_checkpoint_error",), f"base is {NOT_YET}; allowed is fail")
         if output.format != "wav":
             self.findings.add(("output", "format"), f"{output.format} is {NOT_YET}; allowed is wav")
         if output.sample_rate is not None and self.info is not None:

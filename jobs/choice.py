@@ -8,6 +8,7 @@ from jobs.checkpoint_names import Model
 from jobs.checks import path_fault
 from jobs.errors import printable
 from jobs.findings import Findings, shown
+from jobs.order import Fallback
 from jobs.recordings import NotAllowed
 from jobs.rules import Rules
 from jobs.spec import JobSpec
@@ -21,17 +22,17 @@ class Choice:
 
     Attributes:
         engine: Its name, which may be nobody's; None when it can't be told.
-        checkpoint: Its name in the job or in the configuration; None for the base model.
-        model: The file of that name; None also when something is wrong with it.
+        checkpoint: Its name in the job or in the configuration; None where none is named.
+        model: The file of that name, or why the base model takes its place; None also when something is wrong with it.
     """
 
     engine: str | None
     checkpoint: str | None = None
-    model: Model | None = None
+    model: Model | Fallback | None = None
 
 
 def choose(spec: JobSpec, rules: Rules, findings: Findings) -> Choice:
-    """Choose for one job. What is wrong with its checkpoint goes to the findings."""
+    """Choose for one job. What is wrong with its checkpoint goes to the findings, or lets the base model speak."""
     if findings.has(KEY) or findings.has(("engine",)):
         return Choice(spec.engine)
     name, said = spec.checkpoint, ""
@@ -40,10 +41,19 @@ def choose(spec: JobSpec, rules: Rules, findings: Findings) -> Choice:
     if name is None:
         return Choice(spec.engine or rules.default_engine)
     try:
-        return _chosen(spec, name, rules)
+        choice, fault = _chosen(spec, name, rules)
     except NotAllowed as wrong:
-        findings.add(KEY, f"{said}{wrong}")
-        return Choice(spec.engine)
+        choice, fault = Choice(spec.engine or rules.default_engine), str(wrong)
+    if not fault:
+        return choice
+    if rules.on_checkpoint_error(spec) == "base":
+        info = rules.info(choice.engine or "")
+        if info is not None and info.takes_checkpoints:
+            return Choice(choice.engine, name, Fallback(printable(name, 200), f"{said}{fault}"))
+        if spec.engine is None:
+            fault += "; name the `engine` whose base model is to take its place"
+    findings.add(KEY, f"{said}{fault}")
+    return Choice(spec.engine)
 
 
 def _takes_default(spec: JobSpec, rules: Rules) -> bool:
@@ -52,8 +62,12 @@ def _takes_default(spec: JobSpec, rules: Rules) -> bool:
     return spec.engine is None or (info is not None and info.takes_checkpoints)
 
 
-def _chosen(spec: JobSpec, name: str, rules: Rules) -> Choice:
-    """Raises NotAllowed with a sentence that says what is wrong with the checkpoint."""
+def _chosen(spec: JobSpec, name: str, rules: Rules) -> tuple[Choice, str]:
+    """The choice, and why the engine can't speak with that model, "" when it can.
+
+    Raises:
+        NotAllowed: There is no such model; the text is a sentence.
+    """
     info = rules.info(spec.engine) if spec.engine is not None else None
     if fault := path_fault(name.rstrip("/")):
         raise NotAllowed(f"found {shown(name)}; {fault}")
@@ -63,11 +77,9 @@ def _chosen(spec: JobSpec, name: str, rules: Rules) -> Choice:
         raise NotAllowed("there is no folder of models here")
     model = rules.models.model(name)
     if spec.checkpoint is None and spec.engine is not None and model.engine not in (None, spec.engine):
-        return Choice(spec.engine)  # the default one is for another engine: no fault of the job
+        return Choice(spec.engine), ""  # the default one is for another engine: no fault of the job
     engine = spec.engine or model.engine or rules.default_engine
-    if fault := _misfit(model, engine, rules):
-        raise NotAllowed(fault)
-    return Choice(engine, name, model)
+    return Choice(engine, name, model), _misfit(model, engine, rules)
 
 
 def _misfit(model: Model, engine: str, rules: Rules) -> str:

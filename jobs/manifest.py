@@ -103,7 +103,8 @@ class Manifest(Part):
     """The job as understood, defaults filled in; null when the file could not be understood."""
     engine: dict[str, Any] | None = None
     """name, library, version, checkpoint (`name` in models/, null for the base model, `architecture`, `sha256`,
-    `step`, `validation_loss`, as far as the engine knows them; null where it has no model files), device, precision,
+    `step`, `validation_loss`, as far as the engine knows them; null where it has no model files), fallback
+    (`wanted` and `reason`, where the base model takes the place of a checkpoint; else null), device, precision,
     settings as used, seed."""
     voice: dict[str, Any] | None = None
     """`files` with their sha256, or `speaker`."""

@@ -6,6 +6,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs.errors import printable
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """What the base model takes the place of, where a job allows it; safe to print.
+
+    Attributes:
+        wanted: The checkpoint, as the job or the configuration names it.
+        reason: Why it can't be used.
+    """
+
+    wanted: str
+    reason: str
+
+    @classmethod
+    def told(cls, engine: Mapping[str, Any]) -> Fallback | None:
+        """What the `engine` of a rendering or a manifest says of it."""
+        said = engine.get("fallback")
+        if not isinstance(said, Mapping):
+            return None
+        return cls(printable(said.get("wanted"), 200), printable(said.get("reason")))
+
+    def __str__(self) -> str:
+        return f"the base model takes the place of the checkpoint {self.wanted}: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -24,6 +50,7 @@ class Order:
         device: The `device` section of the configuration.
         checkpoint_name: The checkpoint's path in models/, for people; "" for the base model.
         checkpoint_state: Changes when the checkpoint is replaced; see `checkpoint_names.Model.state`.
+        fallback: What the base model takes the place of; None when it is not that.
     """
 
     job_id: str
@@ -38,6 +65,7 @@ class Order:
     device: Mapping[str, Any] = field(default_factory=dict)
     checkpoint_name: str = ""
     checkpoint_state: tuple[int, ...] = ()
+    fallback: Fallback | None = None
 
     @property
     def model(self) -> tuple[str, str | None, tuple[int, ...]]:
@@ -51,8 +79,8 @@ class Rendering:
 
     Attributes:
         files: Names of the files in `result_dir`, in the order of the manifest.
-        engine: name, library, version, checkpoint (name, architecture, sha256, step, validation_loss; or None), device,
-            precision, settings, seed.
+        engine: name, library, version, checkpoint (name, architecture, sha256, step, validation_loss; or None),
+            fallback (wanted, reason; or None), device, precision, settings, seed.
         voice: `{"files": [{"file", "sha256"}]}` or `{"speaker": name}`.
         audio: One object per file: file, sha256, format, sample_rate, channels, duration_s, peak_dbfs, loudness_lufs.
         segments: text, start_s, end_s, seed, takes.

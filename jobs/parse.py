@@ -19,6 +19,7 @@ from jobs.checkpoint_names import Model
 from jobs.checks import Check, fits
 from jobs.choice import Choice, choose
 from jobs.errors import JobInvalid, Problem
+from jobs.order import Fallback
 from jobs.rules import Rules
 from jobs.shape import shape
 from jobs.spec import JobSpec, Output
@@ -48,7 +49,7 @@ class Document:
     source: bytes
     recordings: tuple[str, ...]
     maybe_unfinished: bool = False
-    model: Model | None = None
+    model: Model | Fallback | None = None
 
 
 def parse(data: bytes, suffix: str, rules: Rules) -> tuple[Document, ...]:
@@ -158,7 +159,7 @@ def _document(tree: Tree, source: bytes, rules: Rules) -> Document:
     has_recordings = bool(
         spec.recordings() or rules.defaults.get("speaker_wav") or findings.has(("speaker_wav",), ("segments",))
     )
-    Check(spec, rules, findings, info, has_recordings, bool(voice), choice.checkpoint is not None).all()
+    Check(spec, rules, findings, info, has_recordings, bool(voice)).all()
     problems = findings.problems()
     if problems:
         return Document(None, problems, source, spec.recordings())

@@ -21,6 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from engines.errors import CheckpointRefused
 from jobs import answer, report
 from jobs.answer import ERROR_TEXT, Made
 from jobs.checkpoint_names import Model
@@ -29,6 +30,7 @@ from jobs.files import copy_beginning, fsync, link_or_copy, remove_tree, write_n
 from jobs.lock import Lock
 from jobs.manifest import Status
 from jobs.names import safe_name
+from jobs.order import Fallback
 from jobs.outbox import MANIFEST, Outbox
 from jobs.parse import Document, parse
 from jobs.recordings import NotAllowed, Snapshots, transcript_beside
@@ -99,7 +101,7 @@ class Outcome:
     Attributes:
         folder: Of the result, when it was published.
         duration_s: Of the audio.
-        message: What went wrong, in words.
+        message: What went wrong, or what took the place of a checkpoint, in words.
     """
 
     job_id: str
@@ -186,12 +188,16 @@ def _ticket(spool: Spool, claim: Claim, document: Document) -> Ticket:
         urgent(claim),
         priority=spec.priority,
         not_before=spec.not_before.timestamp() if spec.not_before else 0.0,
-        model=_model(spec.engine or spool.rules.default_engine, str(document.model.path) if document.model else ""),
+        model=_model(spec.engine or spool.rules.default_engine, document.model),
     )
 
 
+def _model(engine: str, model: Model | Fallback | None) -> tuple[str, str]:
+    return _shared(engine, str(model.path) if isinstance(model, Model) else "")
+
+
 @lru_cache(maxsize=1000)
-def _model(engine: str, checkpoint: str) -> tuple[str, str]:
+def _shared(engine: str, checkpoint: str) -> tuple[str, str]:
     """One pair for all tickets that share it: 100,000 may wait."""
     return engine, checkpoint
 
@@ -266,7 +272,7 @@ def process(spool: Spool, job_id: str, renderer: Renderer) -> Outcome | None:
     return _publish(spool, story)
 
 
-def _understand(spool: Spool, claim: Claim) -> tuple[JobSpec, Model | None]:
+def _understand(spool: Spool, claim: Claim) -> tuple[JobSpec, Model | Fallback | None]:
     """Parse the bytes that are the spool's own: what was validated is what runs. Its checkpoint is found anew."""
     if is_cancelled(claim):
         raise Cancelled("the job was cancelled")
@@ -282,8 +288,12 @@ def _understand(spool: Spool, claim: Claim) -> tuple[JobSpec, Model | None]:
     return documents[0].spec, documents[0].model
 
 
-def _attempt(spool: Spool, claim: Claim, spec: JobSpec, model: Model | None, renderer: Renderer) -> Made:
-    """Render, and try again with a fresh worker if the engine fails. Failed attempts are counted on disk."""
+def _attempt(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback | None, renderer: Renderer) -> Made:
+    """Render, and try again with a fresh worker if the engine fails. Failed attempts are counted on disk.
+
+    A checkpoint that turns out to be of no use only when it is loaded is not tried again: where the job allows it, the
+    base model takes its place, in the same attempt.
+    """
     if made := answer.kept(claim.folder):
         return made
     while True:
@@ -296,30 +306,37 @@ def _attempt(spool: Spool, claim: Claim, spec: JobSpec, model: Model | None, ren
         try:
             return answer.checked(renderer(order, spec.timeout_s), order)
         except RenderFailed as failure:
+            if failure.code == CheckpointRefused.code and order.checkpoint and spec.on_checkpoint_error == "base":
+                model = Fallback(printable(spec.checkpoint, 200), failure.message)
+                continue
             words = {name: getattr(failure, name) for name in ("message", "hint", "code", "retryable")}
+            if order.fallback:
+                words["message"] = f"{failure.message.rstrip('.')}; {order.fallback}"
             with holding("the state folder of the inbox"):
                 spool.store.note_attempt(claim, outcome=words)
 
 
-def _order(spool: Spool, claim: Claim, spec: JobSpec, model: Model | None, attempt: int) -> Order:
+def _order(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback | None, attempt: int) -> Order:
     folder = claim.folder / f"attempt-{attempt}"
     remove_tree(folder)
     folder.mkdir(mode=0o700)
     claim.chunks.mkdir(mode=0o700, exist_ok=True)
     recordings = {name: str(claim.folder / "recordings" / digest) for name, digest in claim.recordings.items()}
+    file = model if isinstance(model, Model) else None
     return Order(
         job_id=claim.job_id,
         stem=_stem(claim),
         spec=spec.model_dump(mode="json"),
         engine=spec.engine or spool.rules.default_engine,
-        checkpoint=str(model.path) if model else None,
+        checkpoint=str(file.path) if file else None,
         recordings=recordings,
         transcripts=claim.transcripts,
         chunks_dir=str(claim.chunks),
         result_dir=str(folder),
         device=spool.device,
-        checkpoint_name=model.name if model else "",
-        checkpoint_state=model.state() if model else (),
+        checkpoint_name=file.name if file else "",
+        checkpoint_state=file.state() if file else (),
+        fallback=model if isinstance(model, Fallback) else None,
     )
 
 
@@ -419,6 +436,7 @@ def _hand_back(claim: Claim, target: Path) -> str:
 def _outcome(story: Story) -> Outcome:
     claim = story.claim
     audio = story.made.rendering.audio if story.made else ()
+    fallback = Fallback.told(story.made.rendering.engine) if story.made else None
     return Outcome(
         claim.job_id,
         claim.name,
@@ -426,7 +444,7 @@ def _outcome(story: Story) -> Outcome:
         Path(),
         claim.sha256,
         duration_s=sum(file["duration_s"] for file in audio),
-        message=story.failure.message if story.failure else "",
+        message=story.failure.message if story.failure else str(fallback or ""),
     )
 
 

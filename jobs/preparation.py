@@ -13,6 +13,7 @@ from engines.base import EngineClass
 from engines.errors import EngineMissing, RequestRefused
 from jobs.errors import printable
 from jobs.order import Order
+from jobs.recordings import transcript_wanted
 from jobs.script import Line, Stage, lines_of, recordings_of
 from jobs.spec import JobSpec
 
@@ -46,8 +47,14 @@ def prepare(order: Order, engine: EngineClass) -> Prepared:
         )
     spec = _spec_of(order)
     recordings = recordings_of(spec, order) if info.clones_voices else {}
+    if info.needs_transcript and (untold := spec.untold(order.transcripts)):
+        raise RequestRefused("; ".join(transcript_wanted(info.name, name) for name in untold), _TRANSCRIPT)
     stage = Stage(order, spec, info, _languages(spec, engine), recordings)
-    return Prepared(stage, lines_of(stage), (*_unused(stage), *_listened(stage)))
+    warnings = (*map(str, filter(None, [order.fallback])), *_unused(stage), *_listened(stage))
+    return Prepared(stage, lines_of(stage), warnings)
+
+
+_TRANSCRIPT = "Word for word, with its punctuation; then move the job file back into the inbox."
 
 
 def _spec_of(order: Order) -> JobSpec:

@@ -93,6 +93,13 @@ def transcript_beside(recording: Path) -> str | None:
         return None
 
 
+def transcript_wanted(engine: str, recording: str) -> str:
+    """What to say of a recording without a transcript to somebody whose engine needs one."""
+    beside = printable(PurePosixPath(recording).with_suffix(".txt").name)
+    told = f"give `speaker_text`, or put the words, in UTF-8, into {beside} beside it"
+    return f"{engine} has to know what is said in {printable(recording)}: {told}"
+
+
 @contextlib.contextmanager
 def _opened_in_place(real: Path) -> Iterator[tuple[int, os.stat_result]]:
     """Open a file by its real path, unless a folder on the way was replaced by a link since that was found.

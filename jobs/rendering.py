@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def render(prepared: Prepared, ready: Ready, stop: Callable[[], bool], report: C
         voice=_voice_facts(stage),
         audio=(audio,),
         segments=segments,
-        checks=work.verdict(),
+        checks=_verdict([*map(str, filter(None, [stage.order.fallback])), *work.doubts]),
         timing={"load_s": ready.load_s, "synthesis_s": round(synthesis_s, 6)},
         warnings=(*prepared.warnings, *map(printable, ready.facts.get("warnings", ()))),
     )
@@ -124,9 +124,6 @@ class _Work:
             if key not in self.lengths:
                 raise BadAudio(f"the engine returned nothing for {printable(chunk.text, 60)!r}")
 
-    def verdict(self) -> Mapping[str, Any]:
-        return {"verdict": "doubtful" if self.doubts else "ok", "reasons": self.doubts[:MOST_REASONS]}
-
     def rate_hz(self) -> int:
         """Of all chunks.
 
@@ -150,6 +147,10 @@ class _Work:
     def tell(self) -> None:
         """Report how far it is."""
         self.report(Progress(len(self.lengths), len(self.chunks), round(self.audio_s, 3)))
+
+
+def _verdict(doubts: Sequence[str]) -> Mapping[str, Any]:
+    return {"verdict": "doubtful" if doubts else "ok", "reasons": doubts[:MOST_REASONS]}
 
 
 def _one_of(missing: Sequence[tuple[str, Chunk]], index: object) -> tuple[str, Chunk]:
@@ -232,6 +233,7 @@ def _engine_facts(stage: Stage, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         "library": info.library,
         "version": info.version,
         "checkpoint": {"name": order.checkpoint_name or None, **model} if model or order.checkpoint else None,
+        "fallback": asdict(order.fallback) if order.fallback else None,
         "settings": {**defaults, **facts.get("settings", {}), **stage.spec.settings},
         "seed": stage.spec.seed,
     }

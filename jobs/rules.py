@@ -9,6 +9,7 @@ from typing import Any
 from engines import checkpoints
 from engines.base import EngineClass, EngineInfo
 from jobs.checkpoint_names import Models
+from jobs.spec import JobSpec
 from jobs.tree import Bounds
 
 
@@ -49,6 +50,11 @@ class Rules:
         if engine not in self._known and engine in self.engines:
             self._known[engine] = self.engines[engine].info()
         return self._known.get(engine)
+
+    def on_checkpoint_error(self, spec: JobSpec) -> str:
+        """What a job wants done when its checkpoint can't be used: `fail` or `base`."""
+        given = "on_checkpoint_error" in spec.model_fields_set
+        return spec.on_checkpoint_error if given else self.defaults.get("on_checkpoint_error") or "fail"
 
     def speaks(self, engine: str, tag: str) -> bool:
         """Whether an engine speaks a language. A plugin that breaks over the question must not take the daemon with

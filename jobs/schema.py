@@ -11,7 +11,9 @@ from jobs.spec import JobSpec
 _SOURCES = ("text", "text_file", "segments")
 
 
-def job_schema(engines: Iterable[str] = ("espeak", "xtts"), planned: Iterable[str] = ("f5", "piper")) -> dict[str, Any]:
+def job_schema(
+    engines: Iterable[str] = ("espeak", "f5", "xtts"), planned: Iterable[str] = ("piper",)
+) -> dict[str, Any]:
     """The schema of one job, made from the models.
 
     Args:

@@ -7,6 +7,7 @@ The models hold the shape (keys, kinds, ranges); what depends on the engine or o
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -207,6 +208,12 @@ class JobSpec(Part):
                 "speaker_text": segment.speaker_text or self.speaker_text,
             }
         return segment.model_copy(update=update)
+
+    def untold(self, transcripts: Container[str]) -> tuple[str, ...]:
+        """Recordings that passages speak with, and of which neither the job nor `transcripts` tells what is said."""
+        voices = (passage for passage in self.passages() if passage.speaker_wav and passage.speaker_text is None)
+        names = (passage.speaker_wav[0] for passage in voices)
+        return tuple(dict.fromkeys(name for name in names if name not in transcripts))
 
     def recordings(self) -> tuple[str, ...]:
         """Every recording that it names, once each, in order."""

@@ -39,6 +39,12 @@ def tiny_xtts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_f5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of an F5-TTS v1, beside its vocoder: `MODELS/f5-tts-v1/model_1250000.safetensors`."""
+    return tiny.f5_checkpoint(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def full_xtts() -> Iterator[Path]:
     """The same in full size, 1.9 GB, which takes a while to build; it is removed in the end."""
     with tempfile.TemporaryDirectory() as folder:

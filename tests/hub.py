@@ -1,4 +1,4 @@
-"""A hub for tests: serves one small release over HTTP as the Hugging Face hub does, and misbehaves when told to."""
+"""A hub for tests: serves small releases over HTTP as the Hugging Face hub does, and misbehaves when told to."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from engines import xtts_layout
+from engines import f5_layout, xtts_layout
 from engines.base_models import BASE_MODELS, BaseModel, Published
 from engines.tensors import Entry
 
-XTTS = BASE_MODELS["xtts"]
+XTTS, F5, VOCOS = (BASE_MODELS[name] for name in ("xtts", "f5", "vocos"))
 
 
 def release(weights: bytes) -> dict[str, bytes]:
@@ -31,6 +31,19 @@ def weights() -> bytes:
     embeddings = ("text_embedding", "mel_embedding", "text_pos_embedding.emb", "mel_pos_embedding.emb")
     smallest = Entry("uint8", (3, 6), 0, 0)
     return zeros(xtts_layout.expected({f"gpt.{name}.weight": smallest for name in embeddings}))
+
+
+def f5_release() -> dict[str, bytes]:
+    """Files that are an F5-TTS by their header, of the smallest sizes, with its vocabulary of three symbols."""
+    smallest = f5_layout.Sizes("dit", 16, 1, 1, 2, 8, 1, vocabulary=3)
+    vocabulary, weights = (file.name for file in F5.files)
+    return {vocabulary: b" \r\na\r\nb\r\n", weights: zeros(f5_layout.expected(smallest))}
+
+
+def vocos_release() -> dict[str, bytes]:
+    """Files that are a Vocos by their header."""
+    config, weights = (file.name for file in VOCOS.files)
+    return {config: b"backbone: {}\n", weights: zeros({"backbone.embed.weight": (4, 100, 7)})}
 
 
 def zeros(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
@@ -59,7 +72,8 @@ class Hub:
     """What is served, and what has been asked for.
 
     Attributes:
-        files: Name -> content, served as `/REPOSITORY/resolve/REVISION/NAME`.
+        files: Name -> content, served as `/REPOSITORY/resolve/REVISION/NAME`; of XTTS-v2.
+        others: The same of other models.
         cut: Name -> bytes after which the connection breaks; each once.
         stall: Name -> bytes after which nothing more comes, until the hub is closed; each once.
         ranges: Whether it knows them.
@@ -70,6 +84,7 @@ class Hub:
     """
 
     files: dict[str, bytes]
+    others: tuple[tuple[BaseModel, dict[str, bytes]], ...] = ()
     cut: dict[str, int] = field(default_factory=dict)
     stall: dict[str, int] = field(default_factory=dict)
     ranges: bool = True
@@ -84,13 +99,21 @@ class Hub:
     def names(self) -> list[str]:
         return [name for name, _start, _token in self.asked]
 
+    def find(self, path: str) -> tuple[str, bytes | None]:
+        """Name of a file, and its content where it belongs to the repository and revision that are asked for."""
+        for model, files in ((XTTS, self.files), *self.others):
+            name = path.removeprefix(f"/{model.repository}/resolve/{model.revision}/")
+            if name != path:
+                return name, files.get(name)
+        return path, None
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        repository, _, name = self.path.partition(f"/resolve/{XTTS.revision}/")
         served, start = self.server.served, 0
+        name, whole = served.find(self.path)
         if served.ranges:
             start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         served.asked.append((name, start, self.headers.get("Authorization")))
@@ -98,10 +121,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(302, Location=served.elsewhere + self.path)
         elif served.status != 200:
             self._head(served.status)
-        elif repository != f"/{XTTS.repository}" or name not in served.files:
+        elif whole is None:
             self._head(404)
         else:
-            self._content(served, name, start)
+            self._content(served, name, whole, start)
 
     def _head(self, status: int, **headers: str) -> None:
         self.send_response(status)
@@ -109,8 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key.replace("_", "-"), value)
         self.end_headers()
 
-    def _content(self, served: Hub, name: str, start: int) -> None:
-        whole = served.files[name]
+    def _content(self, served: Hub, name: str, whole: bytes, start: int) -> None:
         rest = whole[start:]
         length = {"Content_Length": str(len(rest))}
         if start:
@@ -134,10 +156,10 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def hub(files: dict[str, bytes]) -> Iterator[Hub]:
+def hub(files: dict[str, bytes], *others: tuple[BaseModel, dict[str, bytes]]) -> Iterator[Hub]:
     """A hub at an address of its own, gone at the end."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
-        server.served = served = Hub(files, address=f"http://127.0.0.1:{server.server_address[1]}")
+        server.served = served = Hub(files, others, address=f"http://127.0.0.1:{server.server_address[1]}")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -149,8 +171,9 @@ def hub(files: dict[str, bytes]) -> Iterator[Hub]:
 
 
 def place(folder: Path, files: dict[str, bytes]) -> Path:
-    """Write files into a folder."""
+    """Write files into a folder and the folders in it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder

@@ -1,6 +1,6 @@
-"""The real `voicespool`, for which a small release stands in the table in place of the one of 1.9 GB.
+"""The real `voicespool`, for which small releases stand in the table in place of those of gigabytes.
 
-Put before a command (`tests.spooling.Spool.prefix`) with the folder that holds the release's files.
+Put before a command (`tests.spooling.Spool.prefix`) with a folder that holds each release's files under its name.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ def words(folder: Path) -> tuple[str, ...]:
 
 def main() -> None:
     folder, python_m_watcher = Path(sys.argv[1]), slice(2, 5)
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    weights_last = dict(sorted(files.items(), key=lambda item: len(item[1])))
-    base_models.BASE_MODELS["xtts"] = published(weights_last)
+    for release in folder.iterdir():
+        files = {str(path.relative_to(release)): path.read_bytes() for path in release.rglob("*") if path.is_file()}
+        weights_last = dict(sorted(files.items(), key=lambda item: len(item[1])))
+        base_models.BASE_MODELS[release.name] = published(weights_last, base_models.BASE_MODELS[release.name])
     del sys.argv[python_m_watcher], sys.argv[1]
     cli.main()
 

@@ -1,4 +1,4 @@
-"""A tiny XTTS-v2 for tests: built once for all processes of a session, and read by the library's own code, too.
+"""Tiny models for tests, built once for all processes of a session; the XTTS-v2 is read by the library's own code, too.
 
 Everything about it is real but its weights, which are random, and its length: it stops after 16 codes, 0.7 s of audio.
 """
@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 import soundfile
+import tiny_f5
 
-from engines import checkpoints, runtime
+from engines import base_models, checkpoints, runtime
 from engines.base import Chunk
 from tests.model_files import tiny_xtts
 
@@ -47,6 +48,22 @@ def model_folder(factory: pytest.TempPathFactory, name: str = "xtts-v2", seed: i
         name: Of the folder in the session's models/; `xtts-v2` is where the base model is looked for.
         seed: Decides the weights.
     """
+    return _shared(factory, name, lambda folder: tiny_xtts().build(folder, size(), seed))
+
+
+def f5_checkpoint(factory: pytest.TempPathFactory) -> Path:
+    """A tiny F5-TTS v1 where the base model belongs, with its vocoder: `MODELS/f5-tts-v1/model_1250000.safetensors`."""
+
+    def build(folder: Path) -> None:
+        checkpoint = tiny_f5.build(folder, tiny_f5.KINDS["f5-v1-base"].tiny, "ema")
+        checkpoint.with_suffix(".yaml").write_text("variant: v1\n", "utf-8")
+
+    _shared(factory, base_models.BASE_MODELS["vocos"].folder, tiny_f5.build_vocos)
+    folder = _shared(factory, base_models.BASE_MODELS["f5"].folder, build)
+    return next(folder.glob("*.safetensors"))
+
+
+def _shared(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
     shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -54,7 +71,7 @@ def model_folder(factory: pytest.TempPathFactory, name: str = "xtts-v2", seed: i
     with _alone(shared / "models.lock"):
         if not folder.is_dir():
             scratch = shared / f"{name}.unfinished"
-            tiny_xtts().build(scratch, size(), seed)
+            build(scratch)
             folder.parent.mkdir(exist_ok=True)
             scratch.rename(folder)
     return folder

@@ -1,4 +1,4 @@
-"""What trainings of XTTS-v2 leave on a disk: the files of coqui's trainer, of a web UI, of an adapter."""
+"""What trainings leave on a disk: of XTTS-v2 the files of coqui's trainer, of a web UI, of an adapter; of F5-TTS."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import tiny_f5
+
+from engines import f5_vocabulary
 from tests.sounds import recording
 
 ORIGINALS = "XTTS_v2.0_original_model_files"
@@ -89,3 +92,21 @@ def adapters(base: Path, folder: Path, rank: int = 4) -> Path:
     said = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": ["c_attn", "c_proj", "c_fc"]}
     (folder / "adapter_config.json").write_text(json.dumps(said))
     return folder
+
+
+def f5_trainers(folder: Path) -> tuple[Path, Path]:
+    """What the web page of f5-tts leaves of a fine-tuning of F5-TTS v1 Base, here of a tiny one.
+
+    Returns:
+        The folders of its checkpoints and of its data.
+    """
+    import torch
+
+    checkpoints, data = folder / "ckpts/lia", folder / "data/lia_pinyin"
+    path = tiny_f5.build(checkpoints, tiny_f5.KINDS["f5-v1-base"].tiny, "training")
+    torch.save(torch.load(path, weights_only=True) | {"update": 12_000}, path)
+    settings = {"exp_name": "F5TTS_v1_Base", "learning_rate": 1e-05, "finetune": True, "tokenizer_type": "pinyin"}
+    (checkpoints / "setting.json").write_text(json.dumps(settings, indent=4))
+    data.mkdir(parents=True)
+    (checkpoints / f5_vocabulary.NAME).rename(data / f5_vocabulary.NAME)
+    return checkpoints, data

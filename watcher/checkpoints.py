@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from engines import f5_layout
 from engines.checkpoints import Checkpoint, inspect, listed
-from jobs.checkpoint_names import Models
+from jobs.checkpoint_names import Model, Models
 from jobs.errors import JobInvalid, SpoolError, printable
 from jobs.files import from_json, opened_regular, read_at_most
 from jobs.parse import parse
@@ -47,7 +49,8 @@ def find(config: Config, name: str) -> Checkpoint:
         path = Models(config.models, config.allowed_roots).find(name)
     except NotAllowed as error:
         raise NoSuchCheckpoint(str(error)) from None
-    return next((one for one in listed(path.parent) if one.path == path), None) or inspect(path)
+    beside = listed(path.parent, config.models)
+    return next((one for one in beside if one.path == path), None) or inspect(path, config.models)
 
 
 def name_of(one: Checkpoint, config: Config) -> str:
@@ -61,6 +64,7 @@ def name_of(one: Checkpoint, config: Config) -> str:
 def as_json(one: Checkpoint, config: Config) -> dict[str, Any]:
     """Everything that is known of it."""
     beside = {key: getattr(one, key) for key in ("config", "vocab", "speakers")}
+    variant = one.variant
     return {
         "name": name_of(one, config),
         "path": printable(one.path, 5000),
@@ -76,12 +80,44 @@ def as_json(one: Checkpoint, config: Config) -> dict[str, Any]:
         "training_loss": one.training_loss,
         "container": one.container or None,
         "precision": one.precision or None,
+        "averaged": one.averaged,
         "vocabulary": one.vocabulary,
+        "sizes": asdict(one.sizes) if one.sizes is not None else None,
+        "variant": None
+        if variant is None
+        else {
+            "name": variant.name,
+            "flags": asdict(variant.flags) if variant.flags is not None else None,
+            "evidence": variant.evidence,
+            "hint": variant.hint or None,
+            "vocoder": variant.vocoder,
+        },
         "parameters": one.parameters,
         "size_bytes": one.size_bytes,
         "created": datetime.fromtimestamp(one.created, UTC).isoformat(timespec="seconds"),
         **{key: printable(path, 5000) if path is not None else None for key, path in beside.items()},
+        "warnings": list(one.warnings),
     }
+
+
+# --- inspect --as ----------------------------------------------------------------------------------------------------
+
+PUBLISHED = {name.lower().replace("-tts ", "-"): name for name in f5_layout.PUBLISHED}
+"""What a file can be compared with: `f5-base` -> `F5-TTS Base`, …"""
+
+
+def differences(one: Checkpoint, published: str) -> list[tuple[str, str, str]]:
+    """Why a file would not load as a published model: what, in the file, in the model; nothing when it would."""
+    wanted = f5_layout.PUBLISHED[published]
+    if one.sizes is None:
+        return [("model", one.architecture, f5_layout.title(wanted))]
+    return f5_layout.differences(one.sizes, wanted)
+
+
+def compared_as_json(one: Checkpoint, published: str) -> dict[str, Any]:
+    """The same for programs."""
+    found = [dict(zip(("what", "has", "needs"), line, strict=True)) for line in differences(one, published)]
+    return {"name": published, "fits": not found, "differences": found}
 
 
 # --- delete ----------------------------------------------------------------------------------------------------------
@@ -161,6 +197,6 @@ def _names(file: Path, model: Path, config: Config, rules: Rules) -> bool:
     if b"checkpoint" not in data.replace(b"\0", b"") and b"\\" not in data:  # a large inbox is not parsed for nothing
         return False
     try:
-        return any(job.model is not None and job.model.path == model for job in parse(data, file.suffix, rules))
+        return any(isinstance(job.model, Model) and job.model.path == model for job in parse(data, file.suffix, rules))
     except JobInvalid:
         return False

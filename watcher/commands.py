@@ -209,6 +209,8 @@ def validate(app: App, files: tuple[Path, ...], as_json: bool) -> int:
         for one in checked:
             for sentence in one.sentences():
                 click.echo(sentence)
+            for warning in one.warnings():
+                click.echo(warning, err=True)
             if not one.problems:
                 jobs = f"{len(one.documents)} jobs" if len(one.documents) > 1 else "valid"
                 click.echo(f"{printable(one.path)}: {jobs}", err=True)
@@ -308,7 +310,7 @@ def _submitted(config: Config, jobs: list[Checked], how: dict[str, Any]) -> int:
     from watcher.follow import Follower
     from watcher.submit import submit_file
 
-    for sentence in (sentence for job in jobs for sentence in job.sentences()):
+    for sentence in (sentence for job in jobs for sentence in (*job.sentences(), *job.warnings())):
         click.echo(sentence, err=True)
     usable = [job for job in jobs if not job.problems or (how["force"] and job.data)]
     try:

@@ -28,7 +28,7 @@ def checkpoints() -> None:
 
 @click.group()
 def models() -> None:
-    """The base models that engines speak with."""
+    """The base models that engines speak with, and the vocoder that f5 needs."""
 
 
 @click.group()
@@ -83,20 +83,37 @@ def show(app: App, name: str, as_json: bool) -> int:
     return _tell(find(config, name), config, as_json)
 
 
+def _published(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    from jobs.findings import listed, nearest
+    from watcher.checkpoints import PUBLISHED
+
+    if name is None:
+        return None
+    if name.lower() not in PUBLISHED:
+        known = f"known: {listed(PUBLISHED)}{nearest(name, PUBLISHED)}"
+        raise click.BadParameter(f"there is no model {printable(name, 60)!r}; {known}")
+    return PUBLISHED[name.lower()]
+
+
 @command_of(checkpoints)
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--as", "published", metavar="MODEL", callback=_published, help="Say why it would not load as MODEL.")
 @json_option
-def inspect(app: App, path: Path, as_json: bool) -> int:
+def inspect(app: App, path: Path, published: str | None, as_json: bool) -> int:
     """Show all about any file: whether it is a model, of which kind, and whether it will load.
 
-    Nothing in the file is run. Exits with 1 when it will not load.
+    Nothing in the file is run. Exits with 1 when it will not load. With --as, MODEL is f5-base, f5-small, e2-base or
+    e2-small, and what the file has is shown beside what that model needs.
 
     \b
-    Example:  voicespool checkpoints inspect ~/Downloads/model_last.safetensors
+    Examples:  voicespool checkpoints inspect ~/Downloads/model_last.safetensors
+               voicespool checkpoints inspect ~/Downloads/model_last.safetensors --as e2-base
     """
     from engines import checkpoints as models
 
-    return _tell(models.inspect(path), app.config(), as_json)
+    config = app.config()
+    one = models.inspect(path, config.models)
+    return _tell(one, config, as_json) if published is None else _compare(one, published, config, as_json)
 
 
 def _tell(one: Checkpoint, config: Config, as_json: bool) -> int:
@@ -109,6 +126,20 @@ def _tell(one: Checkpoint, config: Config, as_json: bool) -> int:
 
         display.show(display_checkpoints.one_model(models.name_of(one, config), one), sys.stdout)
     return 0 if one.loads else WRONG
+
+
+def _compare(one: Checkpoint, published: str, config: Config, as_json: bool) -> int:
+    from watcher import checkpoints as models
+
+    found = models.differences(one, published)
+    if as_json:
+        click.echo(in_json({**models.as_json(one, config), "as": models.compared_as_json(one, published)}))
+    else:
+        from watcher import display, display_checkpoints
+
+        name = models.name_of(one, config)
+        display.show(display_checkpoints.comparison(name, one, published, found), sys.stdout)
+    return WRONG if found or not one.loads else 0
 
 
 @command_of(checkpoints)
@@ -163,54 +194,76 @@ def _base_model(_context: click.Context, _parameter: click.Parameter, name: str)
 @click.option("--into-models", is_flag=True, help="Download it into models/ even when a cache of yours has it.")
 @click.option("--verify", is_flag=True, help="When it is there, compare every file with what was published.")
 def pull(app: App, model: BaseModel, accepted: bool, into_models: bool, verify: bool) -> int:
-    """Download a base model into models/, once you accept its licence.
+    """Download a base model into models/, once you accept its licence, and with it what it can't speak without.
 
     Prints the folder. A download that was interrupted goes on where it was. Whatever comes is checked against the
     SHA-256 of the published files. A model that is there already is not downloaded again.
 
     \b
-    Example:  voicespool models pull xtts
+    Examples:  voicespool models pull xtts
+               voicespool models pull f5 --accept-licence
     """
     from watcher import pull as download
-    from watcher.progress import transfer
 
     folder = app.config().models
-    found = download.present(model, folder, anywhere=not into_models)
-    if found is not None:
-        click.echo(f"{model.title} is there already", err=True)
-        if verify:
-            with transfer() as tell:
-                download.verify(model, found, tell)
-    else:
-        how = "flag" if accepted else _ask(model)
-        try:
-            with transfer() as tell:
-                found = download.pull(model, folder, how, tell)
-        except KeyboardInterrupt:
-            click.echo("interrupted; the same command goes on where it was", err=True)
-            raise
-    click.echo(printable(found, 5000))
+    wanted = download.wanted(model)
+    found = {one.name: download.present(one, folder, anywhere=not into_models) for one in wanted}
+    missing = [one for one in wanted if found[one.name] is None]
+    how = "" if not missing else "flag" if accepted else _ask(missing)
+    for one in wanted:
+        there = found[one.name]
+        if there is None:
+            found[one.name] = _pull(one, folder, how)
+        else:
+            _tell_of(one, there, verify)
+    click.echo(printable(found[model.name], 5000))
     return 0
 
 
-def _ask(model: BaseModel) -> str:
-    """Have the licence accepted at the terminal."""
-    licence = model.licence
+def _pull(model: BaseModel, folder: Path, how: str) -> Path:
+    from watcher import pull as download
+    from watcher.progress import transfer
+
+    try:
+        with transfer() as tell:
+            return download.pull(model, folder, how, tell)
+    except KeyboardInterrupt:
+        click.echo("interrupted; the same command goes on where it was", err=True)
+        raise
+
+
+def _tell_of(model: BaseModel, there: Path, verify: bool) -> None:
+    """Of a model that is not downloaded again."""
+    from watcher import pull as download
+    from watcher.progress import transfer
+
+    click.echo(f"{model.title} is there already", err=True)
+    if verify:
+        with transfer() as tell:
+            download.verify(model, there, tell)
+
+
+def _ask(models: list[BaseModel]) -> str:
+    """Have the licences accepted at the terminal."""
     if not sys.stdin.isatty():
-        raise click.UsageError(
-            f"{model.title} comes under the {licence.title} ({licence.url}); --accept-licence says that you accept it"
-        )
-    lines = (f"{model.title} comes under the {licence.title}:", *licence.summary, f"All of it: {licence.url}")
-    click.echo("\n  ".join(lines), err=True)
-    if not click.confirm("Do you accept it?", err=True):
+        terms = "; ".join(f"{one.title} comes under the {one.licence.title} ({one.licence.url})" for one in models)
+        raise click.UsageError(f"{terms}; --accept-licence says that you accept {_it(models)}")
+    for one in models:
+        lines = (f"{one.title} comes under the {one.licence.title}:", *one.licence.summary, one.licence.url)
+        click.echo("\n  ".join(lines), err=True)
+    if not click.confirm(f"Do you accept {_it(models)}?", err=True):
         raise EngineMissing("the licence was not accepted; nothing was downloaded", "")
     return "question"
+
+
+def _it(models: list[BaseModel]) -> str:
+    return "it" if len(models) == 1 else "them"
 
 
 @command_of(models, "list")
 @json_option
 def list_models(app: App, as_json: bool) -> int:
-    """List the base models: where each is, under which licence, and what brings it here.
+    """List the base models and the vocoder: where each is, under which licence, and what brings it here.
 
     \b
     Example:  voicespool models list --json | jq '.models[].folder'

@@ -208,7 +208,7 @@ class Daemon:
             self._resumed("outbox", "work")
             if outcome is not None:
                 self.bulletin.add(outcome)
-                say = log.warning if outcome.status == "failed" else log.info
+                say = log.warning if outcome.message and outcome.status != "cancelled" else log.info
                 words = {"message": outcome.message} if outcome.message else {}
                 say(
                     f"job {outcome.status}", action=outcome.status, job_id=outcome.job_id, name=outcome.name,

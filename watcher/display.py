@@ -144,11 +144,12 @@ def _put_by(said: Mapping[str, Any]) -> list[RenderableType]:
 
 def _results(said: Mapping[str, Any], now: datetime, rows: int) -> list[RenderableType]:
     results = entries(said, "results")
-    table = _table("last results", "job", "", "audio", "ended", "where, or why not")
+    table = _table("last results", "job", "", "audio", "ended", "where, and what went wrong")
     for result in reversed(results[-rows:]):
         outcome = printable(result.get("status"), 20)
         spoken = duration(result["duration_s"]) if _number(result.get("duration_s")) > 0 else ""
-        why = result.get("folder") if outcome == "done" else result.get("message") or result.get("folder")
+        folder, message = result.get("folder"), result.get("message")
+        why = (f"{folder}; {message}" if message else folder) if outcome == "done" else message or folder
         ended = f"{age(result.get('finished_at'), now)} ago"
         table.add_row(
             clean(result.get("name")), Text(outcome, _STYLES.get(outcome, "")), spoken, ended, clean(why, limit=200)

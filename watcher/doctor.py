@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import checkpoints
-from engines.base_models import BASE_MODELS, need
+from engines.base_models import BASE_MODELS, need, users
 from engines.errors import EngineMissing
 from engines.registry import engines
 from jobs import lock
@@ -279,10 +279,10 @@ def _engines(config: Config) -> Iterator[Finding]:
 
 
 def _base_models(config: Config) -> Iterator[Finding]:
-    """Of engines that can run: without it, only jobs that name a complete model of their own work."""
+    """Of engines that can run: without it, only jobs that name a complete model of their own work, or none."""
+    running = {name for name, engine in engines().items() if engine.info().missing is None}
     for name, model in BASE_MODELS.items():
-        engine = engines().get(name)
-        if engine is None or engine.info().missing is not None:
+        if running.isdisjoint({name, *(one.name for one in users(model))}):
             continue
         try:
             yield ok(f"model {name}", f"{model.title} is in {printable(need(name, config.models))}")

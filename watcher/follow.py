@@ -33,7 +33,7 @@ class Followed:
         place: In the queue, from 1.
         chunk, chunks, eta_s: While it runs.
         folder: Of its result.
-        message: Why it failed, or what it waits for.
+        message: Why it failed, what took the place of its checkpoint, or what it waits for.
     """
 
     job: Dropped

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn
 
 from jobs.errors import printable
-from jobs.order import Order, Progress, Rendering
+from jobs.order import Fallback, Order, Progress, Rendering
 
 LONGEST_MESSAGE_BYTES = 32 << 20
 """Far above a `Rendering` of the largest job file; what is longer is not one of ours."""
@@ -110,7 +110,9 @@ def _line(message: Mapping[str, Any], *, allow_nan: bool = False) -> bytes:
 def order_from(message: Mapping[str, Any]) -> Order:
     """Raises KeyError when it is none; it comes from our own daemon."""
     parts = {field.name: message[field.name] for field in fields(Order)}
-    return Order(**{**parts, "checkpoint_state": tuple(parts["checkpoint_state"])})
+    parts["checkpoint_state"] = tuple(parts["checkpoint_state"])
+    parts["fallback"] = Fallback(**parts["fallback"]) if parts["fallback"] else None
+    return Order(**parts)
 
 
 def message_from(line: bytes, parse_constant: Callable[[str], Any] | None = None) -> dict[str, Any]:

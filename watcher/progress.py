@@ -24,7 +24,7 @@ _NO_DAEMON = (
 
 
 def follow(follower: Follower, *, as_json: bool) -> int:
-    """Wait for all jobs; print the folder of each result on stdout, and on stderr how far it is and why it failed.
+    """Wait for all jobs; print the folder of each result on stdout, and on stderr how far it is and what went wrong.
 
     Returns:
         0 when all are done, else 1.
@@ -39,7 +39,7 @@ def follow(follower: Follower, *, as_json: bool) -> int:
     for job in () if as_json else follower.jobs:
         if job.folder is not None:
             click.echo(printable(job.folder, 5000))
-        if job.stage != "done":
+        if job.stage != "done" or job.message:
             click.echo(f"{printable(job.job.name)}: {job.stage}: {printable(job.message)}".rstrip(": "), err=True)
     return 0 if all(job.stage == "done" for job in follower.jobs) else FAILED
 

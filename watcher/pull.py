@@ -7,6 +7,8 @@ next one asks for the rest alone. (The hub's own library throws a partial file a
     models/.pull-xtts/lock           held while a download runs
     models/.pull-xtts/COMMIT/...     what has come so far
     models/xtts-v2/                  all of it, checked, by one rename
+
+A model that can't speak without another one is two downloads, one after the other.
 """
 
 from __future__ import annotations
@@ -72,6 +74,8 @@ def pull(model: BaseModel, models: Path, accepted: str, tell: Tell, waits_s: tup
             )
         _only(staging, {"lock", model.revision})
         download.all()
+        for name, content in model.notes:
+            files.replace(download.folder / name, content.encode(), mode=0o644)
         files.write_new(download.folder / RECORD, _record(model, accepted, download.endpoint), mode=0o644)
         files.fsync(download.folder)
         os.rename(download.folder, target)
@@ -93,14 +97,20 @@ def state(model: BaseModel, models: Path) -> dict[str, Any]:
         "size_bytes": model.size_bytes,
         "downloaded_bytes": sum(_size(begun / file.name) for file in model.files),
         "not_usable": {str(folder): fault for folder, fault in there.items() if fault},
+        "needs": list(model.needs),
         "command": model.command,
     }
+
+
+def wanted(model: BaseModel) -> list[BaseModel]:
+    """A base model and those that it can't speak without, itself last."""
+    return [*(base_models.BASE_MODELS[name] for name in model.needs), model]
 
 
 def present(model: BaseModel, models: Path, *, anywhere: bool) -> Path | None:
     """Where a base model is, complete: in models/, or with `anywhere` in a cache of this user too."""
     found = base_models.find(model.name, models)
-    return found if found is not None and (anywhere or found.parent == models) else None
+    return found if found is not None and (anywhere or found.is_relative_to(models)) else None
 
 
 def verify(model: BaseModel, folder: Path, tell: Tell) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.names import RESULT_MARKS, safe_name
+from jobs.order import Fallback
 from jobs.outbox import MANIFEST
 from watcher.ignored import JOB_SUFFIXES
 
@@ -39,9 +40,11 @@ class Result:
 
     @property
     def message(self) -> str:
-        """Why it failed; "" when it did not."""
-        error = self.manifest.get("error")
-        return str(error.get("message", "")) if isinstance(error, Mapping) else ""
+        """Why it failed, or what took the place of a checkpoint; "" when there is nothing to tell."""
+        error, engine = self.manifest.get("error"), self.manifest.get("engine")
+        if isinstance(error, Mapping):
+            return str(error.get("message", ""))
+        return str(Fallback.told(engine) or "") if isinstance(engine, Mapping) else ""
 
     @property
     def source(self) -> Mapping[str, Any]:

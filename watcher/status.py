@@ -94,7 +94,7 @@ class Ended(Part):
     """Seconds of audio."""
     source_sha256: str
     message: str | None
-    """Why it failed."""
+    """Why it failed, or what took the place of its checkpoint."""
 
 
 class Counts(Part):

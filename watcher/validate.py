@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -12,8 +12,9 @@ from typing import Any
 
 from jobs.errors import JobInvalid, Problem, printable
 from jobs.files import opened_regular, read_at_most
+from jobs.order import Fallback
 from jobs.parse import Document, parse
-from jobs.recordings import NotAllowed, Places
+from jobs.recordings import NotAllowed, Places, transcript_beside, transcript_wanted
 from jobs.rules import Rules
 from watcher.complaints import in_file
 from watcher.config import Config
@@ -42,6 +43,11 @@ class Checked:
         """`FILE:LINE: key: message` for each problem."""
         return [in_file(printable(self.path), problem) for problem in self.problems]
 
+    def warnings(self) -> list[str]:
+        """`FILE: …` for each job that would be rendered, but not with the checkpoint that it asks for."""
+        models = (document.model for document in self.documents)
+        return [f"{printable(self.path)}: {model}" for model in models if isinstance(model, Fallback)]
+
     def as_json(self) -> dict[str, Any]:
         problems = [{"line": p.line, "key": p.key, "message": p.message} for p in self.problems]
         return {
@@ -49,6 +55,7 @@ class Checked:
             "valid": not self.problems,
             "jobs": len(self.documents),
             "problems": problems,
+            "warnings": self.warnings(),
         }
 
     def jobs(self, name: str) -> list[tuple[str, str]]:
@@ -81,8 +88,11 @@ def check_data(
         return Checked(path, data, (), invalid.problems, {})
     problems = [problem for document in documents for problem in document.problems]
     names = dict.fromkeys(name for document in documents for name in document.recordings)
-    beside, missing = _recordings([name for name in names if name not in known], path, config)
-    return Checked(path, data, documents, (*problems, *missing), {**known, **beside})
+    folder = path.resolve().parent
+    found, missing = _recordings([name for name in names if name not in known], folder, config)
+    untold = _transcripts(documents, {**known, **found}, rules)
+    beside = {name: real for name, real in found.items() if (folder / name).exists() and not Path(name).is_absolute()}
+    return Checked(path, data, documents, (*problems, *missing, *untold), {**known, **beside})
 
 
 class _NotReadable(Exception):
@@ -103,9 +113,8 @@ def _read(path: Path, longest_bytes: int) -> bytes:
     return data
 
 
-def _recordings(names: list[str], path: Path, config: Config) -> tuple[dict[str, Path], list[Problem]]:
-    """Where the recordings lie that a job names, and a problem for each that the spool would not find."""
-    folder = path.resolve().parent
+def _recordings(names: list[str], folder: Path, config: Config) -> tuple[dict[str, Path], list[Problem]]:
+    """Where the recordings lie that a job in a folder names, and a problem for each that the spool would not find."""
     places = Places(
         inbox=folder,
         voices=config.voices,
@@ -113,7 +122,7 @@ def _recordings(names: list[str], path: Path, config: Config) -> tuple[dict[str,
         allowed_roots=(*config.allowed_roots, config.inbox),
         longest_bytes=config.limits.recording_bytes,
     )
-    beside, problems = {}, []
+    there, problems = {}, []
     for name in names:
         try:
             found = places.find(name, folder)
@@ -126,9 +135,21 @@ def _recordings(names: list[str], path: Path, config: Config) -> tuple[dict[str,
         elif found.stat().st_size > places.longest_bytes:
             message = f"{printable(name)} is larger than limits.recording_bytes ({places.longest_bytes} bytes)"
             problems.append(Problem(message, "speaker_wav"))
-        elif (folder / name).exists() and not Path(name).is_absolute():
-            beside[name] = found
-    return beside, problems
+        else:
+            there[name] = found
+    return there, problems
+
+
+def _transcripts(documents: Sequence[Document], recordings: Mapping[str, Path], rules: Rules) -> Iterator[Problem]:
+    """One for each recording whose words an engine has to know, and nothing tells them."""
+    told = {name for name, path in recordings.items() if transcript_beside(path)}
+    for spec in (document.spec for document in documents):
+        info = rules.info(spec.engine or rules.default_engine) if spec is not None else None
+        if spec is None or info is None or not info.needs_transcript:
+            continue
+        for name in spec.untold(told):
+            if name in recordings:
+                yield Problem(transcript_wanted(info.name, name), "speaker_text")
 
 
 def as_json(checked: list[Checked]) -> dict[str, Any]:

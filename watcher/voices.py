@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import base_models, tensors
+from engines.base_models import BaseModel
 from engines.registry import engines
 from engines.voices import Recording, examine
 from jobs.errors import printable
@@ -147,8 +148,12 @@ def built_in(models: Path) -> Iterator[BuiltIn]:
     for name, engine in engines().items():
         if speakers := engine.info().speakers:
             yield BuiltIn(name, speakers)
-        elif name in base_models.BASE_MODELS:
+        elif name in base_models.BASE_MODELS and _has_voices(base_models.BASE_MODELS[name]):
             yield of_base_model(name, models)
+
+
+def _has_voices(model: BaseModel) -> bool:
+    return any(file.name == SPEAKERS_FILE for file in model.files)
 
 
 def of_base_model(name: str, models: Path) -> BuiltIn:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.base import Device, EngineClass
-from engines.errors import EngineError, EngineMissing, OutOfMemory
+from engines.errors import CheckpointRefused, EngineError, EngineMissing, OutOfMemory, RequestRefused
 from jobs.errors import Hold, SpoolError
 from jobs.order import Order, Progress, Rendering, Stopped
 from watcher import leash, messages
@@ -183,9 +183,15 @@ class WarmEngine:
     def __init__(self) -> None:
         self._key: tuple[object, ...] = ()
         self._ready: Ready | None = None
+        self._refused: tuple[tuple[object, ...], tuple[str, str]] | None = None
 
     def for_order(self, order: Order, engine_class: EngineClass) -> Ready:
-        """The order's engine, loaded with its model as that was when the order was written."""
+        """The order's engine, loaded with its model as that was when the order was written.
+
+        Raises:
+            CheckpointRefused: The engine can't speak with that checkpoint. What is loaded stays when the same one
+                comes again: jobs that fall back on the base model need not load it each time.
+        """
         from jobs.rendering import Ready
 
         known = {field.name for field in fields(Device)}
@@ -193,14 +199,19 @@ class WarmEngine:
         key = (order.model, device)
         if self._ready is not None and self._key == key:
             return replace(self._ready, load_s=0.0)
+        if self._refused is not None and self._refused[0] == key:
+            raise CheckpointRefused(*self._refused[1])
         self.release()
         started_s = time.monotonic()
         engine = engine_class()
         try:
             facts = engine.load(Path(order.checkpoint) if order.checkpoint else None, device)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(Exception):
                 engine.close()
+            if isinstance(error, RequestRefused) and order.checkpoint:
+                self._refused = key, (error.message, error.hint)
+                raise CheckpointRefused(error.message, error.hint) from error
             raise
         self._key, self._ready = key, Ready(engine, facts, time.monotonic() - started_s)
         return self._ready

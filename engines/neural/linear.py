@@ -10,7 +10,7 @@ comes alone; so it is given its own copy as company, which takes no longer, as r
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -18,6 +18,10 @@ from torch import Tensor
 
 _ROWS = 32  # the order is chosen for so many; others are nearly as fast in it
 _NEEDED = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
+
+
+Gelu = Literal["", "none", "tanh"]
+"""Nothing, or GELU after the product: as it is defined, or the approximation by tanh."""
 
 
 class Linear:
@@ -28,39 +32,52 @@ class Linear:
 
     Args:
         weight: [out, in], in any precision and any order in memory.
-        bias: [out].
+        bias: [out], or None.
         dtype: To calculate in.
+        gelu: What is done to y; on a processor in the same pass over it.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, gelu: Gelu = "") -> None:
         self.dtype = dtype
-        self._bias = bias.to(dtype)
+        self._bias = None if bias is None else bias.to(dtype)
+        self._gelu = gelu
         self._is_packed = False
-        self._can_be_packed = _can_be_packed(weight.device, dtype)
+        self._can_be_packed = can_be_packed(weight.device, dtype)
         self._weight = weight if self._can_be_packed else weight.to(dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out], both in the matrix's precision."""
+        """[..., in] -> [..., out], both in `dtype`."""
         if not self._can_be_packed:
-            return F.linear(x, self._weight, self._bias)
+            y = F.linear(x, self._weight, self._bias)
+            return F.gelu(y, approximate=self._gelu) if self._gelu else y
         if not self._is_packed:
             self._weight = _onednn("_reorder_linear_weight", self._weight.to(self.dtype), _ROWS)
             self._is_packed = True
-        if x.numel() == x.shape[-1]:
-            return self._product(x.reshape(1, -1).repeat(2, 1))[0].view(*x.shape[:-1], -1)
-        return self._product(x)
-
-    def _product(self, x: Tensor) -> Tensor:
-        product: Tensor = _onednn("_linear_pointwise", x, self._weight, self._bias, "none", [], "")
-        return product
+        is_alone = x.numel() == x.shape[-1]
+        y = _pointwise(x.reshape(1, -1).repeat(2, 1) if is_alone else x, self._weight, self._bias, self._gelu)
+        return y[0].view(*x.shape[:-1], -1) if is_alone else y
 
 
-def _can_be_packed(device: torch.device, dtype: torch.dtype) -> bool:
+def product(x: Tensor, y: Tensor) -> Tensor:
+    """x yᵀ of two matrices [m, k] and [n, k] that change with every call.
+
+    Either is contiguous, or the transpose of one that is: in any other order it takes a hundred times as long.
+    """
+    return _pointwise(x, y, None, "") if can_be_packed(y.device, y.dtype) else x @ y.t()
+
+
+def can_be_packed(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN has the products of this precision, which are the fast ones on a processor."""
     if device.type != "cpu" or not all(hasattr(torch.ops.mkldnn, name) for name in _NEEDED):
         return False
     if dtype == torch.bfloat16:
         return bool(_onednn("_is_mkldnn_bf16_supported"))
     return dtype == torch.float32
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: Gelu) -> Tensor:
+    y: Tensor = _onednn("_linear_pointwise", x, weight, bias, "gelu" if gelu else "none", [], gelu)
+    return y
 
 
 def _onednn(name: str, *arguments: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.headers import F5, TONE, save
+from tests.headers import EMA, F5, TONE, flow, save
 from tests.model_files import Runs
 from tests.spooling import PATIENCE_S, Spool, environment, until
 
@@ -102,6 +102,71 @@ def test_inspect_takes_any_file_and_runs_nothing_in_it(spool: Spool) -> None:
     assert "loaded the usual way it would run os.system" in done.stdout
     assert not witness.exists()
     assert spool.command("checkpoints", "inspect", "nowhere.pth").returncode == 2
+
+
+@pytest.fixture
+def reported(spool: Spool) -> Path:
+    """The file of the report that started voicespool, by its header: a healthy pt-BR fine-tune of F5-TTS Base."""
+    return save(spool.folder / "model_last.safetensors", {**flow("F5-TTS Base", prefix="ema_model."), **EMA})
+
+
+IN_SHORT = "F5-TTS Base (DiT 1024×22, text 512), vocabulary 2545 + 1, float32, EMA; "
+
+
+def test_the_reported_file_is_told_in_a_line(spool: Spool, reported: Path) -> None:
+    """What it is, with its vocabulary and precision, and that it loads; and what could settle v0 or v1."""
+    done = spool.command("checkpoints", "inspect", str(reported))
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 0
+    assert f"{IN_SHORT}loads as f5" in text
+    assert "say `variant: v0` or `variant: v1` in model_last.yaml beside it" in text
+    assert len(done.stdout.splitlines()) < 16
+    one = said(spool, "inspect", str(reported))
+    assert (one["averaged"], one["vocabulary"], one["variant"]["name"]) == (True, 2546, "unknown")
+    assert (one["sizes"]["family"], one["sizes"]["depth"], one["sizes"]["heads"]) == ("dit", 22, 16)
+    (reported.with_name("model_last.yaml")).write_text("variant: v0")
+    assert said(spool, "inspect", str(reported))["variant"]["flags"] == {
+        "text_mask_padding": False, "pe_attn_head": 1, "average_upsampling": False
+    }  # fmt: skip
+
+
+def test_why_a_file_is_not_another_model_is_told_in_few_lines(spool: Spool, reported: Path) -> None:
+    """The wall of `size mismatch` that the report had, in three."""
+    done = spool.command("checkpoints", "inspect", str(reported), "--as", "e2-base")
+    assert done.returncode == 1
+    told = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert told[0].startswith(f"{reported}: {IN_SHORT}")
+    assert "It would not load as E2-TTS Base:" in told
+    assert "backbone DiT, 22 blocks, 1024 wide UNetT, 24 layers, 1024 wide" in told
+    assert "text embedding [2546, 512] [2546, 100]" in told
+    assert "input [1024, 712] [1024, 300]" in told
+    assert len(told) < 10
+    compared = said(spool, "inspect", str(reported), "--as", "E2-Base")["as"]
+    assert (compared["name"], compared["fits"]) == ("E2-TTS Base", False)
+    assert compared["differences"][1] == {"what": "text embedding", "has": "[2546, 512]", "needs": "[2546, 100]"}
+
+
+def test_a_file_is_compared_with_what_it_is_and_with_what_it_is_not_at_all(spool: Spool, reported: Path) -> None:
+    """It has the sizes of its own kind; a file that is no such model has none."""
+    done = spool.command("checkpoints", "inspect", str(reported), "--as", "f5-base")
+    assert done.returncode == 0
+    assert "It has the sizes of F5-TTS Base." in done.stdout
+    done = spool.command("checkpoints", "inspect", str(save(spool.folder / "tone.safetensors")), "--as", "f5-base")
+    assert done.returncode == 1
+    assert "not a speech model" in done.stdout
+    done = spool.command("checkpoints", "inspect", str(reported), "--as", "f5-bass")
+    assert done.returncode == 2
+    assert "did you mean `f5-base`?" in done.stderr
+
+
+def test_a_vocabulary_that_fits_is_named_with_its_place_in_models(spool: Spool, models: Path) -> None:
+    """`show` and `list` look through models/ for it, for a model that lacks its own."""
+    save(models / "eva/model.safetensors", flow(symbols=88))
+    (models / "ana/vocab.txt").write_text(" \n" + "".join(f"{n}\n" for n in range(87)))
+    for arguments in (["show", "eva"], ["list"]):
+        text = " ".join(spool.command("checkpoints", *arguments).stdout.split())
+        assert "There is no vocab.txt beside it, and it was trained with 88 symbols." in text
+        assert "models/ana/vocab.txt has as many: copy it beside the model if" in text
 
 
 def test_names_and_contents_can_not_steer_the_terminal(spool: Spool) -> None:

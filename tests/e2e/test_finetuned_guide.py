@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.spooling import ROOT, Spool, spooling
 
 GUIDE = (ROOT / "docs/FINETUNED.md").read_text("utf-8")
 SOURCES = (
-    *(ROOT / "engines").glob("*.py"), ROOT / "engines/neural/weights.py", ROOT / "engines/neural/xtts_model.py",
+    *(ROOT / "engines").glob("*.py"), *(ROOT / "engines/neural").glob("*.py"),
     ROOT / "jobs/checkpoint_names.py", ROOT / "jobs/choice.py", ROOT / "jobs/recordings.py",
 )  # fmt: skip
 PATIENCE_S = 180
@@ -28,6 +29,20 @@ PATIENCE_S = 180
 def blocks(kind: str) -> list[str]:
     """The fenced blocks of the guide whose first line says `kind`."""
     return re.findall(rf"^```{re.escape(kind)}\n(.*?)^```$", GUIDE, re.M | re.S)
+
+
+def follow(spool: Spool, commands: list[str], folders: Mapping[str, Path]) -> None:
+    """Run commands of the guide in the spool's folder, by its own configuration but for shorter waits."""
+    kept = {key: value for key, value in os.environ.items() if key not in {"VOICESPOOL_MODELS"}}
+    environ = kept | {name: str(path) for name, path in folders.items()}
+    environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    spool.config = {"ready": spool.config["ready"]}
+    spool.write_config()
+    done = subprocess.run(
+        ["sh", "-eu", "-c", "\n".join(commands)], cwd=spool.folder, env=environ,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(params=["as the trainer writes it", pytest.param("by the trainer", marks=pytest.mark.long)])
@@ -63,16 +78,7 @@ def test_the_commands_work_as_written(run: Path, studio: Spool, tiny_xtts: Path,
         "LORA": training_runs.adapters(tiny_xtts.parent, tmp_path / "lora_adapter"),
         "CLIP": tmp_path / "clip.wav",
     }
-    kept = {key: value for key, value in os.environ.items() if key not in {"VOICESPOOL_MODELS"}}
-    environ = kept | {name: str(path) for name, path in folders.items()}
-    environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    studio.config = {"ready": studio.config["ready"]}
-    studio.write_config()
-    done = subprocess.run(
-        ["sh", "-eu", "-c", "\n".join(blocks("sh runnable"))], cwd=studio.folder, env=environ,
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    follow(studio, blocks("sh runnable"), folders)
     assert studio.results() == ["eva", "news", "rui"]
     shown = json.loads(blocks("json")[0])["engine"]
     told = studio.manifest("news")["engine"]
@@ -83,6 +89,25 @@ def test_the_commands_work_as_written(run: Path, studio: Spool, tiny_xtts: Path,
     assert not (studio.folder / "models/anna/checkpoint_10000.pth").exists()
     spoken = {studio.manifest(name)["engine"]["checkpoint"]["architecture"] for name in ("eva", "rui")}
     assert spoken == {"LoRA adapter for XTTS-v2", "XTTS-v2"}
+
+
+def test_the_commands_for_f5_work_as_written(spool: Spool, tiny_f5: Path, tmp_path: Path) -> None:
+    """From what its web page leaves to speech, without a base model; the manifest says what the guide says."""
+    vocoder = tiny_f5.parents[1] / "vocos-mel-24khz"
+    shutil.copytree(vocoder, spool.folder / "models" / vocoder.name, copy_function=os.link)
+    (spool.folder / "voices").mkdir()
+    (tmp_path / "clip.wav").write_bytes(recording())
+    (tmp_path / "words.txt").write_text("Quem fala tanto em seis segundos, fala depressa, e logo acaba.", "utf-8")
+    checkpoints, data = training_runs.f5_trainers(tmp_path / "f5")
+    follow(spool, blocks("sh runnable f5"), {
+        "CKPTS": checkpoints, "DATA": data, "CLIP": tmp_path / "clip.wav", "WORDS": tmp_path / "words.txt",
+    })  # fmt: skip
+    shown = json.loads(blocks("json f5")[0])["engine"]
+    told = spool.manifest("reading")["engine"]
+    for key in ("name", "variant", "vocabulary"):
+        assert told[key] == shown[key]
+    assert told["settings"].items() >= shown["settings"].items()
+    assert told["checkpoint"].items() >= {**shown["checkpoint"], "sha256": told["checkpoint"]["sha256"]}.items()
 
 
 def test_every_message_is_one_of_the_programs() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub import XTTS, Hub, hub, place, release, weights
+from tests.hub import F5, VOCOS, XTTS, Hub, f5_release, hub, place, release, vocos_release, weights
 from tests.small_release import words
 from tests.spooling import PATIENCE_S, Spool, environment
 
@@ -24,7 +25,7 @@ SETTINGS = ("HF_TOKEN", "HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "VOICESPOO
 
 @dataclass
 class Setting:
-    """A spool without any model, and a hub that has one."""
+    """A spool without any model, and a hub that has them all."""
 
     spool: Spool
     hub: Hub
@@ -53,11 +54,12 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setting
     for name in CACHES + SETTINGS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    files = release(weights())
-    published = place(tmp_path / "published", files)
-    with hub(files) as served:
+    files, f5, vocos = release(weights()), f5_release(), vocos_release()
+    for name, those in (("xtts", files), ("f5", f5), ("vocos", vocos)):
+        place(tmp_path / "published" / name, those)
+    with hub(files, (F5, f5), (VOCOS, vocos)) as served:
         monkeypatch.setenv("HF_ENDPOINT", served.address)
-        yield Setting(Spool(tmp_path / "spool", prefix=words(published)), served, files)
+        yield Setting(Spool(tmp_path / "spool", prefix=words(tmp_path / "published")), served, files)
 
 
 def test_pull_once_then_know_it(setting: Setting) -> None:
@@ -69,13 +71,41 @@ def test_pull_once_then_know_it(setting: Setting) -> None:
     again = setting.models("pull", "xtts", "--verify")
     assert (again.returncode, again.stdout) == (0, f"{setting.folder}\n")
     assert "is there already" in again.stderr
-    (listed,) = json.loads(setting.models("list", "--json").stdout)["models"]
+    listed, *_others = json.loads(setting.models("list", "--json").stdout)["models"]
     assert (listed["folder"], listed["not_usable"]) == (str(setting.folder), {})
     place(setting.folder, {"vocab.json": b"?"})
     damaged = setting.models("pull", "xtts", "--verify")
     assert damaged.returncode == 4
     assert "not as published: vocab.json" in damaged.stderr
     assert setting.hub.asked == []
+
+
+def test_f5_comes_with_its_vocoder(setting: Setting) -> None:
+    """One command, both licences, each folder with its record; what is there is not fetched again."""
+    models = setting.spool.folder / "models"
+    refused = setting.models("pull", "f5")
+    assert refused.returncode == 2
+    for term in ("Attribution-NonCommercial", "MIT License", "that you accept them"):
+        assert term in refused.stderr
+    assert setting.hub.asked == []
+    done = setting.models("pull", "f5", "--accept-licence")
+    assert (done.returncode, done.stdout) == (0, f"{models / 'f5-tts-v1'}\n")
+    listed = {one["name"]: one for one in json.loads(setting.models("list", "--json").stdout)["models"]}
+    assert (listed["f5"]["needs"], listed["f5"]["folder"]) == (["vocos"], str(models / "f5-tts-v1"))
+    assert listed["vocos"]["folder"] == str(models / "vocos-mel-24khz")
+    licences = {
+        name: json.loads((models / name / "pulled.json").read_bytes())["licence"]["title"]
+        for name in ("f5-tts-v1", "vocos-mel-24khz")
+    }
+    assert licences == {"f5-tts-v1": F5.licence.title, "vocos-mel-24khz": VOCOS.licence.title}
+    setting.hub.asked.clear()
+    shutil.rmtree(models / "vocos-mel-24khz")
+    again = setting.models("pull", "f5", "--accept-licence", "--verify")
+    assert again.returncode == 0
+    assert set(setting.hub.names()) == set(vocos_release())
+    assert f"{F5.title} is there already" in again.stderr
+    place(models / "vocos-mel-24khz", {"config.yaml": b"?"})
+    assert "not as published: config.yaml" in setting.models("pull", "f5", "--verify").stderr
 
 
 def test_interrupted_download_goes_on(setting: Setting) -> None:

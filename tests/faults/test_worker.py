@@ -23,6 +23,7 @@ import structlog
 from jobs.errors import Hold
 from jobs.order import Order
 from jobs.spec import JobSpec
+from tests.headers import save
 from tests.spooling import PATIENCE_S, PLUGINS, ROOT, until
 from watcher import oom
 from watcher import worker as worker_module
@@ -205,6 +206,27 @@ def test_a_job_that_can_not_be_done_leaves_the_loaded_engine_alone(
     done = render(worker, orders(engine="probe"))
     assert isinstance(done, Done)
     assert done.rendering.timing["load_s"] == 0.0
+
+
+def test_a_checkpoint_that_the_engine_refuses_is_told_apart_and_tried_once(
+    worker: Worker, orders: Orders, tmp_path: Path
+) -> None:
+    """The worker goes on; when it comes again, what is loaded by then stays. Another state of it is tried anew."""
+    path = save(tmp_path / "anna.safetensors", refused="its vocabulary is torn")
+    base = dataclasses.replace(orders(engine="tuned"), spec={"text": "Hello.", "speaker": "x"})
+    torn = dataclasses.replace(base, checkpoint=str(path), checkpoint_state=(1,))
+    refusal = Failed("checkpoint_refused", "its vocabulary is torn", "Train it again.", retryable=False)
+    assert render(worker, torn) == refusal
+    loads = []
+    for _ in range(2):
+        done = render(worker, dataclasses.replace(base, result_dir=orders().result_dir))
+        assert isinstance(done, Done)
+        loads.append(done.rendering.engine["loads"])
+        assert render(worker, torn) == refusal
+    assert loads[0] == loads[1]
+    save(path)
+    mended = dataclasses.replace(torn, result_dir=orders().result_dir, checkpoint_state=(2,))
+    assert isinstance(render(worker, mended), Done)
 
 
 def test_it_is_told_what_the_daemon_wants_it_to_know(orders: Orders, log: Log) -> None:

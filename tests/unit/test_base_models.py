@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 from engines import base_models
 from engines.base_models import BASE_MODELS, find, need
+from engines.checkpoints import inspect
 from engines.errors import EngineMissing
-from tests.hub import XTTS, place, weights, zeros
+from tests.hub import F5, XTTS, f5_release, place, vocos_release, weights, zeros
 
 SMALL = {"config.json": b"{}", "vocab.json": b"{}"}
 VARIABLES = (
@@ -164,7 +167,7 @@ def test_worker_is_told_by_its_environment(tmp_path: Path, monkeypatch: pytest.M
 
 def test_missing_model_names_its_cure(tmp_path: Path) -> None:
     """Which command brings it, and what was found in its place; nothing in a name steers a terminal."""
-    with pytest.raises(EngineMissing, match="the base model XTTS-v2 is not on this machine") as caught:
+    with pytest.raises(EngineMissing, match="the model XTTS-v2 is not on this machine") as caught:
         need("xtts", tmp_path / "\x1b[2J")
     assert "`voicespool models pull xtts`" in caught.value.hint
     place(tmp_path / "xtts_v2", {"model.pth": b"?"})
@@ -174,13 +177,89 @@ def test_missing_model_names_its_cure(tmp_path: Path) -> None:
         need("xtts", tmp_path)
 
 
+def test_f5_is_found_where_its_library_leaves_it(tmp_path: Path, home: Path) -> None:
+    """models/ by any name, with the repository's folders or flat; the hub's cache, where vocab.txt is missing."""
+    hub = snapshot(home / ".cache/huggingface/hub", "SWivid/F5-TTS", "0123")
+    _vocabulary, weights = f5_release()
+    flat = {Path(name).name: data for name, data in f5_release().items()}
+    places = {
+        tmp_path / "f5-tts-v1": f5_release(),
+        tmp_path / "F5TTS_v1_Base": flat,
+        hub: {weights: f5_release()[weights]},
+    }
+    for folder, files in places.items():
+        place(folder, files)
+    for folder, files in places.items():
+        assert find("f5", tmp_path) == folder
+        assert base_models.weights("f5", tmp_path) == next(folder / name for name in files if "model" in name)
+        shutil.rmtree(folder)
+    assert find("f5", tmp_path) is None
+
+
+def test_other_models_of_f5_are_never_taken_for_it(tmp_path: Path, home: Path) -> None:
+    """Those of before version 1.0 lie in the same repository; what they are leaves no trace in the file."""
+    hub = snapshot(home / ".cache/huggingface/hub", "SWivid/F5-TTS", F5.revision)
+    _vocabulary, weights = f5_release().values()
+    place(hub, {"F5TTS_Base/model_1200000.safetensors": weights})
+    place(tmp_path / "f5-tts", {"model_1200000.safetensors": weights})
+    place(tmp_path / "ana", {"model_1250000.safetensors": weights})
+    assert find("f5", tmp_path) is None
+    assert "F5TTS_v1_Base/model_*.safetensors or model_1250000.safetensors not there" in base_models.fault(F5, hub)
+    place(tmp_path / "f5-tts", {"model_1250000.safetensors": vocos_release()["pytorch_model.bin"]})
+    assert base_models.fault(F5, tmp_path / "f5-tts") == "model_1250000.safetensors is a Vocos vocoder"
+
+
+def test_vocos_is_found_alone_or_in_the_folder_of_f5(tmp_path: Path, home: Path) -> None:
+    """In models/, beside the files of F5-TTS, in the hub's cache; whole, or passed over."""
+    hub = snapshot(home / ".cache/huggingface/hub", "charactr/vocos-mel-24khz", "0123")
+    places = [tmp_path / "vocos-mel-24khz", tmp_path / "vocos", tmp_path / "F5-TTS/vocos", hub]
+    for folder in places:
+        place(folder, vocos_release())
+    for folder in places:
+        assert need("vocos", tmp_path) == folder
+        (folder / "config.yaml").unlink()
+    with pytest.raises(EngineMissing, match=r"Vocos .* is not on this machine; .*config\.yaml not there") as caught:
+        need("vocos", tmp_path)
+    assert "`voicespool models pull vocos`" in caught.value.hint
+
+
+def test_weights_that_are_removed_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look and the use: words, no traceback."""
+    monkeypatch.setattr(base_models, "need", lambda *_arguments: tmp_path)
+    with pytest.raises(EngineMissing, match=r"the model F5-TTS v1 Base was removed meanwhile"):
+        base_models.weights("f5")
+
+
+def test_what_is_pulled_tells_its_variant(tmp_path: Path) -> None:
+    """The tensors of v0 and v1 are the same: a note beside them says which it is."""
+    folder = place(tmp_path / F5.folder, f5_release())
+    weights = base_models.weights("f5", tmp_path)
+    variant = inspect(weights).variant
+    assert variant is not None
+    assert variant.name == "unknown"
+    place(folder, {name: content.encode() for name, content in F5.notes})
+    variant = inspect(weights).variant
+    assert variant is not None
+    assert variant.name == "v1"
+
+
+def test_the_page_has_the_names_that_count() -> None:
+    """docs/MODELS.md: every name of a folder by which a model is known."""
+    page = (Path(__file__).parents[2] / "docs/MODELS.md").read_text("utf-8")
+    for model in BASE_MODELS.values():
+        (row,) = re.findall(rf"^   \| `{model.name}` \| (.*) \|$", page, re.M)
+        names = {base_models._plain(name) for name in re.findall("`(.*?)`", row.partition(";")[0])}
+        assert names | {model.folder} == {base_models._plain(name) for name in (model.folder, *model.other_names)}
+
+
 def test_table_is_complete() -> None:
     """What is needed is downloaded, and what is downloaded can be checked; pulled models are found."""
     for name, model in BASE_MODELS.items():
         names = {file.name for file in model.files}
         assert model.name == name
         assert set(model.needed) <= names
-        assert names & set(model.weights)
+        assert set(model.needs) <= set(BASE_MODELS)
+        assert any(fnmatch(name, pattern) for name in names for pattern in model.weights)
         assert all(file.size > 0 and len(bytes.fromhex(file.sha256)) == 32 for file in model.files)
         assert len(bytes.fromhex(model.revision)) == 20
         assert model.licence.summary

@@ -199,9 +199,9 @@ class TestModels:
         seen: list[str] = []
         real = checkpoints.inspect
 
-        def inspect(path: Path) -> checkpoints.Checkpoint:
+        def inspect(path: Path, folder: Path) -> checkpoints.Checkpoint:
             seen.append(path.name)
-            return real(path)
+            return real(path, folder)
 
         monkeypatch.setattr(checkpoints, "inspect", inspect)
         save(models / "a.safetensors")

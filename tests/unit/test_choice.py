@@ -13,9 +13,11 @@ import pytest
 from engines import registry
 from engines.base import EngineClass, EngineInfo, Option
 from jobs.checkpoint_names import Models
+from jobs.order import Fallback
 from jobs.parse import Document, parse
 from jobs.rules import Rules
 from tests.headers import F5, save, xtts
+from tests.model_files import Runs
 
 
 class Plain:
@@ -80,6 +82,7 @@ def chosen(models: Path, job: Mapping[str, Any], **more: Any) -> tuple[str | Non
     document = read(models, job, **more)
     assert document.problems == ()
     assert document.spec is not None
+    assert not isinstance(document.model, Fallback)
     return document.spec.engine, document.spec.checkpoint, document.model.name if document.model else None
 
 
@@ -143,14 +146,69 @@ def test_everything_wrong_is_reported_at_once(models: Path) -> None:
     assert "xtts does not speak" in found["language"]
 
 
-def test_going_on_with_the_base_model_is_refused_where_it_would_matter(models: Path) -> None:
-    """It is not built yet, and must not be ignored; without a checkpoint it says nothing."""
-    base = {"on_checkpoint_error": "base"}
-    refusal = {"on_checkpoint_error": "base is not available in this version; allowed is fail"}
-    assert chosen(models, base)[0] == "plain"
-    assert problems(models, {"checkpoint": "anna", **VOICE, **base}) == refusal
-    assert problems(models, {"checkpoint": "anna", **VOICE}, defaults=base) == refusal
-    assert chosen(models, {"checkpoint": "anna", **VOICE, "on_checkpoint_error": "fail"}, defaults=base)[0] == "xtts"
+class TestFallingBackOnTheBaseModel:
+    BASE: Mapping[str, Any] = {"on_checkpoint_error": "base"}
+
+    @pytest.mark.parametrize(
+        ("job", "reason"),
+        [
+            ({"checkpoint": "ana", "engine": "xtts"}, 'there is no model "ana" in models/'),
+            ({"checkpoint": "twin", "engine": "xtts"}, '"twin" fits several models'),
+            ({"checkpoint": "../anna", "engine": "xtts"}, 'found "../anna"; `..` is not allowed'),
+            ({"checkpoint": "/etc/passwd", "engine": "xtts"}, "leads out of the spool's folders"),
+            ({"checkpoint": "broken", "engine": "xtts"}, "broken.safetensors does not load: The file can't be used"),
+            ({"checkpoint": "hostile", "engine": "xtts"}, "it holds code"),
+            ({"checkpoint": "rui", "engine": "xtts"}, "rui.safetensors is a model for f5"),
+            ({"checkpoint": "old"}, "old/model.safetensors does not load: vocab.json beside it has 3 tokens"),
+        ],
+    )
+    def test_is_for_every_checkpoint_that_can_not_be_used(self, models: Path, job: dict[str, Any], reason: str) -> None:
+        """With the engine of the job, else the one that the checkpoint's header names."""
+        import torch
+
+        save(models / "twin/one.safetensors", xtts())
+        save(models / "twin/two.safetensors", xtts())
+        old = save(models / "old/model.safetensors", xtts())
+        (old.parent / "vocab.json").write_text('{"model": {"vocab": {"a": 2}}}')
+        torch.save({"model": Runs(models / "witness")}, models / "hostile.pth")
+        document = read(models, {**job, **VOICE, **self.BASE})
+        assert document.spec is not None
+        assert (document.spec.engine, document.spec.checkpoint) == ("xtts", job["checkpoint"])
+        assert isinstance(document.model, Fallback)
+        assert document.model.wanted == job["checkpoint"]
+        assert reason in document.model.reason
+        assert list(problems(models, {**job, **VOICE})) == ["checkpoint"]
+        assert not (models / "witness").exists()
+
+    def test_takes_the_default_engine_where_nothing_names_one(self, models: Path) -> None:
+        """If that takes checkpoints; else which base model is meant can't be told."""
+        for default, checkpoint in (("own", "gone"), ("own", "broken")):
+            document = read(models, {"checkpoint": checkpoint, **self.BASE}, default_engine=default)
+            assert document.spec is not None
+            assert document.spec.engine == "own"
+        for checkpoint in ("gone", "broken", "rui"):
+            message = problems(models, {"checkpoint": checkpoint, **self.BASE})["checkpoint"]
+            assert message.endswith("; name the `engine` whose base model is to take its place")
+
+    def test_is_no_cure_for_an_engine_without_checkpoints(self, models: Path) -> None:
+        for engine in ("plain", "nobody"):
+            found = problems(models, {"checkpoint": "broken", "engine": engine, **self.BASE})
+            assert "base model" not in found["checkpoint"]
+
+    def test_changes_nothing_where_the_checkpoint_is_good_or_none_is_named(self, models: Path) -> None:
+        assert chosen(models, {"checkpoint": "anna", **VOICE, **self.BASE}) == ("xtts", "anna", ANNA)
+        assert chosen(models, dict(self.BASE)) == ("plain", None, None)
+
+    def test_may_be_the_rule_of_the_configuration(self, models: Path) -> None:
+        """A job that says otherwise goes first; its own default checkpoint is meant too."""
+        rule: dict[str, Any] = {"defaults": {**self.BASE, "checkpoint": "broken"}, "default_engine": "xtts"}
+        document = read(models, {**VOICE}, **rule)
+        assert document.spec is not None
+        assert document.spec.on_checkpoint_error == "base"
+        assert isinstance(document.model, Fallback)
+        assert document.model.reason.startswith("defaults.checkpoint in config.yaml: broken.safetensors does not load")
+        for job in ({}, {"checkpoint": "broken"}):
+            assert list(problems(models, {**job, **VOICE, "on_checkpoint_error": "fail"}, **rule)) == ["checkpoint"]
 
 
 class TestDefaultCheckpoint:

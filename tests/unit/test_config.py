@@ -96,7 +96,7 @@ def test_what_is_left_out_has_its_default(tmp_path: Path, text: str) -> None:
         ("results: {mode: '0060'}", "1: results.mode: must let the owner read and write"),
         ("results: {group: no-such-group}", "1: results.group: this machine has no such group"),
         ("results: {group: []}", "1: results.group: must be a whole number or text; found a list"),
-        ("device: {profile: fast}", "1: device.profile: not available in this version"),
+        ("device: {profile: fast}", "1: device.profile: must be 'auto' or 'low_vram'; found \"fast\""),
         ("retention: {days: 30}", "1: retention.days: not available in this version"),
         ("hooks: {on_result: [mail, me]}", "1: hooks.on_result: not available in this version"),
         ("defaults: {checkpoint: ''}", "1: defaults.checkpoint: must not be empty; found"),

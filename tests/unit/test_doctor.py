@@ -109,14 +109,21 @@ def test_model_files_that_will_not_load_are_counted(config: Config) -> None:
     assert "checkpoints list" in finding.cure
 
 
-@pytest.mark.skipif("xtts" not in engines() or engines()["xtts"].info().missing is not None, reason="needs xtts")
-def test_a_base_model_that_is_not_here(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Missed before a job needs it, with the command that brings it."""
+@pytest.mark.parametrize(("engine", "models"), [("xtts", {"xtts"}), ("f5", {"f5", "vocos"})])
+def test_a_base_model_that_is_not_here(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, models: set[str]
+) -> None:
+    """Missed before a job needs it, with the command that brings it; so is what it can't speak without."""
+    if engine not in engines() or engines()[engine].info().missing is not None:
+        pytest.skip(f"needs {engine}")
     for variable in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "TTS_HOME", "HF_HOME", "HF_HUB_CACHE"):
         monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
-    (finding,) = doctor._base_models(config)
-    assert (finding.what, finding.level) == ("model xtts", "warn")
-    assert "voicespool models pull xtts" in finding.cure
+    monkeypatch.setattr(doctor, "engines", lambda: {engine: engines()[engine]})
+    found = {finding.what: finding for finding in doctor._base_models(config)}
+    assert set(found) == {f"model {name}" for name in models}
+    for name in models:
+        assert found[f"model {name}"].level == "warn"
+        assert f"voicespool models pull {name}" in found[f"model {name}"].cure
 
 
 # --- torch -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,12 @@ def job(folder: Path, content: dict[str, Any], **defaults: Any) -> dict[str, Any
 
 def test_a_checkpoint_that_is_not_there_or_does_not_fit_ends_the_start(tmp_path: Path) -> None:
     """Else thousands of jobs would fail one by one."""
-    save(tmp_path / "models/rui.safetensors", F5)
+    rui = save(tmp_path / "models/rui.safetensors", F5)
     (found,) = problems(tmp_path, checkpoint="anna")
     assert found.startswith('defaults.checkpoint: there is no model "anna" in models/; there is rui.safetensors')
+    os.truncate(rui, rui.stat().st_size - 1)
     (found,) = problems(tmp_path, checkpoint="rui")
-    assert found.startswith("defaults.checkpoint: rui.safetensors is a model for f5")
+    assert found.startswith("defaults.checkpoint: rui.safetensors does not load: The file can't be used")
     assert problems(tmp_path, checkpoint="../rui") == [
         'defaults.checkpoint: found "../rui"; `..` is not allowed in the name of a file'
     ]

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from jobs.order import Order, Progress, Rendering
+from jobs.order import Fallback, Order, Progress, Rendering
 from watcher.messages import (
     Done,
     Failed,
@@ -52,7 +52,8 @@ def test_an_event_crosses_as_one_line(event: Said) -> None:
     assert event_from(line.rstrip()) == event
 
 
-def test_an_order_crosses_as_one_line() -> None:
+@pytest.mark.parametrize("fallback", [None, Fallback("anna", "it is torn")])
+def test_an_order_crosses_as_one_line(fallback: Fallback | None) -> None:
     order = Order(
         "id",
         "hello",
@@ -66,6 +67,7 @@ def test_an_order_crosses_as_one_line() -> None:
         {"name": "cpu"},
         "anna/best_model.pth",
         (1, 2, 3),
+        fallback,
     )
     line = order_line(order)
     assert line.count(b"\n") == 1

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import stat
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from jobs import pipeline
 from jobs.errors import Cancelled, Hold, InboxGone, LockLost, OutboxGone, RenderFailed
+from jobs.order import Fallback
 from jobs.pipeline import Renderer
 from jobs.rendering import Order, Rendering
 from jobs.schedule import URGENT
@@ -406,6 +407,83 @@ def test_a_checkpoint_that_goes_while_a_job_waits_fails_it_in_words(at: Desk) ->
     assert outcome is not None
     assert outcome.status == "failed"
     assert 'line 2: checkpoint: there is no model "anna"' in (outcome.folder / "ERROR.txt").read_text()
+
+
+class Picky:
+    """A worker whose engine speaks with no checkpoint, and, after so many failures, with the base model."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.orders: list[Order] = []
+        self.fail = failing(failures)
+
+    def __call__(self, order: Order, timeout_s: float | None) -> Rendering:
+        self.orders.append(order)
+        if order.checkpoint:
+            raise RenderFailed("its vocabulary is torn", "Copy it.", code="checkpoint_refused", retryable=False)
+        made = self.fail(order, timeout_s)
+        return replace(made, engine={"fallback": asdict(order.fallback) if order.fallback else None})
+
+
+WITH_BASE = "text: hello\ncheckpoint: anna\non_checkpoint_error: base\n"
+INSTEAD = "the base model takes the place of the checkpoint anna: its vocabulary is torn"
+
+
+def test_a_checkpoint_that_is_refused_when_it_is_loaded_gives_way_to_the_base_model(at: Desk) -> None:
+    """Where the job allows it, in the same attempt; whoever looks at the results is told."""
+    save(at.models / "anna.safetensors")
+    at.drop("a.yaml", WITH_BASE)
+    (ticket,) = at.take("a.yaml")
+    worker = Picky()
+    outcome = at.process(ticket, worker)
+    assert outcome is not None
+    assert (outcome.status, outcome.message) == ("done", INSTEAD)
+    first, second = worker.orders
+    assert first.checkpoint
+    assert first.fallback is None
+    assert (second.checkpoint, second.checkpoint_name, second.checkpoint_state) == (None, "", ())
+    assert second.fallback == Fallback("anna", "its vocabulary is torn")
+    told = manifest(outcome.folder)
+    assert (told["attempts"], told["request"]["checkpoint"]) == (1, "anna")
+
+
+def test_without_leave_a_checkpoint_that_is_refused_fails_the_job(at: Desk) -> None:
+    save(at.models / "anna.safetensors")
+    at.drop("a.yaml", "text: hello\ncheckpoint: anna\n")
+    (ticket,) = at.take("a.yaml")
+    worker = Picky()
+    outcome = at.process(ticket, worker)
+    assert outcome is not None
+    assert len(worker.orders) == 1
+    assert manifest(outcome.folder)["error"] == {
+        "code": "checkpoint_refused", "message": "its vocabulary is torn", "hint": "Copy it.", "retryable": False,
+        "problems": [],
+    }  # fmt: skip
+
+
+def test_a_base_model_that_fails_too_is_told_with_both_reasons(at: Desk) -> None:
+    """Attempts count what the base model does alone, and a death in between changes nothing."""
+    save(at.models / "anna.safetensors")
+    at.drop("a.yaml", WITH_BASE)
+    (ticket,) = at.take("a.yaml")
+    worker = Picky(failures=3)
+    outcome = at.process(ticket, worker)
+    assert outcome is not None
+    told = manifest(outcome.folder)
+    assert (told["attempts"], told["error"]["message"]) == (3, f"the engine stumbled; {INSTEAD}")
+    assert [bool(order.checkpoint) for order in worker.orders] == [True, False, False, False]
+
+
+def test_a_checkpoint_that_goes_while_a_job_waits_gives_way_too(at: Desk) -> None:
+    file = save(at.models / "anna.safetensors")
+    at.drop("a.yaml", WITH_BASE + "engine: voice\n")
+    (ticket,) = at.take("a.yaml")
+    file.unlink()
+    worker = Picky()
+    outcome = at.process(ticket, worker)
+    assert outcome is not None
+    (order,) = worker.orders
+    assert order.fallback is not None
+    assert order.fallback.reason == 'there is no model "anna": there are none in models/'
 
 
 def test_a_full_disk_while_a_recording_is_copied_fails_nothing(at: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from engines.base_models import BaseModel, Published
 from engines.errors import EngineMissing
-from tests.hub import XTTS, Hub, hub, noise, place, published, release
+from tests.hub import F5, XTTS, Hub, f5_release, hub, noise, place, published, release
 from watcher import pull
 
 FILES = release(noise(300_000))
@@ -195,6 +195,21 @@ def test_files_in_folders_of_their_own(served: Hub, tmp_path: Path) -> None:
         fetch(tmp_path, nested, waits_s=())
     assert (fetch(tmp_path, nested) / "base" / "model.pth").read_bytes() == FILES["model.pth"]
     assert [start for _name, start, _token in served.asked] == [0, 1000]
+
+
+def test_what_the_files_do_not_say_is_noted_beside_them(served: Hub, tmp_path: Path) -> None:
+    """From its own repository and revision; a note that an interrupted run left is written again."""
+    model = published(f5_release(), F5)
+    served.others = ((F5, f5_release()),)
+    scraps = {name: b"half" for name, _content in F5.notes}
+    place(tmp_path / ".pull-f5" / F5.revision, scraps)
+    folder = fetch(tmp_path, model)
+    notes = {name: content.encode() for name, content in F5.notes}
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    record = json.loads(found.pop("pulled.json"))
+    assert found == f5_release() | notes
+    assert (record["source"], record["revision"]) == (f"{served.address}/SWivid/F5-TTS", F5.revision)
+    assert pull.present(F5, tmp_path, anywhere=False) == folder
 
 
 def test_disk_too_small(served: Hub, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_broken_plugin_is_listed_with_the_reason(install: Callable[..., None],
     assert registry.engines()["espeak"].info().missing is None
 
 
-@pytest.mark.parametrize("name", ["espeak", "xtts", "f5"])
+@pytest.mark.parametrize("name", ["espeak", "f5", "xtts", "piper"])
 def test_a_plugin_takes_no_name_of_ours(install: Callable[..., None], name: str) -> None:
     """A built-in engine can't be replaced from outside, a planned one can't be taken."""
     install(name, "thief", "class Engine:\n  @classmethod\n  def info(cls): raise AssertionError('used')")
@@ -87,6 +87,6 @@ def test_a_plugin_takes_no_name_of_ours(install: Callable[..., None], name: str)
 
 def test_planned_engines_say_so() -> None:
     """What job files may name and this version lacks has a sentence each, and is not among the engines."""
-    assert set(registry.planned()) == {"f5", "piper"}
+    assert set(registry.planned()) == {"piper"}
     assert not set(registry.planned()) & set(registry.engines())
     assert all(name in sentence for name, sentence in registry.planned().items())

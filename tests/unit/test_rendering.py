@@ -262,6 +262,22 @@ def test_a_recording_is_listened_to_before_a_model_is_loaded(desk: Desk) -> None
     assert desk.render(spec, recordings={"ana\x1b.wav": str(copy)}).warnings == made.warnings
 
 
+@pytest.mark.parametrize("job", [{"text": "One."}, {"segments": [{"text": "One.", "speaker_wav": "ana.wav"}]}])
+def test_a_transcript_that_nobody_gives_is_asked_for_before_a_model_is_loaded(desk: Desk, job: dict[str, Any]) -> None:
+    """Where the engine needs one: in the job, or beside the recording, of the first of several."""
+    (desk.folder / "0123").write_bytes(sounds.recording())
+    given = {"recordings": {name: str(desk.folder / "0123") for name in ("ana.wav", "rui.wav")}}
+    spec = {**job, "language": "en", "engine": "f5", "speaker_wav": ["ana.wav", "rui.wav"]}
+    engine = registry.engines()["f5"]
+    with pytest.raises(RequestRefused, match=r"said in ana\.wav: give `speaker_text`, or .* ana\.txt beside it$"):
+        prepare(desk.order(spec, **given, transcripts={"rui.wav": "Bom dia."}), engine)
+    prepared = prepare(desk.order(spec, **given, transcripts={"ana.wav": "Good day."}), engine)
+    assert [line.chunk.speaker_text for line in prepared.lines if line.chunk] == ["Good day."]
+    if "text" in job:
+        prepare(desk.order({**spec, "speaker_text": "Good day."}, **given), engine)
+    assert prepare(desk.order({**spec, "engine": "faulty"}, **given), registry.engines()["faulty"]).lines
+
+
 def test_an_engine_that_can_not_run_here_is_missing_before_anything_else(desk: Desk) -> None:
     """Whatever the job asks for, how to install the engine comes first, and nothing is retried."""
 

@@ -158,6 +158,28 @@ def test_recordings_beside_the_file_go_with_it(config: Config, tmp_path: Path) -
     assert "radio/again.yaml" in files(config.inbox)
 
 
+def test_a_transcript_that_the_engine_will_ask_for_is_asked_for_beforehand(config: Config, tmp_path: Path) -> None:
+    """Of a recording beside the job file or in voices/; no longer when the job or a file beside it has the words."""
+    write_job(tmp_path / "mine", "ana.wav", "RIFF")
+    write_job(config.voices, "rui.wav", "RIFF")
+    rules = job_rules(config)
+
+    def complaints(job: str) -> list[str]:
+        path = write_job(tmp_path / "mine", "hello.yaml", f"engine: f5\n{job}\n")
+        return [
+            f"{problem.key}: {problem.message.partition(':')[0]}" for problem in check(path, config, rules).problems
+        ]
+
+    both = "segments: [{text: x, speaker_wav: ana.wav}, {text: x, speaker_wav: [rui.wav, ana.wav]}]"
+    wanted = [f"speaker_text: f5 has to know what is said in {name}.wav" for name in ("ana", "rui")]
+    assert complaints(both) == wanted
+    assert complaints("text: x\nspeaker_wav: rui.wav\nspeaker_text: Bom dia.") == []
+    write_job(tmp_path / "mine", "ana.txt", "Good day.")
+    assert complaints(both) == wanted[1:]
+    write_job(config.voices, "rui.txt", "Bom dia.")
+    assert complaints(both) == []
+
+
 def test_another_recording_of_the_same_name_is_not_overwritten(config: Config, tmp_path: Path) -> None:
     """And the job that needs it is not dropped."""
     job = write_job(tmp_path / "mine", "hello.yaml", "text: x\nspeaker_wav: ana.wav\n")

@@ -311,7 +311,7 @@ def test_an_adapter_is_spoken_with_on_the_base_model(engine: Xtts, base: Path, t
 def test_an_adapter_without_the_base_model_is_a_command(engine: Xtts, tiny_xtts: Path, tmp_path: Path) -> None:
     """The cure is the base model."""
     adapter = training_runs.adapters(tiny_xtts.parent, tmp_path / "lora") / "adapter_model.safetensors"
-    with pytest.raises(EngineMissing, match="base model") as caught:
+    with pytest.raises(EngineMissing, match="the model XTTS-v2 is not on this machine") as caught:
         load(engine, adapter)
     assert "voicespool models pull xtts" in caught.value.hint
 

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from engines.base import Audio, Chunk, Device, EngineInfo, Option
+from engines.errors import RequestRefused
 
 from .tone import LANGUAGES, RATE_HZ, nearest_language, tone
 
@@ -16,7 +17,9 @@ _loads = count(1)
 
 
 class Tuned:
-    """A checkpoint is any safetensors file; `settings` and `warnings` in its metadata, as JSON, are what it says."""
+    """A checkpoint is any safetensors file; its metadata, as JSON, are what it says: `settings`, `warnings`, `step`,
+    and `refused`, why it can't be loaded.
+    """
 
     @classmethod
     def info(cls) -> EngineInfo:
@@ -47,9 +50,12 @@ class Tuned:
         data = checkpoint.read_bytes() if checkpoint is not None else b""
         self.key = sha256(data).hexdigest()
         facts: dict[str, object] = {"device": "cpu", "loads": next(_loads), "architecture": "tone", "sha256": self.key}
+        facts["profile"] = device.profile
         self.settings: Mapping[str, object] = {}
         if data:
             said = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+            if "refused" in said:
+                raise RequestRefused(said["refused"], "Train it again.")
             self.settings = json.loads(said.get("settings", "{}"))
             facts |= {"settings": self.settings, "warnings": json.loads(said.get("warnings", "[]"))}
             facts |= {"step": int(said.get("step", 0))}

@@ -1,0 +1,374 @@
+"""F5-TTS, ours beside the library's own calls, in one run: `make bench-f5`.
+
+The weights are random and of full size (F5-TTS v1 Base), which costs exactly what the real ones do. Library and ours
+take turns, so that whatever else the machine does slows both; both get the same chunks, lengths and steps. Results go
+to `benchmarks/results/`, a file for each device.
+
+    chunk     a text of one chunk, from the same noise: seconds, and how far apart the sounds are
+    text      a text of several chunks: seconds for all of it
+    load      from nothing to a model that can speak, in fresh processes: seconds, and the most memory
+    profile   where the time goes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from machine import machine, of_rounds
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+
+RESULTS = Path(__file__).parent / "results"
+PARTS = ("chunk", "text", "load", "profile")
+MODEL = "F5TTS_v1_Base"
+SEED = 1
+HEARD = "The harbour was quiet when the first boats came in, and nobody had slept much that night. "
+HEARD_S = 6.0
+CHUNK = "She counted the crates twice, wrote the number down, and counted them again before the rain came."
+TEXT = (
+    "By noon the market was full of people who wanted to know what had happened during the night. "
+    "It was not the kind of story that one tells to strangers, and nobody told it. "
+    "The old man said that he had seen lights on the water, far out, where no ship should have been. "
+    "He had watched them for an hour, until the fog came, and then he had gone home and closed the shutters. "
+    "Somebody laughed, and somebody else told him to be quiet. "
+    "They went home before dark, earlier than they used to, and the lamps were lit in every house along the quay."
+)
+
+
+def prepare() -> None:
+    """torch and the library as the worker has them; recordings are opened without FFmpeg."""
+    from engines import runtime
+
+    warnings.simplefilter("ignore")
+    runtime.quiet()
+    runtime.prepare_torchaudio()
+    import soundfile
+    import torch
+    import torchaudio
+
+    def load(path: str) -> tuple[Any, int]:
+        samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+        return torch.from_numpy(samples.T.copy()), rate_hz
+
+    torchaudio.load = load
+    torch.set_num_threads(runtime.threads())
+
+
+# --- the two sides ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """What both sides have to say.
+
+    Attributes:
+        folder: Of the model, with the recording `heard.wav`.
+        steps: Evaluations for each chunk, each with guidance.
+    """
+
+    folder: Path
+    text: str
+    device: str
+    steps: int
+
+
+def library(folder: Path, device: str) -> Any:
+    """The library's own model, by its own loader."""
+    from f5_tts.api import F5TTS
+
+    files = {"ckpt_file": str(folder / "model.safetensors"), "vocab_file": str(folder / "vocab.txt")}
+    with redirect_stdout(sys.stderr):
+        return F5TTS(MODEL, **files, vocoder_local_path=str(folder / "vocos"), device=device)
+
+
+def ours(folder: Path, device: str, precision: str) -> Any:
+    """Our model, as an engine loads it."""
+    import torch
+
+    from engines import checkpoints
+    from engines.neural.f5_model import Files, Model
+
+    found = checkpoints.inspect(folder / "model.safetensors")
+    assert found.sizes is not None
+    files = Files(found.path, found.tensors, found.sizes, folder / "vocos")
+    return Model(files, device, getattr(torch, precision))
+
+
+def said_by_library(model: Any, task: Task) -> Any:
+    """Samples."""
+    with redirect_stdout(sys.stderr):
+        sound, _rate_hz, _mel = model.infer(
+            str(task.folder / "heard.wav"), HEARD, task.text, show_info=lambda *_words: None, progress=None,
+            nfe_step=task.steps, seed=SEED,
+        )  # fmt: skip
+    return sound
+
+
+def requests(task: Task) -> list[Any]:
+    """The chunks that the library makes of a text, as long as it makes them."""
+    import torch
+    import torchaudio
+    from f5_tts.infer import utils_infer
+    from f5_tts.model.utils import convert_char_to_pinyin
+
+    from engines import f5_vocabulary
+    from engines.neural.f5_flow import Course
+    from engines.neural.f5_mel import HOP, hear
+    from engines.neural.f5_model import Request
+
+    with redirect_stdout(sys.stderr):
+        path, words = utils_infer.preprocess_ref_audio_text(str(task.folder / "heard.wav"), HEARD, lambda *_words: None)
+    samples, rate_hz = torchaudio.load(path)
+    heard_s, reference = samples.shape[-1] / rate_hz, hear(samples, rate_hz)
+    most = int(len(words.encode()) / heard_s * (22 - heard_s))
+    words += " "
+    hops = samples.shape[-1] // HOP
+    numbers = f5_vocabulary.read(task.folder / "vocab.txt").numbers(f5_vocabulary.LIBRARY_SYMBOLS)
+    made = []
+    for number, chunk in enumerate(utils_infer.chunk_text(task.text, max_chars=most)):
+        (symbols,) = convert_char_to_pinyin([words + chunk])
+        frames = hops + int(hops / len(words.encode()) * len(chunk.encode()))
+        tokens = torch.tensor([numbers.get(symbol, 0) for symbol in symbols])
+        made.append(Request(number, reference, tokens, frames, Course(task.steps), SEED))
+    return made
+
+
+def said_by_us(model: Any, wanted: Sequence[Any]) -> Any:
+    """Samples, chunk after chunk."""
+    import torch
+
+    from engines.f5_variant import V1
+    from engines.runtime import free_bytes
+
+    budget = free_bytes(str(model.backbone.device)) // 2
+    made = dict(one for one in model.render(wanted, V1, budget) if one is not None)
+    return torch.cat([made[number] for number in range(len(wanted))]).numpy()
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def render(task: Task, rounds: int) -> dict[str, Any]:
+    """Each side speaks the whole text, in turn."""
+    wanted = requests(task)
+    speakers = both_sides(task, wanted)
+    if task.device != "cpu":
+        for speak in speakers.values():
+            speak()  # what is made at the first use, is made
+    seconds: dict[str, list[float]] = {name: [] for name in speakers}
+    sounds: dict[str, Any] = {}
+    for _ in range(rounds):
+        for name, speak in speakers.items():
+            started_s = time.perf_counter()
+            sounds[name] = speak()
+            seconds[name].append(time.perf_counter() - started_s)
+            print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
+    audio_s = sum(one.frames - len(one.reference.mel) for one in wanted) * 256 / 24_000
+    report: dict[str, Any] = {
+        "frames": [one.frames for one in wanted],
+        "steps": task.steps,
+        "audio_s": round(audio_s, 1),
+    }
+    for name, taken in seconds.items():
+        report[name] = {
+            "seconds": of_rounds(taken),
+            "real_time_factor": of_rounds([one / audio_s for one in taken]),
+        }
+        if name != "library":
+            speeds = [its / own for own, its in zip(taken, seconds["library"], strict=True)]
+            report[name]["times_the_library"] = of_rounds(speeds)
+    if len(wanted) == 1 and task.device == "cpu":  # else the library's noise is another
+        report["apart"] = compared(sounds)
+    return report
+
+
+def both_sides(task: Task, wanted: Sequence[Any]) -> dict[str, Callable[[], Any]]:
+    """The library, and ours in each precision, ready to speak."""
+
+    def speaking(precision: str) -> Callable[[], Any]:
+        model = ours(task.folder, task.device, precision)
+        return lambda: said_by_us(model, wanted)
+
+    model = library(task.folder, task.device)
+    sides = {"library": lambda: said_by_library(model, task)}
+    return sides | {precision: speaking(precision) for precision in precisions(task.device)}
+
+
+def compared(sounds: Mapping[str, Any]) -> dict[str, float]:
+    """How far from the library's sound each is, at its loudest sample, of the library's loudest one."""
+    import numpy as np
+
+    theirs = sounds["library"]
+    loudest = np.abs(theirs).max()
+    return {name: float(f"{np.abs(one - theirs).max() / loudest:.2g}") for name, one in sounds.items()}
+
+
+def precisions(device: str) -> list[str]:
+    from engines import runtime
+
+    return ["float32", *(["bfloat16"] if runtime.fast_bfloat16(device) else [])]
+
+
+def load(folder: Path, device: str, rounds: int) -> dict[str, Any]:
+    """Fresh processes, taking turns; what is imported is imported before the clock starts."""
+    runs: dict[str, list[Mapping[str, float]]] = {"library": [], **{one: [] for one in precisions(device)}}
+    for _ in range(rounds):
+        for name, done in runs.items():
+            command = [sys.executable, __file__, "--device", device, "--model", str(folder), "--load-once", name]
+            done.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1]))
+            print(f"load {name}: {done[-1]}", flush=True)
+    report: dict[str, Any] = {
+        name: {
+            "seconds": of_rounds([one["seconds"] for one in done]),
+            "with_imports_s": of_rounds([one["with_imports_s"] for one in done]),
+            "peak_gib": of_rounds([one["peak_gib"] for one in done]),
+        }
+        for name, done in runs.items()
+    }
+    for name in precisions(device):
+        for what, ratio in (("seconds", "times_the_library"), ("with_imports_s", "times_the_library_with_imports")):
+            pairs = zip(runs["library"], runs[name], strict=True)
+            report[name][ratio] = of_rounds([its[what] / own[what] for its, own in pairs])
+    return report
+
+
+def load_once(folder: Path, device: str, name: str, began_s: float) -> dict[str, float]:
+    """One load in this process; the most memory is that of the process, torch and all."""
+    if name == "library":
+        import f5_tts.api  # noqa: F401 - the import is not what is measured
+    else:
+        import engines.checkpoints
+        import engines.neural.f5_model  # noqa: F401 - the same
+
+    started_s = time.perf_counter()
+    loaded = library(folder, device) if name == "library" else ours(folder, device, name)
+    ended_s = time.perf_counter()
+    del loaded
+    return {
+        "seconds": ended_s - started_s,
+        "with_imports_s": ended_s - began_s,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def profile(task: Task) -> dict[str, Any]:
+    """Where the time of a rendering goes: the operations that take most, and how busy the device is."""
+    import torch
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiling
+
+    wanted, report = requests(task), {}
+    on_gpu = task.device != "cpu"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    for precision in precisions(task.device):
+        model = ours(task.folder, task.device, precision)
+        said_by_us(model, wanted)
+        started_s = time.perf_counter()
+        with profiling(activities=activities) as seen:
+            said_by_us(model, wanted)
+            if on_gpu:
+                torch.cuda.synchronize()
+        wall_s = time.perf_counter() - started_s
+        own = {event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
+               for event in seen.key_averages()}  # fmt: skip
+        total = sum(own.values())
+        most = sorted(own, key=own.__getitem__, reverse=True)[:12]
+        report[precision] = {
+            "wall_s": round(wall_s, 3),
+            "busy_s": round(total, 3),
+            "share": {key[:80]: round(own[key] / total, 3) for key in most},
+            "memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
+        }
+    return report
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def full_size(given: Path | None) -> Iterator[Path]:
+    """A folder with a full-size model and a recording: the one given, or one that lasts as long as this."""
+    if given is not None:
+        yield given.resolve()
+        return
+    import tiny_f5
+
+    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as scratch:
+        folder = Path(scratch).resolve() / "full"
+        print("building a full-size model ...", flush=True)
+        tiny_f5.build(folder, tiny_f5.KINDS["f5-v1-base"].full)
+        tiny_f5.build_vocos(folder / "vocos", tiny=False)
+        yield folder
+
+
+def record(path: Path) -> None:
+    """Something to listen to: a tone that sways, with noise, without a pause at which it would be cut."""
+    import numpy as np
+    import soundfile
+
+    places = np.arange(int(HEARD_S * 24_000))
+    tone = np.sin(places * 0.05 * (1 + 0.2 * np.sin(places / 9_000)))
+    noise = np.random.default_rng(0).standard_normal(len(places))
+    soundfile.write(path, (0.2 * tone + 0.02 * noise).astype("float32"), 24_000)
+
+
+def main() -> None:
+    began_s = time.perf_counter()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--model", type=Path, help="a folder that examples/tiny_f5.py --full made, instead of a new one"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=None, help="evaluations; 7 on a processor, else 16")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--load-once", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    prepare()
+    if arguments.load_once:
+        print(json.dumps(load_once(arguments.model, arguments.device, arguments.load_once, began_s)))
+        return
+    with full_size(arguments.model) as folder:
+        record(folder / "heard.wav")
+        report = measured(folder, arguments)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"f5-{arguments.device.partition(':')[0]}.json"
+    before = json.loads(path.read_bytes()) if path.exists() and len(arguments.parts) < len(PARTS) else {}
+    path.write_text(json.dumps(before | report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+
+
+def measured(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    device, rounds = arguments.device, arguments.rounds
+    steps = arguments.steps or (7 if device == "cpu" else 16)
+    report: dict[str, Any] = {"machine": machine(), "torch": torch.__version__}
+    if device != "cpu":
+        report["machine"]["card"] = torch.cuda.get_device_name(device)
+    run: dict[str, Callable[[], dict[str, Any]]] = {
+        "chunk": lambda: render(Task(folder, CHUNK, device, steps), rounds),
+        "text": lambda: render(Task(folder, TEXT, device, steps), rounds),
+        "load": lambda: load(folder, device, rounds),
+        "profile": lambda: profile(Task(folder, CHUNK if device == "cpu" else TEXT, device, steps)),
+    }
+    for part in arguments.parts:
+        report[part] = run[part]()
+    return report
+
+
+if __name__ == "__main__":
+    main()

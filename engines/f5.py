@@ -1,0 +1,171 @@
+"""F5-TTS and E2-TTS: clone a voice from seconds of it and their transcript; any checkpoint, told by its shapes.
+
+The weights are those that f5-tts trains; loading, the network and the vocoder are ours (`engines/neural`), several
+times faster and with the same result. Checkpoints are opened for reading alone, and nothing in them is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from engines import base_models, checkpoints, f5_vocabulary, runtime
+from engines.base import Device, EngineInfo, Option
+from engines.checkpoints import Checkpoint
+from engines.errors import EngineMissing, RequestRefused
+from engines.f5_variant import Variant
+from engines.neural_engine import NeuralEngine, Opened, prepare
+
+PACKAGE = "f5-tts"
+INSTALL = "pip install 'voicespool[f5]'"
+RATE_HZ = 24000
+SMALL_CARD_BYTES = 3 << 30
+"""A card with less free memory gets one sentence at a time, and the vocoder stays on the CPU."""
+
+OPTIONS = (
+    Option("speed", float, 1.0, "1.0 is as fast as the recording", 0.3, 2.0),
+    Option(
+        "nfe_step", int, None, "evaluations of the network: fewer are faster, 7 is enough for many; default 32", 1, 128
+    ),
+    Option(
+        "cfg_strength", float, 2.0, "how closely text and voice are kept to; 0 is twice as fast and freer", 0.0, 10.0
+    ),
+    Option("sway_sampling_coef", float, -1.0, "below 0 takes more steps at the beginning", -1.0, 1.0),
+    Option(
+        "cross_fade_s", float, 0.15, "by so much the parts of a sentence overlap that is too long for one", 0.0, 1.0
+    ),
+    Option("fix_duration_s", float, None, "each chunk takes so long, whatever its text", 0.3, 30.0),
+)
+STEPS, FEWER_STEPS = 32, 16
+_CODES = """
+    aa ab af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en
+    eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja
+    jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb
+    nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq
+    sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu
+"""
+LANGUAGES = tuple(_CODES.split())
+"""ISO 639-1: which of them a model speaks depends on what it was trained with."""
+
+
+class F5(NeuralEngine):
+    """One instance holds one model, from `load` to `close`."""
+
+    @classmethod
+    def info(cls) -> EngineInfo:
+        """What F5 can do here; says how to install it where it is not."""
+        return EngineInfo(
+            name="f5",
+            title="F5-TTS and E2-TTS, voice cloning",
+            licence="code MIT; published models CC-BY-NC 4.0, non-commercial",
+            library=PACKAGE,
+            version=_version(),
+            missing=None if _installed() else INSTALL,
+            sample_rate_hz=RATE_HZ,
+            languages=LANGUAGES,
+            options=OPTIONS,
+            clones_voices=True,
+            needs_voice=True,
+            needs_transcript=True,
+            takes_checkpoints=True,
+            model="F5-TTS v1 Base, English and Chinese (`voicespool models pull f5`)",
+            device="as configured",
+            max_chars=160,
+            max_chars_in={"ja": 60, "ko": 70, "zh": 60},
+        )
+
+    @classmethod
+    def match_language(cls, tag: str) -> str | None:
+        """`pt-BR` -> `pt`, `cmn-Hans` -> `zh`, `xyz` -> None."""
+        primary = tag.partition("-")[0].lower()
+        primary = {"cmn": "zh", "yue": "zh"}.get(primary, primary)
+        return primary if primary in LANGUAGES else None
+
+    def open(self, checkpoint: Path | None, device: Device) -> Opened:
+        """Load a checkpoint, or the base model; see `load`."""
+        if not _installed():
+            raise EngineMissing("f5 is not installed", INSTALL)
+        found = _inspected(checkpoint if checkpoint is not None else base_models.weights("f5"))
+        variant = found.variant
+        assert found.sizes is not None and variant is not None and found.vocab is not None  # noqa: PT018, S101 - it loads
+        here = prepare(_halved(device) if device.profile == "low_vram" else device)
+        is_small = here.on_cuda and (device.profile == "low_vram" or runtime.free_bytes(here.device) < SMALL_CARD_BYTES)
+
+        from engines.neural.f5_model import Files, Model
+        from engines.neural.f5_speech import About, Speech
+        from engines.neural.f5_symbols import Symbols
+
+        files = Files(found.path, found.tensors, found.sizes, _vocoder(variant))
+        model = Model(files, here.device, here.torch_dtype, "cpu" if is_small else here.device)
+        symbols = Symbols(f5_vocabulary.read(found.vocab).numbers(found.sizes.vocabulary))
+        defaults = {**_DEFAULTS, "nfe_step": FEWER_STEPS if device.profile == "low_vram" else STEPS}
+        about = About(found.path, variant, partial(checkpoints.digest, found.path), one_by_one=is_small)
+        facts: dict[str, Any] = {
+            "device": here.device,
+            "precision": here.precision,
+            "profile": "low_vram" if is_small else "full",
+            "architecture": found.architecture,
+            "step": found.step,
+            "validation_loss": found.validation_loss,
+            "variant": {"name": variant.name, "evidence": variant.evidence},
+            "vocabulary": found.vocab.name,
+            "settings": defaults,
+            "warnings": [*found.warnings],
+        }
+        return Opened(Speech(model, symbols, about, defaults, self._facts), facts, found.path)
+
+
+_DEFAULTS: Mapping[str, Any] = {option.name: option.default for option in OPTIONS}
+
+
+def _halved(device: Device) -> Device:
+    """For cards with little memory: half precision, unless something else is asked for."""
+    if device.precision != "auto" or device.name == "cpu":
+        return device
+    chosen = runtime.choose(device)
+    half = "bfloat16" if runtime.fast_bfloat16(chosen.device) else "float16"
+    return Device(device.name, half if chosen.on_cuda else "auto", device.profile, device.fallback_cpu)
+
+
+def _inspected(path: Path) -> Checkpoint:
+    try:
+        found = checkpoints.inspect(path)
+    except OSError as error:
+        raise RequestRefused(
+            f"the checkpoint {path.name} can't be read: {error.strerror}",
+            "`voicespool checkpoints list` shows those that can.",
+        ) from None
+    if not found.loads:
+        raise RequestRefused(f"the checkpoint {path.name} will not load: {found.why_not}", found.cure)
+    if found.engine != "f5":
+        raise RequestRefused(
+            f"{path.name} is {found.architecture}, no F5-TTS or E2-TTS model",
+            "Leave `engine` out: the checkpoint decides it.",
+        )
+    return found
+
+
+def _vocoder(variant: Variant) -> Path:
+    if variant.vocoder != "vocos":
+        raise RequestRefused(
+            f"its configuration says that it was trained for the vocoder {variant.vocoder}, and vocos is the one here",
+            "Use a model that was trained for vocos, which nearly all are.",
+        )
+    return base_models.need("vocos")
+
+
+@cache
+def _installed() -> bool:
+    return all(find_spec(name) is not None for name in ("f5_tts", "torch", "torchaudio"))
+
+
+@cache
+def _version() -> str | None:
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,118 @@
+"""Attention over sequences laid end to end, with places told by turning (arXiv 2104.09864)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor
+
+from engines.f5_layout import Sizes
+from engines.neural.linear import Linear, can_be_packed, product
+from engines.neural.packing import Packing
+from engines.neural.source import Source
+
+_EPS = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What attention knows of its rows.
+
+    Attributes:
+        packing: Which belong together.
+        turns: By how much a row's place turns each pair of channels, complex64 [rows, dim_head / 2].
+        heads: So many heads know about places, the first ones.
+    """
+
+    packing: Packing
+    turns: Tensor
+    heads: int
+
+
+class Attention:
+    """One layer's.
+
+    The likeness of queries and keys is always float32: it goes through an exponential. The rest is in the precision of
+    the matrices.
+
+    Args:
+        source: `to_q`, `to_k`, `to_v`, `to_out.0`, and where sizes say so `q_norm` and `k_norm`.
+    """
+
+    def __init__(self, source: Source, sizes: Sizes) -> None:
+        self._heads, self._width = sizes.heads, sizes.dim_head
+        scale: float = sizes.dim_head**-0.5
+        self._norms = None
+        if sizes.qk_norm:
+            self._norms = source.kept("q_norm.weight") * scale, source.kept("k_norm.weight")
+            scale = 1.0
+        self._qkv = _joined(source, ("to_q", "to_k", "to_v"), scale)
+        self._out = source.linear("to_out.0")
+
+    def __call__(self, x: Tensor, layout: Layout) -> Tensor:
+        """[rows, dim] -> [rows, dim], both in the precision of the matrices."""
+        mixed = self._qkv(x).view(-1, 3, self._heads, self._width).permute(1, 2, 0, 3)
+        alike = torch.empty(2, *mixed.shape[1:], device=x.device).copy_(mixed[:2])  # queries and keys
+        if self._norms is not None:
+            for one, weight in zip(alike, self._norms, strict=True):
+                one.copy_(F.rms_norm(one, (self._width,), weight, _EPS))
+        _turn(alike[:, : layout.heads], layout.turns)
+        return self._out(_attend(alike, mixed[2].contiguous(), layout.packing.spans).flatten(1))
+
+
+def _joined(source: Source, names: Sequence[str], scale: float) -> Linear:
+    """Several matrices as one, the first of them scaled."""
+    matrices = [source.read(f"{name}.weight").to(source.device, source.dtype, copy=True) for name in names]
+    biases = [source.kept(f"{name}.bias") for name in names]
+    matrices[0] *= scale
+    biases[0] *= scale
+    return Linear(torch.cat(matrices), torch.cat(biases), source.dtype)
+
+
+def turns(positions: Tensor, speeds: Tensor) -> Tensor:
+    """How far places [rows] turn pairs of channels of these speeds [pairs]: complex64 [rows, pairs]."""
+    angles = torch.outer(positions.float(), speeds)
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def _turn(x: Tensor, by: Tensor) -> None:
+    """Turn neighbouring channels of x, float32 [2, heads, rows, channels], in place."""
+    pairs = torch.view_as_complex(x.view(*x.shape[:3], -1, 2))
+    pairs *= by
+
+
+def _attend(alike: Tensor, values: Tensor, spans: Sequence[slice]) -> Tensor:
+    """Each sequence looks at itself.
+
+    torch's own attention has its products from another library on a processor, which takes twice as long.
+
+    Args:
+        alike: Queries and keys, float32 [2, heads, rows, channels].
+        values: [heads, rows, channels].
+
+    Returns:
+        [rows, heads, channels] in the precision of the values.
+    """
+    heads, rows, channels = values.shape
+    out = values.new_empty(rows, heads, channels)
+    if can_be_packed(values.device, values.dtype):
+        for span in spans:
+            for head in range(heads):
+                out[span, head] = _seen(alike[0, head, span], alike[1, head, span], values[head, span])
+        return out
+    queries, keys = alike.to(values.dtype).unsqueeze(1)
+    for span in spans:
+        own = values[None, :, span]
+        seen = F.scaled_dot_product_attention(queries[:, :, span], keys[:, :, span], own, scale=1.0)
+        out[span] = seen[0].transpose(0, 1)
+    return out
+
+
+def _seen(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """One head of one sequence: [n, channels] of each -> the same."""
+    weights = product(queries, keys)
+    torch.softmax(weights, 1, out=weights)
+    return product(weights.to(values.dtype), values.t())

@@ -1,0 +1,185 @@
+"""What engines with a model in torch have in common: one model from `load` to `close`, its file's digest, and going on
+on the CPU when a card is too small.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from engines import checkpoints, runtime
+from engines.base import Audio, Chunk, Device
+from engines.errors import EngineError, OutOfMemory
+from engines.runtime import Runtime
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Speech(Protocol):
+    """A loaded model with its voices."""
+
+    rate_hz: int
+
+    def speak(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, NDArray[np.float32]] | None]:
+        """Index and samples of each chunk as soon as it is done; None as a sign of life.
+
+        Raises:
+            RequestRefused, OutOfMemory.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What `NeuralEngine.open` has loaded.
+
+    Attributes:
+        speech: Ready to speak.
+        facts: For the manifest; `warnings` among them.
+        path: The file that a job means by its checkpoint.
+    """
+
+    speech: Speech
+    facts: Mapping[str, object]
+    path: Path
+
+
+class NeuralEngine:
+    """One instance holds one model, from `load` to `close`."""
+
+    def __init__(self) -> None:
+        self._speech: Speech | None = None
+        self._facts: dict[str, object] = {}
+        self._checkpoint: Path | None = None
+        self._device = Device()
+        self._digest: threading.Thread | None = None
+
+    @abstractmethod
+    def open(self, checkpoint: Path | None, device: Device) -> Opened:
+        """Load a checkpoint, or the base model.
+
+        Raises:
+            EngineMissing, RequestRefused; and whatever says that memory was too small.
+        """
+
+    def load(self, checkpoint: Path | None, device: Device) -> Mapping[str, object]:
+        """Load a checkpoint, or the base model.
+
+        Returns:
+            Facts for the manifest. While chunks are rendered they may change: read them afterwards.
+
+        Raises:
+            EngineMissing: the library, the base model or the card asked for is not there.
+            RequestRefused: the checkpoint can't be used; says why, and what to do.
+            OutOfMemory: it does not fit.
+        """
+        if self._speech is not None:
+            self.close()
+        self._checkpoint, self._device, self._facts = checkpoint, device, {}
+        why = ""
+        try:
+            self._open(device)
+        except OutOfMemory as error:
+            if not device.fallback_cpu:
+                raise
+            why = error.message
+        if why:  # not sooner: an error that is being handled keeps alive what was loaded by then
+            self._move_to_cpu(why)
+        return self._facts
+
+    def _open(self, device: Device) -> None:
+        try:
+            opened = self.open(self._checkpoint, device)
+        except Exception as error:
+            if runtime.is_out_of_memory(error):
+                raise OutOfMemory(f"the model does not fit into the memory of {device.name}") from None
+            raise
+        self._speech = opened.speech
+        self._facts |= opened.facts
+        if self._digest is None:
+            self._note_digest(opened.path)
+
+    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio] | None]:
+        """Speak chunks, many at a time, in the order in which they get done; None is a sign of life.
+
+        Raises:
+            RequestRefused: what a chunk asks for can't be done.
+            OutOfMemory: not even one chunk at a time fits.
+        """
+        if self._speech is None:
+            raise EngineError("the engine was asked to speak before it was loaded")
+        left, why = dict(enumerate(chunks)), ""
+        try:
+            yield from self._speak(left)
+        except OutOfMemory as error:
+            if not self._device.fallback_cpu or self._facts["device"] == "cpu":
+                raise
+            why = error.message
+        if why:
+            self._move_to_cpu(why)
+            yield from self._speak(left)
+        if self._digest is not None:
+            self._digest.join()
+
+    def _speak(self, left: dict[int, Chunk]) -> Iterator[tuple[int, Audio] | None]:
+        """Speak what is left; what is done is taken out."""
+        assert self._speech is not None  # noqa: S101 - render() looks
+        numbers = list(left)
+        for spoken in self._speech.speak([left[number] for number in numbers]):
+            if spoken is None:
+                yield None
+                continue
+            index, samples = spoken
+            del left[numbers[index]]
+            yield numbers[index], Audio(samples, self._speech.rate_hz)
+
+    def _move_to_cpu(self, why: str) -> None:
+        self._speech = None
+        runtime.release(str(self._facts.get("device", self._device.name)))
+        precision = "auto" if self._device.precision == "float16" else self._device.precision  # no processor's
+        self._open(Device(name="cpu", precision=precision))
+        self._warn(f"{why}; the CPU went on, as device.fallback_cpu says")
+
+    def _warn(self, words: str) -> None:
+        told = self._facts.get("warnings")
+        self._facts["warnings"] = [*(told if isinstance(told, list) else ()), words]
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        device = str(self._facts.get("device", "cpu"))
+        self._speech = None
+        if self._digest is not None:
+            self._digest.join()
+            self._digest = None
+        runtime.release(device)
+
+    def _note_digest(self, path: Path) -> None:
+        """A file of 5 GB takes seconds to digest, once: meanwhile it can speak."""
+        facts = self._facts
+
+        def note() -> None:
+            try:
+                facts["sha256"] = checkpoints.digest(path)
+            except OSError as error:
+                self._warn(f"the SHA-256 of {path.name} is not known: {error}")
+
+        self._digest = threading.Thread(target=note, name="digest", daemon=True)
+        self._digest.start()
+
+
+def prepare(device: Device) -> Runtime:
+    """Bring torch and its surroundings into order, and choose what to run on. Call it before a library is imported."""
+    runtime.quiet()
+    runtime.prepare_torchaudio()
+    here = runtime.choose(device)
+    import torch
+
+    torch.set_num_threads(runtime.threads())
+    gc.freeze()  # what was imported stays: going through it again and again takes a third of the time of a load
+    return here

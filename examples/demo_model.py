@@ -1,0 +1,82 @@
+"""What `make demo-xtts` and `make demo-f5` have in common: a fine-tuned model speaks a job with a recording's voice.
+
+The models are tiny ones of random values and the recording is made by espeak; the engine, the models' files and the job
+are what they would be with real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import demo
+import soundfile
+
+from engines.base import Chunk, Device
+from engines.espeak import Espeak
+
+WORDS = "Esta é a minha voz, como ela soa quando eu leio um texto em voz alta, com calma e sem pressa, até o fim."
+Build = Callable[[Path], object]
+
+
+def show(folder: Path, job: str, voice: str, models: Mapping[str, tuple[str, Build]]) -> int:
+    """Make a working folder with models and a recording, drop a job that names them, and show what came of it.
+
+    Args:
+        job: A file of this folder.
+        voice: Name of the recording, without its ending.
+        models: Name under models/ -> what it is, and what builds it; the first one is the job's checkpoint.
+
+    Returns:
+        The spool's exit code.
+    """
+    demo.start(folder)
+    for name, (what, build) in models.items():
+        place = folder / "models" / name
+        if not place.exists():
+            print(f"Building a tiny {what} of random values in {place}.", flush=True)
+            appear(place, build)
+    recording = folder / "voices" / f"{voice}.wav"
+    record(recording)
+    demo.drop(folder, [job])
+    model = folder / "models" / next(iter(models))
+    print(f"Dropped {job} into {folder / 'inbox'}; it names {model} and {recording}.\n", flush=True)
+    code, made = demo.render(folder)
+    for result in made:
+        print(f"\n{result}\n{told(demo.manifest_of(result))}")
+    print("\nWhat you hear is noise, as random weights speak it; with a real checkpoint it is speech.")
+    return code
+
+
+def appear(model: Path, build: Build) -> None:
+    """Build a model's folder, which appears whole."""
+    unfinished = model.with_name(f".{model.name}")
+    build(unfinished)
+    unfinished.rename(model)
+
+
+def record(path: Path) -> None:
+    """A recording of a voice, some seconds long, and beside it the words that are said in it."""
+    espeak = Espeak()
+    espeak.load(None, Device())
+    ((_, voice),) = espeak.render([Chunk(WORDS, "pt-BR", seed=0)])
+    espeak.close()
+    soundfile.write(path, voice.samples, voice.rate_hz)
+    path.with_suffix(".txt").write_text(WORDS, "utf-8")
+
+
+def told(manifest: dict[str, Any]) -> str:
+    """What a result says of how it was made, a line each."""
+    if manifest["status"] != "done":
+        return f"  {manifest['status']}: {manifest['error']['message']}"
+    engine, checkpoint = manifest["engine"], manifest["engine"]["checkpoint"]
+    timing = manifest["timing"]
+    lines = {
+        "length": f"{demo.length_s(manifest):.1f} s",
+        "engine": f"{engine['name']} ({engine['library']} {engine['version']})",
+        "checkpoint": f"{checkpoint['name']} ({checkpoint['architecture']}, sha256 {checkpoint['sha256'][:12]}…)",
+        "device": f"{engine['device']}, {engine['precision']}",
+        "real-time factor": f"{timing['real_time_factor']:.2f}, after {timing['load_s']:.1f} s of loading",
+    }
+    return "\n".join(f"  {name:16}  {value}" for name, value in lines.items())

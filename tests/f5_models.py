@@ -1,0 +1,169 @@
+"""Tiny F5-TTS and E2-TTS models for tests, and the library's own code beside ours.
+
+Everything about them is real but their weights, which are random, and their sizes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import tiny_f5
+
+from engines import checkpoints, runtime
+from engines.f5_layout import Sizes
+from engines.f5_variant import V0, V1, Flags
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engines.neural.f5_model import Files, Model, Request
+
+_OWN = tiny_f5.KINDS["f5-v1-base"].tiny
+_OWN_E2 = tiny_f5.KINDS["e2-base"].tiny
+KINDS: Mapping[str, tuple[Sizes, Flags]] = MappingProxyType({
+    **{name: (kind.tiny, kind.flags) for name, kind in tiny_f5.KINDS.items()},
+    "qk-norm": (replace(_OWN, qk_norm=True), V1),
+    "long-skip": (replace(_OWN, long_skip_connection=True), V1),
+    "stretched-text": (_OWN, replace(V1, average_upsampling=True)),
+    "small-vocabulary": (replace(_OWN, vocabulary=60), V1),
+    "other-heads": (replace(_OWN, heads=3, dim_head=32), Flags(text_mask_padding=False, pe_attn_head=2)),
+    "no-text-convolutions": (replace(_OWN, conv_layers=0), V0),
+    "e2-with-text-convolutions": (replace(_OWN_E2, text_dim=32, conv_layers=1), V1),
+    "e2-qk-norm": (replace(_OWN_E2, qk_norm=True), V0),
+})  # fmt: skip
+"""Those that the library has a configuration for, and others that its modules can be built as."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A tiny model on disk.
+
+    Attributes:
+        checkpoint: The weights.
+        vocoder: The folder of a tiny Vocos.
+    """
+
+    checkpoint: Path
+    vocoder: Path
+    sizes: Sizes
+    flags: Flags
+
+    @cached_property
+    def files(self) -> Files:
+        """As `Model` takes them, read from the file's header."""
+        prepare()
+        from engines.neural.f5_model import Files
+
+        found = checkpoints.inspect(self.checkpoint)
+        assert found.sizes == self.sizes
+        return Files(self.checkpoint, found.tensors, self.sizes, self.vocoder)
+
+    def load(self, precision: str = "float32", device: str = "cpu") -> Model:
+        """Our own model."""
+        prepare()
+        import torch
+
+        from engines.neural.f5_model import Model
+
+        return Model(self.files, device, getattr(torch, precision))
+
+    @cached_property
+    def library(self) -> Library:
+        return Library(self)
+
+
+def build(folder: Path, name: str = "f5-v1-base", container: str = "bare") -> Built:
+    """Write a model of one of the `KINDS`, with a vocoder."""
+    sizes, flags = KINDS[name]
+    checkpoint = tiny_f5.build(folder, sizes, container)
+    return Built(checkpoint, tiny_f5.build_vocos(folder / "vocos"), sizes, flags)
+
+
+def prepare() -> None:
+    """What the engine does before it imports a library."""
+    runtime.quiet()
+    runtime.prepare_torchaudio()
+
+
+class Library:
+    """The library's own modules with the same weights."""
+
+    def __init__(self, built: Built) -> None:
+        prepare()
+        import torch
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from f5_tts.model import CFM, DiT, UNetT
+            from vocos import Vocos
+
+        self.cfm: Any = CFM((DiT if built.sizes.family == "dit" else UNetT)(**arguments(built)))
+        self.cfm.load_state_dict(_state(built.checkpoint))
+        self.cfm.eval()
+        self.vocos = Vocos.from_hparams(str(built.vocoder / "config.yaml"))
+        self.vocos.load_state_dict(torch.load(built.vocoder / "pytorch_model.bin", weights_only=True))
+        self.vocos.eval()
+
+    def say(self, request: Request) -> Tensor:
+        """What `utils_infer.infer_batch_process` does with one chunk, whose noise is drawn for a seed: [samples]."""
+        import torch
+
+        course, mel = request.course, request.reference.mel
+        with torch.inference_mode():
+            made, _trajectory = self.cfm.sample(
+                mel.unsqueeze(0), request.symbols.unsqueeze(0), request.frames, seed=request.seed, steps=course.steps,
+                cfg_strength=course.guidance, sway_sampling_coef=course.sway,
+            )  # fmt: skip
+            sound: Tensor = self.vocos.decode(made[:, len(mel) - 1 :].transpose(1, 2))[0] * request.reference.gain
+        return sound
+
+
+def arguments(built: Built) -> dict[str, Any]:
+    """For the library's `DiT` or `UNetT`."""
+    sizes, flags = built.sizes, built.flags
+    given = {
+        "dim": sizes.dim, "depth": sizes.depth, "heads": sizes.heads, "dim_head": sizes.dim_head,
+        "ff_mult": sizes.ff_mult, "mel_dim": sizes.n_mels, "text_num_embeds": sizes.vocabulary,
+        "text_dim": sizes.text_dim, "conv_layers": sizes.conv_layers, "qk_norm": "rms_norm" if sizes.qk_norm else None,
+        "text_mask_padding": flags.text_mask_padding, "pe_attn_head": flags.pe_attn_head,
+    }  # fmt: skip
+    if sizes.family == "dit":
+        given["long_skip_connection"] = sizes.long_skip_connection
+        given["text_embedding_average_upsampling"] = flags.average_upsampling
+    return given
+
+
+def _state(checkpoint: Path) -> dict[str, Tensor]:
+    """Weights as the library's `load_checkpoint` takes them from each container."""
+    import torch
+    from safetensors.torch import load_file
+
+    if checkpoint.suffix == ".safetensors":
+        state = load_file(checkpoint)
+    else:
+        state = torch.load(checkpoint, weights_only=True)["ema_model_state_dict"]
+    return {
+        name.removeprefix("ema_model."): tensor for name, tensor in state.items() if name not in ("initted", "step")
+    }
+
+
+def request(model_sizes: Sizes, number: int, course: Any, key: int | None = None) -> Request:
+    """One of several requests of different length; with a text of one symbol, and with more of it than frames."""
+    prepare()
+    import torch
+
+    from engines.neural.f5_mel import Reference
+    from engines.neural.f5_model import Request
+
+    heard, said, frames = ((30, 20, 80), (11, 40, 64), (50, 1, 131), (8, 90, 40), (2, 3, 9))[number % 5]
+    generator = torch.Generator().manual_seed(number)
+    mel = torch.randn(heard, model_sizes.n_mels, generator=generator) * 2 - 4
+    symbols = torch.randint(0, model_sizes.vocabulary, (said,), generator=generator)
+    gain = (1.0, 0.5)[number % 2]
+    return Request(number if key is None else key, Reference(mel, gain), symbols, frames, course, seed=100 + number)

@@ -1,0 +1,74 @@
+"""What is heard of a recording is what the library hears."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engines.errors import RequestRefused
+from tests import f5_models
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engines.neural.f5_mel import Reference
+
+
+def sound(loudness: float, channels: int = 1, rate_hz: int = 24_000, samples: int = 30_011) -> Tensor:
+    """A tone that rises, with some noise."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    time_s = torch.arange(samples) / rate_hz
+    tone = torch.sin(2 * torch.pi * (200 + 300 * time_s) * time_s) + 0.1 * torch.randn(
+        channels, samples, generator=generator
+    )
+    return tone * (loudness / tone.mean(0).square().mean().sqrt())
+
+
+def hear(samples: Tensor, rate_hz: int) -> Reference:
+    f5_models.prepare()
+    from engines.neural.f5_mel import hear
+
+    return hear(samples, rate_hz)
+
+
+@pytest.mark.parametrize("loudness", [0.02, 0.3])
+@pytest.mark.parametrize(("channels", "rate_hz"), [(1, 24_000), (2, 44_100), (1, 16_000)])
+def test_it_is_the_librarys(loudness: float, channels: int, rate_hz: int) -> None:
+    """As `utils_infer.infer_batch_process` prepares it: one channel, loud enough, 24 kHz, then `MelSpec`."""
+    f5_models.prepare()
+    import torch
+    import torchaudio
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from f5_tts.model.modules import MelSpec
+    samples = sound(loudness, channels, rate_hz)
+    audio = samples.mean(0, keepdim=True)
+    rms = audio.square().mean().sqrt()
+    if rms < 0.1:
+        audio = audio * 0.1 / rms
+    if rate_hz != 24_000:
+        audio = torchaudio.transforms.Resample(rate_hz, 24_000)(audio)
+    expected = MelSpec()(audio)[0].t()
+    heard = hear(samples, rate_hz)
+    assert heard.mel.shape == expected.shape
+    assert heard.mel.is_contiguous()
+    torch.testing.assert_close(heard.mel, expected, rtol=0, atol=1e-4)
+    assert heard.gain == pytest.approx(min(1, loudness / 0.1), rel=1e-4)
+
+
+def test_speech_begins_with_the_last_frame_of_the_recording() -> None:
+    """A mel has a frame more than the recording has whole hops: the library counts the hops."""
+    assert len(hear(sound(0.2, samples=256 * 50), 24_000).mel) == 51
+    assert len(hear(sound(0.2, samples=256 * 50 + 255), 24_000).mel) == 51
+
+
+def test_silence_is_refused() -> None:
+    import torch
+
+    with pytest.raises(RequestRefused, match="silent"):
+        hear(torch.zeros(1, 24_000), 24_000)

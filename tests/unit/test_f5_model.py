@@ -1,0 +1,293 @@
+"""F5-TTS and E2-TTS say what the library says, whatever the architecture, alone and in any batch."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from engines.errors import RequestRefused
+from tests import f5_models
+from tests.f5_models import Built, build, request
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engines.neural.f5_model import Model, Request
+
+ALIKE = 1e-3  # of full scale
+EXACT = 1e-4  # what another order of summing may change
+PLENTY = 1 << 40
+
+
+def course(steps: int = 7, guidance: float = 2.0, sway: float | None = -1.0) -> Any:
+    f5_models.prepare()
+    from engines.neural.f5_flow import Course
+
+    return Course(steps, guidance, sway)
+
+
+COURSES = ((7, 2.0, -1.0), (16, 0.0, None), (16, 2.0, None), (32, 0.0, -1.0), (5, 1.5, 0.4))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """An F5-TTS v1."""
+    return build(tmp_path_factory.mktemp("f5"))
+
+
+@pytest.fixture(scope="module")
+def model(built: Built) -> Model:
+    return built.load()
+
+
+def spoken(model: Model, requests: Sequence[Request], built: Built, budget_bytes: int = PLENTY) -> dict[int, Tensor]:
+    return dict(one for one in model.render(requests, built.flags, budget_bytes) if one is not None)
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    assert one.shape == other.shape
+    return float((one - other).abs().max())
+
+
+@pytest.mark.parametrize("name", f5_models.KINDS)
+def test_every_architecture_sounds_as_the_librarys(name: str, tmp_path: Path) -> None:
+    """One by one and all in one batch, with and without guidance and sway, with few steps and many."""
+    built = build(tmp_path, name)
+    model = built.load()
+    for number, way in enumerate(COURSES if name in ("f5-base", "e2-base") else COURSES[:2]):
+        requests = [request(built.sizes, one + number, course(*way), key=one) for one in range(3)]
+        together = spoken(model, requests, built)
+        for one in requests:
+            expected = built.library.say(one)
+            assert expected.abs().max() > 0.01
+            assert apart(together[one.key], expected) < ALIKE
+            assert apart(spoken(model, [one], built)[one.key], expected) < ALIKE
+
+
+def test_a_batch_is_what_its_requests_are_alone(model: Model, built: Built) -> None:
+    """However they are mixed; what was given comes back under its key, in the order given."""
+    requests = [request(built.sizes, number, course(), key=10 - number) for number in range(5)]
+    together = [one for one in model.render(requests, built.flags, PLENTY) if one is not None]
+    assert [key for key, _sound in together] == [10, 9, 8, 7, 6]
+    for one, (_key, sound) in zip(requests, together, strict=True):
+        assert apart(sound, spoken(model, [one], built)[one.key]) < EXACT
+
+
+def test_courses_may_be_mixed(model: Model, built: Built) -> None:
+    """Each request goes its own way."""
+    ways = [course(), course(guidance=0.0), course(guidance=0.0), course(sway=None), course(steps=3)]
+    requests = [request(built.sizes, number, way) for number, way in enumerate(ways)]
+    sounds = spoken(model, requests, built)
+    for one in requests:
+        assert apart(sounds[one.key], spoken(model, [one], built)[one.key]) < EXACT
+
+
+def test_without_guidance_nothing_is_computed_for_it(
+    model: Model, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half as many rows go through the layers."""
+    rows = []
+    layers = model.backbone._layers
+
+    def counting(x: Tensor, *others: Any) -> Tensor:
+        rows.append(len(x))
+        return layers(x, *others)
+
+    monkeypatch.setattr(model.backbone, "_layers", _Counting(layers, counting))
+    one = request(built.sizes, 0, course())
+    spoken(model, [one], built)
+    spoken(model, [replace(one, course=course(guidance=0.0))], built)
+    assert rows == [2 * one.frames] * 7 + [one.frames] * 7
+
+
+class _Counting:
+    def __init__(self, layers: Any, call: Any) -> None:
+        self.leading, self.moments, self._call = layers.leading, layers.moments, call
+
+    def __call__(self, *given: Any) -> Any:
+        return self._call(*given)
+
+
+def test_chance_belongs_to_each_request(model: Model, built: Built) -> None:
+    """The same seed gives the same sound, another one another; nobody else's chance is touched."""
+    import torch
+
+    one = request(built.sizes, 0, course())
+    before = torch.random.get_rng_state()
+    first, again = (spoken(model, [one], built)[0] for _ in range(2))
+    other = spoken(model, [replace(one, seed=1)], built)[0]
+    assert torch.equal(first, again)
+    assert apart(first, other) > 0.01
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_sound_is_as_long_as_asked_for(model: Model, built: Built) -> None:
+    """In frames of 256 samples behind the recording; never shorter than the recording and the text and one more."""
+    one = request(built.sizes, 0, course(steps=1))
+    for frames, expected in ((80, 80), (10, 31), (0, 31)):
+        assert len(spoken(model, [replace(one, frames=frames)], built)[0]) == (expected - 30) * model.hop
+    long = request(built.sizes, 3, course(steps=1))
+    assert len(spoken(model, [long], built)[3]) == (len(long.symbols) + 1 - 8) * model.hop
+    assert model.rate_hz == 24_000
+
+
+# --- batches and memory ----------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """A model's batches, seen from outside."""
+
+    def __init__(self, model: Model, patch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        self.most = 99
+        own = model.backbone.prepare
+
+        def prepare(batch: Sequence[Any], *others: Any, **named: Any) -> Any:
+            self.sizes.append(len(batch))
+            if len(batch) > self.most:
+                raise MemoryError
+            return own(batch, *others, **named)
+
+        patch.setattr(model.backbone, "prepare", prepare)
+
+
+@pytest.fixture
+def watched(model: Model, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(model, monkeypatch)
+
+
+def test_batches_are_what_fits(model: Model, built: Built, watched: Watched) -> None:
+    """Into the memory given, by what each request says it needs; one alone is tried in any case."""
+    requests = [request(built.sizes, 0, course(steps=1), key=number) for number in range(5)]
+    need = model.request_bytes(requests[0])
+    assert len(spoken(model, requests, built, 3 * need)) == 5
+    assert len(spoken(model, requests, built, need // 2)) == 5
+    assert watched.sizes == [3, 2, 1, 1, 1, 1, 1]
+
+
+def test_batches_are_no_larger_than_is_worth_it(model: Model, built: Built, watched: Watched) -> None:
+    """A device that is busy gains nothing from more, and the first sound would only be later."""
+    requests = [request(built.sizes, 0, course(steps=1), key=number) for number in range(30)]
+    spoken(model, requests, built)
+    assert watched.sizes == [12, 12, 6]  # of 80 frames, twice: 2048 rows
+
+
+def test_where_memory_runs_out_batches_are_halved(model: Model, built: Built, watched: Watched) -> None:
+    """Until they fit; every request is spoken once."""
+    watched.most = 2
+    requests = [request(built.sizes, number, course(steps=1), key=number) for number in range(5)]
+    made = [one for one in model.render(requests, built.flags, PLENTY) if one is not None]
+    assert [key for key, _sound in made] == [0, 1, 2, 3, 4]
+    assert watched.sizes == [5, 2, 3, 1, 2]
+
+
+def test_what_does_not_fit_alone_is_said(model: Model, built: Built, watched: Watched) -> None:
+    watched.most = 0
+    with pytest.raises(MemoryError):
+        spoken(model, [request(built.sizes, 0, course())], built)
+
+
+def test_other_errors_are_not_tried_again(model: Model, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: Any, **named: Any) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(model.backbone, "velocity", broken)
+    with pytest.raises(ValueError, match="broken"):
+        spoken(model, [request(built.sizes, number, course()) for number in range(3)], built)
+
+
+@pytest.mark.parametrize("name", ["f5-v1-base", "e2-base"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_request_takes_no_more_memory_than_it_says(name: str, precision: str, tmp_path: Path) -> None:
+    """And not much less: what is asked of torch's allocator while it is rendered, at its peak."""
+    built = build(tmp_path, name)
+    model = built.load(precision)
+    for frames in (150, 1500):
+        one = replace(request(built.sizes, 0, course(steps=2)), frames=frames)
+        spoken(model, [one], built)
+        peak = peak_bytes(lambda one=one: spoken(model, [one], built))
+        assert 0.5 < peak / model.request_bytes(one) < 1.0, frames
+
+
+def peak_bytes(work: Any) -> int:
+    """The most that torch's allocator has out at a time."""
+    from torch.profiler import ProfilerActivity, profile
+
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    out = peak = 0
+    for event in seen.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            out += event.nbytes()
+            peak = max(peak, out)
+    return peak
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("container", ["ema", "training"])
+def test_containers_do_not_matter(container: str, model: Model, built: Built, tmp_path: Path) -> None:
+    """The same weights, the same sound; from a training file the averaged ones are taken."""
+    other = build(tmp_path, container=container)
+    one = request(built.sizes, 0, course())
+    assert apart(spoken(other.load(), [one], built)[0], spoken(model, [one], built)[0]) == 0
+
+
+def test_the_file_is_only_read(tmp_path: Path) -> None:
+    """It may be read-only, and be gone once the model is loaded."""
+    built = build(tmp_path)
+    built.checkpoint.chmod(0o400)
+    before = built.checkpoint.read_bytes()
+    model = built.load()
+    one = request(built.sizes, 0, course())
+    first = spoken(model, [one], built)[0]
+    assert built.checkpoint.read_bytes() == before
+    built.checkpoint.chmod(0o600)
+    with built.checkpoint.open("r+b") as file:
+        file.truncate()
+    assert apart(spoken(model, [replace(one, course=course(steps=6))], built)[0], first) > 0
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    built = build(tmp_path)
+    state = load_file(built.checkpoint)
+    state["transformer.proj_out.bias"][3] = torch.nan
+    save_file(state, built.checkpoint)
+    with pytest.raises(RequestRefused, match=r"not numbers .* transformer\.proj_out\.bias"):
+        built.load()
+
+
+def test_half_precision_is_near(model: Model, built: Built) -> None:
+    """bfloat16 matrices, on any processor: the error is a small part of the sound."""
+    half = built.load("bfloat16")
+    for one in (request(built.sizes, number, course()) for number in range(3)):
+        exact, near = (spoken(each, [one], built)[one.key] for each in (model, half))
+        assert 0 < float((near - exact).norm() / exact.norm()) < 0.1
+
+
+def test_where_onednn_is_missing_the_sound_is_the_same(
+    model: Model, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: torch's own products, convolutions and attention."""
+    one = request(built.sizes, 0, course())
+    expected = spoken(model, [one], built)[0]
+    for plain in _without_onednn(monkeypatch, built):
+        assert apart(spoken(plain, [one], built)[0], expected) < EXACT
+
+
+def _without_onednn(patch: pytest.MonkeyPatch, built: Built) -> Iterator[Model]:
+    from engines.neural import convolution, f5_attention, linear
+
+    for module in (convolution, f5_attention, linear):
+        patch.setattr(module, "can_be_packed", lambda _device, _dtype: False)
+    yield built.load()

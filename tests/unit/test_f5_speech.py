@@ -1,0 +1,142 @@
+"""The engine f5, chunk by chunk: what it makes of settings, long texts and recordings, and what it tells of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines.base import Audio, Chunk, Device
+from engines.errors import RequestRefused
+from engines.f5 import F5
+from tests.f5_models import prepare
+from tests.sounds import recording
+
+HOP_S = 256 / 24_000
+WORDS = "Who says so much in no more than six seconds, speaks fast, and is soon done."
+LONG = "It takes a long time to say all of this. " * 12
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With a recording."""
+    (tmp_path / "voice.wav").write_bytes(recording())
+    return tmp_path
+
+
+@pytest.fixture
+def engine(tiny_f5: Path) -> Iterator[F5]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VOICESPOOL_MODELS", str(tiny_f5.parents[1]))
+        loaded = F5()
+        loaded.load(tiny_f5, Device("cpu", "float32"))
+        yield loaded
+        loaded.close()
+
+
+def chunk(folder: Path, text: str = "Good morning.", said: str = WORDS, **settings: float) -> Chunk:
+    quick = {"nfe_step": 1, "cfg_strength": 0.0, **settings}
+    return Chunk(text, "en", 7, recordings=(folder / "voice.wav",), speaker_text=said, settings=quick)
+
+
+def spoken(engine: F5, *chunks: Chunk) -> list[Audio]:
+    made = dict(one for one in engine.render(chunks) if one is not None)
+    return [made[index] for index in range(len(chunks))]
+
+
+def length_s(engine: F5, one: Chunk) -> float:
+    (audio,) = spoken(engine, one)
+    return audio.samples.size / audio.rate_hz
+
+
+def told(engine: F5, device: Device, checkpoint: Path | None = None) -> Any:
+    """What it says of itself when it is loaded."""
+    return engine.load(checkpoint, device)
+
+
+def test_what_is_said_faster_is_shorter(engine: F5, folder: Path) -> None:
+    """By as much; a fixed length is that length, and as long for any text."""
+    text = "This is a sentence that takes some seconds."
+    usual = length_s(engine, chunk(folder, text))
+    assert length_s(engine, chunk(folder, text, speed=2.0)) == pytest.approx(usual / 2, rel=0.1)
+    for one in (text, LONG):
+        assert length_s(engine, chunk(folder, one, fix_duration_s=3.0)) == pytest.approx(3.0, abs=2 * HOP_S)
+
+
+def test_what_is_too_long_for_one_go_is_joined_of_overlapping_parts(engine: F5, folder: Path) -> None:
+    """Nothing of it is lost: the parts are as long as they are apart, but for where they overlap."""
+    apart = length_s(engine, chunk(folder, LONG, cross_fade_s=0.0))
+    joined = length_s(engine, chunk(folder, LONG))
+    parts = round((apart - joined) / 0.15) + 1
+    assert parts >= 2
+    assert apart - joined == pytest.approx((parts - 1) * 0.15, abs=1e-3)
+
+
+def test_sounds_fade_into_each_other() -> None:
+    prepare()
+    import torch
+
+    from engines.neural.f5_speech import joined
+
+    loud, soft, short = torch.ones(8), torch.full((8,), 0.5), torch.zeros(2)
+    assert joined([loud], 4).tolist() == loud.tolist()
+    assert joined([loud, soft], 0).tolist() == [1.0] * 8 + [0.5] * 8
+    made = joined([loud, soft], 4)
+    assert made.shape == (12,)
+    np.testing.assert_allclose(made, [1] * 5 + [1 - 0.5 / 3, 1 - 1 / 3] + [0.5] * 5, rtol=1e-6)
+    assert joined([loud, short, soft], 4).shape == (8 + (2 - 2) + (8 - 4),)
+
+
+def test_what_is_told_of_one_job_is_not_told_of_the_next(engine: F5, folder: Path) -> None:
+    """Characters that it can't say, recordings that were cut."""
+    facts = told(engine, Device("cpu", "float32"))
+    before = list(facts["warnings"])
+    spoken(engine, chunk(folder, "Good 𓀀 morning, 𓁐."), chunk(folder, "𓀀 again"))
+    assert facts["unknown_symbols"] == ["𓀀", "𓁐"]
+    assert facts["warnings"] == [*before, "the model was not trained with '𓀀', '𓁐': it can't say them"]
+    spoken(engine, chunk(folder))
+    assert (facts["warnings"], "unknown_symbols" in facts) == (before, False)
+
+
+def test_what_a_voice_lacks_is_refused_in_words(engine: F5, folder: Path) -> None:
+    bare = Chunk("Good morning.", "en", 7)
+    for one, words in (
+        (bare, "f5 needs a voice"),
+        (chunk(folder, said=" "), "f5 has to know what is said"),
+        (chunk(folder, said="…!"), "has no words"),
+    ):
+        with pytest.raises(RequestRefused, match=words):
+            spoken(engine, one)
+    assert spoken(engine, chunk(folder))
+
+
+def test_low_vram_asks_for_fewer_evaluations_where_a_job_says_nothing(engine: F5) -> None:
+    """Also on the CPU, so that what fell back on it sounds the same; nothing else is small there."""
+    for profile, steps in (("auto", 32), ("low_vram", 16)):
+        facts = told(engine, Device("cpu", "float32", profile))
+        assert (facts["settings"]["nfe_step"], facts["precision"], facts["profile"]) == (steps, "float32", "full")
+
+
+def test_a_vocoder_elsewhere_takes_no_memory_of_the_network(tiny_f5: Path) -> None:
+    """Only the network's own counts then; both speak the same."""
+    prepare()
+    import torch
+
+    from engines import checkpoints
+    from engines.neural.f5_flow import Course
+    from engines.neural.f5_model import Files, Model
+    from tests.f5_models import request
+
+    found = checkpoints.inspect(tiny_f5)
+    assert found.sizes is not None
+    files = Files(tiny_f5, found.tensors, found.sizes, tiny_f5.parents[1] / "vocos-mel-24khz")
+    one = request(found.sizes, 0, Course(1, 0.0))
+    beside, elsewhere = (Model(files, "cpu", torch.float32, where) for where in (None, "cpu:0"))
+    assert str(beside.vocoder.device) == "cpu"
+    spoken_frames = one.given.frames - len(one.reference.mel) + 1
+    needed = beside.vocoder.bytes_for(spoken_frames)
+    assert beside.request_bytes(one) == max(needed, elsewhere.request_bytes(one))
+    assert elsewhere.request_bytes(one) == beside.backbone.bytes_for(one.given.frames, guided=False)

@@ -1,0 +1,102 @@
+"""Sequences laid end to end: no layer mixes them up, and each gives what it gives alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def noise(*shape: int) -> Tensor:
+    import torch
+
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def alone(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """torch's own padded convolution over one sequence, [rows, in] -> [rows, out]."""
+    import torch
+
+    groups = x.shape[1] // weight.shape[1]
+    return torch.nn.functional.conv1d(x.t()[None], weight, bias, padding=weight.shape[2] // 2, groups=groups)[0].t()
+
+
+def packed(convolution: Any, sequences: list[Tensor], kernel: int) -> list[Tensor]:
+    import torch
+
+    from engines.neural.packing import Packing
+
+    packing = Packing([len(one) for one in sequences], torch.device("cpu"))
+    gapped = packing.gapped(kernel // 2)
+    made: Tensor = gapped.close(convolution(gapped.open(torch.cat(sequences))))
+    return [made[span] for span in packing.spans]
+
+
+@settings(max_examples=20, deadline=None)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5), kernel=st.sampled_from((1, 3, 7, 31)))
+def test_convolutions_see_the_end_of_each_sequence(lengths: list[int], kernel: int) -> None:
+    """Shorter than the kernel and longer; full, depthwise, and in wide groups."""
+    import torch
+
+    from engines.neural.convolution import Convolution, GroupedConvolution
+
+    sequences = [noise(length, 12) for length in lengths]
+    bias = noise(12)
+    for kind, width in ((Convolution, 12), (Convolution, 1), (GroupedConvolution, 4), (GroupedConvolution, 12)):
+        weight = noise(12, width, kernel)
+        for one, made in zip(sequences, packed(kind(weight, bias), sequences, kernel), strict=True):
+            torch.testing.assert_close(made, alone(one, weight, bias), rtol=1e-4, atol=1e-4)
+
+
+def test_where_rows_lie() -> None:
+    import torch
+
+    from engines.neural.packing import Packing
+
+    packing = Packing([3, 1, 2], torch.device("cpu"))
+    assert (packing.rows, packing.spans) == (6, [slice(0, 3), slice(3, 4), slice(4, 6)])
+    assert packing.positions.tolist() == [0, 1, 2, 0, 0, 1]
+    assert packing.starts.tolist() == [0, 3, 4]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_products_with_gelu_are_torchs(dtype: str) -> None:
+    """As it is defined, approximated by tanh, and none; with a bias and without; of strided rows too."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812 - its usual name
+
+    from engines.neural.linear import Linear, product
+
+    wide, weight, bias = (noise(*shape).to(getattr(torch, dtype)) for shape in ((50, 30), (20, 10), (20,)))
+    x = wide[:, 5:15]
+    for own in (bias, None):
+        plain = F.linear(x.float(), weight.float(), None if own is None else own.float())
+        expected = {"": plain, "none": F.gelu(plain), "tanh": F.gelu(plain, approximate="tanh")}
+        for gelu, wanted in expected.items():
+            made = Linear(weight, own, weight.dtype, gelu)(x)  # type: ignore[arg-type]
+            torch.testing.assert_close(made, wanted.to(made.dtype))
+    likeness = product(x, wide[:, 15:25])
+    torch.testing.assert_close(likeness, (x.float() @ wide[:, 15:25].float().t()).to(likeness.dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_row_alone_is_the_same_to_the_last_bit(dtype: str) -> None:
+    """Of so wide a matrix oneDNN itself gives a row alone other bits."""
+    import torch
+
+    from engines.neural.linear import Linear, can_be_packed
+
+    precision = getattr(torch, dtype)
+    if not can_be_packed(torch.device("cpu"), precision):
+        pytest.skip("this processor has no such products; it takes torch's own")
+    layer = Linear(noise(1024, 4096), noise(1024), precision, "tanh")
+    rows = noise(7, 4096).to(precision)
+    together = layer(rows)
+    for row, expected in zip(rows, together, strict=True):
+        assert torch.equal(layer(row), expected)
+        assert torch.equal(layer(row[None, None]), expected[None, None])
