@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 
 def measured(task: str, *arguments: object) -> Any:
     """What a process of its own tells of a task."""
-    threads = {"OMP_NUM_THREADS": str(allowance.processors())}
+    own = {"OMP_NUM_THREADS": str(allowance.processors()), "PYTHONPATH": str(ROOT / "examples")}
     command = [sys.executable, "-m", "tests.resident", task, *map(str, arguments)]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **threads}, capture_output=True, text=True, timeout=1800, check=False
+        command, cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
