@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from machine import machine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

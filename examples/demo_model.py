@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import demo
 import soundfile
 
+import demo
 from engines.base import Chunk, Device
 from engines.espeak import Espeak
 

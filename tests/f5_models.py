@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import tiny_f5
-
 from engines import checkpoints, runtime
 from engines.f5_layout import Sizes
 from engines.f5_variant import V0, V1, Flags

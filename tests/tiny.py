@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import soundfile
-import tiny_f5
 
+import tiny_f5
 from engines import base_models, checkpoints, runtime
 from engines.base import Chunk
 from tests.model_files import tiny_xtts

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import tiny_f5
-
 from engines import f5_vocabulary
 from tests.sounds import recording
 

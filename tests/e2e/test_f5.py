@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import soundfile
-import tiny_f5 as builder
 
+import tiny_f5 as builder
 from engines.f5 import OPTIONS
 from engines.f5_layout import Sizes
 from tests import f5_models

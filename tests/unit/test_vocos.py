@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import tiny_f5
 
+import tiny_f5
 from engines.errors import RequestRefused
 from tests.f5_models import Built, build
 
