@@ -54,7 +54,7 @@ class EngineInfo:
         clones_voices: Whether it uses `speaker_wav`.
         needs_voice: Whether it can't speak without one: every passage needs `speaker_wav` or `speaker`.
         needs_transcript: Whether it has to know what is said in the first recording of each passage: `speaker_text`, or
-            a text beside the recording.
+            a text beside the recording. Such an engine has no built-in voices.
         takes_checkpoints: Whether `load` takes a fine-tuned model; one for another engine is refused before.
         speakers: Names of built-in voices a job may give as `speaker`; empty when they depend on the model.
         model: What it speaks with when a job names no checkpoint, in words.

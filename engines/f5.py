@@ -7,18 +7,15 @@ times faster and with the same result. Checkpoints are opened for reading alone,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engines import base_models, checkpoints, f5_vocabulary, runtime
 from engines.base import Device, EngineInfo, Option
-from engines.checkpoints import Checkpoint
 from engines.errors import EngineMissing, RequestRefused
 from engines.f5_variant import Variant
-from engines.neural_engine import NeuralEngine, Opened, prepare
+from engines.neural_engine import NeuralEngine, Opened, inspected, prepare, version_of
 
 PACKAGE = "f5-tts"
 INSTALL = "pip install 'voicespool[f5]'"
@@ -64,7 +61,7 @@ class F5(NeuralEngine):
             licence="code MIT; published models CC-BY-NC 4.0, non-commercial",
             library=PACKAGE,
             version=_version(),
-            missing=None if _installed() else INSTALL,
+            missing=None if _version() else INSTALL,
             sample_rate_hz=RATE_HZ,
             languages=LANGUAGES,
             options=OPTIONS,
@@ -87,9 +84,9 @@ class F5(NeuralEngine):
 
     def open(self, checkpoint: Path | None, device: Device) -> Opened:
         """Load a checkpoint, or the base model; see `load`."""
-        if not _installed():
+        if _version() is None:
             raise EngineMissing("f5 is not installed", INSTALL)
-        found = _inspected(checkpoint if checkpoint is not None else base_models.weights("f5"))
+        found = inspected(checkpoint or base_models.weights("f5"), "f5", "F5-TTS or E2-TTS")
         variant = found.variant
         assert found.sizes is not None and variant is not None and found.vocab is not None  # noqa: PT018, S101 - it loads
         here = prepare(_halved(device) if device.profile == "low_vram" else device)
@@ -100,7 +97,8 @@ class F5(NeuralEngine):
         from engines.neural.f5_symbols import Symbols
 
         files = Files(found.path, found.tensors, found.sizes, _vocoder(variant))
-        model = Model(files, here.device, here.torch_dtype, "cpu" if is_small else here.device)
+        with runtime.too_small(f"the model does not fit into the memory of {here.device}"):
+            model = Model(files, here.device, here.torch_dtype, "cpu" if is_small else here.device)
         symbols = Symbols(f5_vocabulary.read(found.vocab).numbers(found.sizes.vocabulary))
         defaults = {**_DEFAULTS, "nfe_step": FEWER_STEPS if device.profile == "low_vram" else STEPS}
         about = About(found.path, variant, partial(checkpoints.digest, found.path), one_by_one=is_small)
@@ -131,24 +129,6 @@ def _halved(device: Device) -> Device:
     return Device(device.name, half if chosen.on_cuda else "auto", device.profile, device.fallback_cpu)
 
 
-def _inspected(path: Path) -> Checkpoint:
-    try:
-        found = checkpoints.inspect(path)
-    except OSError as error:
-        raise RequestRefused(
-            f"the checkpoint {path.name} can't be read: {error.strerror}",
-            "`voicespool checkpoints list` shows those that can.",
-        ) from None
-    if not found.loads:
-        raise RequestRefused(f"the checkpoint {path.name} will not load: {found.why_not}", found.cure)
-    if found.engine != "f5":
-        raise RequestRefused(
-            f"{path.name} is {found.architecture}, no F5-TTS or E2-TTS model",
-            "Leave `engine` out: the checkpoint decides it.",
-        )
-    return found
-
-
 def _vocoder(variant: Variant) -> Path:
     if variant.vocoder != "vocos":
         raise RequestRefused(
@@ -158,14 +138,5 @@ def _vocoder(variant: Variant) -> Path:
     return base_models.need("vocos")
 
 
-@cache
-def _installed() -> bool:
-    return all(find_spec(name) is not None for name in ("f5_tts", "torch", "torchaudio"))
-
-
-@cache
 def _version() -> str | None:
-    try:
-        return version(PACKAGE)
-    except PackageNotFoundError:
-        return None
+    return version_of(PACKAGE, "f5_tts", "torch", "torchaudio")

@@ -9,12 +9,16 @@ import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from engines import checkpoints, runtime
-from engines.base import Audio, Chunk, Device
-from engines.errors import EngineError, OutOfMemory
+from engines.base import Audio, Chunk, Device, EngineInfo
+from engines.checkpoints import Checkpoint
+from engines.errors import EngineError, OutOfMemory, RequestRefused
 from engines.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -60,12 +64,17 @@ class NeuralEngine:
         self._device = Device()
         self._digest: threading.Thread | None = None
 
+    @classmethod
+    @abstractmethod
+    def info(cls) -> EngineInfo:
+        """What it can do here; says how to install it where it is not."""
+
     @abstractmethod
     def open(self, checkpoint: Path | None, device: Device) -> Opened:
         """Load a checkpoint, or the base model.
 
         Raises:
-            EngineMissing, RequestRefused; and whatever says that memory was too small.
+            EngineMissing, RequestRefused, OutOfMemory.
         """
 
     def load(self, checkpoint: Path | None, device: Device) -> Mapping[str, object]:
@@ -82,28 +91,23 @@ class NeuralEngine:
         if self._speech is not None:
             self.close()
         self._checkpoint, self._device, self._facts = checkpoint, device, {}
-        why = ""
+        path, why = None, ""
         try:
-            self._open(device)
+            path = self._open(device)
         except OutOfMemory as error:
             if not device.fallback_cpu:
                 raise
             why = error.message
-        if why:  # not sooner: an error that is being handled keeps alive what was loaded by then
-            self._move_to_cpu(why)
+        if path is None:  # not sooner: an error that is being handled keeps alive what was loaded by then
+            path = self._move_to_cpu(why)
+        self._note_digest(path)
         return self._facts
 
-    def _open(self, device: Device) -> None:
-        try:
-            opened = self.open(self._checkpoint, device)
-        except Exception as error:
-            if runtime.is_out_of_memory(error):
-                raise OutOfMemory(f"the model does not fit into the memory of {device.name}") from None
-            raise
+    def _open(self, device: Device) -> Path:
+        opened = self.open(self._checkpoint, device)
         self._speech = opened.speech
         self._facts |= opened.facts
-        if self._digest is None:
-            self._note_digest(opened.path)
+        return opened.path
 
     def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio] | None]:
         """Speak chunks, many at a time, in the order in which they get done; None is a sign of life.
@@ -113,7 +117,7 @@ class NeuralEngine:
             OutOfMemory: not even one chunk at a time fits.
         """
         if self._speech is None:
-            raise EngineError("the engine was asked to speak before it was loaded")
+            raise EngineError(f"{self.info().name} was asked to speak before it was loaded")
         left, why = dict(enumerate(chunks)), ""
         try:
             yield from self._speak(left)
@@ -139,16 +143,13 @@ class NeuralEngine:
             del left[numbers[index]]
             yield numbers[index], Audio(samples, self._speech.rate_hz)
 
-    def _move_to_cpu(self, why: str) -> None:
+    def _move_to_cpu(self, why: str) -> Path:
         self._speech = None
         runtime.release(str(self._facts.get("device", self._device.name)))
         precision = "auto" if self._device.precision == "float16" else self._device.precision  # no processor's
-        self._open(Device(name="cpu", precision=precision))
-        self._warn(f"{why}; the CPU went on, as device.fallback_cpu says")
-
-    def _warn(self, words: str) -> None:
-        told = self._facts.get("warnings")
-        self._facts["warnings"] = [*(told if isinstance(told, list) else ()), words]
+        path = self._open(Device(name="cpu", precision=precision))
+        warn(self._facts, f"{why}; the CPU went on, as device.fallback_cpu says")
+        return path
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -167,10 +168,16 @@ class NeuralEngine:
             try:
                 facts["sha256"] = checkpoints.digest(path)
             except OSError as error:
-                self._warn(f"the SHA-256 of {path.name} is not known: {error}")
+                warn(facts, f"the SHA-256 of {path.name} is not known: {error}")
 
         self._digest = threading.Thread(target=note, name="digest", daemon=True)
         self._digest.start()
+
+
+def warn(facts: dict[str, object], words: str) -> None:
+    """Add a sentence to the `warnings` of an engine's facts."""
+    told = facts.get("warnings")
+    facts["warnings"] = [*(told if isinstance(told, list) else ()), words]
 
 
 def prepare(device: Device) -> Runtime:
@@ -183,3 +190,43 @@ def prepare(device: Device) -> Runtime:
     torch.set_num_threads(runtime.threads())
     gc.freeze()  # what was imported stays: going through it again and again takes a third of the time of a load
     return here
+
+
+def inspected(path: Path, engine: str, kind: str) -> Checkpoint:
+    """What a checkpoint is, if an engine can speak with it.
+
+    Args:
+        engine: Its name.
+        kind: What it speaks with, for people: "no ... model".
+
+    Raises:
+        RequestRefused: it can't be read, is another engine's, or will not load; says what to do.
+    """
+    try:
+        found = checkpoints.inspect(path)
+    except OSError as error:
+        raise RequestRefused(
+            f"the checkpoint {path.name} can't be read: {error.strerror}",
+            "`voicespool checkpoints list` shows those that can.",
+        ) from None
+    if found.engine not in (None, engine):
+        raise RequestRefused(
+            f"{path.name} is {found.architecture}, no {kind} model", "Leave `engine` out: the checkpoint decides it."
+        )
+    if not found.loads:
+        raise RequestRefused(f"the checkpoint {path.name} will not load: {found.why_not}", found.cure)
+    return found
+
+
+@cache
+def version_of(package: str, *modules: str) -> str | None:
+    """The version of an installed package; None if it, or one of the modules that it is used with, is not there.
+
+    The modules are looked for and not imported: the daemon asks, and must stay small.
+    """
+    if any(find_spec(name) is None for name in modules):
+        return None
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

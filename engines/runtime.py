@@ -12,7 +12,8 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from engines.allowance import free_memory, processors
 from engines.base import Device
-from engines.errors import EngineMissing, RequestRefused
+from engines.errors import EngineMissing, OutOfMemory, RequestRefused
 
 if TYPE_CHECKING:
     import torch
@@ -184,6 +185,21 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     # torch.OutOfMemoryError is a RuntimeError with these words, too.
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def too_small(words: str) -> Iterator[None]:
+    """Memory that runs out inside is told as this.
+
+    Raises:
+        OutOfMemory: in the place of whatever error said so.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(words) from None
 
 
 def release(device: str) -> None:

@@ -6,25 +6,20 @@ the same result. Checkpoints are opened for reading alone, and nothing in them i
 
 from __future__ import annotations
 
-import gc
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from engines import base_models, checkpoints, runtime
-from engines.base import Audio, Chunk, Device, EngineInfo, Option
+from engines import base_models, runtime
+from engines.base import Device, EngineInfo, Option
 from engines.checkpoints import Checkpoint
-from engines.errors import EngineError, EngineMissing, OutOfMemory, RequestRefused
+from engines.errors import EngineMissing, RequestRefused
+from engines.neural_engine import NeuralEngine, Opened, inspected, prepare, version_of
 
 if TYPE_CHECKING:
     from engines.neural.xtts_model import Files
-    from engines.neural.xtts_speech import Speech
 
 PACKAGE = "coqui-tts"
 INSTALL = "pip install 'voicespool[xtts]'"
@@ -54,14 +49,8 @@ OPTIONS = (
 )
 
 
-class Xtts:
+class Xtts(NeuralEngine):
     """One instance holds one model, from `load` to `close`."""
-
-    def __init__(self) -> None:
-        self._speech: Speech | None = None
-        self._facts: dict[str, Any] = {}
-        self._checkpoint: Path | None = None
-        self._digest: threading.Thread | None = None
 
     @classmethod
     def info(cls) -> EngineInfo:
@@ -72,7 +61,7 @@ class Xtts:
             licence="code MPL-2.0; model Coqui Public Model License, non-commercial",
             library=PACKAGE,
             version=_version(),
-            missing=None if _installed() else INSTALL,
+            missing=None if _version() else INSTALL,
             sample_rate_hz=RATE_HZ,
             languages=tuple(sorted(LONGEST)),
             options=OPTIONS,
@@ -92,59 +81,25 @@ class Xtts:
         primary = {"cmn": "zh"}.get(primary, primary)
         return primary if primary in LONGEST else None
 
-    def load(self, checkpoint: Path | None, device: Device) -> Mapping[str, object]:
-        """Load a checkpoint, or the base model.
+    def open(self, checkpoint: Path | None, device: Device) -> Opened:
+        """Load a checkpoint, or the base model; see `load`.
 
         Args:
             checkpoint: A whole model (`.pth`, `.pt`, `.safetensors`; a trainer's file too) or a LoRA adapter in PEFT's
                 layout, which is merged into the base model.
-
-        Returns:
-            Facts for the manifest. While chunks are rendered they may change: read them afterwards.
-
-        Raises:
-            EngineMissing: the library, the base model or the card asked for is not there.
-            RequestRefused: the checkpoint can't be used; says why, and what to do.
-            OutOfMemory: it does not fit.
         """
-        if not _installed():
+        if _version() is None:
             raise EngineMissing("xtts is not installed", INSTALL)
-        if self._speech is not None:
-            self.close()
         parts = _parts(checkpoint)
-        self._checkpoint, self._device, self._facts = checkpoint, device, {}
-        why = ""
-        try:
-            self._open(parts, device)
-        except OutOfMemory as error:
-            if not device.fallback_cpu:
-                raise
-            why = error.message
-        if why:  # not sooner: an error that is being handled keeps alive what was loaded by then
-            self._move_to_cpu(why)
-        self._note_digest(parts.described.path)
-        return self._facts
-
-    def _open(self, parts: Parts, device: Device) -> None:
-        runtime.quiet()
-        runtime.prepare_torchaudio()
-        here = runtime.choose(device)
-        import torch
+        here = prepare(device)
 
         from engines.neural.xtts_model import Model
         from engines.neural.xtts_speech import Speech
 
-        torch.set_num_threads(runtime.threads())
-        gc.freeze()  # what was imported stays: going through it again and again takes a third of the time of a load
-        try:
+        with runtime.too_small(f"the model does not fit into the memory of {here.device}"):
             model = Model(_files(parts), here.device, here.torch_dtype)
-        except Exception as error:
-            if runtime.is_out_of_memory(error):
-                raise OutOfMemory(f"the model does not fit into the memory of {here.device}") from None
-            raise
         model.defaults = _within_bounds(model.defaults)
-        self._speech = Speech(model, here.device, parts.speakers)
-        self._facts |= {
+        facts = {
             "device": here.device,
             "precision": here.precision,
             "architecture": parts.described.architecture,
@@ -153,71 +108,7 @@ class Xtts:
             "settings": {**model.defaults, "speed": 1.0, "do_sample": True, "num_beams": 1},
             "warnings": [*parts.warnings],
         }
-
-    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio] | None]:
-        """Speak chunks, many at a time, in the order in which they get done; None is a sign of life.
-
-        Raises:
-            RequestRefused: a speaker that the model does not have, or no voice at all.
-            OutOfMemory: not even one chunk at a time fits.
-        """
-        if self._speech is None:
-            raise EngineError("xtts was asked to speak before it was loaded")
-        left, why = dict(enumerate(chunks)), ""
-        try:
-            yield from self._speak(left)
-        except OutOfMemory as error:
-            if not self._device.fallback_cpu or self._facts["device"] == "cpu":
-                raise
-            why = error.message
-        if why:
-            self._move_to_cpu(why)
-            yield from self._speak(left)
-        if self._digest is not None:
-            self._digest.join()
-
-    def _speak(self, left: dict[int, Chunk]) -> Iterator[tuple[int, Audio] | None]:
-        """Speak what is left; what is done is taken out."""
-        assert self._speech is not None  # noqa: S101 - render() looks
-        numbers = list(left)
-        for spoken in self._speech.speak([left[number] for number in numbers]):
-            if spoken is None:
-                yield None
-                continue
-            index, samples = spoken
-            del left[numbers[index]]
-            yield numbers[index], Audio(samples, self._speech.rate_hz)
-
-    def _move_to_cpu(self, why: str) -> None:
-        self._speech = None
-        runtime.release(str(self._facts.get("device", self._device.name)))
-        parts = _parts(self._checkpoint)
-        precision = "auto" if self._device.precision == "float16" else self._device.precision  # no processor's
-        self._open(parts, Device(name="cpu", precision=precision))
-        words = f"{why}; the CPU went on, as device.fallback_cpu says"
-        self._facts["warnings"] = [*parts.warnings, words]
-
-    def close(self) -> None:
-        """Give the model's memory back."""
-        device = str(self._facts.get("device", "cpu"))
-        self._speech = None
-        if self._digest is not None:
-            self._digest.join()
-            self._digest = None
-        runtime.release(device)
-
-    def _note_digest(self, path: Path) -> None:
-        """A file of 5 GB takes seconds to digest, once: meanwhile it can speak."""
-        facts = self._facts
-
-        def note() -> None:
-            try:
-                facts["sha256"] = checkpoints.digest(path)
-            except OSError as error:
-                facts["warnings"] = [*facts["warnings"], f"the SHA-256 of {path.name} is not known: {error}"]
-
-        self._digest = threading.Thread(target=note, name="digest", daemon=True)
-        self._digest.start()
+        return Opened(Speech(model, here.device, parts.speakers), facts, parts.described.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,12 +131,9 @@ class Parts:
 
 
 def _parts(checkpoint: Path | None) -> Parts:
-    base = base_models.find("xtts") if checkpoint is not None else base_models.need("xtts")
-    described = _inspected(checkpoint if checkpoint is not None else _weights(base))
-    whole = described
-    if described.is_adapter:
-        base = base_models.need("xtts")
-        whole = _inspected(_weights(base))
+    described = _inspected(checkpoint or base_models.weights("xtts"))
+    whole = _inspected(base_models.weights("xtts")) if described.is_adapter else described
+    base = base_models.find("xtts")
     warnings: list[str] = []
 
     def companion(own: Path | None, name: str) -> Path | None:
@@ -271,32 +159,8 @@ def _parts(checkpoint: Path | None) -> Parts:
     return Parts(described, whole, config, vocab, speakers, tuple(warnings))
 
 
-def _weights(folder: Path | None) -> Path:
-    names = base_models.BASE_MODELS["xtts"].weights
-    found = [folder / name for name in names if folder is not None and (folder / name).is_file()]
-    if not found:
-        raise EngineMissing(*_GONE)
-    return found[0]
-
-
-_GONE = ("the base model was removed meanwhile", "Run `voicespool models pull xtts`.")
-
-
 def _inspected(path: Path) -> Checkpoint:
-    try:
-        found = checkpoints.inspect(path)
-    except OSError as error:
-        raise RequestRefused(
-            f"the checkpoint {path.name} can't be read: {error.strerror}",
-            "`voicespool checkpoints list` shows those that can.",
-        ) from None
-    if found.engine not in (None, "xtts"):
-        raise RequestRefused(
-            f"{path.name} is {found.architecture}, no XTTS-v2 model", "Leave `engine` out: the checkpoint decides it."
-        )
-    if not found.loads:
-        raise RequestRefused(f"the checkpoint {path.name} will not load: {found.why_not}", found.cure)
-    return found
+    return inspected(path, "xtts", "XTTS-v2")
 
 
 def _files(parts: Parts) -> Files:
@@ -327,14 +191,5 @@ def _allowed(option: Option, value: Any) -> object:
     )
 
 
-@cache
-def _installed() -> bool:
-    return all(find_spec(name) is not None for name in ("TTS", "torch", "torchaudio"))
-
-
-@cache
 def _version() -> str | None:
-    try:
-        return version(PACKAGE)
-    except PackageNotFoundError:
-        return None
+    return version_of(PACKAGE, "TTS", "torch", "torchaudio")

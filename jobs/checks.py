@@ -138,6 +138,9 @@ class Check:
             message = "give either speaker (a built-in voice) or speaker_wav (a recording), not both"
             self.findings.add((*place, "speaker"), message)
         speakers = self.info.speakers if self.info is not None else ()
+        if part.speaker is not None and self.info is not None and self.info.needs_transcript:
+            message = f"{self.info.name} has no built-in voices; give speaker_wav, a recording"
+            self.findings.add((*place, "speaker"), message)
         if part.speaker is not None and speakers and part.speaker not in speakers:
             message = f"there is no voice {shown(part.speaker)}; there is {listed(speakers)}"
             self.findings.add((*place, "speaker"), message + nearest(part.speaker, speakers))
@@ -161,7 +164,8 @@ class Check:
             return
         if self.findings.has(("speaker",), ("speaker_wav",)):
             return
-        needs = f"{self.info.name} needs speaker_wav (a recording) or speaker"
+        needs = f"{self.info.name} needs speaker_wav (a recording)"
+        needs += ", and what is said in it" if self.info.needs_transcript else " or speaker"
         silent = [not (part.speaker or part.speaker_wav) for part in self.spec.passages()]
         if all(silent):
             self.findings.add(("speaker_wav",), needs)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engines import f5_reference, f5_variant, runtime, voices
 from engines.base import Chunk
-from engines.errors import CheckpointRefused, OutOfMemory, RequestRefused
+from engines.errors import CheckpointRefused, RequestRefused
 from engines.f5_reference import spoken_lengths
 from engines.f5_variant import Flags, Variant
 from engines.neural import f5_variants
@@ -21,6 +21,7 @@ from engines.neural.f5_flow import Course
 from engines.neural.f5_mel import Reference, hear
 from engines.neural.f5_model import Model, Request
 from engines.neural.f5_symbols import Symbols, closed
+from engines.neural_engine import warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,12 +102,8 @@ class Speech:
             RequestRefused, OutOfMemory.
         """
         self._forget()
-        try:
+        with runtime.too_small(f"not even one sentence fits into the memory of {self._device}"):
             yield from self._speak(chunks)
-        except Exception as error:
-            if not runtime.is_out_of_memory(error):
-                raise
-            raise OutOfMemory(f"not even one sentence fits into the memory of {self._device}") from None
 
     def _speak(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, NDArray[np.float32]] | None]:
         """A text too long for one go becomes several requests, put together again."""
@@ -184,17 +181,14 @@ class Speech:
     def _warn(self, words: str) -> None:
         if words not in self._warned:
             self._warned.append(words)
-            self._facts["warnings"] = [*self._warnings(), words]
+            warn(self._facts, words)
 
     def _forget(self) -> None:
         self._facts.pop("unknown_symbols", None)
-        if self._warned:
-            self._facts["warnings"] = [words for words in self._warnings() if words not in self._warned]
-            self._warned.clear()
-
-    def _warnings(self) -> list[str]:
         told = self._facts.get("warnings")
-        return told if isinstance(told, list) else []
+        if isinstance(told, list):
+            self._facts["warnings"] = [words for words in told if words not in self._warned]
+        self._warned.clear()
 
     # Voices.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engines import runtime, tensors, voices
 from engines.base import Chunk
-from engines.errors import OutOfMemory, RequestRefused
+from engines.errors import RequestRefused
 from engines.latents import LatentCache
 from engines.neural import weights
 from engines.neural.sampling import Sampling
@@ -61,12 +61,8 @@ class Speech:
         Raises:
             RequestRefused, OutOfMemory.
         """
-        try:
+        with runtime.too_small(f"not even one sentence fits into the memory of {self._device}"):
             yield from self._speak(chunks)
-        except Exception as error:
-            if not runtime.is_out_of_memory(error):
-                raise
-            raise OutOfMemory(f"not even one sentence fits into the memory of {self._device}") from None
 
     def _speak(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, NDArray[np.float32]] | None]:
         plans = [_Plan(chunk, {**self._model.defaults, **_DEFAULTS, **chunk.settings}) for chunk in chunks]

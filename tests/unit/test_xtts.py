@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines import base_models, checkpoints, runtime, xtts
+from engines import base_models, checkpoints, neural_engine, runtime, xtts
 from engines.base import Chunk, Device
 from engines.errors import EngineError, EngineMissing, OutOfMemory, RequestRefused
 from engines.xtts import Xtts
@@ -123,14 +123,14 @@ def test_its_seventeen_languages() -> None:
 
 def test_without_its_library_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, engine: Xtts) -> None:
     """Before anything else is looked at."""
-    monkeypatch.setattr(xtts, "find_spec", lambda _name: None)
-    xtts._installed.cache_clear()
+    monkeypatch.setattr(neural_engine, "find_spec", lambda _name: None)
+    neural_engine.version_of.cache_clear()
     try:
         assert Xtts.info().missing == "pip install 'voicespool[xtts]'"
         with pytest.raises(EngineMissing) as caught:
             load(engine, None)
     finally:
-        xtts._installed.cache_clear()
+        neural_engine.version_of.cache_clear()
     assert caught.value.hint == "pip install 'voicespool[xtts]'"
 
 
@@ -345,8 +345,9 @@ def test_closing_gives_the_memory_back(engine: Xtts, checkpoint: Path) -> None:
     """The model is gone, and the system has its file's pages again; once more does no harm."""
     load(engine, checkpoint)
     assert speak(engine)[0].size
-    assert engine._speech is not None
-    living = weakref.ref(engine._speech._model.gpt), weakref.ref(engine._speech._model.library)
+    model = vars(engine._speech)["_model"]
+    living = weakref.ref(model.gpt), weakref.ref(model.library)
+    del model
     assert is_mapped(checkpoint)
     for _ in range(2):
         engine.close()
