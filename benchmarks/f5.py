@@ -15,23 +15,20 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from machine import machine, of_rounds
+import beside
+from beside import LIBRARY, in_processes, in_turn, precisions, profiled, report, times
+from machine import of_rounds
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
-
-RESULTS = Path(__file__).parent / "results"
 PARTS = ("chunk", "text", "load", "profile")
 MODEL = "F5TTS_v1_Base"
 SEED = 1
@@ -50,11 +47,7 @@ TEXT = (
 
 def prepare() -> None:
     """torch and the library as the worker has them; recordings are opened without FFmpeg."""
-    from engines import runtime
-
-    warnings.simplefilter("ignore")
-    runtime.quiet()
-    runtime.prepare_torchaudio()
+    beside.prepare()
     import soundfile
     import torch
     import torchaudio
@@ -64,7 +57,6 @@ def prepare() -> None:
         return torch.from_numpy(samples.T.copy()), rate_hz
 
     torchaudio.load = load
-    torch.set_num_threads(runtime.threads())
 
 
 # --- the two sides ----------------------------------------------------------------------------------------------------
@@ -168,31 +160,23 @@ def render(task: Task, rounds: int) -> dict[str, Any]:
     if task.device != "cpu":
         for speak in speakers.values():
             speak()  # what is made at the first use, is made
-    seconds: dict[str, list[float]] = {name: [] for name in speakers}
-    sounds: dict[str, Any] = {}
-    for _ in range(rounds):
-        for name, speak in speakers.items():
-            started_s = time.perf_counter()
-            sounds[name] = speak()
-            seconds[name].append(time.perf_counter() - started_s)
-            print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
+    seconds, sounds = in_turn(speakers, rounds, task.device)
     audio_s = sum(one.frames - len(one.reference.mel) for one in wanted) * 256 / 24_000
-    report: dict[str, Any] = {
+    told: dict[str, Any] = {
         "frames": [one.frames for one in wanted],
         "steps": task.steps,
         "audio_s": round(audio_s, 1),
     }
     for name, taken in seconds.items():
-        report[name] = {
+        told[name] = {
             "seconds": of_rounds(taken),
             "real_time_factor": of_rounds([one / audio_s for one in taken]),
         }
-        if name != "library":
-            speeds = [its / own for own, its in zip(taken, seconds["library"], strict=True)]
-            report[name]["times_the_library"] = of_rounds(speeds)
+        if name != LIBRARY:
+            told[name]["times_the_library"] = times(seconds[LIBRARY], taken)
     if len(wanted) == 1 and task.device == "cpu":  # else the library's noise is another
-        report["apart"] = compared(sounds)
-    return report
+        told["apart"] = compared(sounds)
+    return told
 
 
 def both_sides(task: Task, wanted: Sequence[Any]) -> dict[str, Callable[[], Any]]:
@@ -203,7 +187,7 @@ def both_sides(task: Task, wanted: Sequence[Any]) -> dict[str, Callable[[], Any]
         return lambda: said_by_us(model, wanted)
 
     model = library(task.folder, task.device)
-    sides = {"library": lambda: said_by_library(model, task)}
+    sides = {LIBRARY: lambda: said_by_library(model, task)}
     return sides | {precision: speaking(precision) for precision in precisions(task.device)}
 
 
@@ -211,26 +195,15 @@ def compared(sounds: Mapping[str, Any]) -> dict[str, float]:
     """How far from the library's sound each is, at its loudest sample, of the library's loudest one."""
     import numpy as np
 
-    theirs = sounds["library"]
+    theirs = sounds[LIBRARY]
     loudest = np.abs(theirs).max()
     return {name: float(f"{np.abs(one - theirs).max() / loudest:.2g}") for name, one in sounds.items()}
 
 
-def precisions(device: str) -> list[str]:
-    from engines import runtime
-
-    return ["float32", *(["bfloat16"] if runtime.fast_bfloat16(device) else [])]
-
-
 def load(folder: Path, device: str, rounds: int) -> dict[str, Any]:
     """Fresh processes, taking turns; what is imported is imported before the clock starts."""
-    runs: dict[str, list[Mapping[str, float]]] = {"library": [], **{one: [] for one in precisions(device)}}
-    for _ in range(rounds):
-        for name, done in runs.items():
-            command = [sys.executable, __file__, "--device", device, "--model", str(folder), "--load-once", name]
-            done.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1]))
-            print(f"load {name}: {done[-1]}", flush=True)
-    report: dict[str, Any] = {
+    runs = in_processes(__file__, folder, device, rounds)
+    told: dict[str, Any] = {
         name: {
             "seconds": of_rounds([one["seconds"] for one in done]),
             "with_imports_s": of_rounds([one["with_imports_s"] for one in done]),
@@ -240,21 +213,20 @@ def load(folder: Path, device: str, rounds: int) -> dict[str, Any]:
     }
     for name in precisions(device):
         for what, ratio in (("seconds", "times_the_library"), ("with_imports_s", "times_the_library_with_imports")):
-            pairs = zip(runs["library"], runs[name], strict=True)
-            report[name][ratio] = of_rounds([its[what] / own[what] for its, own in pairs])
-    return report
+            told[name][ratio] = times([one[what] for one in runs[LIBRARY]], [one[what] for one in runs[name]])
+    return told
 
 
 def load_once(folder: Path, device: str, name: str, began_s: float) -> dict[str, float]:
     """One load in this process; the most memory is that of the process, torch and all."""
-    if name == "library":
+    if name == LIBRARY:
         import f5_tts.api  # noqa: F401 - the import is not what is measured
     else:
         import engines.checkpoints
         import engines.neural.f5_model  # noqa: F401 - the same
 
     started_s = time.perf_counter()
-    loaded = library(folder, device) if name == "library" else ours(folder, device, name)
+    loaded = library(folder, device) if name == LIBRARY else ours(folder, device, name)
     ended_s = time.perf_counter()
     del loaded
     return {
@@ -265,34 +237,12 @@ def load_once(folder: Path, device: str, name: str, began_s: float) -> dict[str,
 
 
 def profile(task: Task) -> dict[str, Any]:
-    """Where the time of a rendering goes: the operations that take most, and how busy the device is."""
-    import torch
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as profiling
-
-    wanted, report = requests(task), {}
-    on_gpu = task.device != "cpu"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    for precision in precisions(task.device):
-        model = ours(task.folder, task.device, precision)
-        said_by_us(model, wanted)
-        started_s = time.perf_counter()
-        with profiling(activities=activities) as seen:
-            said_by_us(model, wanted)
-            if on_gpu:
-                torch.cuda.synchronize()
-        wall_s = time.perf_counter() - started_s
-        own = {event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
-               for event in seen.key_averages()}  # fmt: skip
-        total = sum(own.values())
-        most = sorted(own, key=own.__getitem__, reverse=True)[:12]
-        report[precision] = {
-            "wall_s": round(wall_s, 3),
-            "busy_s": round(total, 3),
-            "share": {key[:80]: round(own[key] / total, 3) for key in most},
-            "memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
-        }
-    return report
+    """Where the time of a rendering goes."""
+    wanted = requests(task)
+    return {
+        precision: profiled(partial(said_by_us, ours(task.folder, task.device, precision), wanted), task.device)
+        for precision in precisions(task.device)
+    }
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
@@ -341,33 +291,18 @@ def main() -> None:
     if arguments.load_once:
         print(json.dumps(load_once(arguments.model, arguments.device, arguments.load_once, began_s)))
         return
-    with full_size(arguments.model) as folder:
-        record(folder / "heard.wav")
-        report = measured(folder, arguments)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"f5-{arguments.device.partition(':')[0]}.json"
-    before = json.loads(path.read_bytes()) if path.exists() and len(arguments.parts) < len(PARTS) else {}
-    path.write_text(json.dumps(before | report, indent=2) + "\n")
-    print(json.dumps(report, indent=2))
-
-
-def measured(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
     device, rounds = arguments.device, arguments.rounds
     steps = arguments.steps or (7 if device == "cpu" else 16)
-    report: dict[str, Any] = {"machine": machine(), "torch": torch.__version__}
-    if device != "cpu":
-        report["machine"]["card"] = torch.cuda.get_device_name(device)
-    run: dict[str, Callable[[], dict[str, Any]]] = {
-        "chunk": lambda: render(Task(folder, CHUNK, device, steps), rounds),
-        "text": lambda: render(Task(folder, TEXT, device, steps), rounds),
-        "load": lambda: load(folder, device, rounds),
-        "profile": lambda: profile(Task(folder, CHUNK if device == "cpu" else TEXT, device, steps)),
-    }
-    for part in arguments.parts:
-        report[part] = run[part]()
-    return report
+    with full_size(arguments.model) as folder:
+        record(folder / "heard.wav")
+        chunk, text = (Task(folder, words, device, steps) for words in (CHUNK, TEXT))
+        parts = {
+            "chunk": lambda: render(chunk, rounds),
+            "text": lambda: render(text, rounds),
+            "load": lambda: load(folder, device, rounds),
+            "profile": lambda: profile(chunk if device == "cpu" else text),
+        }
+        report("f5", device, parts, arguments.parts)
 
 
 if __name__ == "__main__":

@@ -19,20 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from machine import machine, of_rounds
+from beside import LIBRARY, ROOT, in_processes, in_turn, precisions, prepare, profiled, report, times
+from machine import of_rounds
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
-
-
-RESULTS = Path(__file__).parent / "results"
 PARTS = ("render", "load", "jobs", "profile")
 SPEAKER = "Ana Florence"
 SENTENCES = (
@@ -46,18 +41,6 @@ SENTENCES = (
     "They went home before dark.",
 )
 JOBS = 20
-
-
-def prepare() -> None:
-    """torch and the library as the worker has them."""
-    from engines import runtime
-
-    warnings.simplefilter("ignore")
-    runtime.quiet()
-    runtime.prepare_torchaudio()
-    import torch
-
-    torch.set_num_threads(runtime.threads())
 
 
 def sentences(count: int) -> list[str]:
@@ -113,39 +96,24 @@ def said_by_us(engine: Any, texts: Sequence[str]) -> Sounds:
 
 def render(folder: Path, device: str, rounds: int, count: int) -> dict[str, Any]:
     """Each side speaks the whole text, in turn. Greedily: then both have the very same work to do."""
-    import torch
-
     model, texts = library(folder, device), sentences(count)
     engines = {precision: ours(folder, device, precision) for precision in precisions(device)}
     speakers: dict[str, Callable[[Sequence[str]], Sounds]] = {
-        "library": partial(said_by_library, model, folder),
+        LIBRARY: partial(said_by_library, model, folder),
         **{precision: partial(said_by_us, engine) for precision, engine in engines.items()},
     }
     for speak in speakers.values():
         speak(texts[:2] if device == "cpu" else texts)  # what is made at the first use, is made
-    seconds: dict[str, list[float]] = {name: [] for name in speakers}
-    sounds: dict[str, Sounds] = {}
-    for _ in range(rounds):
-        for name, speak in speakers.items():
-            started_s = time.perf_counter()
-            sounds[name] = speak(texts)
-            if device != "cpu":
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - started_s)
-            print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
+    seconds, sounds = in_turn({name: partial(speak, texts) for name, speak in speakers.items()}, rounds, device)
     audio_s = {name: sum(map(len, made)) / 24_000 for name, made in sounds.items()}
-    report: dict[str, Any] = {"sentences": count, "audio_s": round(audio_s["library"], 1)}
+    factors = {name: [one / audio_s[name] for one in taken] for name, taken in seconds.items()}
+    told: dict[str, Any] = {"sentences": count, "audio_s": round(audio_s[LIBRARY], 1)}
     for name, taken in seconds.items():
-        report[name] = {"seconds": of_rounds(taken)}
-        report[name]["real_time_factor"] = of_rounds([one / audio_s[name] for one in taken])
-        if name != "library":
-            speeds = [
-                (audio_s[name] / own) / (audio_s["library"] / its)
-                for own, its in zip(taken, seconds["library"], strict=True)
-            ]
-            report[name]["times_the_library"] = of_rounds(speeds)
-            report[name]["same"] = compared(sounds["library"], sounds[name])
-    return report
+        told[name] = {"seconds": of_rounds(taken), "real_time_factor": of_rounds(factors[name])}
+        if name != LIBRARY:
+            told[name]["times_the_library"] = times(factors[LIBRARY], factors[name])
+            told[name]["same"] = compared(sounds[LIBRARY], sounds[name])
+    return told
 
 
 def compared(theirs: Sounds, ours: Sounds) -> dict[str, Any]:
@@ -157,30 +125,17 @@ def compared(theirs: Sounds, ours: Sounds) -> dict[str, Any]:
     return {"sentences_of_equal_length": len(equal), "of": len(theirs), "largest_difference": float(f"{largest:.2g}")}
 
 
-def precisions(device: str) -> list[str]:
-    from engines import runtime
-
-    return ["float32", *(["bfloat16"] if runtime.fast_bfloat16(device) else [])]
-
-
 def load(folder: Path, device: str, rounds: int) -> dict[str, Any]:
     """Fresh processes, taking turns; what is imported is imported before the clock starts."""
-    seconds: dict[str, list[tuple[float, float]]] = {"library": [], **{one: [] for one in precisions(device)}}
-    for _ in range(rounds):
-        for name, taken in seconds.items():
-            command = [sys.executable, __file__, "--device", device, "--model", str(folder), "--load-once", name]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-            taken.append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"load {name}: {taken[-1][0]:.2f} s, first sentence after {taken[-1][1]:.2f} s", flush=True)
-    report: dict[str, Any] = {}
+    runs = in_processes(__file__, folder, device, rounds)
+    told: dict[str, Any] = {}
     for place, what in enumerate(("loaded", "first_sentence")):
-        for name, taken in seconds.items():
-            own = [pair[place] for pair in taken]
-            told = report.setdefault(name, {}).setdefault(what, {"seconds": of_rounds(own)})
-            if name != "library":
-                its = [pair[place] for pair in seconds["library"]]
-                told["times_the_library"] = of_rounds([one / other for one, other in zip(its, own, strict=True)])
-    return report
+        seconds = {name: [pair[place] for pair in taken] for name, taken in runs.items()}
+        for name, own in seconds.items():
+            part = told.setdefault(name, {}).setdefault(what, {"seconds": of_rounds(own)})
+            if name != LIBRARY:
+                part["times_the_library"] = times(seconds[LIBRARY], own)
+    return told
 
 
 def load_once(folder: Path, device: str, name: str) -> tuple[float, float]:
@@ -190,9 +145,9 @@ def load_once(folder: Path, device: str, name: str) -> tuple[float, float]:
     import engines.neural.xtts_speech  # noqa: F401 - the same
 
     started_s = time.perf_counter()
-    loaded = library(folder, device) if name == "library" else ours(folder, device, name)
+    loaded = library(folder, device) if name == LIBRARY else ours(folder, device, name)
     loaded_s = time.perf_counter() - started_s
-    said_by_library(loaded, folder, SENTENCES[:1]) if name == "library" else said_by_us(loaded, SENTENCES[:1])
+    said_by_library(loaded, folder, SENTENCES[:1]) if name == LIBRARY else said_by_us(loaded, SENTENCES[:1])
     return loaded_s, time.perf_counter() - started_s
 
 
@@ -264,31 +219,8 @@ def by_tts(models: Sequence[Path], texts: Sequence[str], device: str) -> Iterato
 
 
 def profile(folder: Path, device: str, count: int) -> dict[str, Any]:
-    """Where the time of a rendering goes: the operations that take most, and how busy the device is."""
-    import torch
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as profiling
-
-    engine, texts = ours(folder, device, precisions(device)[-1]), sentences(count)
-    said_by_us(engine, texts)
-    on_gpu = device != "cpu"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    started_s = time.perf_counter()
-    with profiling(activities=activities) as seen:
-        said_by_us(engine, texts)
-        if on_gpu:
-            torch.cuda.synchronize()
-    wall_s = time.perf_counter() - started_s
-    own = {event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
-           for event in seen.key_averages()}  # fmt: skip
-    total = sum(own.values())
-    most = sorted(own, key=own.__getitem__, reverse=True)[:12]
-    return {
-        "wall_s": round(wall_s, 3),
-        "busy_s": round(total, 3),
-        "share": {key[:80]: round(own[key] / total, 3) for key in most},
-        "memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
-    }
+    """Where the time of a rendering goes."""
+    return profiled(partial(said_by_us, ours(folder, device, precisions(device)[-1]), sentences(count)), device)
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
@@ -322,31 +254,15 @@ def main() -> None:
     if arguments.load_once:
         print(json.dumps(load_once(arguments.model, arguments.device, arguments.load_once)))
         return
-    with full_size(arguments.model) as folder:
-        report = measured(folder, arguments)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"xtts-{arguments.device.partition(':')[0]}.json"
-    before = json.loads(path.read_bytes()) if path.exists() and len(arguments.parts) < len(PARTS) else {}
-    path.write_text(json.dumps(before | report, indent=2) + "\n")
-    print(json.dumps(report, indent=2))
-
-
-def measured(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
     device, rounds, count = arguments.device, arguments.rounds, arguments.sentences
-    report: dict[str, Any] = {"machine": machine(), "torch": torch.__version__}
-    if device != "cpu":
-        report["machine"]["card"] = torch.cuda.get_device_name(device)
-    run: dict[str, Callable[[], dict[str, Any]]] = {
-        "render": lambda: render(folder, device, rounds, count),
-        "load": lambda: load(folder, device, rounds),
-        "jobs": lambda: jobs(folder, device),
-        "profile": lambda: profile(folder, device, count),
-    }
-    for part in arguments.parts:
-        report[part] = run[part]()
-    return report
+    with full_size(arguments.model) as folder:
+        parts = {
+            "render": lambda: render(folder, device, rounds, count),
+            "load": lambda: load(folder, device, rounds),
+            "jobs": lambda: jobs(folder, device),
+            "profile": lambda: profile(folder, device, count),
+        }
+        report("xtts", device, parts, arguments.parts)
 
 
 if __name__ == "__main__":
