@@ -130,6 +130,7 @@ class NeuralEngine:
             yield from self._speak(left)
         if self._digest is not None:
             self._digest.join()
+        runtime.trim()
 
     def _speak(self, left: dict[int, Chunk]) -> Iterator[tuple[int, Audio] | None]:
         """Speak what is left; what is done is taken out."""

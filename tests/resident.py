@@ -114,7 +114,7 @@ def batch(checkpoint: str, rows: str) -> Taken:
     forget()
     spoken = [one for group in gpt.decode(some, len(some)) for one in group]
     assert {len(one.codes) for one in spoken} == {gpt.limit}
-    return {"taken": most() - before, "said": len(some) * gpt.row_bytes(gpt.longest(some[0]))}
+    return {"taken": most() - before, "said": len(some) * (gpt.row_bytes(some[0]) + gpt.reading_bytes(some[0]))}
 
 
 def jobs(checkpoint: str, count: str) -> Taken:

@@ -5,7 +5,7 @@ starts at position 0, so that there is no padding to mask: a row simply has as m
 leave, waiting chunks take their place. The vocoder's latents are the normed hidden states of the decoding steps
 themselves; the library runs the whole sequence a second time for them.
 
-Memory of a batch: `Gpt.row_bytes` × rows.
+Memory of a batch: (`Gpt.row_bytes` + `Gpt.reading_bytes`) × rows.
 """
 
 from __future__ import annotations
@@ -120,10 +120,19 @@ class Gpt:
     def layers(self) -> int:
         return len(self._blocks)
 
-    def row_bytes(self, positions: int) -> int:
-        """What one row of a batch takes: keys and values of every layer, latents, and what sampling needs."""
-        cache = 2 * self.layers * self.channels * positions * self.dtype.itemsize
+    def row_bytes(self, utterance: Utterance) -> int:
+        """What one row of a batch may come to: keys and values of every layer, latents, and what sampling needs."""
+        cache = 2 * self.layers * self.channels * self.longest(utterance) * self.dtype.itemsize
         return cache + (self.limit + LOOK_EVERY_STEPS) * (4 * self.channels + 12) + self.vocabulary
+
+    def reading_bytes(self, utterance: Utterance) -> int:
+        """What is calculated for it beside that while its prompt is read: the stream, its sum and its norm, four times
+        as wide twice; keys, values and attention of one layer.
+        """
+        prompt, width = len(utterance.text) + 3, self.dtype.itemsize
+        seen = int(utterance.voice.shape[1]) + prompt
+        attention = 2 * seen * self.channels * width + self.heads * prompt * seen * (8 + 2 * width)
+        return prompt * self.channels * (12 + 8 * width) + attention
 
     def longest(self, utterance: Utterance) -> int:
         """Positions that an utterance may come to: voice, text with its start and stop, audio codes."""

@@ -133,7 +133,7 @@ class Speech:
         if not utterances:
             return 1
         gpt = self._model.gpt
-        row = gpt.row_bytes(max(map(gpt.longest, utterances)))
+        row = max(gpt.row_bytes(one) + gpt.reading_bytes(one) for one in utterances)
         fitting = int(runtime.free_bytes(self._device) * MEMORY_PART) // row
         return max(1, min(fitting, MOST_ROWS.get(self._kind, 32)))
 

@@ -45,8 +45,8 @@ def weights(checkpoint: Path) -> int:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_loading_takes_hardly_more_than_the_weights(full_xtts: Path, tiny_xtts: Path, precision: str) -> None:
-    """Under 1.15 times the file's weights while loading. The first sentence puts the matrices into another order and
-    needs room to calculate. All of it is given back.
+    """Under 1.15 times the file's weights while loading, and after the first sentence, which puts the matrices into
+    another order. All of it is given back.
     """
     size = weights(full_xtts)
     taken = measured("loading", tiny_xtts, full_xtts, precision)
@@ -54,6 +54,7 @@ def test_loading_takes_hardly_more_than_the_weights(full_xtts: Path, tiny_xtts: 
     assert size > 1_800 * 10**6
     assert taken["loading"] < 1.15 * size
     assert taken["speaking"] < 1.5 * size
+    assert taken["kept"] < 1.15 * size
     assert taken["closed"] < 0.05 * size
 
 
@@ -68,10 +69,10 @@ def test_another_model_is_loaded_after_the_first_is_gone(full_xtts: Path, tiny_x
 
 @pytest.mark.parametrize("rows", [4, 16])
 def test_a_batch_takes_what_the_formula_says(full_xtts: Path, rows: int) -> None:
-    """`Gpt.row_bytes` for each row; what is calculated while prompts are read comes to a fifth of that beside it."""
+    """`Gpt.row_bytes` and `Gpt.reading_bytes` for each row."""
     taken, said = measured("batch", full_xtts, rows).values()
     log.info("%d rows: %.0f MB, and %.0f MB by the formula", rows, taken / MB, said / MB)
-    assert 0.8 * said < taken < 1.25 * said + 16 * MB
+    assert 0.7 * said < taken < 1.1 * said + 32 * MB
 
 
 def test_many_jobs_leave_nothing_behind(tmp_path: Path) -> None:
@@ -82,4 +83,4 @@ def test_many_jobs_leave_nothing_behind(tmp_path: Path) -> None:
     early, late = median(after[100:130]), median(after[170:200])
     log.info("MB after every tenth job: %s", [round(one / MB) for one in after[::10]])
     assert late - early < 48 * MB
-    assert late - after[0] < 768 * MB
+    assert late - after[0] < 256 * MB

@@ -48,13 +48,19 @@ class Xtts(Plain):
     )
 
 
+class Continues(Plain):
+    """An engine that goes on where a recording ends, and has no other voice."""
+
+    ABOUT = replace(Xtts.ABOUT, name="continues", needs_transcript=True)
+
+
 class Own(Plain):
     """A plugin with model files of its own kind."""
 
     ABOUT = replace(Plain.ABOUT, name="own", speakers=(), takes_checkpoints=True)
 
 
-ENGINES = cast(Mapping[str, EngineClass], {"plain": Plain, "xtts": Xtts, "own": Own})
+ENGINES = cast(Mapping[str, EngineClass], {"plain": Plain, "xtts": Xtts, "continues": Continues, "own": Own})
 PLANNED = {"f5": "this version has no f5 engine yet"}
 
 
@@ -267,6 +273,12 @@ class TestVoice:
         assert chosen(models, {**job, "speaker": "Rui"})[0] == "xtts"
         silent = {"text": None, "engine": "xtts", "segments": [{"text": "One."}, {"text": "Two."}]}
         assert problems(models, silent) == {"speaker_wav": self.NEEDS}
+
+    def test_is_a_recording_where_the_engine_has_no_other(self, models: Path) -> None:
+        needs = "continues needs speaker_wav (a recording), and what is said in it"
+        assert problems(models, {"engine": "continues"}) == {"speaker_wav": needs}
+        has_none = "continues has no built-in voices; give speaker_wav, a recording"
+        assert problems(models, {"engine": "continues", "speaker": "Zoe"}) == {"speaker": has_none}
 
     def test_that_is_wrong_is_complained_about_once(self, models: Path) -> None:
         assert set(problems(models, {"engine": "xtts", "speaker_wav": 3})) == {"speaker_wav"}

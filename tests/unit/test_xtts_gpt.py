@@ -194,7 +194,7 @@ def test_memory_of_a_row_is_what_is_said(model: Any, chosen: list[Utterance]) ->
     before = living()
     run = model.gpt.decode(chosen[:rows], rows)
     taken = max(living() - before for _group, _ in zip(run, range(4), strict=False))
-    said = rows * model.gpt.row_bytes(max(map(model.gpt.longest, chosen[:rows])))
+    said = rows * max(map(model.gpt.row_bytes, chosen[:rows]))
     one_voice = model.gpt.layers * 2 * 32 * model.gpt.channels * 4
     assert taken <= said + 2 * one_voice
     assert taken > said * 0.6

@@ -432,7 +432,7 @@ def test_rows_follow_from_free_memory(speech: Speech, model: Any, monkeypatch: p
     from engines import runtime
 
     utterances = speech._utterances(planned(speech, chunk()), 0)
-    row = model.gpt.row_bytes(max(map(model.gpt.longest, utterances)))
+    row = max(model.gpt.row_bytes(one) + model.gpt.reading_bytes(one) for one in utterances)
     for free, rows in ((0, 1), (row, 1), (4 * row, 2), (20 * row + 1, 10), (10_000 * row, 32)):
         monkeypatch.setattr(runtime, "free_bytes", lambda _device, free=free: free)
         assert speech._rows(utterances) == rows
