@@ -65,11 +65,11 @@ class Attention:
 
 def _joined(source: Source, names: Sequence[str], scale: float) -> Linear:
     """Several matrices as one, the first of them scaled."""
-    matrices = [source.read(f"{name}.weight").to(source.device, source.dtype, copy=True) for name in names]
-    biases = [source.kept(f"{name}.bias") for name in names]
-    matrices[0] *= scale
-    biases[0] *= scale
-    return Linear(torch.cat(matrices), torch.cat(biases), source.dtype)
+    weights = [source.read(f"{name}.weight").to(source.device, source.dtype) for name in names]
+    weight, bias = torch.cat(weights), torch.cat([source.kept(f"{name}.bias") for name in names])
+    for joined in (weight, bias):
+        joined[: len(weights[0])] *= scale
+    return Linear(weight, bias, source.dtype)
 
 
 def turns(positions: Tensor, speeds: Tensor) -> Tensor:

@@ -137,9 +137,8 @@ class Backbone:
         row = sizes.dim * (3 * 4 + size) + max(attending, feeding) + 4 * sizes.dim_head + 4 * 4 * sizes.n_mels
         if sizes.family == "unett":
             row += 4 * sizes.dim * sizes.depth // 2
-        one_head = (
-            frames**2 * (4 + size % 4) if self.device.type == "cpu" else 0
-        )  # in float32, and a copy if it is half
+        # Attention of one head in float32, and a copy if the precision is half; on a card it is never written down.
+        one_head = frames**2 * (4 + size % 4) if self.device.type == "cpu" else 0
         return row * (frames + 1) * (2 if guided else 1) + one_head
 
     def _placed(self, x: Tensor, packing: Packing) -> Tensor:

@@ -98,14 +98,21 @@ def _normed(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class _Change:
-    """Time -> what it does to a norm; the weights stay in the computer's memory, and go where they are needed."""
+    """Time -> what it does to a norm.
+
+    The weights stay in the computer's memory, and go where they are needed; until they are used they are a view of the
+    file, as those of `Linear` are.
+    """
 
     def __init__(self, source: Source) -> None:
-        self._weight = source.read("linear.weight").to("cpu", source.dtype, copy=True)
+        self._weight, self._dtype = source.read("linear.weight"), source.dtype
         self._bias = source.kept("linear.bias")
+        self._is_own = False
 
     def __call__(self, times: Tensor, count: int) -> Tensor:
         """float32 [steps, dim] -> [steps, count, dim]."""
+        if not self._is_own:
+            self._weight, self._is_own = self._weight.to(self._dtype, copy=True), True
         changes = F.linear(times, self._weight.to(times.device).float(), self._bias)
         return changes.view(len(times), count, -1)
 

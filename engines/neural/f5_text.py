@@ -55,10 +55,9 @@ class TextEmbedding:
         return self._stretched(x, packing, [len(text) for text in cut]) if flags.average_upsampling else x
 
     def _modelled(self, x: Tensor, packing: Packing, filling: Tensor | None) -> Tensor:
-        x = x + self._places(packing.positions)
-        for block in (None, *self._blocks):
-            x = x if block is None else block(x, packing)
-            x = x if filling is None else x.masked_fill(filling, 0.0)
+        x = _blanked(x + self._places(packing.positions), filling)
+        for block in self._blocks:
+            x = _blanked(block(x, packing), filling)
         return x
 
     def _places(self, positions: Tensor) -> Tensor:
@@ -78,3 +77,7 @@ class TextEmbedding:
                 times[length - frames % length :] += 1
                 stretched[span] = x[span][:length].repeat_interleave(times.to(x.device), dim=0)
         return stretched
+
+
+def _blanked(x: Tensor, filling: Tensor | None) -> Tensor:
+    return x if filling is None else x.masked_fill(filling, 0.0)
