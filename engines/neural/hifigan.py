@@ -96,8 +96,7 @@ class Vocoder:
         x = torch.zeros(len(lengths), stretched[0].shape[1], 1, frames, device=self.device)
         for row, one in enumerate(stretched):
             x[row, :, 0, : lengths[row]] = one[0]
-        ends = None if set(lengths) == {frames} else torch.tensor(lengths, device=self.device)
-        sound = self._speak(x, torch.cat([voice.to(self.device) for voice in voices]), ends).cpu()
+        sound = self._speak(x, torch.cat([voice.to(self.device) for voice in voices]), lengths).cpu()
         factor = sound.shape[-1] // frames
         return [sound[row, 0, 0, : length * factor].clone() for row, length in enumerate(lengths)]
 
@@ -110,12 +109,12 @@ class Vocoder:
                 z = F.interpolate(z, scale_factor=scale, mode="linear")
         return z
 
-    def _speak(self, x: Tensor, voice: Tensor, ends: Tensor | None) -> Tensor:
+    def _speak(self, x: Tensor, voice: Tensor, ends: Sequence[int]) -> Tensor:
         colours = [layer(voice).unsqueeze(-1) for layer in self._colours]
         x = self._first(x.contiguous(memory_format=torch.channels_last)) + colours[0]
         for number, stage in enumerate(self._stages):
             x = stage.up(F.leaky_relu(_cut(x, ends), _SLOPE))
-            ends = ends * stage.up.stride if ends is not None else None
+            ends = [end * stage.up.stride for end in ends]
             if number + 1 < len(colours):
                 x = x + colours[number + 1]
             x = _cut(x, ends)
@@ -137,7 +136,7 @@ def _stage(generator: Any, number: int, dtype: torch.dtype) -> _Stage:
     return _Stage(_conv(generator.ups[number], dtype), tuple(_pairs(block, dtype) for block in blocks))
 
 
-def _residual(x: Tensor, pairs: Sequence[tuple[_Conv, _Conv]], ends: Tensor | None) -> Tensor:
+def _residual(x: Tensor, pairs: Sequence[tuple[_Conv, _Conv]], ends: Sequence[int]) -> Tensor:
     """One residual block; x itself stays, for the other blocks."""
     for number, (first, second) in enumerate(pairs):
         inner = _cut(first(F.leaky_relu(x, _SLOPE)), ends)
@@ -153,12 +152,11 @@ def _mean(blocks: Sequence[Tensor]) -> Tensor:
     return total.div_(len(blocks))
 
 
-def _cut(x: Tensor, ends: Tensor | None) -> Tensor:
-    """Zero behind each row's end; x may be changed."""
-    if ends is None:
-        return x
-    places = torch.arange(x.shape[-1], device=x.device)
-    return x.masked_fill_(places >= ends[:, None, None, None], 0)
+def _cut(x: Tensor, ends: Sequence[int]) -> Tensor:
+    """x itself, zero now behind each row's end."""
+    for row, end in enumerate(ends):
+        x[row, :, :, end:] = 0
+    return x
 
 
 def _pairs(block: Any, dtype: torch.dtype) -> tuple[tuple[_Conv, _Conv], ...]:
