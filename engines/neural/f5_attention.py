@@ -25,11 +25,13 @@ class Layout:
         packing: Which belong together.
         turns: By how much a row's place turns each pair of channels, complex64 [rows, dim_head / 2].
         heads: So many heads know about places, the first ones.
+        longest: What no sequence is longer than, where torch can attend within all of them at once; else None.
     """
 
     packing: Packing
     turns: Tensor
     heads: int
+    longest: int | None = None
 
 
 class Attention:
@@ -55,12 +57,12 @@ class Attention:
     def __call__(self, x: Tensor, layout: Layout) -> Tensor:
         """[rows, dim] -> [rows, dim], both in the precision of the matrices."""
         mixed = self._qkv(x).view(-1, 3, self._heads, self._width).permute(1, 2, 0, 3)
-        alike = torch.empty(2, *mixed.shape[1:], device=x.device).copy_(mixed[:2])  # queries and keys
+        alike = _place(mixed[:2], layout).copy_(mixed[:2])  # queries and keys
         if self._norms is not None:
             for one, weight in zip(alike, self._norms, strict=True):
                 one.copy_(F.rms_norm(one, (self._width,), weight, _EPS))
         _turn(alike[:, : layout.heads], layout.turns)
-        return self._out(_attend(alike, mixed[2].contiguous(), layout.packing.spans).flatten(1))
+        return self._out(_attend(alike, mixed[2], layout).flatten(1))
 
 
 def _joined(source: Source, names: Sequence[str], scale: float) -> Linear:
@@ -84,10 +86,25 @@ def _turn(x: Tensor, by: Tensor) -> None:
     pairs *= by
 
 
-def _attend(alike: Tensor, values: Tensor, spans: Sequence[slice]) -> Tensor:
+def can_attend_at_once(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether torch has FlashAttention (arXiv 2307.08691) for heads of this width there: it keeps to its sequences."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or width > 256 or width % 8:
+        return False
+    return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _place(like: Tensor, layout: Layout) -> Tensor:
+    """Memory for queries and keys, float32 [2, heads, rows, channels], in the order in which attention reads it."""
+    both, heads, rows, channels = like.shape
+    if layout.longest is None:
+        return torch.empty(like.shape, device=like.device)
+    return torch.empty(rows, both, heads, channels, device=like.device).permute(1, 2, 0, 3)
+
+
+def _attend(alike: Tensor, values: Tensor, layout: Layout) -> Tensor:
     """Each sequence looks at itself.
 
-    torch's own attention has its products from another library on a processor, which takes twice as long.
+    On a processor torch's own attention has its products from another library, which takes twice as long.
 
     Args:
         alike: Queries and keys, float32 [2, heads, rows, channels].
@@ -96,6 +113,18 @@ def _attend(alike: Tensor, values: Tensor, spans: Sequence[slice]) -> Tensor:
     Returns:
         [rows, heads, channels] in the precision of the values.
     """
+    if layout.longest is not None:
+        from torch.nn.attention.varlen import varlen_attn  # takes a second, and only cards need it
+
+        queries, keys, values = (one.transpose(0, 1) for one in (*alike.to(values.dtype), values))
+        offsets, longest = layout.packing.offsets, layout.longest
+        seen = varlen_attn(queries, keys, values, offsets, offsets, longest, longest, scale=1.0)
+        assert isinstance(seen, Tensor)  # noqa: S101 - nothing else was asked for
+        return seen
+    return _attend_in_turn(alike, values.contiguous(), layout.packing.spans)
+
+
+def _attend_in_turn(alike: Tensor, values: Tensor, spans: Sequence[slice]) -> Tensor:
     heads, rows, channels = values.shape
     out = values.new_empty(rows, heads, channels)
     if can_be_packed(values.device, values.dtype):

@@ -19,15 +19,17 @@ from torch import Tensor
 from engines.f5_layout import Sizes
 from engines.f5_variant import Flags
 from engines.neural.convolution import GroupedConvolution
-from engines.neural.f5_attention import Layout, turns
+from engines.neural.f5_attention import Layout, can_attend_at_once, turns
+from engines.neural.f5_graphs import Evaluation, Graphs, filled
 from engines.neural.f5_layers import Dit, Layers, UnetT
 from engines.neural.f5_text import TextEmbedding
 from engines.neural.linear import Linear
-from engines.neural.packing import Packing
+from engines.neural.packing import Gapped, Packing
 from engines.neural.source import Source
 
 _TIME_WIDTH, _TIME_SCALE, _TIME_BASE = 256, 1000.0, 10_000.0
 _PLACES_KERNEL = 31
+_LENGTHS = 512  # attention is told a bound of lengths, a multiple of so many
 _KEPT_MOMENTS = 2  # courses; 18 MB for 32 steps
 
 
@@ -51,18 +53,32 @@ class Prepared:
     """A batch, with all that stays as it is while noise becomes sound.
 
     Attributes:
-        frames: How the frames lie; where there is guidance, those without text and recording come after all others.
-        layout: How the rows of the layers lie.
+        layout: How the rows of the layers lie; where there is guidance, those without text and recording come after all
+            others.
         inner: Which of those are frames, int64; None for all of them.
-        fixed: The part of the input that is not noise, float32 [rows, dim].
+        placing: How the frames lie for the convolutions by which they know their places.
+        fixed: The part of the input that is not noise, float32 [frames, dim].
         passes: 2 with guidance, else 1.
     """
 
-    frames: Packing
     layout: Layout
     inner: Tensor | None
+    placing: Gapped
     fixed: Tensor
     passes: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """All on which the work depends besides what `tensors` hold, where attention is within all at once."""
+        rows = self.layout.packing
+        return rows.rows, len(rows.spans), self.layout.longest or 0, self.layout.heads, self.passes
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that differs between batches of one shape."""
+        inner = [] if self.inner is None else [self.inner]
+        lie = self.layout.packing.offsets, self.layout.turns, self.placing.inner, self.placing.outer
+        return [self.fixed, *lie, *inner]
 
 
 class Backbone:
@@ -83,6 +99,8 @@ class Backbone:
         self._speeds = _speeds(source, sizes)
         self._layers: Layers = Dit(source, sizes) if sizes.family == "dit" else UnetT(source, sizes)
         self._out = exact.linear("proj_out")
+        self._at_once = can_attend_at_once(self.device, self.dtype, sizes.dim_head)
+        self._graphs = Graphs(self.velocity) if self._at_once else None
         self.moments = lru_cache(maxsize=_KEPT_MOMENTS)(self._moments)
         """All that depends on time alone: times, 0 (noise) … 1 (sound) -> float32 [times, n, dim] for `velocity`."""
 
@@ -93,6 +111,10 @@ class Backbone:
         waves = torch.cat([angles.sin(), angles.cos()], 1).to(self.device)
         first, second = self._time
         return self._layers.moments(second(F.silu(first(waves))))
+
+    def filled(self, batch: Sequence[Given], *, guided: bool) -> Sequence[Given]:
+        """A batch, with others behind it where it is faster in their company."""
+        return batch if self._graphs is None else filled(batch, 2 if guided else 1)
 
     def prepare(self, batch: Sequence[Given], flags: Flags, *, guided: bool) -> Prepared:
         """Compute what stays as it is for a batch."""
@@ -106,9 +128,16 @@ class Backbone:
         if guided:
             fixed.append(self._words(self._text(texts, own, flags, is_dropped=True)))
         heads = self.sizes.heads if flags.pe_attn_head is None else flags.pe_attn_head
-        layout = Layout(rows, turns(rows.positions, self._speeds), heads)
+        longest = rows.longest + -rows.longest % _LENGTHS if self._at_once else None
+        layout = Layout(rows, turns(rows.positions, self._speeds), heads, longest)
         inner = (rows.positions >= self._layers.leading).nonzero()[:, 0] if self._layers.leading else None
-        return Prepared(frames, layout, inner, torch.cat(fixed), passes)
+        return Prepared(layout, inner, frames.gapped(_PLACES_KERNEL // 2), torch.cat(fixed), passes)
+
+    def evaluation(self, prepared: Prepared) -> Evaluation:
+        """`velocity` for a batch, as fast as the device has it."""
+        if self._graphs is None:
+            return lambda noise, moment: self.velocity(noise, prepared, moment)
+        return self._graphs.evaluation(prepared)
 
     def velocity(self, noise: Tensor, prepared: Prepared, moment: Tensor) -> Tensor:
         """Which way to go.
@@ -121,7 +150,7 @@ class Backbone:
             float32 [passes, rows, n_mels].
         """
         x = self._noise(noise).repeat(prepared.passes, 1).add_(prepared.fixed)
-        x += self._placed(x, prepared.frames)
+        x += self._placed(x, prepared.placing)
         if prepared.inner is None:
             x = self._layers(x, prepared.layout, moment)
         else:
@@ -141,9 +170,8 @@ class Backbone:
         one_head = frames**2 * (4 + size % 4) if self.device.type == "cpu" else 0
         return row * (frames + 1) * (2 if guided else 1) + one_head
 
-    def _placed(self, x: Tensor, packing: Packing) -> Tensor:
+    def _placed(self, x: Tensor, gapped: Gapped) -> Tensor:
         """The convolutions by which a frame knows its place."""
-        gapped = packing.gapped(_PLACES_KERNEL // 2)
         x = x.to(self.dtype)
         for convolution in self._places:
             x = F.mish(gapped.close(convolution(gapped.open(x))))

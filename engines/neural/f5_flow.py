@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from engines.f5_variant import Flags
@@ -71,19 +72,19 @@ def sample(
     Returns:
         Of each, float32 [frames, n_mels] on the backbone's device; what was given stands in it as it was given.
     """
-    prepared = backbone.prepare(batch, flags, guided=course.is_guided)
-    n_mels = backbone.sizes.n_mels
-    x = torch.cat([noise(seed, one.frames, n_mels) for seed, one in zip(seeds, batch, strict=True)])
-    x = x.to(backbone.device)
+    whole = backbone.filled(batch, guided=course.is_guided)
+    evaluate = backbone.evaluation(backbone.prepare(whole, flags, guided=course.is_guided))
+    x = torch.cat([noise(seed, one.frames, backbone.sizes.n_mels) for seed, one in zip(seeds, batch, strict=True)])
+    x = F.pad(x, (0, 0, 0, sum(one.frames for one in whole) - len(x))).to(backbone.device)
     times = course.times()
     moments = backbone.moments(tuple(times[:-1].tolist()))
     for length, moment in zip(times.diff().tolist(), moments, strict=True):
-        velocity, *unguided = backbone.velocity(x, prepared, moment)
+        velocity, *unguided = evaluate(x, moment)
         for other in unguided:
             velocity = velocity + (velocity - other) * course.guidance
         x.add_(velocity, alpha=length)
         yield
-    made = list(torch.split(x, [one.frames for one in batch]))
+    made = list(torch.split(x, [one.frames for one in whole])[: len(batch)])
     for mel, one in zip(made, batch, strict=True):
         mel[: len(one.mel)] = one.mel
     return made

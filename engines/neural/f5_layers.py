@@ -134,7 +134,7 @@ class UnetT:
         return times.unsqueeze(1)
 
     def __call__(self, x: Tensor, layout: Layout, moment: Tensor) -> Tensor:
-        x[layout.packing.starts] = moment
+        x[layout.packing.offsets[:-1]] = moment
         seen: list[Tensor] = []
         for number, (layer, (first, second)) in enumerate(zip(self._layers, self._norms, strict=True)):
             if number < self._half:

@@ -26,7 +26,7 @@ class Packing:
         rows: Of all together.
         longest: Rows of the longest sequence.
         positions: Of each row in its sequence, int64 [rows].
-        starts: The first row of each sequence, int64 [sequences].
+        offsets: The first row of each sequence, and one behind the last, int32 [sequences + 1].
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
@@ -35,7 +35,7 @@ class Packing:
         self.spans = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
         self.rows, self.longest = ends[-1], max(lengths)
         self.positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
-        self.starts = torch.tensor([0, *ends[:-1]], device=device)
+        self.offsets = torch.tensor([0, *ends], dtype=torch.int32, device=device)
         self._numbers = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device)
 
     def gapped(self, gap: int) -> Gapped:
@@ -44,18 +44,23 @@ class Packing:
 
 
 class Gapped:
-    """The same rows, with `gap` rows of zeros before, between and after the sequences."""
+    """The same rows, with `gap` rows of zeros before, between and after the sequences.
+
+    Attributes:
+        inner: Where a convolution leaves the result for each row, int64 [rows].
+        outer: Where it looks for each row, int64 [rows].
+    """
 
     def __init__(self, packing: Packing, numbers: Tensor, gap: int) -> None:
         own = torch.arange(packing.rows, device=numbers.device)
-        self._inner = own + gap * numbers  # without the first gap: where a convolution leaves its results
-        self._outer = self._inner + gap
+        self.inner = own + gap * numbers
+        self.outer = self.inner + gap
         self._rows = packing.rows + gap * (len(packing.spans) + 1)
 
     def open(self, x: Tensor) -> Tensor:
         """[rows, channels] -> [rows + gaps, channels]."""
-        return x.new_zeros(self._rows, x.shape[1]).index_copy_(0, self._outer, x)
+        return x.new_zeros(self._rows, x.shape[1]).index_copy_(0, self.outer, x)
 
     def close(self, x: Tensor) -> Tensor:
         """What an unpadded convolution made of it, [rows + gaps - 2 gap, channels] -> [rows, channels]."""
-        return x.index_select(0, self._inner)
+        return x.index_select(0, self.inner)

@@ -136,6 +136,76 @@ def test_a_sound_is_as_long_as_asked_for(model: Model, built: Built) -> None:
     assert model.rate_hz == 24_000
 
 
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guidance", [2.0, 0.0])
+@pytest.mark.parametrize("name", ["f5-v1-base", "e2-base"])
+def test_company_that_nobody_hears_changes_nothing(
+    name: str, guidance: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What small batches are filled up with, so that a GPU can replay how it was done for others of their shape."""
+    from engines.neural.f5_graphs import filled
+
+    built = build(tmp_path, name)
+    model = built.load()
+    requests = [request(built.sizes, number, course(guidance=guidance)) for number in range(3)]
+    expected = spoken(model, requests, built)
+    monkeypatch.setattr(model.backbone, "filled", lambda batch, guided: filled(batch, 2 if guided else 1))
+    for key, sound in spoken(model, requests, built).items():
+        assert apart(sound, expected[key]) < EXACT
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_small_batches_have_few_shapes(passes: int) -> None:
+    """A power of two of sequences and a multiple of 128 frames; what was given comes first, large ones stay."""
+    f5_models.prepare()
+    import torch
+
+    from engines.neural.f5_backbone import Given
+    from engines.neural.f5_graphs import MOST_ROWS, filled
+
+    nothing = torch.empty(0, 100), torch.empty(0, dtype=torch.long)
+    shapes = set()
+    for lengths in ([one] for one in range(1, 2900)), ([700 + one, 900, one + 1] for one in range(1000)):
+        for batch in ([Given(*nothing, length) for length in each] for each in lengths):
+            whole = filled(batch, passes)
+            assert whole[: len(batch)] == batch
+            frames = sum(one.frames for one in whole)
+            assert min(one.frames for one in whole) > 0
+            assert (len(whole), frames % 128) == ({1: 2, 3: 4}[len(batch)], 0)
+            assert frames * passes <= MOST_ROWS
+            shapes.add((len(whole), frames))
+    assert len(shapes) < 45
+    large = [Given(*nothing, 1000)] * 9
+    assert filled(large, passes) == large
+
+
+@pytest.mark.parametrize("name", ["f5-base", "f5-v1-base", "e2-base"])
+def test_a_gpu_gives_the_same(name: str, tmp_path: Path) -> None:
+    """As the library on a processor in float32; in half precision nearly so, and the same however a batch is done: as
+    it is, recorded, replayed for itself, and replayed for another of its shape.
+    """
+    f5_models.prepare()
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU here that torch can use")
+    built = build(tmp_path, name)
+    exact, half = (built.load(precision, "cuda:0") for precision in ("float32", "bfloat16"))
+    batches = [[request(built.sizes, number, course(), key=number) for number in each] for each in ((0, 1), (2, 3))]
+    shapes = set()
+    for batch in (batches[0], *batches, batches[1]):
+        whole = half.backbone.filled([one.given for one in batch], guided=True)
+        shapes.add((len(whole), sum(one.frames for one in whole)))
+        made = spoken(half, batch, built)
+        for one in batch:
+            expected = built.library.say(one)
+            assert apart(spoken(exact, [one], built)[one.key], expected) < ALIKE
+            assert 0 < float((made[one.key] - expected).norm() / expected.norm()) < 0.1
+    assert len(shapes) == 1
+
+
 # --- batches and memory ----------------------------------------------------------------------------------------------
 
 

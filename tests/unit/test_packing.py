@@ -61,7 +61,7 @@ def test_where_rows_lie() -> None:
     packing = Packing([3, 1, 2], torch.device("cpu"))
     assert (packing.rows, packing.spans) == (6, [slice(0, 3), slice(3, 4), slice(4, 6)])
     assert packing.positions.tolist() == [0, 1, 2, 0, 0, 1]
-    assert packing.starts.tolist() == [0, 3, 4]
+    assert packing.offsets.tolist() == [0, 3, 4, 6]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
