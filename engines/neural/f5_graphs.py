@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from engines.neural.f5_backbone import Given, Prepared
+from engines.neural.f5_batch import Given, Prepared
 
 MOST_ROWS = 8192
 """Of a batch, frames of all passes: with more, the card has more to do than the computer."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from engines import runtime
 from engines.f5_layout import ROOT, Sizes
 from engines.f5_variant import Flags
-from engines.neural.f5_backbone import Backbone, Given
+from engines.neural.f5_backbone import Backbone
+from engines.neural.f5_batch import Given
 from engines.neural.f5_flow import Course, sample
 from engines.neural.f5_mel import Reference
 from engines.neural.source import Source

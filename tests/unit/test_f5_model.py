@@ -162,7 +162,7 @@ def test_small_batches_have_few_shapes(passes: int) -> None:
     f5_models.prepare()
     import torch
 
-    from engines.neural.f5_backbone import Given
+    from engines.neural.f5_batch import Given
     from engines.neural.f5_graphs import MOST_ROWS, filled
 
     nothing = torch.empty(0, 100), torch.empty(0, dtype=torch.long)
