@@ -116,6 +116,11 @@ def opened_regular(path: str | Path, dir_fd: int | None = None) -> Iterator[tupl
         os.close(fd)
 
 
+def content_of(status: os.stat_result) -> int:
+    """A number that changes when a file is replaced or written: of device, inode, size and mtime."""
+    return hash((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+
+
 def read_at_most(fd: int, limit: int) -> bytes:
     """Read a file from its beginning; at most `limit` + 1 bytes, so that a longer file can be told."""
     parts, wanted, offset = [], limit + 1, 0

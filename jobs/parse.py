@@ -40,6 +40,7 @@ class Document:
             one document, the file, byte for byte.
         recordings: Every recording it names, once each, in order; with problems, as far as they could be
             read.
+        untold: Those of them whose words its engine has to know, and the job does not say.
         maybe_unfinished: The last document of a stream breaks off, or a `---` with nothing behind it follows: more
             bytes may be on their way.
     """
@@ -50,6 +51,7 @@ class Document:
     recordings: tuple[str, ...]
     maybe_unfinished: bool = False
     model: Model | Fallback | None = None
+    untold: tuple[str, ...] = ()
 
 
 def parse(data: bytes, suffix: str, rules: Rules) -> tuple[Document, ...]:
@@ -164,7 +166,8 @@ def _document(tree: Tree, source: bytes, rules: Rules) -> Document:
     if problems:
         return Document(None, problems, source, spec.recordings())
     spec = _with_defaults(spec, rules, choice, info).model_copy(update=voice)
-    return Document(spec, (), source, spec.recordings(), model=choice.model)
+    untold = spec.untold(()) if info is not None and info.needs_transcript else ()
+    return Document(spec, (), source, spec.recordings(), model=choice.model, untold=untold)
 
 
 def _with_defaults(spec: JobSpec, rules: Rules, choice: Choice, info: EngineInfo | None) -> JobSpec:

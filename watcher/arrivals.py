@@ -13,15 +13,17 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
-from jobs.errors import JobInvalid, printable
-from jobs.files import opened_folder, opened_regular, read_at_most, somebody_writes
+from jobs.errors import JobInvalid
+from jobs.files import content_of, opened_folder, opened_regular, read_at_most, somebody_writes
 from jobs.names import natural
 from jobs.parse import Document
-from jobs.recordings import NotAllowed, Places
+from jobs.recordings import Places
 from jobs.store import NOT_REGULAR, deadly, too_large
+from watcher.companions import Companions
 from watcher.config import Limits, Ready
 from watcher.events import Events
 from watcher.ignored import JOB_SUFFIXES, PAUSE, is_cancel_name, is_job_name, is_walked, why_ignored
@@ -58,7 +60,7 @@ class Sighting:
         content: Hash of device, inode, size and mtime; another one means that the file changed.
         still_since: When this content was first seen.
         moved: It came by a rename, so its writer is done.
-        parsed_since: When it was first readable; recordings that it names are waited for from then on.
+        parsed_since: When it was first readable; what it needs beside it is waited for from then on.
         due: When to look again; infinity for when something happens.
         reason: Why it waits, in words; empty before the first look.
         held: It waits for the operator: the file system refused something.
@@ -125,7 +127,7 @@ class Arrivals:
     _sightings: dict[str, Sighting] = field(default_factory=dict)
     _agenda: list[tuple[float, int, str]] = field(default_factory=list)
     _ticks: Iterator[int] = field(default_factory=count)
-    _companions: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _companions: Companions = field(default_factory=Companions)
     _expectant: set[str] = field(default_factory=set)
     _walk: Iterator[None] | None = None
     _sweep: int = 0
@@ -144,7 +146,7 @@ class Arrivals:
         for path in sorted(hints.touched - hints.moved, key=natural):
             self._hinted(path, moved=False)
         if not all(map(is_job_name, map(os.path.basename, hints.moved | hints.touched))):
-            self._wake_those_that_wait_for_recordings()
+            self._wake_those_that_wait_for_companions()
 
     def sweep_soon(self) -> None:
         """Look at the whole inbox at the next occasion; if that is being done, once more after it."""
@@ -316,7 +318,7 @@ class Arrivals:
                 self._ignore(source, "not a regular file; it is never opened")
                 self.changes += self._walk is None
             return
-        content, sighting = _content(status), self._sightings.get(source)
+        content, sighting = content_of(status), self._sightings.get(source)
         if sighting is None or sighting.content != content:
             sighting = Sighting(source, content, now, moved, self._sweep)
             self._sightings[source] = sighting
@@ -392,7 +394,7 @@ class Arrivals:
             opened_folder(self.inbox, sighting.source) as (folder, name),
             opened_regular(name, folder) as (fd, status),
         ):
-            if (content := _content(status)) != sighting.content:
+            if (content := content_of(status)) != sighting.content:
                 sighting.content, sighting.still_since, sighting.moved = content, now, False
                 sighting.parsed_since = 0.0
             quiet_at = sighting.still_since + self.policy.quiet_s
@@ -416,7 +418,7 @@ class Arrivals:
             raise Wait("its end is missing; more may come", grace_ends)
         if written is None and not sighting.moved and not _ends_well(data) and now < grace_ends:
             raise Wait("its last line has no end; more may come", grace_ends)
-        self._wait_for_recordings(sighting, documents, now)
+        self._wait_for_companions(sighting, documents, now)
         return Arrival(sighting.source, status, data, documents)
 
     def _not_to_be_read(self, source: str, status: os.stat_result) -> str:
@@ -427,54 +429,23 @@ class Arrivals:
             return deadly(deaths)
         return ""
 
-    def _wait_for_recordings(self, sighting: Sighting, documents: tuple[Document, ...], now: float) -> None:
+    def _wait_for_companions(self, sighting: Sighting, documents: tuple[Document, ...], now: float) -> None:
         sighting.parsed_since = sighting.parsed_since or now
         deadline = sighting.parsed_since + self.policy.ready.companions_s
         if now >= deadline:
             return
         folder = (self.inbox / sighting.source).parent
-        for name in {name for document in documents for name in document.recordings}:
-            if reason := self._not_yet(name, folder, now):
-                self._expectant.add(sighting.source)
-                raise Wait(f"waiting for the recording {printable(name, 200)}: {reason}", min(now + 1.0, deadline))
+        find = partial(self.places.find, job_folder=folder)
+        if reason := self._companions.waited_for(documents, find, now, self.policy.quiet_s):
+            self._expectant.add(sighting.source)
+            raise Wait(reason, min(now + 1.0, deadline))
 
-    def _not_yet(self, name: str, folder: Path, now: float) -> str:
-        """Why a recording can't be used yet; "" when it can, or never will."""
-        try:
-            path = self.places.find(name, folder)
-        except NotAllowed:
-            return ""
-        if path is None:
-            return "it is not there"
-        try:
-            with opened_regular(path) as (fd, status):
-                written = somebody_writes(fd)
-        except OSError as error:
-            return f"it can't be read: {error.strerror}"
-        if written or status.st_size == 0:
-            return "it is still being written"
-        if written is None and now < self._still_since(str(path), _content(status), now) + self.policy.quiet_s:
-            return "it came or changed just now"
-        return ""
-
-    def _still_since(self, path: str, content: int, now: float) -> float:
-        """When a recording was first seen as it is now. Needed only where nobody can tell whether it is open."""
-        before, since = self._companions.pop(path, (0, now))
-        self._companions[path] = content, since if before == content else now
-        if len(self._companions) > SHOWN:
-            del self._companions[next(iter(self._companions))]  # the one that was asked about longest ago
-        return self._companions[path][1]
-
-    def _wake_those_that_wait_for_recordings(self) -> None:
+    def _wake_those_that_wait_for_companions(self) -> None:
         now = self.clock()
         for source in self._expectant:
             if (sighting := self._sightings.get(source)) and sighting.due > now:
                 self._plan(sighting, now)
         self._expectant.clear()
-
-
-def _content(status: os.stat_result) -> int:
-    return hash((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 def _ends_well(data: bytes) -> bool:

@@ -94,7 +94,8 @@ class Ready(Section):
     unparsable_grace_s: Seconds = 10.0
     """How long a stable file that can't be read as YAML or JSON waits for more bytes, in seconds."""
     companions_s: Seconds = 60.0
-    """How long a job waits for recordings that it names and that are not there yet, in seconds."""
+    """How long a job waits for recordings that it names and that are not there yet, and for their transcripts where
+    its engine needs them, in seconds."""
     scan_s: Seconds = 10.0
     """Longest time between two looks at the whole inbox, in seconds; events only make it sooner."""
 

@@ -90,7 +90,7 @@ def check_data(
     names = dict.fromkeys(name for document in documents for name in document.recordings)
     folder = path.resolve().parent
     found, missing = _recordings([name for name in names if name not in known], folder, config)
-    untold = _transcripts(documents, {**known, **found}, rules)
+    untold = _transcripts(documents, {**known, **found})
     beside = {name: real for name, real in found.items() if (folder / name).exists() and not Path(name).is_absolute()}
     return Checked(path, data, documents, (*problems, *missing, *untold), {**known, **beside})
 
@@ -140,16 +140,12 @@ def _recordings(names: list[str], folder: Path, config: Config) -> tuple[dict[st
     return there, problems
 
 
-def _transcripts(documents: Sequence[Document], recordings: Mapping[str, Path], rules: Rules) -> Iterator[Problem]:
+def _transcripts(documents: Sequence[Document], recordings: Mapping[str, Path]) -> Iterator[Problem]:
     """One for each recording whose words an engine has to know, and nothing tells them."""
-    told = {name for name, path in recordings.items() if transcript_beside(path)}
-    for spec in (document.spec for document in documents):
-        info = rules.info(spec.engine or rules.default_engine) if spec is not None else None
-        if spec is None or info is None or not info.needs_transcript:
-            continue
-        for name in spec.untold(told):
-            if name in recordings:
-                yield Problem(transcript_wanted(info.name, name), "speaker_text")
+    for document in documents:
+        for name in document.untold:
+            if name in recordings and document.spec is not None and not transcript_beside(recordings[name]):
+                yield Problem(transcript_wanted(str(document.spec.engine), name), "speaker_text")
 
 
 def as_json(checked: list[Checked]) -> dict[str, Any]:

@@ -7,14 +7,17 @@ import fcntl
 import os
 import select
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from engines.base import EngineClass, EngineInfo
 from jobs.parse import Document, parse
 from jobs.recordings import Places
 from jobs.rules import Rules
-from tests.in_process import ENGINES
+from tests.in_process import ENGINES, Voice
 from tests.spooling import until
 from watcher.arrivals import LOOK_AGAIN_S, Arrival, Arrivals, Policy, Sighting
 from watcher.config import Limits, Ready
@@ -23,7 +26,18 @@ from watcher.events import Events, Hints
 QUIET_S, NETWORK_QUIET_S, GRACE_S, COMPANIONS_S, SCAN_S = 1.0, 5.0, 10.0, 60.0, 10.0
 DONE = b"text: hello\n"
 CUT_OFF = b'text: "hel'
-RULES = Rules(engines=ENGINES, default_engine="voice")
+
+
+class Continues(Voice):
+    """An engine that goes on where a recording ends."""
+
+    @classmethod
+    def info(cls) -> EngineInfo:
+        return replace(super().info(), name="continues", clones_voices=True, needs_transcript=True)
+
+
+CONTINUING = cast(EngineClass, Continues)
+RULES = Rules(engines={**ENGINES, "continues": CONTINUING}, default_engine="voice")
 
 
 class Told(Events):
@@ -318,6 +332,41 @@ def test_a_recording_that_may_not_be_had_is_not_waited_for(at: Desk) -> None:
     assert at.ready() == ["a.yaml"]
 
 
+CONTINUES = b"text: hello\nengine: continues\nspeaker_wav: ana.wav\n"
+
+
+def test_a_transcript_is_waited_for_where_the_engine_needs_it(at: Desk) -> None:
+    """Whichever comes first; while it is written; for the job that does not say it itself."""
+    at.write("radio/ana.wav", b"RIFF")
+    at.moved("radio/a.yaml", CONTINUES)
+    assert at.ready() == []
+    assert at.reason("radio/a.yaml") == "waiting for the transcript ana.txt: it is not there"
+    with (at.inbox / "radio/ana.txt").open("wb") as writer:
+        writer.write(b"Hel")
+        writer.flush()
+        assert at.ready(1.0) == []
+        assert "still being written" in at.reason("radio/a.yaml")
+    at.touched(at.inbox / "radio/ana.txt")
+    assert at.ready(0.01) == ["radio/a.yaml"], "it need not wait for the next look"
+    at.moved("radio/b.yaml", CONTINUES)
+    assert at.ready() == ["radio/b.yaml"]
+
+
+def test_a_transcript_that_never_comes_is_given_up(at: Desk) -> None:
+    at.write("ana.wav", b"RIFF")
+    at.moved("a.yaml", CONTINUES)
+    assert at.ready(COMPANIONS_S - 0.01) == []
+    assert at.ready(0.01) == []
+    assert at.ready(COMPANIONS_S) == ["a.yaml"]
+
+
+def test_a_transcript_that_nobody_needs_is_not_waited_for(at: Desk) -> None:
+    at.write("ana.wav", b"RIFF")
+    at.moved("a.yaml", SPEAKS)
+    at.moved("b.yaml", CONTINUES + b"speaker_text: Hello.\n")
+    assert at.ready() == ["a.yaml", "b.yaml"]
+
+
 def test_on_a_network_a_recording_has_to_stand_still(remote: Desk) -> None:
     path = remote.voices / "ana.wav"
     path.write_bytes(b"RI")
@@ -348,11 +397,11 @@ def test_what_is_kept_in_mind_of_recordings_is_bounded(remote: Desk) -> None:
     for name in names:
         (remote.voices / name).write_bytes(b"RIFF")
     for number in range(15):
-        remote.arrivals._still_since(f"old{number}", 1, 0.0)
+        remote.arrivals._companions._still_since(f"old{number}", 1, 0.0)
     for number in range(1100):
-        remote.arrivals._still_since(f"new{number}", 1, 0.0)
-    assert len(remote.arrivals._companions) == 1000
-    assert "new1099" in remote.arrivals._companions
+        remote.arrivals._companions._still_since(f"new{number}", 1, 0.0)
+    assert len(remote.arrivals._companions._seen) == 1000
+    assert "new1099" in remote.arrivals._companions._seen
 
 
 # --- network -----------------------------------------------------------------------------------------
