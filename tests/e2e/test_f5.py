@@ -220,6 +220,7 @@ def test_instead_of_a_broken_file_the_base_model_speaks_where_the_job_says_so(
 
 def test_what_a_job_for_f5_lacks_is_said_with_its_cure(spool: Spool) -> None:
     """A transcript, before anything is loaded; a vocoder."""
+    spool.config = {"ready": {"companions_s": 1.5}}
     reported(spool, telling)
     (spool.folder / "voices/eva.wav").write_bytes(recording())
     spool.drop("a.json", job(speaker_wav="eva.wav"))
