@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-xtts demo-f5 test check test-long lint format type bench bench-xtts bench-f5 clean
+.PHONY: help demo demo-xtts demo-f5 test check test-long lint format type bench bench-xtts bench-f5 bench-f5-variants clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -55,6 +55,9 @@ bench-xtts: $(DEV) ## measure XTTS beside the library's own calls: half an hour,
 
 bench-f5: $(DEV) ## measure F5-TTS beside the library's own calls, at full size
 	$(BIN)/python benchmarks/f5.py
+
+bench-f5-variants: $(DEV) ## train small F5-TTS models as v0 and as v1, and count how often measuring tells which; 20 minutes of CPU
+	$(BIN)/python benchmarks/f5_variants.py
 
 clean: ## remove what make made: the environment, the demo, caches
 	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -105,6 +105,20 @@ def weights(sizes: Sizes, seed: int = 0) -> dict[str, Tensor]:
     return state | {"transformer.rotary_embed.inv_freq": 1 / 10000**turns}
 
 
+def backbone_arguments(sizes: Sizes, flags: Flags) -> dict[str, Any]:
+    """For the library's `DiT` or `UNetT`."""
+    given = {
+        "dim": sizes.dim, "depth": sizes.depth, "heads": sizes.heads, "dim_head": sizes.dim_head,
+        "ff_mult": sizes.ff_mult, "mel_dim": sizes.n_mels, "text_num_embeds": sizes.vocabulary,
+        "text_dim": sizes.text_dim, "conv_layers": sizes.conv_layers, "qk_norm": "rms_norm" if sizes.qk_norm else None,
+        "text_mask_padding": flags.text_mask_padding, "pe_attn_head": flags.pe_attn_head,
+    }  # fmt: skip
+    if sizes.family == "dit":
+        given["long_skip_connection"] = sizes.long_skip_connection
+        given["text_embedding_average_upsampling"] = flags.average_upsampling
+    return given
+
+
 def build_vocos(folder: Path, tiny: bool = True, seed: int = 0) -> Path:
     """Write a vocoder's folder as charactr/vocos-mel-24khz is: config.yaml and pytorch_model.bin.
 

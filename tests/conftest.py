@@ -45,6 +45,12 @@ def tiny_f5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def taught_f5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an F5-TTS v1 that has really learnt something, and its recording; see `tiny.f5_taught`."""
+    return tiny.f5_taught(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def full_xtts() -> Iterator[Path]:
     """The same in full size, 1.9 GB, which takes a while to build; it is removed in the end."""
     with tempfile.TemporaryDirectory() as folder:

@@ -102,7 +102,8 @@ class Library:
             from f5_tts.model import CFM, DiT, UNetT
             from vocos import Vocos
 
-        self.cfm: Any = CFM((DiT if built.sizes.family == "dit" else UNetT)(**arguments(built)))
+        backbone = DiT if built.sizes.family == "dit" else UNetT
+        self.cfm: Any = CFM(backbone(**tiny_f5.backbone_arguments(built.sizes, built.flags)))
         self.cfm.load_state_dict(_state(built.checkpoint))
         self.cfm.eval()
         self.vocos = Vocos.from_hparams(str(built.vocoder / "config.yaml"))
@@ -121,21 +122,6 @@ class Library:
             )  # fmt: skip
             sound: Tensor = self.vocos.decode(made[:, len(mel) - 1 :].transpose(1, 2))[0] * request.reference.gain
         return sound
-
-
-def arguments(built: Built) -> dict[str, Any]:
-    """For the library's `DiT` or `UNetT`."""
-    sizes, flags = built.sizes, built.flags
-    given = {
-        "dim": sizes.dim, "depth": sizes.depth, "heads": sizes.heads, "dim_head": sizes.dim_head,
-        "ff_mult": sizes.ff_mult, "mel_dim": sizes.n_mels, "text_num_embeds": sizes.vocabulary,
-        "text_dim": sizes.text_dim, "conv_layers": sizes.conv_layers, "qk_norm": "rms_norm" if sizes.qk_norm else None,
-        "text_mask_padding": flags.text_mask_padding, "pe_attn_head": flags.pe_attn_head,
-    }  # fmt: skip
-    if sizes.family == "dit":
-        given["long_skip_connection"] = sizes.long_skip_connection
-        given["text_embedding_average_upsampling"] = flags.average_upsampling
-    return given
 
 
 def _state(checkpoint: Path) -> dict[str, Tensor]:

@@ -91,11 +91,13 @@ def sample(
     return made
 
 
-_HIDDEN = 0.7  # of a recording, its end: the least that a training hides
-_PROBES = 8
+HIDDEN = 0.7
+"""Of a recording, its end: the least that a training hides."""
+PROBES = tuple((number + 0.5) / 8 for number in range(8))
+"""Times, from noise to sound, at which a loss is measured."""
 
 
-def losses(backbone: Backbone, mel: Tensor, symbols: Tensor, flags: Flags) -> list[float]:
+def losses(backbone: Backbone, mel: Tensor, symbols: Tensor, flags: Flags) -> Tensor:
     """How badly the network foretells the hidden end of a recording from its beginning and its transcript.
 
     The library's loss in training (`CFM.forward`), at fixed times and for fixed noise: the same arguments give the same
@@ -106,15 +108,14 @@ def losses(backbone: Backbone, mel: Tensor, symbols: Tensor, flags: Flags) -> li
         symbols: Of its transcript, int64 [t].
 
     Returns:
-        A mean squared error for each of several times, from noise to sound.
+        Squared errors, means over the bands: float32 [probes, hidden frames] on the CPU.
     """
-    known = len(mel) - round(_HIDDEN * len(mel))
+    known = len(mel) - round(HIDDEN * len(mel))
     prepared = backbone.prepare([Given(mel[:known], symbols, len(mel))], flags, guided=False)
-    times = tuple((number + 0.5) / _PROBES for number in range(_PROBES))
     found = []
-    for number, (time, moment) in enumerate(zip(times, backbone.moments(times), strict=True)):
+    for number, (time, moment) in enumerate(zip(PROBES, backbone.moments(PROBES), strict=True)):
         start = noise(number, *mel.shape)
         flow = mel - start
         foretold = backbone.velocity((start + time * flow).to(backbone.device), prepared, moment)[0].cpu()
-        found.append(float((foretold - flow)[known:].square().mean()))
-    return found
+        found.append((foretold - flow)[known:].square().mean(1))
+    return torch.stack(found)

@@ -236,11 +236,12 @@ class Speech:
             file, why = self._about.path, self._about.variant.evidence
             raise CheckpointRefused(
                 f"whether {file.name} is v0 or v1 of F5-TTS can't be told: {why}, and {measured.words()}, "
-                "which is too close",
+                f"{measured.doubt()}",
                 f"To settle it, {f5_variant.settling(file)}. Or take another recording, with an exact transcript.",
             )
         name = "v1" if measured.flags == f5_variant.V1 else "v0"
-        self._facts["variant"] = {"name": name, "evidence": measured.words(), "v0": measured.v0, "v1": measured.v1}
+        losses = {"v0": measured.v0, "v1": measured.v1, "guess": measured.guess}
+        self._facts["variant"] = {"name": name, "evidence": measured.words(), **losses}
         return measured.flags
 
 

@@ -16,7 +16,7 @@ import soundfile
 import tiny_f5 as builder
 from engines.f5 import OPTIONS
 from engines.f5_layout import Sizes
-from tests import f5_models
+from tests import f5_models, tiny
 from tests.sounds import recording
 from tests.spooling import Spool, spooling
 
@@ -62,8 +62,12 @@ def telling(state: State) -> State:
 
 
 def deaf(state: State) -> State:
-    """Whatever it hears, it foretells the same, under any flags."""
-    return state | {"transformer.proj_out.weight": state["transformer.proj_out.weight"] * 0}
+    """To the text and to places, so that no flags change anything."""
+    inward = "transformer.input_embed.proj.weight"
+    asking = {name: tensor * 0 for name, tensor in state.items() if ".attn.to_q." in name}
+    reading = state[inward].clone()
+    reading[:, 200:] = 0  # behind the mels of noise and recording
+    return state | asking | {inward: reading}
 
 
 def torn(state: State) -> State:
@@ -79,12 +83,26 @@ def reported(spool: Spool, change: Callable[[State], State] = as_it_is, sizes: S
         sizes: The report's are `BASE.full`.
     """
     f5_models.prepare()
+    return kept(spool, change(builder.weights(sizes)))
+
+
+def taught(spool: Spool, folder: Path, change: Callable[[State], State] = as_it_is) -> Path:
+    """Such a file of a model that has really learnt something, as v1; and the recording that it knows, `bea.wav`."""
+    f5_models.prepare()
+    from safetensors.torch import load_file
+
+    shutil.copy(folder / "bea.wav", spool.folder / "voices")
+    (spool.folder / "voices/bea.txt").write_text(tiny.F5_SAID, "utf-8")
+    return kept(spool, change(load_file(folder / "taught.safetensors")))
+
+
+def kept(spool: Spool, state: State) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    state = {f"ema_model.{name}": tensor for name, tensor in change(builder.weights(sizes)).items()}
     path = spool.folder / "models" / NAME
-    save_file(state | {"initted": torch.tensor(True), "step": torch.tensor(200_000)}, path)
+    averaged = {f"ema_model.{name}": tensor for name, tensor in state.items()}
+    save_file(averaged | {"initted": torch.tensor(True), "step": torch.tensor(200_000)}, path)
     return path
 
 
@@ -138,13 +156,14 @@ def test_the_reported_file_is_published_with_no_configuration_at_all(
     assert done(spool, "b")["audio"][0]["sha256"] == manifest["audio"][0]["sha256"]
 
 
-def test_what_nothing_tells_is_measured_once(spool: Spool) -> None:
-    """With the job's own recording and transcript: the lower loss wins, and is known from then on."""
-    reported(spool)
-    spool.drop("a.json", job())
+def test_what_nothing_tells_is_measured_once(spool: Spool, taught_f5: Path) -> None:
+    """With the job's own recording and transcript: the flags of the training win, and are known from then on."""
+    taught(spool, taught_f5)
+    spool.drop("a.json", job(speaker_wav="bea.wav"))
     assert spool.once().returncode == 0
     variant = done(spool, "a")["engine"]["variant"]
-    assert variant["name"] == ("v0" if variant["v0"] < variant["v1"] else "v1")
+    assert variant["name"] == "v1"
+    assert variant["v1"] < variant["guess"] < variant["v0"]
     assert variant["evidence"] == (
         f"the loss of its recording is {variant['v0']:.4f} as v0 and {variant['v1']:.4f} as v1"
     )
@@ -154,9 +173,9 @@ def test_what_nothing_tells_is_measured_once(spool: Spool) -> None:
     assert done(spool, "b")["engine"]["variant"] == variant
 
 
-def test_what_is_too_close_to_call_is_settled_by_what_the_error_says(spool: Spool) -> None:
-    path = reported(spool, deaf)
-    spool.drop("a.json", job())
+def test_what_is_too_close_to_call_is_settled_by_what_the_error_says(spool: Spool, taught_f5: Path) -> None:
+    path = taught(spool, taught_f5, deaf)
+    spool.drop("a.json", job(speaker_wav="bea.wav"))
     assert spool.once().returncode == 1
     error = spool.manifest("a.failed")["error"]
     assert (error["code"], error["retryable"]) == ("checkpoint_refused", False)
@@ -165,6 +184,7 @@ def test_what_is_too_close_to_call_is_settled_by_what_the_error_says(spool: Spoo
         "whether model_last.safetensors is v0 or v1 of F5-TTS can't be told",
         "neither the file nor what lies beside it tells v0 from v1",
         "as v0 and",
+        "as v1, which is too close",
         "To settle it, say `variant: v0` or `variant: v1` in model_last.yaml beside it.",
     ):
         assert said in " ".join(words.split())
@@ -183,13 +203,13 @@ def gone_wrong(spool: Spool) -> None:
 
 
 def undecided(spool: Spool) -> None:
-    reported(spool, deaf)
+    reported(spool)
 
 
 BROKEN = [
     pytest.param(cut_off, "model_last.safetensors does not load: The file can't be used", id="cut off"),
     pytest.param(gone_wrong, "holds values that are not numbers", id="gone wrong"),
-    pytest.param(undecided, "is v0 or v1 of F5-TTS can't be told", id="undecided"),
+    pytest.param(undecided, "no better than a guess that knows nothing of speech", id="undecided"),
 ]
 
 

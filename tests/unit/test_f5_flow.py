@@ -62,10 +62,10 @@ def test_losses_are_the_librarys(name: str, flags: Flags, tmp_path: Path) -> Non
     from engines.neural.f5_flow import losses
 
     ours = losses(model.load().backbone, mel, symbols, flags)
-    assert ours == pytest.approx(librarys(model, mel, symbols), rel=1e-4)
-    assert len(ours) == 8
+    assert ours.shape == (8, 70)
+    assert ours.mean(1).tolist() == pytest.approx(librarys(model, mel, symbols), rel=1e-4)
     other = losses(model.load().backbone, mel, symbols, V1 if flags == V0 else V0)
-    assert other != pytest.approx(ours, rel=1e-3)
+    assert other.mean(1).tolist() != pytest.approx(ours.mean(1).tolist(), rel=1e-3)
 
 
 def recording() -> tuple[Tensor, Tensor]:
