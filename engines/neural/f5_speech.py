@@ -235,7 +235,7 @@ class Speech:
         if measured.flags is None:
             file, why = self._about.path, self._about.variant.evidence
             raise CheckpointRefused(
-                f"whether {file.name} is v0 or v1 of F5-TTS can't be told: {why}, and {measured.words()}, "
+                f"whether {file.name} is v0 or v1 of F5-TTS can't be told: {why}, and {measured.words()}"
                 f"{measured.doubt()}",
                 f"To settle it, {f5_variant.settling(file)}. Or take another recording, with an exact transcript.",
             )

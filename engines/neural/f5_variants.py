@@ -61,10 +61,10 @@ class Measured:
         return f"the loss of its recording is {self.v0:.4f} as v0 and {self.v1:.4f} as v1"
 
     def doubt(self) -> str:
-        """Why nothing is decided: a clause that follows."""
+        """Why nothing is decided: what follows the words, from its comma."""
         if self.foretells:
-            return "which is too close"
-        return f"no better than a guess that knows nothing of speech ({self.guess:.4f})"
+            return ", which is too close"
+        return f", no better than a guess that knows nothing of speech ({self.guess:.4f})"
 
 
 @torch.inference_mode()

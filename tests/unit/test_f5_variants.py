@@ -42,10 +42,10 @@ def test_only_what_is_lower_beyond_doubt_decides(
     measured = Measured(v0, v1, guess, chance)
     assert measured.flags == flags
     if flags is None:
-        assert measured.doubt() == ("which is too close" if min(v0, v1) < guess else WORSE)
+        assert measured.doubt() == (", which is too close" if min(v0, v1) < guess else WORSE)
 
 
-WORSE = "no better than a guess that knows nothing of speech (1.1000)"
+WORSE = ", no better than a guess that knows nothing of speech (1.1000)"
 
 
 def test_chance_counts_the_pieces_that_speak_for_one_side() -> None:
