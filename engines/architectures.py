@@ -273,6 +273,7 @@ def _is_averaged(entries: Tensors) -> bool | None:
 _PARTS = (
     (r"codebook\.(embed|weight)", "DVAE, which training XTTS needs and speaking does not"),
     (r".*\.(gpt_cond_latent|speaker_embedding)", "the voices built into an XTTS model (speakers_xtts.pth)"),
+    (r"(generator\.)?activation_post\.act\.alpha", "a BigVGAN vocoder"),
     (r"(waveform_decoder|hifigan_decoder)\..*|conv_pre\..*", "a HiFi-GAN vocoder"),
     (r"backbone\.embed\.weight", "a Vocos vocoder"),
     (r"enc_p\..*|text_encoder\.emb\.weight", "a VITS model"),

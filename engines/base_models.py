@@ -1,6 +1,6 @@
 """The published models that engines speak with: what each consists of, and where it lies.
 
-Base models, for jobs that name no checkpoint, and the vocoder that every F5-TTS needs. A folder is taken for one by its
+Base models, for jobs that name no checkpoint, and the vocoders that F5-TTS needs. A folder is taken for one by its
 place and name first, then by what is in it: a fine-tuned model may have the same files, so one that lies under any
 other name in models/ is never taken. Nothing is loaded or downloaded here; `voicespool models pull` does that.
 """
@@ -60,7 +60,7 @@ class BaseModel:
         architecture: What `engines.architectures` must make of its weights: how the name begins.
         licence: On what terms it may be used.
         repository, revision: On the Hugging Face hub; the revision is a commit, so that it never changes.
-        files: What is downloaded.
+        files: What is downloaded; none where users have to bring it.
         weights: Patterns of weights' names; the first that fits something counts.
         needed: Files without which the weights can't be used.
         folder: Its place under models/.
@@ -182,7 +182,28 @@ _VOCOS = BaseModel(
     other_names=("vocos", "charactr-vocos-mel-24khz"),
 )
 
+BIGVGAN = BaseModel(
+    name="bigvgan",
+    title="BigVGAN v2 (for F5-TTS)",
+    architecture="a BigVGAN vocoder",
+    licence=Licence(
+        name="MIT",
+        title="MIT License",
+        url="https://github.com/NVIDIA/BigVGAN/blob/main/LICENSE",
+        summary=("Any use. Its notice goes along with every copy.",),
+    ),
+    repository="nvidia/bigvgan_v2_24khz_100band_256x",
+    revision="main",
+    files=(),
+    weights=("bigvgan_generator.pt",),
+    needed=("config.json",),
+    folder="bigvgan_v2_24khz_100band_256x",
+    other_names=("bigvgan", "nvidia-bigvgan-v2-24khz-100band-256x"),
+)
+"""The vocoder of few F5-TTS: used where it is, and never downloaded."""
+
 BASE_MODELS = {model.name: model for model in (_XTTS, _F5, _VOCOS)}
+"""Those that `models pull` brings."""
 
 
 def users(model: BaseModel) -> list[BaseModel]:
@@ -194,13 +215,13 @@ def find(name: str, models: Path | None = None) -> Path | None:
     """The folder that holds a base model: its weights with their configuration and vocabulary.
 
     Args:
-        name: A key of `BASE_MODELS`.
+        name: A key of `BASE_MODELS`, or `bigvgan`.
         models: The spool's folder of models; None means `$VOICESPOOL_MODELS`, and without that the caches alone.
 
     Returns:
         None when it is nowhere, or nowhere complete.
     """
-    model = BASE_MODELS[name]
+    model = _named_model(name)
     return next((folder for folder in places(model, models) if not fault(model, folder)), None)
 
 
@@ -208,16 +229,27 @@ def need(name: str, models: Path | None = None) -> Path:
     """The same, for who can't go on without.
 
     Raises:
-        EngineMissing: It is not there; says what was found instead, and which command brings it.
+        EngineMissing: It is not there; says what was found instead, and what brings it.
     """
     found = find(name, models)
     if found is not None:
         return found
-    model = BASE_MODELS[name]
+    model = _named_model(name)
     wrong = [f"; {str(folder)!r} does not hold it: {fault(model, folder)}" for folder in places(model, models)]
     raise EngineMissing(
         f"the model {model.title} is not on this machine{''.join(wrong)}",
-        f"Run `{model.command}`: it downloads the model once you accept its licence.",
+        f"Run `{model.command}`: it downloads the model once you accept its licence." if model.files else _bring(model),
+    )
+
+
+def _named_model(name: str) -> BaseModel:
+    return BIGVGAN if name == BIGVGAN.name else BASE_MODELS[name]
+
+
+def _bring(model: BaseModel) -> str:
+    return (
+        f"Put {' and '.join((*model.needed, *model.weights))} of {model.repository}, on the Hugging Face hub, "
+        f"into the folder {model.folder} under models."
     )
 
 

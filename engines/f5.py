@@ -13,8 +13,7 @@ from typing import Any
 
 from engines import base_models, checkpoints, f5_vocabulary, runtime
 from engines.base import Device, EngineInfo, Option
-from engines.errors import EngineMissing, RequestRefused
-from engines.f5_variant import Variant
+from engines.errors import EngineMissing
 from engines.neural_engine import NeuralEngine, Opened, inspected, prepare, version_of
 
 PACKAGE = "f5-tts"
@@ -96,7 +95,7 @@ class F5(NeuralEngine):
         from engines.neural.f5_speech import About, Speech
         from engines.neural.f5_symbols import Symbols
 
-        files = Files(found.path, found.tensors, found.sizes, _vocoder(variant))
+        files = Files(found.path, found.tensors, found.sizes, base_models.need(variant.vocoder), variant.vocoder)
         with runtime.too_small(f"the model does not fit into the memory of {here.device}"):
             model = Model(files, here.device, here.torch_dtype, "cpu" if is_small else here.device)
         symbols = Symbols(f5_vocabulary.read(found.vocab).numbers(found.sizes.vocabulary))
@@ -111,6 +110,7 @@ class F5(NeuralEngine):
             "validation_loss": found.validation_loss,
             "variant": {"name": variant.name, "evidence": variant.evidence},
             "vocabulary": found.vocab.name,
+            "vocoder": variant.vocoder,
             "settings": defaults,
             "warnings": [*found.warnings],
         }
@@ -127,15 +127,6 @@ def _halved(device: Device) -> Device:
     chosen = runtime.choose(device)
     half = "bfloat16" if runtime.fast_bfloat16(chosen.device) else "float16"
     return Device(device.name, half if chosen.on_cuda else "auto", device.profile, device.fallback_cpu)
-
-
-def _vocoder(variant: Variant) -> Path:
-    if variant.vocoder != "vocos":
-        raise RequestRefused(
-            f"its configuration says that it was trained for the vocoder {variant.vocoder}, and vocos is the one here",
-            "Use a model that was trained for vocos, which nearly all are.",
-        )
-    return base_models.need("vocos")
 
 
 def _version() -> str | None:

@@ -11,6 +11,7 @@ runs them.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -138,6 +139,56 @@ def build_vocos(folder: Path, tiny: bool = True, seed: int = 0) -> Path:
     state |= {f"feature_extractor.mel_spec.{name}": tensor for name, tensor in listening.items()}
     torch.save(state | {"head.istft.window": window.clone()}, folder / "pytorch_model.bin")
     return folder
+
+
+def build_bigvgan(folder: Path, tiny: bool = True, pairs: int = 3, seed: int = 0) -> Path:
+    """Write a vocoder's folder as nvidia/bigvgan_v2_24khz_100band_256x is: config.json and bigvgan_generator.pt.
+
+    Args:
+        pairs: Of convolutions in each residual block.
+
+    Returns:
+        The folder.
+    """
+    import torch
+
+    kernels = [3, 5] if tiny else [3, 7, 11]
+    dilations = [[1, 3, 5][:pairs]] * len(kernels)
+    config: dict[str, Any] = {
+        "resblock": "1", "activation": "snakebeta", "snake_logscale": True, "use_tanh_at_final": False,
+        "use_bias_at_final": False, "sampling_rate": 24000, "n_fft": 1024, "win_size": 1024, "hop_size": 256,
+        "num_mels": 100, "fmin": 0, "fmax": None, "upsample_rates": [4, 4, 2, 2, 2, 2],
+        "upsample_kernel_sizes": [8, 8, 4, 4, 4, 4], "upsample_initial_channel": 128 if tiny else 1536,
+        "resblock_kernel_sizes": kernels, "resblock_dilation_sizes": dilations,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=4), encoding="utf-8")
+    generator = torch.Generator().manual_seed(seed)
+    state = {name: _filled(name, shape, generator) for name, shape in _bigvgan(config).items()}
+    for name in [name for name in state if name.endswith("weight_v")]:  # its weight norm: a length for each row
+        state[f"{name[:-1]}g"] = 0.8 * state[name].flatten(1).norm(dim=1)[:, None, None]
+    torch.save({"generator": state}, folder / "bigvgan_generator.pt")
+    return folder
+
+
+def _bigvgan(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of its tensors, but for the lengths of its weight norm."""
+    width = config["upsample_initial_channel"]
+    table: dict[str, tuple[int, ...]] = {"conv_pre.weight_v": (width, 100, 7), "conv_pre.bias": (width,)}
+    kernels, pairs = config["resblock_kernel_sizes"], config["resblock_dilation_sizes"]
+    for stage, kernel in enumerate(config["upsample_kernel_sizes"]):
+        table |= {f"ups.{stage}.0.weight_v": (width, width // 2, kernel), f"ups.{stage}.0.bias": (width // 2,)}
+        width //= 2
+        for own, size in enumerate(kernels):
+            block = f"resblocks.{stage * len(kernels) + own}"
+            for number in range(len(pairs[own])):
+                for side in ("convs1", "convs2"):
+                    table[f"{block}.{side}.{number}.weight_v"] = (width, width, size)
+                    table[f"{block}.{side}.{number}.bias"] = (width,)
+            for number in range(2 * len(pairs[own])):
+                table |= {f"{block}.activations.{number}.act.{name}": (width,) for name in ("alpha", "beta")}
+    table |= {f"activation_post.act.{name}": (width,) for name in ("alpha", "beta")}
+    return table | {"conv_post.weight_v": (1, width, 7)}
 
 
 _VOCOS = """\

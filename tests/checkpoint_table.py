@@ -198,6 +198,7 @@ OTHERS: Sequence[Case] = [
     ("voices of XTTS", torch({"Ana Florence": {"gpt_cond_latent": (1, 32, 1024), "speaker_embedding": (1, 512, 1)}})),
     ("HiFi-GAN", safetensors({"conv_pre.weight": (512, 80, 7)})),
     ("Vocos", safetensors({"backbone.embed.weight": (512, 100, 7)})),
+    ("BigVGAN", safetensors({"activation_post.act.alpha": (24,), "conv_pre.bias": (1536,)})),
     ("VITS", safetensors({"enc_p.emb.weight": (178, 192)})),
     ("a language model", safetensors(_LLM)),
     ("the state of an optimizer", torch({"optimizer_state_dict": {"state": {"0": {"exp_avg": (8,)}}}})),

@@ -151,4 +151,5 @@ def request(model_sizes: Sizes, number: int, course: Any, key: int | None = None
     mel = torch.randn(heard, model_sizes.n_mels, generator=generator) * 2 - 4
     symbols = torch.randint(0, model_sizes.vocabulary, (said,), generator=generator)
     gain = (1.0, 0.5)[number % 2]
-    return Request(number if key is None else key, Reference(mel, gain), symbols, frames, course, seed=100 + number)
+    reference = Reference(mel, gain, hops=heard - 1)
+    return Request(number if key is None else key, reference, symbols, frames, course, seed=100 + number)

@@ -12,6 +12,7 @@ from torch import Tensor
 from engines import runtime
 from engines.f5_layout import ROOT, Sizes
 from engines.f5_variant import Flags
+from engines.neural.bigvgan import BigVGAN
 from engines.neural.f5_backbone import Backbone
 from engines.neural.f5_batch import Given
 from engines.neural.f5_flow import Course, sample
@@ -20,6 +21,7 @@ from engines.neural.source import Source
 from engines.neural.vocos import Vocos
 from engines.tensors import Entry
 
+_VOCODERS: Mapping[str, type[Vocos] | type[BigVGAN]] = {"vocos": Vocos, "bigvgan": BigVGAN}
 MOST_ROWS = {"cpu": 2048, "cuda": 32768}
 """Of a batch, frames of both passes: with so many the device is busy, and more would only be later."""
 
@@ -32,13 +34,15 @@ class Files:
         checkpoint: The weights.
         tensors: Its entries by the library's names, as `engines.checkpoints.inspect` found them whole.
         sizes: As it found them.
-        vocoder: The folder of a Vocos.
+        vocoder: The folder of the vocoder.
+        kind: Which one it is, `vocos` or `bigvgan`.
     """
 
     checkpoint: Path
     tensors: Mapping[str, Entry]
     sizes: Sizes
     vocoder: Path
+    kind: str = "vocos"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ class Model:
         """
         where = torch.device(device)
         self.backbone = Backbone(Source(files.checkpoint, files.tensors, where, dtype, ROOT), files.sizes)
-        self.vocoder = Vocos(files.vocoder, torch.device(vocoder_device or device))
+        self.vocoder = _VOCODERS[files.kind](files.vocoder, torch.device(vocoder_device or device))
         self._most_rows = MOST_ROWS.get(where.type, MOST_ROWS["cpu"])
         self.rate_hz, self.hop = self.vocoder.shape.rate_hz, self.vocoder.shape.hop
 
@@ -125,8 +129,8 @@ class Model:
     def _speak(self, batch: Sequence[Request], flags: Flags) -> Generator[None, None, list[Tensor]]:
         given = [one.given for one in batch]
         mels = yield from sample(self.backbone, given, [one.seed for one in batch], batch[0].course, flags)
-        # The last frame of the recording is the first of the speech, as the library has it.
-        spoken = [mel[len(one.reference.mel) - 1 :] for mel, one in zip(mels, batch, strict=True)]
+        # For Vocos the last frame of the recording is the first of the speech, as the library has it.
+        spoken = [mel[one.reference.hops :] for mel, one in zip(mels, batch, strict=True)]
         return [(sound * one.reference.gain).cpu() for sound, one in zip(self.vocoder(spoken), batch, strict=True)]
 
     def request_bytes(self, request: Request) -> int:
@@ -135,7 +139,7 @@ class Model:
         needed = self.backbone.bytes_for(frames, guided=request.course.is_guided)
         if self.vocoder.device != self.backbone.device:
             return needed
-        return max(needed, self.vocoder.bytes_for(frames - len(request.reference.mel) + 1))
+        return max(needed, self.vocoder.bytes_for(frames - request.reference.hops))
 
     def _batches(self, requests: Sequence[Request], budget_bytes: int) -> Iterator[list[Request]]:
         """Neighbours that go the same course, as many as are worth it and fit."""

@@ -219,7 +219,8 @@ class Speech:
         letters = sum(spoken_lengths(found.text))
         if not letters:
             raise RequestRefused("the transcript of the recording has no words", "Write down what is said in it.")
-        reference, length_s = hear(torch.from_numpy(found.samples).unsqueeze(0), rate_hz), found.samples.size / rate_hz
+        reference = hear(torch.from_numpy(found.samples).unsqueeze(0), rate_hz, self._about.variant.vocoder)
+        length_s = found.samples.size / rate_hz
         cut = found.cut_from_s and f"from {found.cut_from_s:.1f} to {length_s:.1f} s"
         warning = f"the recording was cut {cut}, and its transcript with it" if cut else ""
         return Voice(reference, closed(found.text), length_s / letters, warning)

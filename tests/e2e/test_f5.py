@@ -194,6 +194,26 @@ def test_what_is_too_close_to_call_is_settled_by_what_the_error_says(spool: Spoo
     assert done(spool, "a")["engine"]["variant"] == {"name": "v1", "evidence": "model_last.yaml beside it says v1"}
 
 
+def test_a_model_for_bigvgan_speaks_with_it_where_the_user_has_it(spool: Spool) -> None:
+    """Without its files the job fails and says which go where; with them it is published."""
+    path = reported(spool, telling)
+    path.with_suffix(".yaml").write_text("variant: v0\nvocoder: bigvgan\n", "utf-8")
+    told = spool.command("checkpoints", "inspect", str(path)).stdout
+    assert "vocoder bigvgan" in " ".join(told.split())
+    nowhere = dict.fromkeys(("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"), "")
+    spool.drop("a.json", job())
+    assert spool.once(HOME=str(spool.folder), **nowhere).returncode == 1
+    assert spool.manifest("a.failed")["error"]["code"] == "engine_missing"
+    assert (
+        "Put config.json and bigvgan_generator.pt of nvidia/bigvgan_v2_24khz_100band_256x, on the Hugging Face hub, "
+        "into the folder bigvgan_v2_24khz_100band_256x under models."
+    ) in " ".join((spool.outbox / "a.failed/ERROR.txt").read_text("utf-8").split())
+    builder.build_bigvgan(spool.folder / "models/bigvgan_v2_24khz_100band_256x")
+    assert spool.command("retry", "a").returncode == 0
+    assert spool.once(HOME=str(spool.folder), **nowhere).returncode == 0
+    assert done(spool, "a")["engine"]["vocoder"] == "bigvgan"
+
+
 def cut_off(spool: Spool) -> None:
     os.truncate(reported(spool), 100_000)
 

@@ -243,6 +243,24 @@ def test_what_is_pulled_tells_its_variant(tmp_path: Path) -> None:
     assert variant.name == "v1"
 
 
+def test_bigvgan_is_used_where_it_is_and_not_pulled(tmp_path: Path, home: Path) -> None:
+    """Known by its header, under models/ or in the hub's cache; where it is not, its files and their place are said."""
+    files = {"config.json": b"{}", "bigvgan_generator.pt": zeros({"generator.activation_post.act.alpha": (4,)})}
+    hub = snapshot(home / ".cache/huggingface/hub", "nvidia/bigvgan_v2_24khz_100band_256x", "0123")
+    places = [tmp_path / "bigvgan_v2_24khz_100band_256x", tmp_path / "BigVGAN", hub]
+    for folder in places:
+        place(folder, files)
+    for folder in places:
+        assert need("bigvgan", tmp_path) == folder
+        place(folder, {"bigvgan_generator.pt": vocos_release()["pytorch_model.bin"]})
+    with pytest.raises(EngineMissing, match=r"BigVGAN .* bigvgan_generator\.pt is a Vocos vocoder") as caught:
+        need("bigvgan", tmp_path)
+    assert caught.value.hint.startswith(
+        "Put config.json and bigvgan_generator.pt of nvidia/bigvgan_v2_24khz_100band_256x"
+    )
+    assert "bigvgan" not in BASE_MODELS
+
+
 def test_the_page_has_the_names_that_count() -> None:
     """docs/MODELS.md: every name of a folder by which a model is known."""
     page = (Path(__file__).parents[2] / "docs/MODELS.md").read_text("utf-8")

@@ -28,16 +28,17 @@ def sound(loudness: float, channels: int = 1, rate_hz: int = 24_000, samples: in
     return tone * (loudness / tone.mean(0).square().mean().sqrt())
 
 
-def hear(samples: Tensor, rate_hz: int) -> Reference:
+def hear(samples: Tensor, rate_hz: int, vocoder: str = "vocos") -> Reference:
     f5_models.prepare()
     from engines.neural.f5_mel import hear
 
-    return hear(samples, rate_hz)
+    return hear(samples, rate_hz, vocoder)
 
 
+@pytest.mark.parametrize("vocoder", ["vocos", "bigvgan"])
 @pytest.mark.parametrize("loudness", [0.02, 0.3])
 @pytest.mark.parametrize(("channels", "rate_hz"), [(1, 24_000), (2, 44_100), (1, 16_000)])
-def test_it_is_the_librarys(loudness: float, channels: int, rate_hz: int) -> None:
+def test_it_is_the_librarys(loudness: float, channels: int, rate_hz: int, vocoder: str) -> None:
     """As `utils_infer.infer_batch_process` prepares it: one channel, loud enough, 24 kHz, then `MelSpec`."""
     f5_models.prepare()
     import torch
@@ -53,8 +54,8 @@ def test_it_is_the_librarys(loudness: float, channels: int, rate_hz: int) -> Non
         audio = audio * 0.1 / rms
     if rate_hz != 24_000:
         audio = torchaudio.transforms.Resample(rate_hz, 24_000)(audio)
-    expected = MelSpec()(audio)[0].t()
-    heard = hear(samples, rate_hz)
+    expected = MelSpec(mel_spec_type=vocoder)(audio)[0].t()
+    heard = hear(samples, rate_hz, vocoder)
     assert heard.mel.shape == expected.shape
     assert heard.mel.is_contiguous()
     torch.testing.assert_close(heard.mel, expected, rtol=0, atol=1e-4)
@@ -62,9 +63,11 @@ def test_it_is_the_librarys(loudness: float, channels: int, rate_hz: int) -> Non
 
 
 def test_speech_begins_with_the_last_frame_of_the_recording() -> None:
-    """A mel has a frame more than the recording has whole hops: the library counts the hops."""
-    assert len(hear(sound(0.2, samples=256 * 50), 24_000).mel) == 51
-    assert len(hear(sound(0.2, samples=256 * 50 + 255), 24_000).mel) == 51
+    """A mel for Vocos has a frame more than the recording has whole hops: the library counts the hops."""
+    for samples in (256 * 50, 256 * 50 + 255):
+        for vocoder, frames in (("vocos", 51), ("bigvgan", 50)):
+            heard = hear(sound(0.2, samples=samples), 24_000, vocoder)
+            assert (len(heard.mel), heard.hops) == (frames, 50)
 
 
 def test_silence_is_refused() -> None:
