@@ -276,6 +276,7 @@ _PARTS = (
     (r"(generator\.)?activation_post\.act\.alpha", "a BigVGAN vocoder"),
     (r"(waveform_decoder|hifigan_decoder)\..*|conv_pre\..*", "a HiFi-GAN vocoder"),
     (r"backbone\.embed\.weight", "a Vocos vocoder"),
+    (r"encoder\.conv1\.weight", "a Whisper, which writes down speech"),
     (r"enc_p\..*|text_encoder\.emb\.weight", "a VITS model"),
     (r"transformer\.audio_embed\.linear\.weight", "an MMDiT, a backbone of f5-tts without any published model"),
 )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from engines.base import Device
 from jobs.errors import printable
 
 
@@ -51,6 +52,7 @@ class Order:
         checkpoint_name: The checkpoint's path in models/, for people; "" for the base model.
         checkpoint_state: Changes when the checkpoint is replaced; see `checkpoint_names.Model.state`.
         fallback: What the base model takes the place of; None when it is not that.
+        transcribe: As in `Rules`.
     """
 
     job_id: str
@@ -66,6 +68,12 @@ class Order:
     checkpoint_name: str = ""
     checkpoint_state: tuple[int, ...] = ()
     fallback: Fallback | None = None
+    transcribe: str = "off"
+
+    def where(self) -> Device:
+        """The device as engines see it."""
+        known = {field.name for field in fields(Device)}
+        return Device(**{key: value for key, value in self.device.items() if key in known})
 
     @property
     def model(self) -> tuple[str, str | None, tuple[int, ...]]:
@@ -81,7 +89,8 @@ class Rendering:
         files: Names of the files in `result_dir`, in the order of the manifest.
         engine: name, library, version, checkpoint (name, architecture, sha256, step, validation_loss; or None),
             fallback (wanted, reason; or None), device, precision, settings, seed.
-        voice: `{"files": [{"file", "sha256"}]}` or `{"speaker": name}`.
+        voice: `{"files": [{"file", "sha256"}]}`, with `transcript` and `transcribed_by` where Whisper listened; or
+            `{"speaker": name}`.
         audio: One object per file: file, sha256, format, sample_rate, channels, duration_s, peak_dbfs, loudness_lufs.
         segments: text, start_s, end_s, seed, takes.
         checks: `{"verdict": "ok" | "doubtful", "reasons": [...]}`.

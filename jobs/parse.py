@@ -40,7 +40,7 @@ class Document:
             one document, the file, byte for byte.
         recordings: Every recording it names, once each, in order; with problems, as far as they could be
             read.
-        untold: Those of them whose words its engine has to know, and the job does not say.
+        untold: Those of them whose words its engine has to know, and neither the job nor Whisper tells.
         maybe_unfinished: The last document of a stream breaks off, or a `---` with nothing behind it follows: more
             bytes may be on their way.
     """
@@ -166,7 +166,8 @@ def _document(tree: Tree, source: bytes, rules: Rules) -> Document:
     if problems:
         return Document(None, problems, source, spec.recordings())
     spec = _with_defaults(spec, rules, choice, info).model_copy(update=voice)
-    untold = spec.untold(()) if info is not None and info.needs_transcript else ()
+    is_needed = info is not None and info.needs_transcript and rules.transcribe == "off"
+    untold = spec.untold(()) if is_needed else ()
     return Document(spec, (), source, spec.recordings(), model=choice.model, untold=untold)
 
 

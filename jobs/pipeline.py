@@ -337,6 +337,7 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback | 
         checkpoint_name=file.name if file else "",
         checkpoint_state=file.state() if file else (),
         fallback=model if isinstance(model, Fallback) else None,
+        transcribe=spool.rules.transcribe,
     )
 
 

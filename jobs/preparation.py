@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,15 @@ def prepare(order: Order, engine: EngineClass) -> Prepared:
         )
     spec = _spec_of(order)
     recordings = recordings_of(spec, order) if info.clones_voices else {}
-    if info.needs_transcript and (untold := spec.untold(order.transcripts)):
+    untold = spec.untold(order.transcripts) if info.needs_transcript else ()
+    if untold and order.transcribe == "off":
         raise RequestRefused("; ".join(transcript_wanted(info.name, name) for name in untold), _TRANSCRIPT)
     stage = Stage(order, spec, info, _languages(spec, engine), recordings)
     warnings = (*map(str, filter(None, [order.fallback])), *_unused(stage), *_listened(stage))
-    return Prepared(stage, lines_of(stage), warnings)
+    if untold:
+        stage = replace(stage, heard={name: _words(name, stage) for name in untold})
+    said = (f"{printable(name)} has no transcript; Whisper heard: {printable(stage.heard[name])}" for name in untold)
+    return Prepared(stage, lines_of(stage), (*warnings, *said))
 
 
 _TRANSCRIPT = "Word for word, with its punctuation; then move the job file back into the inbox."
@@ -107,6 +111,18 @@ def _listened(stage: Stage) -> list[str]:
     if errors := [error for fatal, _ in found for error in fatal]:
         raise RequestRefused("; ".join(errors), "`voicespool voices list` shows what is wrong with which recording.")
     return [warning for _, warnings in found for warning in warnings]
+
+
+def _words(name: str, stage: Stage) -> str:
+    """What is said in a recording, by Whisper.
+
+    Raises:
+        EngineMissing, RequestRefused, OutOfMemory: As `transcripts.hear`.
+    """
+    from engines import transcripts
+
+    path, device = Path(stage.order.recordings[name]), stage.order.where()
+    return transcripts.hear(path, printable(name), stage.recordings[name], device).text
 
 
 @lru_cache(maxsize=1000)

@@ -241,5 +241,11 @@ def _engine_facts(stage: Stage, facts: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _voice_facts(stage: Stage) -> Mapping[str, Any]:
     if stage.recordings:
-        return {"files": [{"file": name, "sha256": sha256} for name, sha256 in stage.recordings.items()]}
+        return {
+            "files": [{"file": name, "sha256": sha, **_heard(stage, name)} for name, sha in stage.recordings.items()]
+        }
     return {"speaker": stage.spec.speaker}
+
+
+def _heard(stage: Stage, name: str) -> Mapping[str, str]:
+    return {"transcript": stage.heard[name], "transcribed_by": "whisper"} if name in stage.heard else {}

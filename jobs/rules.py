@@ -24,6 +24,7 @@ class Rules:
         models: Where checkpoints are looked up; None where none may be named.
         defaults: What jobs get that do not say otherwise: any of checkpoint, speaker, speaker_wav, speaker_text, seed,
             settings, output, priority, timeout_s, on_checkpoint_error. None counts as not there.
+        transcribe: `whisper` where it listens to recordings without a transcript, else `off`.
         text_chars: Longest text of one job.
         documents: Most jobs in one file.
         metadata_bytes: Largest `metadata`, as JSON.
@@ -37,6 +38,7 @@ class Rules:
     default_language: str = "en"
     models: Models | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    transcribe: str = "off"
     text_chars: int = 1_000_000
     documents: int = 1_000
     metadata_bytes: int = 64 * 1024

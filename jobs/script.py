@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
@@ -65,6 +65,7 @@ class Stage:
         info: The engine's.
         languages: BCP-47 tag in the job -> the engine's own.
         recordings: Name in the job -> SHA-256 of the content; empty when the engine takes none.
+        heard: Name in the job -> what Whisper heard there, where nothing else tells.
     """
 
     order: Order
@@ -72,6 +73,7 @@ class Stage:
     info: EngineInfo
     languages: Mapping[str, str]
     recordings: Mapping[str, str]
+    heard: Mapping[str, str] = field(default_factory=dict)
 
 
 def lines_of(stage: Stage) -> list[Line]:
@@ -135,7 +137,8 @@ def _line(index: int, text: str, pause_ms: int, context: tuple[Voice, Stage]) ->
 
 def _voice(passage: Segment, stage: Stage) -> Voice:
     names: Sequence[str] = passage.speaker_wav if stage.info.clones_voices else ()
-    speaker_text = (passage.speaker_text or stage.order.transcripts.get(names[0])) if names else None
+    told = {**stage.heard, **stage.order.transcripts}
+    speaker_text = (passage.speaker_text or told.get(names[0])) if names else None
     language = stage.languages[passage.language or ""]
     identity = {
         "language": language,

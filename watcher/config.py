@@ -222,6 +222,9 @@ class Config(Section):
     when a sync tool mirrors the inbox. Inside the inbox it must lie under a name with a leading dot."""
     allowed_roots: tuple[Folder, ...] = ()
     """Further folders that paths in job files may lead into; every other path outside is refused."""
+    transcribe: Literal["off", "whisper"] = "off"
+    """What is said in a recording where neither the job nor a text beside it tells, and the engine needs it: off fails
+    the job, whisper listens, with a model in models/whisper/."""
     defaults: Defaults = Defaults()
     """What a job gets that does not say otherwise: the job file's own keys."""
     ready: Ready = Ready()

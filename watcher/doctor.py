@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from engines import checkpoints
+from engines import checkpoints, transcripts
 from engines.base_models import BASE_MODELS, need, users
 from engines.errors import EngineMissing
 from engines.registry import engines
@@ -48,6 +48,8 @@ def examine(config: Config) -> Iterator[Finding]:
     yield from _daemon(config)
     yield from _engines(config)
     yield from _base_models(config)
+    if config.transcribe == "whisper":
+        yield _whisper(config)
     yield from _checkpoints(config)
     yield from torch_findings.examine(config.device)
 
@@ -290,9 +292,17 @@ def _base_models(config: Config) -> Iterator[Finding]:
             yield warn(f"model {name}", printable(error.message, 400), error.hint)
 
 
+def _whisper(config: Config) -> Finding:
+    try:
+        return ok("model whisper", f"Whisper is in {printable(transcripts.model(config.models))}")
+    except EngineMissing as error:
+        return fail("model whisper", printable(error.message, 400), error.hint, 4)
+
+
 def _checkpoints(config: Config) -> Iterator[Finding]:
     """Whether the model files under models/ will load, by their headers."""
-    found = checkpoints.listed(config.models) if config.models.is_dir() else []
+    there = checkpoints.listed(config.models) if config.models.is_dir() else []
+    found = [one for one in there if not str(one.architecture).startswith(transcripts.WHISPER.architecture)]
     broken = [printable(os.path.relpath(one.path, config.models), 100) for one in found if not one.loads]
     if broken:
         names = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")

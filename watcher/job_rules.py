@@ -35,6 +35,7 @@ def job_rules(config: Config) -> Rules:
         default_language=defaults.pop("language"),
         models=models,
         defaults=defaults,
+        transcribe=config.transcribe,
         text_chars=config.limits.text_chars,
         documents=config.limits.documents,
     )

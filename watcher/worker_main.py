@@ -17,11 +17,11 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines.base import Device, EngineClass
+from engines.base import EngineClass
 from engines.errors import CheckpointRefused, EngineError, EngineMissing, OutOfMemory, RequestRefused
 from jobs.errors import Hold, SpoolError
 from jobs.order import Order, Progress, Rendering, Stopped
@@ -194,8 +194,7 @@ class WarmEngine:
         """
         from jobs.rendering import Ready
 
-        known = {field.name for field in fields(Device)}
-        device = Device(**{key: value for key, value in order.device.items() if key in known})
+        device = order.where()
         key = (order.model, device)
         if self._ready is not None and self._key == key:
             return replace(self._ready, load_s=0.0)

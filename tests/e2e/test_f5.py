@@ -16,7 +16,7 @@ import soundfile
 import tiny_f5 as builder
 from engines.f5 import OPTIONS
 from engines.f5_layout import Sizes
-from tests import f5_models, tiny
+from tests import f5_models, tiny, tiny_whisper
 from tests.sounds import recording
 from tests.spooling import Spool, spooling
 
@@ -276,3 +276,25 @@ def test_what_a_job_for_f5_lacks_is_said_with_its_cure(spool: Spool) -> None:
     for name, (code, said) in wanted.items():
         assert (spool.manifest(name)["error"]["code"], spool.manifest(name)["attempts"]) == (code, 1)
         assert said in " ".join((spool.outbox / name / "ERROR.txt").read_text("utf-8").split())
+
+
+def test_whisper_writes_down_what_is_said_where_the_configuration_says_so(spool: Spool) -> None:
+    """Nothing is waited for, the manifest says whose words they are, and doctor looks for the model."""
+    said = "Esta é a minha voz, como ela soa quando eu leio, com calma e sem pressa, um texto."
+    spool.config = {"transcribe": "whisper"}
+    reported(spool, telling)
+    (spool.folder / "voices/eva.wav").write_bytes(recording())
+    tiny_whisper.build(spool.folder / "models/whisper", said)
+    spool.drop("a.json", job(speaker_wav="eva.wav"))
+    spool.drop("b.json", job(speaker_wav="eva.wav", speaker_text=said))
+    assert spool.once().returncode == 0
+    heard, told = done(spool, "a"), done(spool, "b")
+    assert heard["voice"]["files"][0] | {"sha256": ""} == {
+        "file": "eva.wav", "sha256": "", "transcript": said, "transcribed_by": "whisper",
+    }  # fmt: skip
+    assert f"eva.wav has no transcript; Whisper heard: {said}" in heard["warnings"]
+    assert "transcript" not in told["voice"]["files"][0]
+    assert heard["audio"][0]["sha256"] == told["audio"][0]["sha256"]
+    assert "Whisper is in" in spool.command("doctor").stdout
+    (spool.folder / "models/whisper/model.safetensors").unlink()
+    assert "there is no Whisper on this machine" in spool.command("doctor").stdout
