@@ -63,11 +63,16 @@ def in_processes(script: str, folder: Path, device: str, rounds: int) -> dict[st
     runs: dict[str, list[Any]] = {name: [] for name in (LIBRARY, *precisions(device))}
     for _ in range(rounds):
         for name, done in runs.items():
-            command = [sys.executable, script, "--device", device, "--model", str(folder), "--load-once", name]
-            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-            done.append(json.loads(printed.splitlines()[-1]))
+            done.append(in_process(script, folder, device, "--load-once", name))
             print(f"load {name}: {done[-1]}", flush=True)
     return runs
+
+
+def in_process(script: str, folder: Path, device: str, *arguments: str) -> Any:
+    """What a script prints last with these arguments, in a process of its own."""
+    command = [sys.executable, script, "--device", device, "--model", str(folder), *arguments]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    return json.loads(printed.splitlines()[-1])
 
 
 def profiled(work: Callable[[], Any], device: str) -> dict[str, Any]:

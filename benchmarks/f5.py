@@ -7,6 +7,8 @@ to `benchmarks/results/`, a file for each device.
     chunk     a text of one chunk, from the same noise: seconds, and how far apart the sounds are
     text      a text of several chunks: seconds for all of it
     load      from nothing to a model that can speak, in fresh processes: seconds, and the most memory
+    memory    the most that loading, a chunk and a text take under each `device.profile`, in fresh processes: of the
+              card's memory what torch's allocator has out, else of the process beyond what it was before
     profile   where the time goes
 """
 
@@ -26,10 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import beside
-from beside import LIBRARY, in_processes, in_turn, precisions, profiled, report, times
+from beside import LIBRARY, in_process, in_processes, in_turn, precisions, profiled, report, times
+from engines import runtime
 from machine import of_rounds
+from tests import process_memory
 
-PARTS = ("chunk", "text", "load", "profile")
+PARTS = ("chunk", "text", "load", "memory", "profile")
 MODEL = "F5TTS_v1_Base"
 SEED = 1
 HEARD = "The harbour was quiet when the first boats came in, and nobody had slept much that night. "
@@ -89,7 +93,7 @@ def library(folder: Path, device: str) -> Any:
         return F5TTS(MODEL, **files, vocoder_local_path=str(folder / "vocos"), device=device)
 
 
-def ours(folder: Path, device: str, precision: str) -> Any:
+def ours(folder: Path, device: str, precision: str, vocoder_device: str | None = None) -> Any:
     """Our model, as an engine loads it."""
     import torch
 
@@ -99,7 +103,7 @@ def ours(folder: Path, device: str, precision: str) -> Any:
     found = checkpoints.inspect(folder / "model.safetensors")
     assert found.sizes is not None
     files = Files(found.path, found.tensors, found.sizes, folder / "vocos")
-    return Model(files, device, getattr(torch, precision))
+    return Model(files, device, getattr(torch, precision), vocoder_device)
 
 
 def said_by_library(model: Any, task: Task) -> Any:
@@ -141,14 +145,15 @@ def requests(task: Task) -> list[Any]:
     return made
 
 
-def said_by_us(model: Any, wanted: Sequence[Any]) -> Any:
-    """Samples, chunk after chunk."""
+def said_by_us(model: Any, wanted: Sequence[Any], budget: int | None = None) -> Any:
+    """Samples, chunk after chunk; batches take at most the budget, in bytes, or half of what is free."""
     import torch
 
     from engines.f5_variant import V1
     from engines.runtime import free_bytes
 
-    budget = free_bytes(str(model.backbone.device)) // 2
+    if budget is None:
+        budget = free_bytes(str(model.backbone.device)) // 2
     made = dict(one for one in model.render(wanted, V1, budget) if one is not None)
     return torch.cat([made[number] for number in range(len(wanted))]).numpy()
 
@@ -239,6 +244,58 @@ def load_once(folder: Path, device: str, name: str, began_s: float) -> dict[str,
     }
 
 
+def memory(tasks: Sequence[Task]) -> dict[str, Any]:
+    """Loading and each task, under each profile and in each precision that it comes in."""
+    device = tasks[0].device
+    half = "bfloat16" if device == "cpu" or runtime.fast_bfloat16(device) else "float16"
+    told = {}
+    for side in (*(f"auto {precision}" for precision in precisions(device)), f"low_vram {half}"):
+        print(f"memory, {side} ...", flush=True)
+        told[side] = in_process(__file__, tasks[0].folder, device, "--memory-once", side)
+    return told
+
+
+def memory_once(tasks: Sequence[Task], side: str) -> dict[str, Any]:
+    """Loading and each task in this process, in MiB; and what the formula says of each task's largest request."""
+    profile, precision = side.split()
+    device = tasks[0].device
+    is_small = profile == "low_vram"
+    said_by_us(ours(tasks[0].folder, device, precision), requests(tasks[0])[:1])  # what code and kernels take is there
+    taken = Taken(device)
+    model = ours(tasks[0].folder, device, precision, "cpu" if is_small else None)
+    told: dict[str, Any] = {"loading": taken.most(), "weights": taken.now()}
+    for name, task in zip(("chunk", "text"), tasks, strict=True):
+        wanted = requests(task)
+        taken.forget()
+        said_by_us(model, wanted, 0 if is_small else None)
+        told[name] = taken.most()
+        told[f"{name}_request_by_formula"] = max(map(model.request_bytes, wanted)) >> 20
+    return told
+
+
+class Taken:
+    """Memory taken since this was made, in MiB: of a card, or of the process."""
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self._now, self._most = process_memory.now, process_memory.most
+        self.forget: Callable[[], None] = process_memory.forget
+        if device != "cpu":
+            self._now = partial(torch.cuda.memory_allocated, device)
+            self._most = partial(torch.cuda.max_memory_allocated, device)
+            self.forget = partial(torch.cuda.reset_peak_memory_stats, device)
+        runtime.release(device)
+        self._before = self._now()
+        self.forget()
+
+    def now(self) -> int:
+        return (self._now() - self._before) >> 20
+
+    def most(self) -> int:
+        return (self._most() - self._before) >> 20
+
+
 def profile(task: Task) -> dict[str, Any]:
     """Where the time of a rendering goes."""
     wanted = requests(task)
@@ -289,6 +346,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None, help="evaluations; 7 on a processor, else 16")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--load-once", help=argparse.SUPPRESS)
+    parser.add_argument("--memory-once", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     prepare()
     if arguments.load_once:
@@ -300,10 +358,14 @@ def main() -> None:
         record(folder / "heard.wav")
         long = TEXT if device == "cpu" else " ".join([TEXT] * ON_A_CARD)
         chunk, text = (Task(folder, words, device, steps) for words in (CHUNK, long))
+        if arguments.memory_once:
+            print(json.dumps(memory_once((chunk, text), arguments.memory_once)))
+            return
         parts = {
             "chunk": lambda: render(chunk, rounds),
             "text": lambda: render(text, rounds),
             "load": lambda: load(folder, device, rounds),
+            "memory": lambda: memory((chunk, text)),
             "profile": lambda: profile(chunk if device == "cpu" else text),
         }
         report("f5", device, parts, arguments.parts)

@@ -1,15 +1,12 @@
 """How much memory a process takes, told by itself: `python -m tests.resident TASK ARGUMENT...` prints JSON, in bytes.
 
-The kernel counts (`proc_pid_status(5)`): VmRSS is what is in memory now, anonymous pages and those of mapped files
-alike; VmHWM is the most that it was since somebody set it back, so that no peak falls between two looks. What is not in
-it is the system's cache of files that were read and are not mapped: it is given up as soon as anybody needs memory.
+`tests/process_memory.py` says what is counted.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,30 +18,10 @@ from engines.base import Chunk, Device
 from engines.xtts import Xtts
 from jobs.order import Order
 from tests import sounds, tiny
+from tests.process_memory import forget, most, now
 from watcher.worker_main import WarmEngine
 
 Taken = Mapping[str, Any]
-
-
-def now() -> int:
-    """Bytes of this process in memory."""
-    return _said("VmRSS")
-
-
-def most() -> int:
-    """The highest that `now` has been since `forget`."""
-    return _said("VmHWM")
-
-
-def forget() -> None:
-    """Let `most` begin anew."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def _said(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) << 10
 
 
 def speak(engine: Xtts, *chunks: Chunk) -> int:

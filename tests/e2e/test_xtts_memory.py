@@ -1,6 +1,6 @@
 """What XTTS-v2 takes of memory: while it loads, from model to model, for a batch, and over many jobs.
 
-Each measurement is made by a process of its own; `tests/resident.py` says what is counted.
+Each measurement is made by a process of its own; `tests/process_memory.py` says what is counted.
 """
 
 from __future__ import annotations
