@@ -19,9 +19,6 @@ from engines.neural_engine import NeuralEngine, Opened, inspected, prepare, vers
 PACKAGE = "f5-tts"
 INSTALL = "pip install 'voicespool[f5]'"
 RATE_HZ = 24000
-SMALL_CARD_BYTES = 3 << 30
-"""A card with less free memory gets one sentence at a time, and the vocoder stays on the CPU."""
-
 OPTIONS = (
     Option("speed", float, 1.0, "1.0 is as fast as the recording", 0.3, 2.0),
     Option(
@@ -50,6 +47,8 @@ LANGUAGES = tuple(_CODES.split())
 
 class F5(NeuralEngine):
     """One instance holds one model, from `load` to `close`."""
+
+    spares = True
 
     @classmethod
     def info(cls) -> EngineInfo:
@@ -88,8 +87,9 @@ class F5(NeuralEngine):
         found = inspected(checkpoint or base_models.weights("f5"), "f5", "F5-TTS or E2-TTS")
         variant = found.variant
         assert found.sizes is not None and variant is not None and found.vocab is not None  # noqa: PT018, S101 - it loads
-        here = prepare(_halved(device) if device.profile == "low_vram" else device)
-        is_small = here.on_cuda and (device.profile == "low_vram" or runtime.free_bytes(here.device) < SMALL_CARD_BYTES)
+        here = prepare(device)
+        is_low = device.profile == "low_vram"
+        is_small = is_low and here.device != "cpu"
 
         from engines.neural.f5_model import Files, Model
         from engines.neural.f5_speech import About, Speech
@@ -99,12 +99,12 @@ class F5(NeuralEngine):
         with runtime.too_small(f"the model does not fit into the memory of {here.device}"):
             model = Model(files, here.device, here.torch_dtype, "cpu" if is_small else here.device)
         symbols = Symbols(f5_vocabulary.read(found.vocab).numbers(found.sizes.vocabulary))
-        defaults = {**_DEFAULTS, "nfe_step": FEWER_STEPS if device.profile == "low_vram" else STEPS}
+        defaults = {**_DEFAULTS, "nfe_step": FEWER_STEPS if is_low else STEPS}
         about = About(found.path, variant, partial(checkpoints.digest, found.path), one_by_one=is_small)
         facts: dict[str, Any] = {
             "device": here.device,
             "precision": here.precision,
-            "profile": "low_vram" if is_small else "full",
+            "profile": device.profile,
             "architecture": found.architecture,
             "step": found.step,
             "validation_loss": found.validation_loss,
@@ -118,15 +118,6 @@ class F5(NeuralEngine):
 
 
 _DEFAULTS: Mapping[str, Any] = {option.name: option.default for option in OPTIONS}
-
-
-def _halved(device: Device) -> Device:
-    """For cards with little memory: half precision, unless something else is asked for."""
-    if device.precision != "auto" or device.name == "cpu":
-        return device
-    chosen = runtime.choose(device)
-    half = "bfloat16" if runtime.fast_bfloat16(chosen.device) else "float16"
-    return Device(device.name, half if chosen.on_cuda else "auto", device.profile, device.fallback_cpu)
 
 
 def _version() -> str | None:

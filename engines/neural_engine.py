@@ -1,5 +1,9 @@
 """What engines with a model in torch have in common: one model from `load` to `close`, its file's digest, and going on
-on the CPU when a card is too small.
+with less when a card is too small.
+
+Where memory runs out, engines make their batches smaller, down to one sentence. If that does not fit, or not even the
+model, it is loaded anew under the profile `low_vram`, and then on the CPU, if the configuration allows it. What was
+spoken by then is kept, and each step down is a warning.
 """
 
 from __future__ import annotations
@@ -8,12 +12,12 @@ import gc
 import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from engines import checkpoints, runtime
 from engines.base import Audio, Chunk, Device, EngineInfo
@@ -57,11 +61,15 @@ class Opened:
 class NeuralEngine:
     """One instance holds one model, from `load` to `close`."""
 
+    spares: ClassVar[bool] = False
+    """Whether `low_vram` takes less of a card in whatever precision."""
+
     def __init__(self) -> None:
         self._speech: Speech | None = None
         self._facts: dict[str, object] = {}
         self._checkpoint: Path | None = None
         self._device = Device()
+        self._steps: list[str] = []
         self._digest: threading.Thread | None = None
 
     @classmethod
@@ -90,23 +98,24 @@ class NeuralEngine:
         """
         if self._speech is not None:
             self.close()
-        self._checkpoint, self._device, self._facts = checkpoint, device, {}
-        path, why = None, ""
-        try:
-            path = self._open(device)
-        except OutOfMemory as error:
-            if not device.fallback_cpu:
-                raise
-            why = error.message
-        if path is None:  # not sooner: an error that is being handled keeps alive what was loaded by then
-            path = self._move_to_cpu(why)
-        self._note_digest(path)
+        self._checkpoint, self._device, self._facts, self._steps = checkpoint, device, {}, []
+        self._note_digest(self._open())
         return self._facts
 
-    def _open(self, device: Device) -> Path:
-        opened = self.open(self._checkpoint, device)
+    def _open(self) -> Path:
+        """Load on the device, or on the first below it whose memory is large enough."""
+        while True:
+            try:
+                opened = self.open(self._checkpoint, self._device)
+            except OutOfMemory as error:
+                left = self._step_down(error)
+            else:
+                break
+            runtime.release(left)  # not sooner: an error that is being handled keeps alive what was loaded by then
         self._speech = opened.speech
         self._facts |= opened.facts
+        for words in self._steps:
+            warn(self._facts, words)
         return opened.path
 
     def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio] | None]:
@@ -118,16 +127,17 @@ class NeuralEngine:
         """
         if self._speech is None:
             raise EngineError(f"{self.info().name} was asked to speak before it was loaded")
-        left, why = dict(enumerate(chunks)), ""
-        try:
-            yield from self._speak(left)
-        except OutOfMemory as error:
-            if not self._device.fallback_cpu or self._facts["device"] == "cpu":
-                raise
-            why = error.message
-        if why:
-            self._move_to_cpu(why)
-            yield from self._speak(left)
+        left = dict(enumerate(chunks))
+        while True:
+            try:
+                yield from self._speak(left)
+            except OutOfMemory as error:
+                left_device = self._step_down(error)
+            else:
+                break
+            self._speech = None
+            runtime.release(left_device)
+            self._open()
         if self._digest is not None:
             self._digest.join()
         runtime.trim()
@@ -144,13 +154,27 @@ class NeuralEngine:
             del left[numbers[index]]
             yield numbers[index], Audio(samples, self._speech.rate_hz)
 
-    def _move_to_cpu(self, why: str) -> Path:
-        self._speech = None
-        runtime.release(str(self._facts.get("device", self._device.name)))
-        precision = "auto" if self._device.precision == "float16" else self._device.precision  # no processor's
-        path = self._open(Device(name="cpu", precision=precision))
-        warn(self._facts, f"{why}; the CPU went on, as device.fallback_cpu says")
-        return path
+    def _step_down(self, error: OutOfMemory) -> str:
+        """Choose what takes less, and tell it.
+
+        Returns:
+            The device whose memory was too small.
+
+        Raises:
+            OutOfMemory: the same, where there is nothing else.
+        """
+        device = self._device
+        low, here = replace(device, profile="low_vram"), runtime.choose(device)
+        if here.device != "cpu" and low != device and (self.spares or runtime.choose(low) != here):
+            self._device, told = low, "the profile low_vram went on, which takes less"
+        elif here.device != "cpu" and device.fallback_cpu:
+            precision = "auto" if device.precision == "float16" else device.precision  # no processor's
+            self._device = replace(device, name="cpu", precision=precision)
+            told = "the CPU went on, as device.fallback_cpu says"
+        else:
+            raise error
+        self._steps.append(f"{error.message}; {told}")
+        return here.device
 
     def close(self) -> None:
         """Give the model's memory back."""

@@ -82,7 +82,8 @@ def choose(device: Device, *, half_ok: bool = True) -> Runtime:
     """Decide device and precision.
 
     `auto` takes the first card that this torch has kernels for, else the CPU. Its precision is bfloat16 where that is
-    faster: cards from compute capability 8.0 on, processors with AMX; everywhere else float32.
+    faster: cards from compute capability 8.0 on, processors with AMX; everywhere else float32, and under `low_vram`
+    float16 on a card.
 
     Args:
         device: As configured.
@@ -94,7 +95,10 @@ def choose(device: Device, *, half_ok: bool = True) -> Runtime:
     """
     chosen = _device(device.name)
     if device.precision == "auto":
-        return Runtime(chosen, "bfloat16" if half_ok and fast_bfloat16(chosen) else "float32")
+        if not half_ok:
+            return Runtime(chosen, "float32")
+        is_small = device.profile == "low_vram" and chosen.startswith("cuda")
+        return Runtime(chosen, "bfloat16" if fast_bfloat16(chosen) else "float16" if is_small else "float32")
     if device.precision != "float32":
         _check_half(chosen, device.precision, half_ok)
     return Runtime(chosen, device.precision)

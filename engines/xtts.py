@@ -102,6 +102,7 @@ class Xtts(NeuralEngine):
         facts = {
             "device": here.device,
             "precision": here.precision,
+            "profile": device.profile,
             "architecture": parts.described.architecture,
             "step": parts.described.step,
             "validation_loss": parts.described.validation_loss,

@@ -134,7 +134,8 @@ class DeviceConfig(Section):
     for cards only."""
     profile: Literal["auto", "low_vram"] = "auto"
     """low_vram is for cards of 4 GB: f5 calculates in 16 bits and one sentence at a time, with 16 evaluations where a
-    job says nothing, and its vocoder runs on the CPU. Other engines need no such thing."""
+    job says nothing, and its vocoder runs on the CPU; xtts calculates in 16 bits. Where memory runs out, engines go on
+    under it by themselves."""
     idle_s: Seconds = 600.0
     """After so many seconds without work the worker ends and gives memory and GPU back."""
     fallback_cpu: Flag = False

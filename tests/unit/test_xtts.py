@@ -19,6 +19,7 @@ from engines.base import Chunk, Device
 from engines.errors import EngineError, EngineMissing, OutOfMemory, RequestRefused
 from engines.xtts import Xtts
 from tests import tiny, training_runs
+from tests.small_card import Card, on_card
 
 CPU = Device(name="cpu", precision="float32")
 CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TTS_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")
@@ -149,7 +150,8 @@ def test_facts_are_what_the_manifest_tells(engine: Xtts, tiny_xtts: Path, tmp_pa
     told = json.loads(json.dumps(facts))
     settings = told.pop("settings")
     assert told == {
-        "device": "cpu", "precision": "float32", "architecture": "XTTS-v2", "step": 900, "validation_loss": 1.5,
+        "device": "cpu", "precision": "float32",
+        "profile": "auto", "architecture": "XTTS-v2", "step": 900, "validation_loss": 1.5,
         "warnings": [], "sha256": sha256(path),
     }  # fmt: skip
     assert settings.keys() == {option.name for option in Xtts.info().options}
@@ -368,49 +370,10 @@ def test_loading_another_one_gives_the_first_ones_memory_back(engine: Xtts, chec
 # --- memory that runs out ---------------------------------------------------------------------------------------------
 
 
-class Card:
-    """A card whose memory is too small at a place of the program: torch's own error comes from there.
-
-    The processor under torch's other name for it, `cpu:0`, stands for the card, so that the whole engine runs on it.
-
-    Attributes:
-        is_in_use: From the choice of the device until the CPU is chosen.
-        refused: How often the memory was too small.
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.is_in_use, self.refused, self._patch = False, 0, monkeypatch
-        choose = runtime.choose
-
-        def chosen(device: Device) -> runtime.Runtime:
-            self.is_in_use = device.name == "cuda"
-            return runtime.Runtime("cpu:0", "float32") if self.is_in_use else choose(device)
-
-        monkeypatch.setattr(runtime, "choose", chosen)
-
-    def is_too_small_for(self, owner: Any, name: str) -> None:
-        """Whoever calls this gets an error, as long as the card is in use."""
-        import torch
-
-        real = getattr(owner, name)
-
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            if self.is_in_use:
-                self.refused += 1
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return real(*arguments, **keywords)
-
-        self._patch.setattr(owner, name, call)
-
-
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch, tiny_xtts: Path) -> Card:
     tiny.files(tiny_xtts)  # what prepares the library for being imported
     return Card(monkeypatch)
-
-
-def on_card(*, fallback: bool, precision: str = "float32") -> Device:
-    return Device(name="cuda", precision=precision, fallback_cpu=fallback)
 
 
 def test_a_model_too_large_for_the_card_is_loaded_on_the_cpu(engine: Xtts, checkpoint: Path, card: Card) -> None:
@@ -426,7 +389,7 @@ def test_a_model_too_large_for_the_card_is_loaded_on_the_cpu(engine: Xtts, check
         begun.append(weakref.ref(library))
         return make(library, blocks)
 
-    card._patch.setattr(xtts_model, "Gpt", gpt)
+    card.patch.setattr(xtts_model, "Gpt", gpt)
     card.is_too_small_for(xtts_model, "Vocoder")
     facts = load(engine, checkpoint, on_card(fallback=True))
     assert (card.refused, len(begun)) == (1, 2)
