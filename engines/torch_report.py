@@ -148,5 +148,5 @@ def _chosen(device: Device) -> dict[str, Any]:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     runtime.quiet()
-    found = look(Device(name=sys.argv[1], precision=sys.argv[2]))
+    found = look(Device(name=sys.argv[1], precision=sys.argv[2], profile=sys.argv[3]))
     sys.stdout.write(json.dumps(asdict(found)) + "\n")

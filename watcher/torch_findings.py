@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,9 +20,35 @@ TORCH_WAIT_S = 120
 COMPANIONS = ("coqui-tts", "f5-tts", "transformers", "vocos")
 DRIVER_CARDS = Path("/proc/driver/nvidia/gpus")
 
-# The weights of XTTS-v2, which is the largest model here, in bytes; a batch takes what else is free.
-MODEL_BYTES = {"float32": 1_812_000_000, "float16": 1_060_000_000, "bfloat16": 1_060_000_000}
-BESIDES_BYTES = 1 << 29
+BESIDES_BYTES = 1 << 29  # what torch and a card's driver take for themselves, and a little air
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a model takes, in bytes; larger batches take what else is free.
+
+    Attributes:
+        weights: When it is loaded.
+        peak: With one sentence of half a minute.
+    """
+
+    weights: int
+    peak: int
+
+
+NEEDS: Mapping[str, Mapping[tuple[str, str], Need]] = {
+    "XTTS-v2": {
+        ("cpu", "32"): Need(1_812_000_000, 1_900_000_000), ("cpu", "16"): Need(1_060_000_000, 1_130_000_000),
+        ("card", "32"): Need(1_812_000_000, 1_900_000_000), ("card", "16"): Need(1_060_000_000, 1_130_000_000),
+    },
+    "F5-TTS Base": {
+        ("cpu", "32"): Need(1_404_000_000, 1_700_000_000), ("cpu", "16"): Need(1_280_000_000, 1_460_000_000),
+        ("card", "32"): Need(840_000_000, 1_090_000_000), ("card", "16"): Need(463_000_000, 650_000_000),
+    },
+}  # fmt: skip
+"""By place and bits of the arithmetic. On a processor measured (`benchmarks/f5.py --parts memory`), on a card from the
+sizes of the tensors; two fifths of an F5-TTS, which are used once for each number of steps, never go there.
+"""
 
 
 def examine(device: DeviceConfig) -> Iterator[Finding]:
@@ -29,7 +56,8 @@ def examine(device: DeviceConfig) -> Iterator[Finding]:
     if importlib.util.find_spec("torch") is None:
         yield ok("torch", "not installed; espeak needs none")
         return
-    command = [sys.executable, "-P", "-m", "engines.torch_report", device.name, device.precision]
+    asked = (device.name, device.precision, device.profile)
+    command = [sys.executable, "-P", "-m", "engines.torch_report", *asked]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TORCH_WAIT_S, check=True)
         report = TorchReport.from_json(done.stdout.splitlines()[-1])
@@ -114,7 +142,7 @@ def _card(number: int, card: Card) -> Finding:
 
 
 def _device(report: TorchReport) -> Iterator[Finding]:
-    """What engines run on, and whether their largest model fits into its memory."""
+    """What engines run on, and whether their models fit into its memory."""
     number = report.device.partition(":")[2]
     card = report.cards[int(number)] if number else None
     where = "the CPU" if report.device == "cpu" else report.device
@@ -125,10 +153,19 @@ def _device(report: TorchReport) -> Iterator[Finding]:
     yield ok("device", f"engines run on {where} in {report.precision}{processors}, {_gib(report.free)} GiB free")
     if report.device == "cpu" and report.precision == "bfloat16" and not runtime.fast_bfloat16("cpu"):
         yield warn("device", "bfloat16 is slower than float32 on this processor", "Set `device: {precision: auto}`.")
-    need = MODEL_BYTES[report.precision] + BESIDES_BYTES
-    if report.free < need:
-        cure = "Free some: other programs, and a running spool's own worker, count. Or choose another device."
-        yield warn("memory", f"the XTTS model needs about {_gib(need)} GiB, {_gib(report.free)} are free", cure)
+    kind = "cpu" if report.device == "cpu" else "card", "32" if report.precision == "float32" else "16"
+    for name, needs in NEEDS.items():
+        yield _memory(name, needs[kind], report)
+
+
+def _memory(name: str, need: Need, report: TorchReport) -> Finding:
+    sizes = f"{_gib(need.weights)} GiB, {_gib(need.peak + BESIDES_BYTES)} with a long sentence and torch"
+    words = f"{name} in {report.precision} takes {sizes}; {_gib(report.free)} are free"
+    if report.free >= need.peak + BESIDES_BYTES:
+        return ok("memory", words)
+    low = "" if report.device == "cpu" else ", or set `device: {profile: low_vram}`"
+    cure = f"Free some: other programs, and a running spool's own worker, count. Or choose another device{low}."
+    return warn("memory", words, cure)
 
 
 def _gib(size: int) -> str:

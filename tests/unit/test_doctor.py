@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from engines.f5_layout import PUBLISHED, expected
 from engines.registry import engines
 from engines.torch_report import Card, TorchReport
 from jobs.lock import Lock
@@ -221,9 +223,34 @@ def test_a_card_that_calculates_nothing() -> None:
 
 def test_too_little_memory_for_a_model() -> None:
     """Said before the first job fails of it."""
-    assert not judged(CUDA, "memory")
-    (finding,) = judged(replace(CUDA, free=GIB), "memory")
-    assert (finding.level, "1.0 are free" in finding.message) == ("warn", True)
+    assert [one.level for one in judged(CUDA, "memory")] == ["ok", "ok"]
+    assert judged(CUDA, "memory")[1].message == (
+        "F5-TTS Base in bfloat16 takes 0.4 GiB, 1.1 with a long sentence and torch; 78.2 are free"
+    )
+    small = judged(replace(CUDA, free=GIB), "memory")
+    assert [(one.level, "1.0 are free" in one.message, "low_vram" in one.cure) for one in small] == [
+        ("warn", True, True),
+        ("warn", True, True),
+    ]
+    middle = judged(replace(CUDA, free=3 * GIB // 2), "memory")
+    assert [one.level for one in middle] == ["warn", "ok"]
+    (here, _f5) = judged(replace(CPU_ONLY, free=GIB), "memory")
+    assert (here.level, "low_vram" in here.cure) == ("warn", False)
+
+
+@pytest.mark.parametrize(("bits", "itemsize"), [("32", 4), ("16", 2)])
+def test_what_f5_is_said_to_take_of_a_card_follows_from_its_tensors(bits: str, itemsize: int) -> None:
+    """Matrices in the precision of the arithmetic, the rest in float32; what time does to the norms stays away."""
+    sizes = replace(PUBLISHED["F5-TTS Base"], vocabulary=2545)
+    taken = 54_000_000  # the vocoder
+    for name, shape in expected(sizes).items():
+        is_exact = len(shape) == 1 or any(part in name for part in ("text_embed", "time_embed", "input_embed.proj"))
+        if "norm.linear.weight" not in name and "norm_out.linear.weight" not in name:
+            taken += math.prod(shape) * (4 if is_exact or "proj_out" in name else itemsize)
+    need = torch_findings.NEEDS["F5-TTS Base"]["card", bits]
+    assert need.weights == pytest.approx(taken, rel=0.01)
+    row = 1024 * (12 + itemsize) + 1024 * (5 * itemsize + 8) + 4 * 64 + 1600  # `Backbone.bytes_for`, with guidance
+    assert need.peak == pytest.approx(taken + 2 * 2640 * row, rel=0.02)
 
 
 def test_a_torchaudio_for_another_torch() -> None:
