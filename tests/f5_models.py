@@ -1,12 +1,12 @@
-"""Tiny F5-TTS and E2-TTS models for tests, and the library's own code beside ours.
+"""F5-TTS and E2-TTS models for tests, tiny ones and such of full size, and the library's own code beside ours.
 
-Everything about them is real but their weights, which are random, and their sizes.
+Everything about them is real but their weights, which are random, and the sizes of the tiny ones.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -41,11 +41,11 @@ KINDS: Mapping[str, tuple[Sizes, Flags]] = MappingProxyType({
 
 @dataclass(frozen=True)
 class Built:
-    """A tiny model on disk.
+    """A model on disk.
 
     Attributes:
         checkpoint: The weights.
-        vocoder: The folder of a tiny Vocos.
+        vocoder: The folder of a Vocos.
     """
 
     checkpoint: Path
@@ -78,10 +78,17 @@ class Built:
 
 
 def build(folder: Path, name: str = "f5-v1-base", container: str = "bare") -> Built:
-    """Write a model of one of the `KINDS`, with a vocoder."""
+    """Write a tiny model of one of the `KINDS`, with a vocoder."""
     sizes, flags = KINDS[name]
     checkpoint = tiny_f5.build(folder, sizes, container)
     return Built(checkpoint, tiny_f5.build_vocos(folder / "vocos"), sizes, flags)
+
+
+def build_full(folder: Path, name: str) -> Built:
+    """The same in full size, of one that the library has a configuration for: up to 1.4 GB."""
+    kind = tiny_f5.KINDS[name]
+    checkpoint = tiny_f5.build(folder, kind.full)
+    return Built(checkpoint, tiny_f5.build_vocos(folder / "vocos", tiny=False), kind.full, kind.flags)
 
 
 def prepare() -> None:
@@ -138,15 +145,25 @@ def _state(checkpoint: Path) -> dict[str, Tensor]:
     }
 
 
-def request(model_sizes: Sizes, number: int, course: Any, key: int | None = None) -> Request:
-    """One of several requests of different length; with a text of one symbol, and with more of it than frames."""
+SHORT = ((30, 20, 80), (11, 40, 64), (50, 1, 131), (8, 90, 40), (2, 3, 9))
+"""Frames of a recording, symbols, frames in all: a text of one symbol is among them, and one longer than its sound."""
+
+
+def request(
+    model_sizes: Sizes,
+    number: int,
+    course: Any,
+    key: int | None = None,
+    lengths: Sequence[tuple[int, int, int]] = SHORT,
+) -> Request:
+    """One of several requests of different length."""
     prepare()
     import torch
 
     from engines.neural.f5_mel import Reference
     from engines.neural.f5_model import Request
 
-    heard, said, frames = ((30, 20, 80), (11, 40, 64), (50, 1, 131), (8, 90, 40), (2, 3, 9))[number % 5]
+    heard, said, frames = lengths[number % len(lengths)]
     generator = torch.Generator().manual_seed(number)
     mel = torch.randn(heard, model_sizes.n_mels, generator=generator) * 2 - 4
     symbols = torch.randint(0, model_sizes.vocabulary, (said,), generator=generator)

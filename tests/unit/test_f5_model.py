@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from engines import checkpoints
 from engines.errors import RequestRefused
 from tests import f5_models
 from tests.f5_models import Built, build, request
@@ -308,6 +310,31 @@ def test_containers_do_not_matter(container: str, model: Model, built: Built, tm
     other = build(tmp_path, container=container)
     one = request(built.sizes, 0, course())
     assert apart(spoken(other.load(), [one], built)[0], spoken(model, [one], built)[0]) == 0
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("precision", ["float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"])
+def test_a_file_of_any_precision_speaks_as_its_values_in_float32(
+    precision: str, suffix: str, built: Built, tmp_path: Path
+) -> None:
+    """Each that `inspect` says loads."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    own = {
+        name: tensor.to(getattr(torch, precision)) if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(built.checkpoint).items()
+    }
+    stored, exact = tmp_path / f"stored{suffix}", tmp_path / "exact.safetensors"
+    (save_file if suffix == ".safetensors" else torch.save)(own, stored)
+    save_file({name: tensor.float() for name, tensor in own.items()}, exact)
+    shutil.copy(built.checkpoint.with_name("vocab.txt"), tmp_path)
+    found = checkpoints.inspect(stored)
+    assert (found.loads, found.precision) == (True, precision)
+    one = request(built.sizes, 0, course(steps=3))
+    sounds = [spoken(replace(built, checkpoint=path).load(), [one], built)[0] for path in (stored, exact)]
+    assert sounds[1].abs().max() > 0.01
+    assert torch.equal(*sounds)
 
 
 def test_the_file_is_only_read(tmp_path: Path) -> None:
