@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 _SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？")
+_CLOSING = "\"'”’»›)]」』）"
 
 
 class Symbols:
@@ -55,6 +56,6 @@ def _front_end() -> Callable[[list[str]], list[list[str]]]:
 def closed(transcript: str) -> str:
     """A transcript that ends as a sentence does, and what follows can begin: f5-tts runs both texts together."""
     transcript = transcript.strip()
-    if not transcript.endswith(_SENTENCE_ENDS):
+    if not transcript.rstrip(_CLOSING).endswith(_SENTENCE_ENDS):  # no second full stop behind a closing quote
         transcript += "."
-    return transcript if ord(transcript[-1]) > 0x2E80 else f"{transcript} "
+    return transcript if ord(transcript.rstrip(_CLOSING)[-1]) > 0x2E80 else f"{transcript} "

@@ -75,6 +75,47 @@ def test_what_is_too_long_for_one_go_is_joined_of_overlapping_parts(engine: F5, 
     assert apart - joined == pytest.approx((parts - 1) * 0.15, abs=1e-3)
 
 
+def test_no_word_is_lost_between_parts(engine: F5, folder: Path) -> None:
+    """Joined again they are the text, and each is short enough; what has no space stays whole."""
+    prepare()
+    from engines.neural.f5_speech import LONGEST_S, Speech
+
+    speech = engine._speech
+    assert isinstance(speech, Speech)
+    voice = speech._voice(chunk(folder))
+    room_s = LONGEST_S - voice.frames * HOP_S
+    for text in (LONG.strip(), "one two", "x" * 2000, f"{'x' * 2000} and more"):
+        parts = speech._pieces(text, voice, 1.0)
+        assert " ".join(parts) == text
+        assert all(" " not in part[: len(part) // 2] or speech._seconds(part, voice, 1.0) <= room_s for part in parts)
+
+
+def test_the_shortest_word_has_time_to_be_said(engine: F5, folder: Path) -> None:
+    """And any chunk has more than its letters take, for its first and last sounds."""
+    assert length_s(engine, chunk(folder, "I.", speed=2.0)) == pytest.approx(0.7, abs=2 * HOP_S)
+    short, long = (length_s(engine, chunk(folder, "banana " * count)) for count in (4, 8))
+    assert 2 * short - long == pytest.approx(0.15, abs=4 * HOP_S)
+
+
+@pytest.mark.parametrize(
+    ("transcript", "is_closed"),
+    [
+        ("Good morning", "Good morning. "),
+        (" Good morning! ", "Good morning! "),
+        ('He said: "Good morning."', 'He said: "Good morning." '),
+        ("Ele disse «bom dia»", "Ele disse «bom dia». "),
+        ("(Who is it?)", "(Who is it?) "),
+        ("他说：“好。”", "他说：“好。”"),
+        ("好", "好. "),
+    ],
+)
+def test_a_transcript_ends_as_a_sentence_does_and_once(transcript: str, is_closed: str) -> None:
+    prepare()
+    from engines.neural.f5_symbols import closed
+
+    assert closed(transcript) == is_closed
+
+
 def test_sounds_fade_into_each_other() -> None:
     prepare()
     import torch
