@@ -109,13 +109,13 @@ def _timed(work: Callable[[], Any], device: str) -> float:
 
 
 def report(name: str, device: str, parts: Mapping[str, Callable[[], Any]], wanted: Sequence[str]) -> None:
-    """Measure the parts wanted, and write them to the results; those of other parts stay."""
+    """Measure the parts wanted, and write them to the results, each with where it was measured; other parts stay."""
     import torch
 
-    told: dict[str, Any] = {"machine": machine(), "torch": torch.__version__}
+    on: dict[str, Any] = {"machine": machine(), "torch": torch.__version__}
     if device != "cpu":
-        told["machine"]["card"] = torch.cuda.get_device_name(device)
-    told |= {part: parts[part]() for part in wanted}
+        on["machine"]["card"] = torch.cuda.get_device_name(device)
+    told = {part: {**parts[part](), "measured_on": on} for part in wanted}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{device.partition(':')[0]}.json"
     before = json.loads(path.read_bytes()) if path.exists() and len(wanted) < len(parts) else {}
