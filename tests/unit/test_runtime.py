@@ -14,6 +14,7 @@ from engines import runtime
 from engines.allowance import processors
 from engines.base import Device
 from engines.errors import EngineMissing, RequestRefused
+from engines.f5 import F5
 from engines.runtime import Runtime, choose, has_kernels
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +99,26 @@ def test_a_card_that_is_not_there() -> None:
     with pytest.raises(EngineMissing, match="there is no card cuda:99") as missing:
         choose(Device("cuda:99"))
     assert "device: {name: auto}" in missing.value.hint
+
+
+def test_an_engine_refuses_a_card_that_is_too_old(monkeypatch: pytest.MonkeyPatch, tiny_f5: Path) -> None:
+    """By name, with what to install; where any device will do, the CPU is taken."""
+    import torch
+
+    told = {
+        "is_available": True,
+        "device_count": 1,
+        "get_arch_list": ["sm_75", "sm_80", "sm_90"],
+        "get_device_capability": (6, 1),
+        "get_device_name": "NVIDIA GeForce GTX 1080",
+    }
+    for name, answer in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_card, answer=answer: answer)
+    words = r"has no kernels for card 0, 'NVIDIA GeForce GTX 1080' \(sm_61\)"
+    with pytest.raises(EngineMissing, match=words) as missing:
+        F5().load(tiny_f5, Device("cuda"))
+    assert missing.value.hint == runtime.kernels_cure((6, 1))
+    assert choose(Device("auto", "float32")) == Runtime("cpu", "float32")
 
 
 def test_names_become_torch_s_own() -> None:
