@@ -247,12 +247,18 @@ def _flow_matching(file: TensorFile, tensors: Tensors) -> Architecture:
     name, fault, cure = f5_layout.title(sizes), _differences(own, needed), _TRAIN_AGAIN
     if any(_CONVERTED.search(name) for name in strange):
         name, fault, cure = "F5-TTS converted for MLX", *_FOR_MLX
+    elif not strange and (joints := {*f5_layout.joints(sizes)}) and joints == needed.keys() - own.keys():
+        fault, cure = _NOT_JOINED
     elif strange:
         fault = f"It has tensors that this model has not: {some(map(quoted, strange))}. {fault}".strip()
         cure = "Use it with the program that it was made for; it is another model, made from the code of F5-TTS."
     return Architecture(name, "f5", own, rows, fault, cure if fault else "", sizes=sizes, averaged=averaged)
 
 
+_NOT_JOINED = (
+    "No tensors join the halves of its U-Net: its skip_connect_type is add or none, and nothing tells which.",
+    "Use it with the program that it was trained with; E2-TTS was published with concat.",
+)
 _CONVERTED = re.compile(r"\.(text_blocks|to_out|time_mlp|conv1d|ff)\.layers\.")
 _FOR_MLX = (
     "It was converted for MLX, which names and lays out tensors in its own way.",

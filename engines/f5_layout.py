@@ -185,6 +185,12 @@ def expected(sizes: Sizes) -> dict[str, Shape]:
     return table
 
 
+def joints(sizes: Sizes) -> Iterator[str]:
+    """What joins the layers of a U-Net on its way up to those on its way down: `skip_connect_type` `concat`."""
+    if sizes.family == "unett":
+        yield from (f"{_LAYERS['unett']}{n}.0.weight" for n in range(sizes.depth // 2, sizes.depth))
+
+
 def _linear(name: str, rows: int, *columns: int) -> Iterator[tuple[str, Shape]]:
     yield f"{name}.weight", (rows, *columns)
     yield f"{name}.bias", (rows,)
@@ -227,12 +233,11 @@ def _layers(sizes: Sizes) -> Iterator[tuple[str, Shape]]:
         else:
             yield f"{layer}.1.g", (dim,)
             yield f"{layer}.3.g", (dim,)
-            if n >= sizes.depth // 2:
-                yield f"{layer}.0.weight", (dim, 2 * dim)
         yield from _attention(f"{layer}.{_ATTENTION[sizes.family]}", sizes)
         inner = int(dim * sizes.ff_mult)
         yield from _linear(f"{layer}.{_FEED_FORWARD[sizes.family]}.ff.0.0", inner, dim)
         yield from _linear(f"{layer}.{_FEED_FORWARD[sizes.family]}.ff.2", dim, inner)
+    yield from ((name, (dim, 2 * dim)) for name in joints(sizes))
 
 
 def _attention(name: str, sizes: Sizes) -> Iterator[tuple[str, Shape]]:

@@ -18,6 +18,7 @@ NAME = "vocab.txt"
 LIBRARY_SYMBOLS = 2545
 """In the library's own vocab.txt: that of the published models and of nearly every fine-tuned one."""
 
+_BYTES = 256  # symbols of a model that has no vocabulary: f5-tts trains such ones, and speaks with none
 _LARGEST = 4 << 20
 _MOST_FOLDERS, _MOST_FILES = 2_000, 200
 _FOLDERS_ABOVE = 3  # from ckpts/NAME/DATE of a training run to its root
@@ -181,8 +182,9 @@ def _where_else(model: Path, symbols: int, shelf: Shelf) -> str:
         place = "f5-tts's own (infer/examples/vocab.txt)"
     if place:
         return f"{place} has as many: copy it beside the model if it is the one that it was trained with."
+    bytewise = " A model that was trained on bytes (tokenizer: byte) has none, and can't be used." * (symbols == _BYTES)
     looked = f"in the folder above, in data/*/ of a training run, or under models/; f5-tts's own has {LIBRARY_SYMBOLS}"
-    return f"Copy the one that it was trained with beside it. None with {symbols} symbols was found {looked}."
+    return f"Copy the one that it was trained with beside it. None with {symbols} symbols was found {looked}.{bytewise}"
 
 
 def _everywhere(model: Path, shelf: Shelf) -> Iterator[Vocabulary]:

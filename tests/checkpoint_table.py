@@ -127,6 +127,7 @@ _OF_88 = safetensors(flow(BASE, symbols=88))
 VOCABULARIES: Sequence[Case] = [
     ("none beside it, 2545 symbols", safetensors(REPORT)),
     ("none beside it, 88 symbols", _OF_88),
+    ("none beside it, 256 symbols", safetensors(flow(BASE, symbols=256))),
     ("`vocab.txt` of 88 lines, 88 symbols", beside({"vocab.txt": symbols(88)}, _OF_88)),
     ("the same with Windows' line ends and a byte order mark",
      beside({"vocab.txt": "\ufeff" + symbols(88, "\r\n")}, _OF_88)),
@@ -184,6 +185,8 @@ OTHERS: Sequence[Case] = [
     ("a block is missing", safetensors(without("transformer_blocks.7.", REPORT))),
     ("half of the layers are missing", safetensors(
         {name: shape for name, shape in flow("E2-TTS Base").items() if ".layers.1" not in name})),
+    ("E2-TTS with `skip_connect_type` `add` or `none`", safetensors(
+        {name: shape for name, shape in flow("E2-TTS Base").items() if shape != (1024, 2048)})),
     ("a part of another size", safetensors({**REPORT, "ema_model.transformer.proj_out.weight": (80, 1024)})),
     ("a model with more in it",
      safetensors({**REPORT, "ema_model.transformer.style_embed.weight": (10, 512)})),

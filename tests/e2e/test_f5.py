@@ -18,7 +18,7 @@ from engines.f5 import OPTIONS
 from engines.f5_layout import Sizes
 from tests import f5_models, tiny, tiny_whisper
 from tests.sounds import recording
-from tests.spooling import Spool, spooling
+from tests.spooling import Spool, spooling, until
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -276,6 +276,20 @@ def test_what_a_job_for_f5_lacks_is_said_with_its_cure(spool: Spool) -> None:
     for name, (code, said) in wanted.items():
         assert (spool.manifest(name)["error"]["code"], spool.manifest(name)["attempts"]) == (code, 1)
         assert said in " ".join((spool.outbox / name / "ERROR.txt").read_text("utf-8").split())
+
+
+def test_a_transcript_may_come_last(spool: Spool) -> None:
+    """After the job and its recording, in whatever time that takes: the job waits for it and says so."""
+    reported(spool, telling)
+    spool.config = {"ready": {"companions_s": 600}}
+    spool.start()
+    spool.drop("a.json", job(speaker_wav="eva.wav"))
+    spool.drop("eva.wav", recording())
+    until(lambda: "waiting for the transcript eva.txt" in json.dumps(spool.status()), spool.log)
+    assert spool.results() == []
+    spool.drop("eva.txt", WORDS)
+    until(spool.results, spool.log)
+    assert done(spool, "a")["voice"]["files"][0]["file"] == "eva.wav"
 
 
 def test_whisper_writes_down_what_is_said_where_the_configuration_says_so(spool: Spool) -> None:
