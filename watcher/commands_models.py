@@ -263,15 +263,19 @@ def _it(models: list[BaseModel]) -> str:
 @command_of(models, "list")
 @json_option
 def list_models(app: App, as_json: bool) -> int:
-    """List the base models and the vocoder: where each is, under which licence, and what brings it here.
+    """List the base models and vocoders: where each is, under which licence, and what brings it here.
+
+    BigVGAN and Whisper, which nothing here downloads, are listed where they are.
 
     \b
     Example:  voicespool models list --json | jq '.models[].folder'
     """
-    from engines.base_models import BASE_MODELS
+    from engines.base_models import BASE_MODELS, BIGVGAN
+    from engines.transcripts import WHISPER
     from watcher.pull import in_mb, state
 
-    states = [state(model, app.config().models) for model in BASE_MODELS.values()]
+    states = [state(model, app.config().models) for model in (*BASE_MODELS.values(), BIGVGAN, WHISPER)]
+    states = [one for one in states if one["command"] or one["folder"] or one["not_usable"]]
     if as_json:
         click.echo(in_json({"models": states}))
         return 0
@@ -279,7 +283,7 @@ def list_models(app: App, as_json: bool) -> int:
         click.echo(f"{one['name']}  {one['title']}  ({one['licence']})")
         if one["folder"] is not None:
             click.echo(f"  {printable(one['folder'], 5000)}")
-        else:
+        elif one["command"]:
             begun = f", {in_mb(one['downloaded_bytes'])} of it downloaded" if one["downloaded_bytes"] else ""
             click.echo(f"  missing; `{one['command']}` downloads it ({in_mb(one['size_bytes'])}{begun})")
         for folder, fault in one["not_usable"].items():

@@ -98,7 +98,7 @@ def state(model: BaseModel, models: Path) -> dict[str, Any]:
         "downloaded_bytes": sum(_size(begun / file.name) for file in model.files),
         "not_usable": {str(folder): fault for folder, fault in there.items() if fault},
         "needs": list(model.needs),
-        "command": model.command,
+        "command": model.command if model.files else None,
     }
 
 

@@ -15,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+import tiny_f5
+from engines.base_models import BIGVGAN
+from engines.transcripts import WHISPER
+from tests import tiny_whisper
 from tests.hub import F5, VOCOS, XTTS, Hub, f5_release, hub, place, release, vocos_release, weights
 from tests.small_release import words
 from tests.spooling import PATIENCE_S, Spool, environment
@@ -106,6 +110,19 @@ def test_f5_comes_with_its_vocoder(setting: Setting) -> None:
     assert f"{F5.title} is there already" in again.stderr
     place(models / "vocos-mel-24khz", {"config.yaml": b"?"})
     assert "not as published: config.yaml" in setting.models("pull", "f5", "--verify").stderr
+
+
+def test_what_users_bring_themselves_is_listed_where_it_is(setting: Setting) -> None:
+    """Whisper, and BigVGAN, here with half of its files; nothing is said of them where they are not."""
+    assert not {"BigVGAN", "Whisper"} & set(setting.models("list").stdout.split())
+    models = setting.spool.folder / "models"
+    tiny_whisper.build(models / WHISPER.folder, "Good morning.")
+    tiny_f5.build_bigvgan(models / BIGVGAN.folder)
+    (models / BIGVGAN.folder / "config.json").unlink()
+    told = setting.models("list").stdout
+    assert f"whisper  Whisper  (MIT License)\n  {models / WHISPER.folder}\n" in told
+    assert f"  not usable: {models / BIGVGAN.folder}: " in told
+    assert "config.json" in told.partition("bigvgan  BigVGAN")[2]
 
 
 def test_interrupted_download_goes_on(setting: Setting) -> None:
