@@ -46,7 +46,14 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",  # its threads and a later fork do not go together
     "TRANSFORMERS_VERBOSITY": "error",
 }
-_KERNELS_KEPT = 256  # by oneDNN, which keeps 1,024 otherwise: a gigabyte, if every recording has another length
+_KEPT = {
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
+    "LRU_CACHE_CAPACITY": "128",  # of ideep, through which torch calls oneDNN for convolutions
+    "TORCH_CUDNN_V8_API_LRU_CACHE_LIMIT": "1024",
+}
+"""Kernels kept, each good for one length, where the libraries would keep 1,024 and more: gigabytes, as every text and
+every recording has another length.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +236,8 @@ def quiet() -> None:
     Call it before they are imported.
     """
     os.environ.update(_QUIET)
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS_KEPT))
+    for name, number in _KEPT.items():
+        os.environ.setdefault(name, number)
 
 
 # --- device and precision --------------------------------------------------------------------------------------------

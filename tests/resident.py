@@ -1,4 +1,5 @@
-"""How much memory a process takes, told by itself: `python -m tests.resident TASK ARGUMENT...` prints JSON, in bytes.
+"""How much memory a process takes, told by itself: `python -m tests.resident TASK ENGINE ARGUMENT...` prints JSON, in
+bytes.
 
 `tests/process_memory.py` says what is counted.
 """
@@ -7,82 +8,142 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from engines import runtime
-from engines.base import Chunk, Device
+from engines import allowance, runtime
+from engines.base import Chunk, Device, Engine, EngineClass
+from engines.f5 import F5
 from engines.xtts import Xtts
 from jobs.order import Order
-from tests import sounds, tiny
+from tests import f5_models, sounds, tiny
 from tests.process_memory import forget, most, now
+from tests.spooling import ROOT
 from watcher.worker_main import WarmEngine
+
+MB = 1 << 20
+ENGINES: Mapping[str, EngineClass] = {"xtts": Xtts, "f5": F5}
+SAID = "As many words as somebody says in two seconds."
 
 Taken = Mapping[str, Any]
 
 
-def speak(engine: Xtts, *chunks: Chunk) -> int:
-    """How many samples come of chunks; by default of one."""
-    made = engine.render(chunks or [Chunk("Who is there?", "en", 7, speaker=tiny.SPEAKERS[0])])
-    return sum(one[1].samples.size for one in made if one is not None)
+def measured(task: str, engine: str, *arguments: object, models: Path | None = None) -> Any:
+    """What a process of its own tells of a task.
+
+    Args:
+        models: Where base models and vocoders are looked for.
+    """
+    own = {"OMP_NUM_THREADS": str(allowance.processors()), "PYTHONPATH": str(ROOT / "examples")}
+    own |= {} if models is None else {"VOICESPOOL_MODELS": str(models)}
+    command = [sys.executable, "-m", "tests.resident", task, engine, *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True, timeout=1800, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def loading(small: str, checkpoint: str, precision: str) -> Taken:
+@dataclass(frozen=True)
+class Speaker:
+    """Speaks with an engine.
+
+    Attributes:
+        name: Of the engine.
+        folder: For recordings.
+    """
+
+    name: str
+    folder: Path
+
+    def load(self, checkpoint: str, precision: str = "float32", profile: str = "auto") -> Engine:
+        engine = ENGINES[self.name]()
+        engine.load(Path(checkpoint), Device("cpu", precision, profile))
+        return engine
+
+    def chunk(self, text: str = "Who is there?", number: int = 1) -> Chunk:
+        """Chunks of other numbers differ in voice and settings; each fourth has a recording of its own."""
+        settings: dict[str, float] = {"speed": 0.8 + number % 13 / 20}
+        if self.name == "f5":
+            settings |= {"nfe_step": 1 + number % 3, "cfg_strength": number % 2 * 2.0}
+            heard = self._recording(number - number % 4)
+            return Chunk(text, "en", number, recordings=(heard,), speaker_text=SAID, settings=settings)
+        settings["temperature"] = 0.5 + number % 7 / 10
+        if number % 4 == 0:
+            return Chunk(text, "en", number, recordings=(self._recording(number),), settings=settings)
+        return Chunk(text, "en", number, speaker=tiny.SPEAKERS[number % 2], settings=settings)
+
+    def _recording(self, number: int) -> Path:
+        path = self.folder / f"{number}.wav"
+        return path if path.exists() else sounds.save(path, sounds.speech(2 + number / 100))
+
+
+def speak(engine: Engine, *chunks: Chunk) -> int:
+    """How many samples come of chunks."""
+    return sum(one[1].samples.size for one in engine.render(chunks) if one is not None)
+
+
+def loading(speaker: Speaker, small: str, checkpoint: str, precision: str, profile: str) -> Taken:
     """Loading a model and speaking a first sentence with it, beyond what the libraries take.
 
     Args:
         small: A tiny model, which is loaded and spoken with before, so that all code is there.
     """
-    engine = Xtts()
-    engine.load(Path(small), Device("cpu", precision))
-    speak(engine)
+    engine = speaker.load(small, precision, profile)
+    speak(engine, speaker.chunk())
     engine.close()
     before = now()
     forget()
-    engine.load(Path(checkpoint), Device("cpu", precision))
+    engine = speaker.load(checkpoint, precision, profile)
     loaded = most() - before
-    speak(engine)
+    speak(engine, speaker.chunk())
     spoken, kept = most() - before, now() - before
     engine.close()
     return {"loading": loaded, "speaking": spoken, "kept": kept, "closed": now() - before}
 
 
-def switching(small: str, *checkpoints: str) -> Taken:
+def switching(speaker: Speaker, small: str, *checkpoints: str) -> Taken:
     """The worker's engine, loaded with one model after the other: the most that each turn takes."""
     warm = WarmEngine()
-    speak(_engine(warm, small))
+    speak(_engine(warm, speaker, small), speaker.chunk())
     warm.release()
     before, turns = now(), []
     for checkpoint in checkpoints:
         forget()
-        speak(_engine(warm, checkpoint))
+        speak(_engine(warm, speaker, checkpoint), speaker.chunk())
         turns.append(most() - before)
     return {"turns": turns}
 
 
-def _engine(warm: WarmEngine, checkpoint: str) -> Xtts:
+def _engine(warm: WarmEngine, speaker: Speaker, checkpoint: str) -> Engine:
     device = {"name": "cpu", "precision": "float32"}
-    order = Order("id", "hello", {}, "xtts", checkpoint, {}, {}, "", "", device)
-    engine = warm.for_order(order, Xtts).engine
-    assert isinstance(engine, Xtts)
-    return engine
+    order = Order("id", "hello", {}, speaker.name, checkpoint, {}, {}, "", "", device)
+    return warm.for_order(order, ENGINES[speaker.name]).engine
 
 
-def batch(checkpoint: str, rows: str) -> Taken:
-    """Decoding so many rows at a time, each to the longest that there is; and what the formula says."""
+def batch(speaker: Speaker, checkpoint: str, rows: str) -> Taken:
+    """So many chunks at a time; and what the formula says."""
+    return {"xtts": _decoded, "f5": _sampled}[speaker.name](Path(checkpoint), int(rows))
+
+
+def _decoded(checkpoint: Path, rows: int) -> Taken:
+    """Each to the longest that there is."""
     import torch
 
     from engines.neural.sampling import Sampling
     from engines.neural.xtts_gpt import Utterance
 
-    model = tiny.load(Path(checkpoint))
+    model = tiny.load(checkpoint)
     gpt, voice = model.gpt, torch.randn(1, 32, model.gpt.channels)
     model.library.gpt.mel_head.bias[gpt.stop] = -1e4  # none stops by itself
     tokens = model.tokens("This is a sentence of middle length.", "en")
-    some = [Utterance((number, 0), tokens, voice, Sampling(), number) for number in range(int(rows))]
+    some = [Utterance((number, 0), tokens, voice, Sampling(), number) for number in range(rows)]
     for group in gpt.decode(some[:1], 1):
         del group
     gc.collect()
@@ -94,26 +155,43 @@ def batch(checkpoint: str, rows: str) -> Taken:
     return {"taken": most() - before, "said": len(some) * (gpt.row_bytes(some[0]) + gpt.reading_bytes(some[0]))}
 
 
-def jobs(checkpoint: str, count: str) -> Taken:
+def _sampled(checkpoint: Path, rows: int) -> Taken:
+    """All as long as fit into one batch together."""
+    f5_models.prepare()
+    import torch
+
+    from engines import base_models, checkpoints
+    from engines.f5_variant import V1
+    from engines.neural.f5_flow import Course
+    from engines.neural.f5_model import MOST_ROWS, Files, Model
+
+    found = checkpoints.inspect(checkpoint)
+    assert found.sizes is not None
+    files = Files(found.path, found.tensors, found.sizes, base_models.need("vocos"))
+    model = Model(files, "cpu", torch.float32)
+    frames = MOST_ROWS["cpu"] // 2 // rows
+    lengths = [(frames // 4, frames // 8, frames)]
+    some = [f5_models.request(found.sizes, 0, Course(2), number, lengths) for number in range(rows)]
+    said = sum(model.request_bytes(one) for one in some)
+    assert len(list(model._batches(some, said))) == 1
+    assert len(list(model.render(some, V1, said))) > rows  # kernels for these lengths are there from now on
+    gc.collect()
+    runtime.release("cpu")
+    before = now()
+    forget()
+    assert len([one for one in model.render(some, V1, said) if one is not None]) == rows
+    return {"taken": most() - before, "said": said}
+
+
+def jobs(speaker: Speaker, checkpoint: str, count: str) -> Taken:
     """After each of many small jobs that all differ: texts, numbers of chunks, voices, settings; some with a recording
     of their own.
     """
-    engine, after = Xtts(), []
-    engine.load(Path(checkpoint), Device("cpu", "float32"))
-    with TemporaryDirectory() as folder:
-        for number in range(int(count)):
-            recordings: tuple[Path, ...] = ()
-            if number % 4 == 0:
-                recordings = (sounds.save(Path(folder, f"{number}.wav"), sounds.speech(1.5 + number / 100)),)
-            settings = {"speed": 0.8 + number % 13 / 20, "temperature": 0.5 + number % 7 / 10}
-            chunks = [
-                Chunk(f"Job number {number} says: {'so ' * (number % 17 + part)}", "en", number + part,
-                      speaker=None if recordings else tiny.SPEAKERS[number % 2], recordings=recordings,
-                      settings=settings)
-                for part in range(1 + number % 3)
-            ]  # fmt: skip
-            assert speak(engine, *chunks)
-            after.append(now())
+    engine, after = speaker.load(checkpoint), []
+    for number in range(int(count)):
+        texts = [f"Job number {number} says: {'so ' * (number % 17 + part)}" for part in range(1 + number % 3)]
+        assert speak(engine, *(speaker.chunk(text, number) for text in texts))
+        after.append(now())
     return {"after": after}
 
 
@@ -126,8 +204,9 @@ TASKS: Mapping[str, Callable[..., Taken]] = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    task, *rest = arguments
-    print(json.dumps(TASKS[task](*rest)))  # noqa: T201 - what it is for
+    task, engine, *rest = arguments
+    with TemporaryDirectory() as folder:
+        print(json.dumps(TASKS[task](Speaker(engine, Path(folder)), *rest)))  # noqa: T201 - what it is for
 
 
 if __name__ == "__main__":

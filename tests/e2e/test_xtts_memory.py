@@ -5,37 +5,20 @@ Each measurement is made by a process of its own; `tests/process_memory.py` says
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import pytest
 
-from engines import allowance, checkpoints
+from engines import checkpoints
 from tests import tiny
 from tests.model_files import tiny_xtts as builder
-from tests.spooling import ROOT
+from tests.resident import MB, measured
 
 pytestmark = pytest.mark.long
 
-MB = 1 << 20
 log = logging.getLogger(__name__)
-
-
-def measured(task: str, *arguments: object) -> Any:
-    """What a process of its own tells of a task."""
-    own = {"OMP_NUM_THREADS": str(allowance.processors()), "PYTHONPATH": str(ROOT / "examples")}
-    command = [sys.executable, "-m", "tests.resident", task, *map(str, arguments)]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True, timeout=1800, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def weights(checkpoint: Path) -> int:
@@ -49,7 +32,7 @@ def test_loading_takes_hardly_more_than_the_weights(full_xtts: Path, tiny_xtts: 
     another order. All of it is given back.
     """
     size = weights(full_xtts)
-    taken = measured("loading", tiny_xtts, full_xtts, precision)
+    taken = measured("loading", "xtts", tiny_xtts, full_xtts, precision, "auto")
     log.info("parts of the weights: %s", {name: round(value / size, 3) for name, value in taken.items()})
     assert size > 1_800 * 10**6
     assert taken["loading"] < 1.15 * size
@@ -62,7 +45,7 @@ def test_another_model_is_loaded_after_the_first_is_gone(full_xtts: Path, tiny_x
     """Of two models in turn there is never more than one in memory."""
     other = tiny.beside(full_xtts, tmp_path / "other")
     other.hardlink_to(full_xtts)
-    turns = measured("switching", tiny_xtts, full_xtts, other, full_xtts)["turns"]
+    turns = measured("switching", "xtts", tiny_xtts, full_xtts, other, full_xtts)["turns"]
     log.info("parts of the weights: %s", [round(turn / weights(full_xtts), 3) for turn in turns])
     assert all(turn < 1.5 * weights(full_xtts) for turn in turns)
 
@@ -70,7 +53,7 @@ def test_another_model_is_loaded_after_the_first_is_gone(full_xtts: Path, tiny_x
 @pytest.mark.parametrize("rows", [4, 16])
 def test_a_batch_takes_what_the_formula_says(full_xtts: Path, rows: int) -> None:
     """`Gpt.row_bytes` and `Gpt.reading_bytes` for each row."""
-    taken, said = measured("batch", full_xtts, rows).values()
+    taken, said = measured("batch", "xtts", full_xtts, rows).values()
     log.info("%d rows: %.0f MB, and %.0f MB by the formula", rows, taken / MB, said / MB)
     assert 0.7 * said < taken < 1.1 * said + 32 * MB
 
@@ -79,7 +62,7 @@ def test_many_jobs_leave_nothing_behind(tmp_path: Path) -> None:
     """Two hundred that all differ. Kernels are kept for lengths that came, up to a bound, which is reached in the first
     half.
     """
-    after = measured("jobs", builder().build(tmp_path / "model"), 200)["after"]
+    after = measured("jobs", "xtts", builder().build(tmp_path / "model"), 200)["after"]
     early, late = median(after[100:130]), median(after[170:200])
     log.info("MB after every tenth job: %s", [round(one / MB) for one in after[::10]])
     assert late - early < 48 * MB
