@@ -56,7 +56,7 @@ bench-xtts: $(DEV) ## measure XTTS beside the library's own calls: half an hour,
 bench-f5: $(DEV) ## measure F5-TTS beside the library's own calls, at full size
 	$(BIN)/python benchmarks/f5.py
 
-bench-f5-variants: $(DEV) ## train small F5-TTS models as v0 and as v1, and count how often measuring tells which; 20 minutes of CPU
+bench-f5-variants: $(DEV) ## train small F5-TTS models as v0 and as v1, and count how often measuring tells which; half an hour of CPU
 	$(BIN)/python benchmarks/f5_variants.py
 
 clean: ## remove what make made: the environment, the demo, caches

@@ -9,6 +9,7 @@ to `benchmarks/results/`, a file for each device.
     load      from nothing to a model that can speak, in fresh processes: seconds, and the most memory
     memory    the most that loading, a chunk and a text take under each `device.profile`, in fresh processes: of the
               card's memory what torch's allocator has out, else of the process beyond what it was before
+    vocoders  ours of either kind, each with ten seconds of mel: seconds, and how many times Vocos BigVGAN takes
     profile   where the time goes
 """
 
@@ -33,7 +34,7 @@ from engines import runtime
 from machine import of_rounds
 from tests import process_memory
 
-PARTS = ("chunk", "text", "load", "memory", "profile")
+PARTS = ("chunk", "text", "load", "memory", "vocoders", "profile")
 MODEL = "F5TTS_v1_Base"
 SEED = 1
 HEARD = "The harbour was quiet when the first boats came in, and nobody had slept much that night. "
@@ -296,6 +297,28 @@ class Taken:
         return (self._most() - self._before) >> 20
 
 
+def vocoders(folder: Path, device: str, rounds: int) -> dict[str, Any]:
+    """Either kind makes the sound of one mel, in turn."""
+    import torch
+
+    import tiny_f5
+    from engines.neural.bigvgan import BigVGAN
+    from engines.neural.vocos import Vocos
+
+    place = torch.device(device)
+    if not (other := folder / "bigvgan").exists():
+        tiny_f5.build_bigvgan(other, tiny=False)
+    both: dict[str, Callable[[Any], Any]] = {"bigvgan": BigVGAN(other, place), "vocos": Vocos(folder / "vocos", place)}
+    mel = torch.randn(938, 100, generator=torch.Generator().manual_seed(SEED)).to(place)
+    with torch.inference_mode():
+        speakers = {name: partial(vocoder, [mel]) for name, vocoder in both.items()}
+        for speak in speakers.values():
+            speak()
+        seconds, _sounds = in_turn(speakers, rounds, device)
+    told: dict[str, Any] = {name: {"seconds": of_rounds(taken)} for name, taken in seconds.items()}
+    return told | {"bigvgan_times_vocos": times(seconds["bigvgan"], seconds["vocos"])}
+
+
 def profile(task: Task) -> dict[str, Any]:
     """Where the time of a rendering goes."""
     wanted = requests(task)
@@ -366,6 +389,7 @@ def main() -> None:
             "text": lambda: render(text, rounds),
             "load": lambda: load(folder, device, rounds),
             "memory": lambda: memory((chunk, text)),
+            "vocoders": lambda: vocoders(folder, device, rounds),
             "profile": lambda: profile(chunk if device == "cpu" else text),
         }
         report("f5", device, parts, arguments.parts)

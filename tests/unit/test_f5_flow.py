@@ -62,7 +62,7 @@ def test_losses_are_the_librarys(name: str, flags: Flags, tmp_path: Path) -> Non
     from engines.neural.f5_flow import losses
 
     ours = losses(model.load().backbone, mel, symbols, flags)
-    assert ours.shape == (8, 70)
+    assert ours.shape == (32, 70)
     assert ours.mean(1).tolist() == pytest.approx(librarys(model, mel, symbols), rel=1e-4)
     other = losses(model.load().backbone, mel, symbols, V1 if flags == V0 else V0)
     assert other.mean(1).tolist() != pytest.approx(ours.mean(1).tolist(), rel=1e-3)
@@ -81,8 +81,8 @@ def librarys(built: Built, mel: Tensor, symbols: Tensor) -> list[float]:
     import torch
 
     hidden, found = slice(30, 100), []
-    for number in range(8):
-        time = torch.tensor([(number + 0.5) / 8])
+    for number in range(32):
+        time = torch.tensor([(number + 0.5) / 32])
         start = torch.randn(mel.shape, generator=torch.Generator().manual_seed(number))
         seen = mel.clone()
         seen[hidden] = 0
