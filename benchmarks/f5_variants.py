@@ -159,10 +159,12 @@ def tried(lesson: Lesson, folder: Path, unheard: Sequence[Recording], place: int
     model = Model(Files(found.path, found.tensors, found.sizes, folder / "vocos"), "cpu", torch.float32)
     symbols = Symbols(f5_vocabulary.read(found.vocab).numbers(found.sizes.vocabulary))
     one, other = unheard[place], unheard[place - 1]
-    measured = measure(model.backbone, one.mel, symbols.read(one.text))
+    *_, measured = measure(model.backbone, one.mel, symbols.read(one.text))
+    assert measured is not None
     decided = {None: None, V0: "v0", V1: "v1"}[measured.flags]
     with torch.inference_mode():
-        misread = losses(model.backbone, one.mel, symbols.read(other.text), {"v0": V0, "v1": V1}[lesson.variant])
+        flags = {"v0": V0, "v1": V1}[lesson.variant]
+        misread = torch.stack(list(losses(model.backbone, one.mel, symbols.read(other.text), flags)))
     return {
         "variant": lesson.variant,
         "language": lesson.language,

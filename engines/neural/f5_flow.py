@@ -7,7 +7,7 @@ random generator of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -99,7 +99,7 @@ work as two chunks in seven steps.
 """
 
 
-def losses(backbone: Backbone, mel: Tensor, symbols: Tensor, flags: Flags) -> Tensor:
+def losses(backbone: Backbone, mel: Tensor, symbols: Tensor, flags: Flags) -> Iterator[Tensor]:
     """How badly the network foretells the hidden end of a recording from its beginning and its transcript.
 
     The library's loss in training (`CFM.forward`), at fixed times and for fixed noise: the same arguments give the same
@@ -109,15 +109,13 @@ def losses(backbone: Backbone, mel: Tensor, symbols: Tensor, flags: Flags) -> Te
         mel: Of the recording, float32 [frames, n_mels].
         symbols: Of its transcript, int64 [t].
 
-    Returns:
-        Squared errors, means over the bands: float32 [probes, hidden frames] on the CPU.
+    Yields:
+        For each of the `PROBES` squared errors, means over the bands: float32 [hidden frames] on the CPU.
     """
     known = len(mel) - round(HIDDEN * len(mel))
     prepared = backbone.prepare([Given(mel[:known], symbols, len(mel))], flags, guided=False)
-    found = []
     for number, (time, moment) in enumerate(zip(PROBES, backbone.moments(PROBES), strict=True)):
         start = noise(number, *mel.shape)
         flow = mel - start
         foretold = backbone.velocity((start + time * flow).to(backbone.device), prepared, moment)[0].cpu()
-        found.append((foretold - flow)[known:].square().mean(1))
-    return torch.stack(found)
+        yield (foretold - flow)[known:].square().mean(1)

@@ -107,6 +107,8 @@ class Speech:
 
     def _speak(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, NDArray[np.float32]] | None]:
         """A text too long for one go becomes several requests, put together again."""
+        if self._flags is None and chunks:
+            yield from self._settle(self._voice(chunks[0]))
         owners: list[int] = []
         requests: list[Request] = []
         for index, chunk in enumerate(chunks):
@@ -134,7 +136,7 @@ class Speech:
         """Those of like length in one batch."""
         if not requests:
             return
-        assert self._flags is not None  # noqa: S101 - _voice() settles them
+        assert self._flags is not None  # noqa: S101 - _settle() has set them
         budget = 0 if self._about.one_by_one else int(runtime.free_bytes(self._device) * MEMORY_PART)
         courses = sorted(requests, key=lambda one: (repr(one.course), one.given.frames))
         yield from self._model.render(courses, self._flags, budget)
@@ -207,8 +209,6 @@ class Speech:
             if len(self._voices) >= MOST_VOICES:
                 del self._voices[next(iter(self._voices))]
             self._voices[key] = self._heard(*key)
-        if self._flags is None:
-            self._flags = self._settled(self._voices[key])
         if warning := self._voices[key].warning:
             self._warn(warning)
         return self._voices[key]
@@ -225,13 +225,16 @@ class Speech:
         warning = f"the recording was cut {cut}, and its transcript with it" if cut else ""
         return Voice(reference, closed(found.text), length_s / letters, warning)
 
-    def _settled(self, voice: Voice) -> Flags:
+    def _settle(self, voice: Voice) -> Iterator[None]:
         """v0 or v1, where nothing tells: measured with the job's own recording, once for each checkpoint."""
         sha256 = str(self._about.sha256())
         measured = f5_variants.remembered(sha256)
         if measured is None:
             symbols = self._symbols.read(voice.text)
-            measured = f5_variants.measure(self._model.backbone, voice.reference.mel, symbols)
+            found = f5_variants.measure(self._model.backbone, voice.reference.mel, symbols)
+            for measured in found:  # noqa: B007 - the last one stays
+                yield None
+            assert measured is not None  # noqa: S101 - at last it is
             f5_variants.remember(sha256, measured)
         if measured.flags is None:
             file, why = self._about.path, self._about.variant.evidence
@@ -243,7 +246,7 @@ class Speech:
         name = "v1" if measured.flags == f5_variant.V1 else "v0"
         losses = {"v0": measured.v0, "v1": measured.v1, "guess": measured.guess}
         self._facts["variant"] = {"name": name, "evidence": measured.words(), **losses}
-        return measured.flags
+        self._flags = measured.flags
 
 
 def joined(sounds: Sequence[Tensor], overlap: int) -> Tensor:

@@ -8,6 +8,7 @@ clearly lower, or where the model foretells too badly to have learnt what speech
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,15 +69,25 @@ class Measured:
 
 
 @torch.inference_mode()
-def measure(backbone: Backbone, mel: Tensor, symbols: Tensor) -> Measured:
+def measure(backbone: Backbone, mel: Tensor, symbols: Tensor) -> Iterator[Measured | None]:
     """Measure with one recording.
 
     Args:
         mel: float32 [frames, 100].
         symbols: Of its transcript, int64 [t].
+
+    Yields:
+        None as a sign of life, and at last what was measured.
     """
-    as_v0, as_v1 = (losses(backbone, mel, symbols, flags) for flags in (V0, V1))
-    return Measured(float(as_v0.mean()), float(as_v1.mean()), guessed(mel), chance(as_v0, as_v1))
+    found: list[Tensor] = []
+    for flags in (V0, V1):
+        rows = []
+        for row in losses(backbone, mel, symbols, flags):
+            rows.append(row)
+            yield None
+        found.append(torch.stack(rows))
+    as_v0, as_v1 = found
+    yield Measured(float(as_v0.mean()), float(as_v1.mean()), guessed(mel), chance(as_v0, as_v1))
 
 
 def chance(as_v0: Tensor, as_v1: Tensor) -> float:
@@ -86,7 +97,7 @@ def chance(as_v0: Tensor, as_v1: Tensor) -> float:
     each piece might as well have spoken for the other: of all 1,024 ways to say which, so many speak as clearly.
 
     Args:
-        as_v0, as_v1: As `losses` gives them.
+        as_v0, as_v1: As `losses` gives them, [probes, hidden frames].
     """
     pieces = [torch.stack([piece.sum() for piece in one.tensor_split(_PIECES, 1)]) for one in (as_v0, as_v1)]
     gains = (pieces[0] / pieces[1]).double().log()

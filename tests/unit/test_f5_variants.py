@@ -97,13 +97,16 @@ def test_the_guess_is_the_best_linear_one() -> None:
 
 @pytest.mark.parametrize("name", ["f5-base", "f5-v1-base"])
 def test_random_weights_decide_nothing(name: str, tmp_path: Path) -> None:
-    """However far apart their losses are."""
+    """However far apart their losses are. Measuring takes a while, and gives signs of life."""
     built = f5_models.build(tmp_path, name)
     model = built.load()
     import torch
 
+    from engines.neural.f5_flow import PROBES
     from engines.neural.f5_variants import measure
 
-    measured = measure(model.backbone, gaussian(300), torch.arange(40))
+    *signs, measured = measure(model.backbone, gaussian(300), torch.arange(40))
+    assert signs == [None] * 2 * len(PROBES)
+    assert measured is not None
     assert not measured.foretells
     assert measured.flags is None
