@@ -15,11 +15,12 @@ import psutil
 
 def machine() -> dict[str, Any]:
     """Processor, memory, system, date."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    said = {name.strip(): value.strip() for name, _colon, value in (line.partition(":") for line in lines)}
+    flags = said.get("flags", "").split()
     return {
-        "processor": models[0] if models else platform.processor(),
+        "processor": said.get("model name", platform.processor()),
+        "family_and_model": [said.get("cpu family"), said.get("model")],  # which generation it is
         "16_bit_instructions": [name for name in ("avx512_bf16", "amx_bf16") if name in flags],
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
