@@ -268,7 +268,8 @@ def without(*parts: str, shapes: Shapes = F5) -> Shapes:
     [
         (without("transformer_blocks.0."), "It lacks 14 of 54 tensors: transformer.transformer_blocks.0.attn_norm"),
         (without("blocks.1.attn.to_k.bias"), f"It lacks 1 of 54 tensors: {BLOCK}.attn.to_k.bias."),
-        (without("layers.1.0.", shapes=flow(UNETT)), "It lacks 1 of"),
+        (without("layers.3.0.", shapes=flow(replace(UNETT, depth=4))), "It lacks 1 of"),
+        (without("layers.2.0.", "layers.3.0.", shapes=flow(replace(UNETT, depth=4))), "type is add or none"),
         (without("layers.1.", shapes=flow(UNETT)), "tensors: transformer.layers.1."),
         (without("proj_out"), "It lacks 2 of 54 tensors: transformer.proj_out.weight"),
         (without("time_embed", "norm_out", "conv1d"), "It lacks 10 of 54 tensors"),
