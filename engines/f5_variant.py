@@ -260,6 +260,8 @@ def _as_said(arch: Mapping[str, Any]) -> Flags | None:
     heads = _whole(said)
     if padding is None or average is None or (heads is None and said not in ("null", "none", "~", "")):
         return None
+    if average and not padding:  # the library builds none like it
+        return None
     return Flags(padding, heads, average)
 
 

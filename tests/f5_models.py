@@ -31,6 +31,7 @@ KINDS: Mapping[str, tuple[Sizes, Flags]] = MappingProxyType({
     "long-skip": (replace(_OWN, long_skip_connection=True), V1),
     "stretched-text": (_OWN, replace(V1, average_upsampling=True)),
     "small-vocabulary": (replace(_OWN, vocabulary=60), V1),
+    "no-places": (_OWN, replace(V1, pe_attn_head=0)),
     "other-heads": (replace(_OWN, heads=3, dim_head=32), Flags(text_mask_padding=False, pe_attn_head=2)),
     "no-text-convolutions": (replace(_OWN, conv_layers=0), V0),
     "e2-with-text-convolutions": (replace(_OWN_E2, text_dim=32, conv_layers=1), V1),

@@ -82,7 +82,7 @@ def turns(positions: Tensor, speeds: Tensor) -> Tensor:
 
 def _turn(x: Tensor, by: Tensor) -> None:
     """Turn neighbouring channels of x, float32 [2, heads, rows, channels], in place."""
-    pairs = torch.view_as_complex(x.view(*x.shape[:3], -1, 2))
+    pairs = torch.view_as_complex(x.view(*x.shape[:3], by.shape[1], 2))
     pairs *= by
 
 

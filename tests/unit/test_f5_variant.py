@@ -79,6 +79,8 @@ def test_the_librarys_configurations_tell(tmp_path: Path, model: str, name: str)
         ({"pe_attn_head": 4}, Flags(text_mask_padding=True, pe_attn_head=4)),
         ({"text_mask_padding": True, "text_embedding_average_upsampling": True},
          Flags(text_mask_padding=True, pe_attn_head=None, average_upsampling=True)),
+        ({"pe_attn_head": 0}, Flags(text_mask_padding=True, pe_attn_head=0)),
+        ({"text_mask_padding": False, "text_embedding_average_upsampling": True}, None),
         ({"text_mask_padding": "maybe"}, None),
         ({"pe_attn_head": "some"}, None),
         ({"pe_attn_head": -1}, None),
