@@ -252,12 +252,16 @@ def _flow_matching(file: TensorFile, tensors: Tensors) -> Architecture:
     elif strange:
         fault = f"It has tensors that this model has not: {some(map(quoted, strange))}. {fault}".strip()
         cure = "Use it with the program that it was made for; it is another model, made from the code of F5-TTS."
+    elif not fault and sizes.n_mels != f5_layout.MELS:
+        fault = f"Its mels have {sizes.n_mels} bands, and those of the vocoders here {f5_layout.MELS}."
+        cure = _OWN_PROGRAM
     return Architecture(name, "f5", own, rows, fault, cure if fault else "", sizes=sizes, averaged=averaged)
 
 
+_OWN_PROGRAM = "Use it with the program that it was trained with; no published model is like it."
 _NOT_JOINED = (
-    "No tensors join the halves of its U-Net: its skip_connect_type is add or none, and nothing tells which.",
-    "Use it with the program that it was trained with; E2-TTS was published with concat.",
+    "No tensors join the halves of its U-Net: its skip_connect_type is add or none, and only concat is known here.",
+    _OWN_PROGRAM,
 )
 _CONVERTED = re.compile(r"\.(text_blocks|to_out|time_mlp|conv1d|ff)\.layers\.")
 _FOR_MLX = (

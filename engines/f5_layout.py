@@ -17,6 +17,8 @@ from engines.tensor_file import Entry
 Shape = tuple[int, ...]
 Tensors = Mapping[str, Entry]
 
+MELS = 100
+"""Bands of the mels that F5-TTS and E2-TTS are published with, and that Vocos and BigVGAN make sound of."""
 ROOT = "transformer."
 EMBEDDING = "transformer.text_embed.text_embed.weight"
 INPUT = "transformer.input_embed.proj.weight"
@@ -24,7 +26,7 @@ OPTIONAL = frozenset({"transformer.rotary_embed.inv_freq"})
 """What follows from the sizes alone: nothing is lost when a file has been saved without it."""
 
 _LAYER_NUMBER = re.compile("[0-9]{1,3}")
-_HEAD = 64  # what the library makes of each head, unless its rotary table says otherwise
+_HEAD = 64  # what the library makes of each head, unless its rotary table or the norms of its queries say otherwise
 _TIME, _GROUPS, _POSITIONS, _TEXT_KERNEL, _TEXT_WIDENING = 256, 16, 31, 7, 2
 _LAYERS = {"dit": "transformer.transformer_blocks.", "unett": "transformer.layers."}
 _ATTENTION = {"dit": "attn", "unett": "2"}
@@ -57,7 +59,7 @@ class Sizes:
     text_dim: int
     conv_layers: int
     vocabulary: int = 0
-    n_mels: int = 100
+    n_mels: int = MELS
     dim_head: int = _HEAD
     qk_norm: bool = False
     long_skip_connection: bool = False
@@ -129,7 +131,8 @@ def sizes(tensors: Tensors) -> Sizes | None:
     attention = [f"{layers}{n}.{_ATTENTION[family]}" for n in range(depth)]
     feed_forward = (f"{layers}{n}.{_FEED_FORWARD[family]}.ff.0.0.weight" for n in range(depth))
     rotary = _shape(tensors, "transformer.rotary_embed.inv_freq")
-    head = 2 * rotary[0] if len(rotary) == 1 and rotary[0] else _HEAD
+    norms = _rows(tensors, (f"{name}.q_norm.weight" for name in attention))
+    head = 2 * rotary[0] if len(rotary) == 1 and rotary[0] else _most(norms) or _HEAD
     mels = _rows(tensors, iter(("transformer.proj_out.weight", "transformer.proj_out.bias")))
     return Sizes(
         family,
@@ -142,7 +145,7 @@ def sizes(tensors: Tensors) -> Sizes | None:
         vocabulary=max(rows - 1, 0),
         n_mels=_most([max(projection[1] - text_dim, 0) // 2, *mels]),
         dim_head=head,
-        qk_norm=any(f"{name}.q_norm.weight" in tensors for name in attention),
+        qk_norm=bool(norms),
         long_skip_connection="transformer.long_skip_connection.weight" in tensors,
     )
 

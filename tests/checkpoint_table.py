@@ -187,6 +187,7 @@ OTHERS: Sequence[Case] = [
         {name: shape for name, shape in flow("E2-TTS Base").items() if ".layers.1" not in name})),
     ("E2-TTS with `skip_connect_type` `add` or `none`", safetensors(
         {name: shape for name, shape in flow("E2-TTS Base").items() if shape != (1024, 2048)})),
+    ("mels of 80 bands", safetensors(flow(replace(NARROW, n_mels=80)))),
     ("a part of another size", safetensors({**REPORT, "ema_model.transformer.proj_out.weight": (80, 1024)})),
     ("a model with more in it",
      safetensors({**REPORT, "ema_model.transformer.style_embed.weight": (10, 512)})),

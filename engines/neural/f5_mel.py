@@ -9,8 +9,9 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from engines.errors import RequestRefused
+from engines.f5_layout import MELS
 
-RATE_HZ, HOP, N_FFT, N_MELS = 24_000, 256, 1024, 100
+RATE_HZ, HOP, N_FFT, N_MELS = 24_000, 256, 1024, MELS
 _LOUDNESS = 0.1  # root mean square; quieter recordings are brought to it, and the speech back to theirs
 _QUIETEST = 1e-5  # of a mel
 _NEVER_ZERO = 1e-9  # added to the power, for BigVGAN

@@ -198,6 +198,14 @@ def test_the_rotary_table_may_be_missing(tmp_path: Path) -> None:
     assert set(one.tensors) == set(shapes)
 
 
+def test_without_the_rotary_table_norms_tell_how_wide_heads_are(tmp_path: Path) -> None:
+    """Four heads of 32, not two of 64."""
+    wanted = replace(DIT, dim=128, heads=4, dim_head=32, qk_norm=True)
+    one = saved(tmp_path, without("inv_freq", shapes=flow(wanted)))
+    assert one.loads, one.why_not
+    assert one.sizes == replace(wanted, vocabulary=headers.LIBRARY_SYMBOLS)
+
+
 def test_what_speaking_does_not_need_is_left_out(tmp_path: Path) -> None:
     """The mel filters of the first versions, and what keeps the average."""
     mels = {
@@ -277,6 +285,7 @@ def without(*parts: str, shapes: Shapes = F5) -> Shapes:
         ({**F5, f5_layout.INPUT: (64, 300)}, f"{f5_layout.INPUT} is [64, 300] and should be [64, 232]"),
         ({**F5, "transformer.text_embed.text_blocks.0.grn.gamma": (64,)}, "is [64] and should be [1, 1, 64]"),
         ({**F5, "transformer.proj_out.weight": (80, 64)}, "do not fit together"),
+        (flow(replace(DIT, n_mels=80)), "Its mels have 80 bands, and those of the vocoders here 100."),
         ({**F5, "transformer.rotary_embed.inv_freq": (0,)}, "inv_freq is [0] and should be [32]"),
         ({**F5, f5_layout.EMBEDDING: (2546,)}, "no tables"),
         ({**F5, f5_layout.INPUT: ()}, "no tables"),
