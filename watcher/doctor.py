@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import checkpoints, transcripts
-from engines.base_models import BASE_MODELS, need, users
+from engines.base_models import BASE_MODELS, BIGVGAN, BaseModel, need, places, users
 from engines.errors import EngineMissing
 from engines.registry import engines
 from jobs import lock
@@ -284,12 +284,15 @@ def _base_models(config: Config) -> Iterator[Finding]:
     """Of engines that can run: without it, only jobs that name a complete model of their own work, or none."""
     running = {name for name, engine in engines().items() if engine.info().missing is None}
     for name, model in BASE_MODELS.items():
-        if running.isdisjoint({name, *(one.name for one in users(model))}):
-            continue
-        try:
-            yield ok(f"model {name}", f"{model.title} is in {printable(need(name, config.models))}")
-        except EngineMissing as error:
-            yield warn(f"model {name}", printable(error.message, 400), error.hint)
+        if not running.isdisjoint({name, *(one.name for one in users(model))}):
+            yield _base_model(model, config)
+
+
+def _base_model(model: BaseModel, config: Config) -> Finding:
+    try:
+        return ok(f"model {model.name}", f"{model.title} is in {printable(need(model.name, config.models))}")
+    except EngineMissing as error:
+        return warn(f"model {model.name}", printable(error.message, 400), error.hint)
 
 
 def _whisper(config: Config) -> Finding:
@@ -300,9 +303,10 @@ def _whisper(config: Config) -> Finding:
 
 
 def _checkpoints(config: Config) -> Iterator[Finding]:
-    """Whether the model files under models/ will load, by their headers."""
+    """Whether the model files under models/ will load, by their headers, and the vocoder that few of them need."""
     there = checkpoints.listed(config.models) if config.models.is_dir() else []
-    found = [one for one in there if not str(one.architecture).startswith(transcripts.WHISPER.architecture)]
+    beside = (transcripts.WHISPER.architecture, BIGVGAN.architecture)  # no models for jobs
+    found = [one for one in there if not one.architecture.startswith(beside)]
     broken = [printable(os.path.relpath(one.path, config.models), 100) for one in found if not one.loads]
     if broken:
         names = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
@@ -310,3 +314,6 @@ def _checkpoints(config: Config) -> Iterator[Finding]:
         yield warn("checkpoints", f"{len(broken)} of {len(found)} model files will not load: {names}", cure)
     elif found:
         yield ok("checkpoints", f"{len(found)} model files, as far as their headers tell all will load")
+    is_needed = any(one.variant is not None and one.variant.vocoder == BIGVGAN.name for one in found)
+    if is_needed or any(places(BIGVGAN, config.models)):
+        yield _base_model(BIGVGAN, config)

@@ -113,7 +113,7 @@ def test_f5_comes_with_its_vocoder(setting: Setting) -> None:
 
 
 def test_what_users_bring_themselves_is_listed_where_it_is(setting: Setting) -> None:
-    """Whisper, and BigVGAN, here with half of its files; nothing is said of them where they are not."""
+    """Whisper, and BigVGAN, with half of its files and with both; nothing is said of them where they are not."""
     assert not {"BigVGAN", "Whisper"} & set(setting.models("list").stdout.split())
     models = setting.spool.folder / "models"
     tiny_whisper.build(models / WHISPER.folder, "Good morning.")
@@ -123,6 +123,8 @@ def test_what_users_bring_themselves_is_listed_where_it_is(setting: Setting) -> 
     assert f"whisper  Whisper  (MIT License)\n  {models / WHISPER.folder}\n" in told
     assert f"  not usable: {models / BIGVGAN.folder}: " in told
     assert "config.json" in told.partition("bigvgan  BigVGAN")[2]
+    tiny_f5.build_bigvgan(models / BIGVGAN.folder)
+    assert f"bigvgan  {BIGVGAN.title}  (MIT License)\n  {models / BIGVGAN.folder}\n" in setting.models("list").stdout
 
 
 def test_interrupted_download_goes_on(setting: Setting) -> None:

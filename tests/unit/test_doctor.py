@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import tiny_f5
 from engines.f5_layout import PUBLISHED, expected
 from engines.registry import engines
 from engines.torch_report import Card, TorchReport
 from jobs.lock import Lock
+from tests import headers
 from watcher import doctor, torch_findings
 from watcher.config import Config, DeviceConfig, load
 from watcher.doctor import as_json, examine, exit_code
@@ -126,6 +128,31 @@ def test_a_base_model_that_is_not_here(
     for name in models:
         assert found[f"model {name}"].level == "warn"
         assert f"voicespool models pull {name}" in found[f"model {name}"].cure
+
+
+def test_bigvgan_is_told_of_where_it_is_or_a_model_needs_it(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else hears of it; a checkpoint that can't speak without it gives the files that it lacks."""
+    for variable in ("HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
+
+    def told() -> list[Finding]:
+        return about(list(doctor._checkpoints(config)), "model bigvgan")
+
+    headers.save(config.models / "ana.safetensors", headers.F5)
+    assert not told()
+    (config.models / "ana.yaml").write_text("vocoder: bigvgan\n")
+    (missing,) = told()
+    assert missing.level == "warn"
+    assert missing.cure.startswith("Put config.json and bigvgan_generator.pt of nvidia/bigvgan_v2_24khz_100band_256x")
+    folder = tiny_f5.build_bigvgan(config.models / "bigvgan")
+    assert told() == [ok("model bigvgan", f"BigVGAN v2 (for F5-TTS) is in {folder}")]
+    (config.models / "ana.yaml").unlink()
+    assert [(one.what, one.level) for one in doctor._checkpoints(config)] == [
+        ("checkpoints", "ok"),
+        ("model bigvgan", "ok"),
+    ]
 
 
 # --- torch -----------------------------------------------------------------------------------------------------------
