@@ -105,7 +105,7 @@ def learnt(lesson: Lesson, folder: Path) -> dict[str, Any]:
     prepare()
     import tiny_f5
     import tiny_f5_training as school
-    from engines.f5_variant import V0, V1
+    from engines.f5_variant import BY_NAME
     from engines.neural.f5_symbols import Symbols
 
     own = folder / f"{lesson.variant}-{lesson.language}"
@@ -118,8 +118,9 @@ def learnt(lesson: Lesson, folder: Path) -> dict[str, Any]:
     symbols = Symbols({symbol: number for number, symbol in enumerate(vocabulary)})
     spoken = [(one.mel, symbols.read(one.text)) for one in heard]
     sizes = replace(school.SIZES, vocabulary=len(vocabulary))
-    flags = {"v0": V0, "v1": V1}[lesson.variant]
-    training = school.Training(sizes, flags, spoken, lesson.updates, seed=LANGUAGES.index(lesson.language))
+    training = school.Training(
+        sizes, BY_NAME[lesson.variant], spoken, lesson.updates, seed=LANGUAGES.index(lesson.language)
+    )
     tiny_f5.build_vocos(own / "vocos")
     trials, taken_s = [], 0.0
     for updates in (*(mark for mark in ON_THE_WAY if mark < lesson.updates), lesson.updates):
@@ -145,11 +146,12 @@ def tried(lesson: Lesson, folder: Path, unheard: Sequence[Recording], place: int
     import torch
 
     from engines import checkpoints, f5_vocabulary
-    from engines.f5_variant import V0, V1
+    from engines.f5_variant import BY_NAME, NAMES
     from engines.neural.f5_flow import losses
     from engines.neural.f5_model import Files, Model
     from engines.neural.f5_symbols import Symbols
     from engines.neural.f5_variants import measure
+    from tests.f5_models import finished
 
     found = checkpoints.inspect(folder / "model_last.pt")
     assert found.sizes is not None
@@ -159,12 +161,10 @@ def tried(lesson: Lesson, folder: Path, unheard: Sequence[Recording], place: int
     model = Model(Files(found.path, found.tensors, found.sizes, folder / "vocos"), "cpu", torch.float32)
     symbols = Symbols(f5_vocabulary.read(found.vocab).numbers(found.sizes.vocabulary))
     one, other = unheard[place], unheard[place - 1]
-    *_, measured = measure(model.backbone, one.mel, symbols.read(one.text))
-    assert measured is not None
-    decided = {None: None, V0: "v0", V1: "v1"}[measured.flags]
+    _signs, measured = finished(measure(model.backbone, one.mel, symbols.read(one.text)))
+    decided = None if measured.flags is None else NAMES[measured.flags]
     with torch.inference_mode():
-        flags = {"v0": V0, "v1": V1}[lesson.variant]
-        misread = torch.stack(list(losses(model.backbone, one.mel, symbols.read(other.text), flags)))
+        _signs, misread = finished(losses(model.backbone, one.mel, symbols.read(other.text), BY_NAME[lesson.variant]))
     return {
         "variant": lesson.variant,
         "language": lesson.language,

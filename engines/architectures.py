@@ -247,11 +247,11 @@ def _flow_matching(file: TensorFile, tensors: Tensors) -> Architecture:
     name, fault, cure = f5_layout.title(sizes), _differences(own, needed), _TRAIN_AGAIN
     if any(_CONVERTED.search(name) for name in strange):
         name, fault, cure = "F5-TTS converted for MLX", *_FOR_MLX
-    elif not strange and (joints := {*f5_layout.joints(sizes)}) and joints == needed.keys() - own.keys():
-        fault, cure = _NOT_JOINED
     elif strange:
         fault = f"It has tensors that this model has not: {some(map(quoted, strange))}. {fault}".strip()
         cure = "Use it with the program that it was made for; it is another model, made from the code of F5-TTS."
+    elif (missing := needed.keys() - own.keys()) and missing == {*f5_layout.joints(sizes)}:
+        fault, cure = _NOT_JOINED
     elif not fault and sizes.n_mels != f5_layout.MELS:
         fault = f"Its mels have {sizes.n_mels} bands, and those of the vocoders here {f5_layout.MELS}."
         cure = _OWN_PROGRAM

@@ -44,8 +44,8 @@ class Flags:
 
 V0 = Flags(text_mask_padding=False, pe_attn_head=1)
 V1 = Flags(text_mask_padding=True, pe_attn_head=None)
-_NAMES = {V0: "v0", V1: "v1"}
-_BY_NAME: Mapping[str, Flags] = MappingProxyType({"v0": V0, "v1": V1})
+BY_NAME: Mapping[str, Flags] = MappingProxyType({"v0": V0, "v1": V1})
+NAMES: Mapping[Flags, str] = MappingProxyType({flags: name for name, flags in BY_NAME.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Variant:
     @property
     def name(self) -> str:
         """`v0`, `v1`, `a mixture of its own`, or `unknown`."""
-        return "unknown" if self.flags is None else _NAMES.get(self.flags, "a mixture of its own")
+        return "unknown" if self.flags is None else NAMES.get(self.flags, "a mixture of its own")
 
 
 def settling(model: Path) -> str:
@@ -186,7 +186,7 @@ def _said(place: Path, model: Path, sizes: Sizes, of_no_use: list[str]) -> Varia
     except (OSError, ValueError) as error:
         of_no_use.append(f"{name} can't be read ({error if isinstance(error, ValueError) else error.strerror})")
         return None
-    for key, known in (("variant", tuple(_BY_NAME)), ("vocoder", VOCODERS)):
+    for key, known in (("variant", tuple(BY_NAME)), ("vocoder", VOCODERS)):
         if key in values and values[key] not in known:
             fault = f"{name} beside it says `{key}: {_shown(values[key])}`; known are {' and '.join(known)}."
             return Variant(None, name, source=place, fault=fault)
@@ -198,7 +198,7 @@ def _said(place: Path, model: Path, sizes: Sizes, of_no_use: list[str]) -> Varia
     if flags is None and vocoder is None:
         of_no_use.append(f"{name} does not say")
         return None
-    says = f"{name} beside it says {_NAMES.get(flags, 'so')}" if flags is not None else name
+    says = f"{name} beside it says {NAMES.get(flags, 'so')}" if flags is not None else name
     return Variant(flags, says, vocoder or "vocos", place)
 
 
@@ -241,8 +241,8 @@ _EXPERIMENTS: Mapping[str, Flags] = MappingProxyType({
 
 def _flags(values: Mapping[str, Any]) -> Flags | None:
     """Flags as our short form, a training configuration or the arguments of a backbone say; None: they do not."""
-    if (variant := str(values.get("variant"))) in _BY_NAME:
-        return _BY_NAME[variant]
+    if (variant := str(values.get("variant"))) in BY_NAME:
+        return BY_NAME[variant]
     arch, model = _arch(values), values.get("model")
     if "text_mask_padding" in arch or "pe_attn_head" in arch:
         return _as_said(arch)

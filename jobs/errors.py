@@ -141,7 +141,10 @@ class JobInvalid(JobError):
     """A job file is wrong. `maybe_unfinished` when more bytes could mend it (syntax, not values)."""
 
     code = "job_invalid"
-    hint = "Mend the job file and move it back into the inbox; `voicespool validate FILE` checks it beforehand."
+    hint = (
+        "Mend the job file, or what it names, and move it back into the inbox; `voicespool validate FILE` checks it "
+        "beforehand."
+    )
 
     def __init__(self, problems: Sequence[Problem], *, maybe_unfinished: bool = False) -> None:
         super().__init__("; ".join(map(str, problems[:20])))

@@ -6,12 +6,12 @@ Everything about them is real but their weights, which are random, and the sizes
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tiny_f5
 from engines import checkpoints, runtime
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engines.neural.f5_model import Files, Model, Request
+
+T = TypeVar("T")
 
 _OWN = tiny_f5.KINDS["f5-v1-base"].tiny
 _OWN_E2 = tiny_f5.KINDS["e2-base"].tiny
@@ -96,6 +98,17 @@ def prepare() -> None:
     """What the engine does before it imports a library."""
     runtime.quiet()
     runtime.prepare_torchaudio()
+
+
+def finished(work: Generator[object, None, T]) -> tuple[int, T]:
+    """How many signs of life it gives, and what it returns."""
+    signs = 0
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return signs, end.value
+        signs += 1
 
 
 class Library:

@@ -17,7 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from engines import allowance, runtime
+import tiny_f5
+from engines import allowance, base_models, runtime
 from engines.base import Chunk, Device, Engine, EngineClass
 from engines.f5 import F5
 from engines.xtts import Xtts
@@ -146,41 +147,44 @@ def _decoded(checkpoint: Path, rows: int) -> Taken:
     some = [Utterance((number, 0), tokens, voice, Sampling(), number) for number in range(rows)]
     for group in gpt.decode(some[:1], 1):
         del group
-    gc.collect()
-    runtime.release("cpu")
-    before = now()
-    forget()
-    spoken = [one for group in gpt.decode(some, len(some)) for one in group]
-    assert {len(one.codes) for one in spoken} == {gpt.limit}
-    return {"taken": most() - before, "said": len(some) * (gpt.row_bytes(some[0]) + gpt.reading_bytes(some[0]))}
+
+    def decode() -> None:
+        spoken = [one for group in gpt.decode(some, len(some)) for one in group]
+        assert {len(one.codes) for one in spoken} == {gpt.limit}
+
+    said = len(some) * (gpt.row_bytes(some[0]) + gpt.reading_bytes(some[0]))
+    return {"taken": _taken_by(decode), "said": said}
 
 
 def _sampled(checkpoint: Path, rows: int) -> Taken:
     """All as long as fit into one batch together."""
     f5_models.prepare()
-    import torch
-
-    from engines import base_models, checkpoints
-    from engines.f5_variant import V1
     from engines.neural.f5_flow import Course
-    from engines.neural.f5_model import MOST_ROWS, Files, Model
+    from engines.neural.f5_model import MOST_ROWS
 
-    found = checkpoints.inspect(checkpoint)
-    assert found.sizes is not None
-    files = Files(found.path, found.tensors, found.sizes, base_models.need("vocos"))
-    model = Model(files, "cpu", torch.float32)
+    kind = tiny_f5.KINDS["f5-v1-base"]
+    model = f5_models.Built(checkpoint, base_models.need("vocos"), kind.full, kind.flags).load()
     frames = MOST_ROWS["cpu"] // 2 // rows
     lengths = [(frames // 4, frames // 8, frames)]
-    some = [f5_models.request(found.sizes, 0, Course(2), number, lengths) for number in range(rows)]
+    some = [f5_models.request(kind.full, 0, Course(2), number, lengths) for number in range(rows)]
     said = sum(model.request_bytes(one) for one in some)
     assert len(list(model._batches(some, said))) == 1
-    assert len(list(model.render(some, V1, said))) > rows  # kernels for these lengths are there from now on
+
+    def sample() -> None:
+        assert len([one for one in model.render(some, kind.flags, said) if one is not None]) == rows
+
+    sample()  # kernels for these lengths are there from now on
+    return {"taken": _taken_by(sample), "said": said}
+
+
+def _taken_by(work: Callable[[], None]) -> int:
+    """The most memory at any time of some work, in bytes beyond what was there before."""
     gc.collect()
     runtime.release("cpu")
     before = now()
     forget()
-    assert len([one for one in model.render(some, V1, said) if one is not None]) == rows
-    return {"taken": most() - before, "said": said}
+    work()
+    return most() - before
 
 
 def jobs(speaker: Speaker, checkpoint: str, count: str) -> Taken:

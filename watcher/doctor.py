@@ -8,7 +8,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from engines import checkpoints, transcripts
 from engines.base_models import BASE_MODELS, BIGVGAN, BaseModel, need, places, users
+from engines.checkpoints import Checkpoint
 from engines.errors import EngineMissing
 from engines.registry import engines
 from jobs import lock
@@ -50,7 +51,7 @@ def examine(config: Config) -> Iterator[Finding]:
     yield from _base_models(config)
     if config.transcribe == "whisper":
         yield _whisper(config)
-    yield from _checkpoints(config)
+    yield from _models(config)
     yield from torch_findings.examine(config.device)
 
 
@@ -302,11 +303,19 @@ def _whisper(config: Config) -> Finding:
         return fail("model whisper", printable(error.message, 400), error.hint, 4)
 
 
-def _checkpoints(config: Config) -> Iterator[Finding]:
-    """Whether the model files under models/ will load, by their headers, and the vocoder that few of them need."""
+def _models(config: Config) -> Iterator[Finding]:
+    """What lies under models/ for jobs, by the headers of the files; a Whisper and a vocoder are none of it."""
     there = checkpoints.listed(config.models) if config.models.is_dir() else []
-    beside = (transcripts.WHISPER.architecture, BIGVGAN.architecture)  # no models for jobs
-    found = [one for one in there if not one.architecture.startswith(beside)]
+    others = (transcripts.WHISPER.architecture, BIGVGAN.architecture)
+    found = [one for one in there if not one.architecture.startswith(others)]
+    yield from _checkpoints(found, config)
+    is_needed = any(one.variant is not None and one.variant.vocoder == BIGVGAN.name for one in found)
+    if is_needed or any(places(BIGVGAN, config.models)):
+        yield _base_model(BIGVGAN, config)
+
+
+def _checkpoints(found: Sequence[Checkpoint], config: Config) -> Iterator[Finding]:
+    """Whether they will load."""
     broken = [printable(os.path.relpath(one.path, config.models), 100) for one in found if not one.loads]
     if broken:
         names = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
@@ -314,6 +323,3 @@ def _checkpoints(config: Config) -> Iterator[Finding]:
         yield warn("checkpoints", f"{len(broken)} of {len(found)} model files will not load: {names}", cure)
     elif found:
         yield ok("checkpoints", f"{len(found)} model files, as far as their headers tell all will load")
-    is_needed = any(one.variant is not None and one.variant.vocoder == BIGVGAN.name for one in found)
-    if is_needed or any(places(BIGVGAN, config.models)):
-        yield _base_model(BIGVGAN, config)

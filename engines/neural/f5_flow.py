@@ -7,7 +7,7 @@ random generator of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -99,7 +99,7 @@ work as two chunks in seven steps.
 """
 
 
-def losses(backbone: Backbone, mel: Tensor, symbols: Tensor, flags: Flags) -> Iterator[Tensor]:
+def losses(backbone: Backbone, mel: Tensor, symbols: Tensor, flags: Flags) -> Generator[None, None, Tensor]:
     """How badly the network foretells the hidden end of a recording from its beginning and its transcript.
 
     The library's loss in training (`CFM.forward`), at fixed times and for fixed noise: the same arguments give the same
@@ -110,12 +110,18 @@ def losses(backbone: Backbone, mel: Tensor, symbols: Tensor, flags: Flags) -> It
         symbols: Of its transcript, int64 [t].
 
     Yields:
-        For each of the `PROBES` squared errors, means over the bands: float32 [hidden frames] on the CPU.
+        None after each evaluation: a sign of life.
+
+    Returns:
+        Squared errors, means over the bands: float32 [probes, hidden frames] on the CPU.
     """
     known = len(mel) - round(HIDDEN * len(mel))
     prepared = backbone.prepare([Given(mel[:known], symbols, len(mel))], flags, guided=False)
+    found = []
     for number, (time, moment) in enumerate(zip(PROBES, backbone.moments(PROBES), strict=True)):
         start = noise(number, *mel.shape)
         flow = mel - start
         foretold = backbone.velocity((start + time * flow).to(backbone.device), prepared, moment)[0].cpu()
-        yield (foretold - flow)[known:].square().mean(1)
+        found.append((foretold - flow)[known:].square().mean(1))
+        yield
+    return torch.stack(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,16 +225,13 @@ class Speech:
         warning = f"the recording was cut {cut}, and its transcript with it" if cut else ""
         return Voice(reference, closed(found.text), length_s / letters, warning)
 
-    def _settle(self, voice: Voice) -> Iterator[None]:
+    def _settle(self, voice: Voice) -> Generator[None, None, None]:
         """v0 or v1, where nothing tells: measured with the job's own recording, once for each checkpoint."""
         sha256 = str(self._about.sha256())
         measured = f5_variants.remembered(sha256)
         if measured is None:
             symbols = self._symbols.read(voice.text)
-            found = f5_variants.measure(self._model.backbone, voice.reference.mel, symbols)
-            for measured in found:  # noqa: B007 - the last one stays
-                yield None
-            assert measured is not None  # noqa: S101 - at last it is
+            measured = yield from f5_variants.measure(self._model.backbone, voice.reference.mel, symbols)
             f5_variants.remember(sha256, measured)
         if measured.flags is None:
             file, why = self._about.path, self._about.variant.evidence
@@ -243,8 +240,8 @@ class Speech:
                 f"{measured.doubt()}",
                 f"To settle it, {f5_variant.settling(file)}. Or take another recording, with an exact transcript.",
             )
-        name = "v1" if measured.flags == f5_variant.V1 else "v0"
         losses = {"v0": measured.v0, "v1": measured.v1, "guess": measured.guess}
+        name = f5_variant.NAMES[measured.flags]
         self._facts["variant"] = {"name": name, "evidence": measured.words(), **losses}
         self._flags = measured.flags
 

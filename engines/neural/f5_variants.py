@@ -8,7 +8,7 @@ clearly lower, or where the model foretells too badly to have learnt what speech
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class Measured:
 
 
 @torch.inference_mode()
-def measure(backbone: Backbone, mel: Tensor, symbols: Tensor) -> Iterator[Measured | None]:
+def measure(backbone: Backbone, mel: Tensor, symbols: Tensor) -> Generator[None, None, Measured]:
     """Measure with one recording.
 
     Args:
@@ -77,17 +77,11 @@ def measure(backbone: Backbone, mel: Tensor, symbols: Tensor) -> Iterator[Measur
         symbols: Of its transcript, int64 [t].
 
     Yields:
-        None as a sign of life, and at last what was measured.
+        None after each evaluation: a sign of life.
     """
-    found: list[Tensor] = []
-    for flags in (V0, V1):
-        rows = []
-        for row in losses(backbone, mel, symbols, flags):
-            rows.append(row)
-            yield None
-        found.append(torch.stack(rows))
-    as_v0, as_v1 = found
-    yield Measured(float(as_v0.mean()), float(as_v1.mean()), guessed(mel), chance(as_v0, as_v1))
+    as_v0 = yield from losses(backbone, mel, symbols, V0)
+    as_v1 = yield from losses(backbone, mel, symbols, V1)
+    return Measured(float(as_v0.mean()), float(as_v1.mean()), guessed(mel), chance(as_v0, as_v1))
 
 
 def chance(as_v0: Tensor, as_v1: Tensor) -> float:
@@ -97,7 +91,7 @@ def chance(as_v0: Tensor, as_v1: Tensor) -> float:
     each piece might as well have spoken for the other: of all 1,024 ways to say which, so many speak as clearly.
 
     Args:
-        as_v0, as_v1: As `losses` gives them, [probes, hidden frames].
+        as_v0, as_v1: As `losses` returns them, [probes, hidden frames].
     """
     pieces = [torch.stack([piece.sum() for piece in one.tensor_split(_PIECES, 1)]) for one in (as_v0, as_v1)]
     gains = (pieces[0] / pieces[1]).double().log()

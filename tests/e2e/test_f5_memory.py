@@ -55,7 +55,7 @@ def test_a_model_takes_what_doctor_says(full_f5: Path, tiny_f5: Path, precision:
     """Hardly more than the weights while loading and for a sentence, and in half precision half of them afterwards.
     All of them are given back.
     """
-    size, need = weights(full_f5), NEEDS[NAME]["cpu", precision.removeprefix("bfloat").removeprefix("float")]
+    size, need = weights(full_f5), NEEDS[NAME]["cpu", precision[-2:]]
     taken = measured("loading", "f5", tiny_f5, full_f5, precision, profile, models=full_f5.parents[1])
     log.info("parts of the weights: %s", {name: round(value / size, 3) for name, value in taken.items()})
     assert size > 1_400 * 10**6

@@ -103,11 +103,11 @@ def test_a_running_daemon_is_told_and_not_disturbed(config: Config) -> None:
 
 def test_model_files_that_will_not_load_are_counted(config: Config) -> None:
     """By their headers, before a job names them; a spool without models has nothing to say."""
-    assert not list(doctor._checkpoints(config))
+    assert not list(doctor._models(config))
     (config.models / "radio").mkdir(parents=True)
     for name in ("radio/best_model.pth", "a.pt", "b.safetensors", "c.pth"):
         (config.models / name).write_bytes(b"<html>404</html>")
-    (finding,) = doctor._checkpoints(config)
+    (finding,) = doctor._models(config)
     assert finding.level == "warn"
     assert finding.message == "4 of 4 model files will not load: a.pt, b.safetensors, c.pth, …"
     assert "checkpoints list" in finding.cure
@@ -138,7 +138,7 @@ def test_bigvgan_is_told_of_where_it_is_or_a_model_needs_it(
         monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
 
     def told() -> list[Finding]:
-        return about(list(doctor._checkpoints(config)), "model bigvgan")
+        return about(list(doctor._models(config)), "model bigvgan")
 
     headers.save(config.models / "ana.safetensors", headers.F5)
     assert not told()
@@ -149,7 +149,7 @@ def test_bigvgan_is_told_of_where_it_is_or_a_model_needs_it(
     folder = tiny_f5.build_bigvgan(config.models / "bigvgan")
     assert told() == [ok("model bigvgan", f"BigVGAN v2 (for F5-TTS) is in {folder}")]
     (config.models / "ana.yaml").unlink()
-    assert [(one.what, one.level) for one in doctor._checkpoints(config)] == [
+    assert [(one.what, one.level) for one in doctor._models(config)] == [
         ("checkpoints", "ok"),
         ("model bigvgan", "ok"),
     ]
