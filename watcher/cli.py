@@ -19,9 +19,10 @@ import click
 
 from engines.errors import EngineError, EngineMissing
 from jobs.errors import SpoolError, printable
-from watcher import commands_models
+from watcher import commands_jobs, commands_models
 from watcher.commands import ReaderLeft, commands
 
+commands_jobs.join(commands)
 commands_models.join(commands)
 
 BUG, HOLD, INTERRUPTED, ENGINE_MISSING = 70, 75, 130, 4

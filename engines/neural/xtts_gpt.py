@@ -10,18 +10,17 @@ Memory of a batch: (`Gpt.row_bytes` + `Gpt.reading_bytes`) × rows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from engines.neural.linear import Linear
 from engines.neural.sampling import Sampler, Sampling, uniforms
+from engines.neural.xtts_cache import Cache
 
 CACHE_BLOCK = 128  # positions; on a GPU a step looks at whole blocks, so that few graphs are recorded
 LOOK_EVERY_STEPS = 8  # on a GPU: looking at what is done waits for it
@@ -212,7 +211,7 @@ class _Batch:
         steps = gpt.limit + LOOK_EVERY_STEPS
         self._keys: list[tuple[int, int]] = []
         self._sampler = Sampler(rows, gpt.vocabulary, device)
-        self._cache = _Cache(gpt, rows, positions)
+        self._cache = Cache(gpt, rows, positions)
         self._length = torch.zeros(rows, dtype=torch.long, device=device)
         self._step = torch.zeros(rows, dtype=torch.long, device=device)
         self._token = torch.zeros(rows, dtype=torch.long, device=device)
@@ -319,107 +318,6 @@ class _Batch:
             self._keys[row] = self._keys[last]
         self._keys.pop()
         self.active = last
-
-
-class _Cache:
-    """Keys and values of all rows, [rows, heads, positions, channels of a head] for each layer."""
-
-    def __init__(self, gpt: Gpt, rows: int, positions: int) -> None:
-        self.gpt, self.positions = gpt, positions
-        shape = (rows, gpt.heads, positions, gpt.channels // gpt.heads)
-        self._layers = [(_zeros(shape, gpt), _zeros(shape, gpt)) for _ in range(gpt.layers)]
-        self._voice: tuple[Tensor, list[tuple[Tensor, Tensor]]] | None = None
-
-    def move(self, source: int, target: int, length: int) -> None:
-        for keys, values in self._layers:
-            keys[target, :, :length] = keys[source, :, :length]
-            values[target, :, :length] = values[source, :, :length]
-
-    def read_voice(self, voice: Tensor, rows: Tensor) -> None:
-        """Put a voice, [1, n, channels], at the beginning of rows."""
-        if self._voice is None or self._voice[0] is not voice:
-            read: list[tuple[Tensor, Tensor]] = []
-
-            def attend(_: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-                keys, values = self._split(keys), self._split(values)
-                read.append((keys, values))
-                return self._join(F.scaled_dot_product_attention(self._split(queries), keys, values, is_causal=True))
-
-            self.gpt.run(voice, attend)
-            self._voice = voice, read
-        for (keys, values), (voice_keys, voice_values) in zip(self._layers, self._voice[1], strict=True):
-            keys[rows, :, : voice.shape[1]] = voice_keys
-            values[rows, :, : voice.shape[1]] = voice_values
-
-    def read_text(self, x: Tensor, rows: Tensor, voiced: int) -> Tensor:
-        """Prompts [n, p, channels] behind `voiced` positions. Shorter ones are filled up behind, where no query of
-        theirs looks and their codes will overwrite it.
-        """
-        end = voiced + x.shape[1]
-        hidden = torch.ones(x.shape[1], end, dtype=torch.bool, device=x.device).triu(voiced + 1)
-        mask = self._mask(hidden)
-
-        def attend(number: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            all_keys, all_values = self._layers[number]
-            all_keys[rows, :, voiced:end] = self._split(keys)
-            all_values[rows, :, voiced:end] = self._split(values)
-            seen_keys, seen_values = all_keys[rows, :, :end], all_values[rows, :, :end]
-            return self._join(_attend(self._split(queries), seen_keys, seen_values, mask))
-
-        return self.gpt.run(x, attend)
-
-    def step(self, x: Tensor, length: Tensor, positions: int) -> Tensor:
-        """One code of each row, [n, channels], written at the row's own length; it sees itself and what lies before."""
-        count = len(x)
-        rows = torch.arange(count, device=x.device)
-        places = torch.arange(positions, device=x.device)
-        place = length.clamp(max=self.positions - 1)
-        mask = self._mask(places > place.unsqueeze(1))[:, None, None, :]
-
-        def attend(number: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            all_keys, all_values = self._layers[number]
-            shape = (count, self.gpt.heads, -1)
-            all_keys[rows, :, place] = keys.view(shape)
-            all_values[rows, :, place] = values.view(shape)
-            seen_keys, seen_values = all_keys[:count, :, :positions], all_values[:count, :, :positions]
-            seen = _attend(queries.view(count, self.gpt.heads, 1, -1), seen_keys, seen_values, mask)
-            return seen.reshape(count, -1)
-
-        return self.gpt.run(x, attend)
-
-    def _mask(self, hidden: Tensor) -> Tensor:
-        return torch.zeros(hidden.shape, dtype=self.gpt.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.gpt.heads, -1).transpose(1, 2)
-
-    def _join(self, x: Tensor) -> Tensor:
-        return x.transpose(1, 2).flatten(2)
-
-
-def _zeros(shape: tuple[int, ...], gpt: Gpt) -> Tensor:
-    """Zeros, since what a row has not written yet is masked, and NaN times nothing would still be NaN.
-
-    On a processor their memory is taken page by page as it is written: a row may become long, and few do.
-    """
-    if gpt.device.type != "cpu":
-        return torch.zeros(shape, dtype=gpt.dtype, device=gpt.device)
-    bits = np.zeros(math.prod(shape) * gpt.dtype.itemsize, np.uint8)
-    return torch.from_numpy(bits).view(gpt.dtype).view(shape)
-
-
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Attention, [rows, heads, positions, channels of a head].
-
-    On a processor these are plain products: in bfloat16, where the least difference grows, a longer neighbour changes
-    no bit of theirs, as it does with torch's own attention. They are faster too, the keys on the left: for one position
-    of each row a third in float32, and eight times in bfloat16.
-    """
-    if queries.device.type != "cpu":
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    scale: float = queries.shape[-1] ** -0.5
-    scores = (keys @ queries.transpose(2, 3)).transpose(2, 3).float().mul_(scale).add_(mask)
-    return scores.softmax(-1).to(values.dtype) @ values
 
 
 class _Graphs:

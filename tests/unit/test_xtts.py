@@ -432,10 +432,10 @@ def test_it_stays_on_the_card_unless_the_configuration_says_otherwise(
     engine: Xtts, checkpoint: Path, card: Card
 ) -> None:
     """Then it is an error that is worth another try, with the setting as the cure."""
-    from engines.neural import xtts_gpt, xtts_model
+    from engines.neural import xtts_cache, xtts_model
 
     facts = load(engine, checkpoint, on_card(fallback=False))
-    card.is_too_small_for(xtts_gpt, "_zeros")
+    card.is_too_small_for(xtts_cache, "_zeros")
     with pytest.raises(OutOfMemory, match="not even one sentence") as caught:
         speak(engine)
     assert (caught.value.retryable, facts["device"]) == (True, "cpu:0")
@@ -447,11 +447,11 @@ def test_it_stays_on_the_card_unless_the_configuration_says_otherwise(
 
 def test_memory_that_runs_out_on_the_cpu_is_an_error_there(engine: Xtts, checkpoint: Path, card: Card) -> None:
     """There is nowhere to go from it."""
-    from engines.neural import xtts_gpt
+    from engines.neural import xtts_cache
 
     load(engine, checkpoint, Device(name="cpu", precision="float32", fallback_cpu=True))
     card.is_in_use = True
-    card.is_too_small_for(xtts_gpt, "_zeros")
+    card.is_too_small_for(xtts_cache, "_zeros")
     with pytest.raises(OutOfMemory):
         speak(engine)
 

@@ -333,10 +333,10 @@ class Memory:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from engines.neural import xtts_gpt
+        from engines.neural import xtts_cache
 
-        self.rows, self.refused, self._zeros = -1, 0, xtts_gpt._zeros
-        monkeypatch.setattr(xtts_gpt, "_zeros", self)
+        self.rows, self.refused, self._zeros = -1, 0, xtts_cache._zeros
+        monkeypatch.setattr(xtts_cache, "_zeros", self)
 
     def __call__(self, shape: Sequence[int], gpt: Any) -> Any:
         import torch

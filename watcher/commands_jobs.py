@@ -1,0 +1,232 @@
+"""The commands about jobs: `validate`, `submit`, `retry`, `cancel`.
+
+As in `watcher.commands`, each says here what it takes and prints; what it does is in the module of its name.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs.errors import printable
+from watcher.commands import WRONG, App, command_of, in_json, json_option
+
+if TYPE_CHECKING:
+    from jobs.rules import Rules
+    from watcher.config import Config
+    from watcher.submit import Dropped
+    from watcher.validate import Checked
+
+_jobs = click.Group()
+_command = command_of(_jobs)
+
+
+@_command
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@json_option
+def validate(app: App, files: tuple[Path, ...], as_json: bool) -> int:
+    """Check job files by the daemon's own rules, without running them.
+
+    Prints every problem as FILE:LINE: KEY: MESSAGE and exits with 1 if there is any. Recordings must lie beside the
+    file or under voices/.
+
+    \b
+    Example:  voicespool validate examples/*.yaml
+    """
+    from watcher.job_rules import job_rules
+    from watcher.validate import as_json as report
+    from watcher.validate import check
+
+    config = app.config()
+    rules = job_rules(config)
+    checked = [check(path, config, rules) for path in files]
+    if as_json:
+        click.echo(in_json(report(checked)))
+    else:
+        for one in checked:
+            for sentence in one.sentences():
+                click.echo(sentence)
+            for warning in one.warnings():
+                click.echo(warning, err=True)
+            if not one.problems:
+                jobs = f"{len(one.documents)} jobs" if len(one.documents) > 1 else "valid"
+                click.echo(f"{printable(one.path)}: {jobs}", err=True)
+    return WRONG if any(one.problems for one in checked) else 0
+
+
+# --- submit ----------------------------------------------------------------------------------------------------------
+
+
+def _name(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    from watcher.drop import checked_name
+
+    try:
+        return None if name is None else checked_name(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _settings(_context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+    """`speed=1.2`: values are read as in a job file."""
+    from jobs.yaml12 import plain
+
+    settings = {}
+    for setting in given:
+        key, equals, value = setting.partition("=")
+        if not (key and equals):
+            raise click.BadParameter(f"{printable(setting, 60)}: write KEY=VALUE, such as speed=1.2")
+        settings[key] = plain(value)[0] if value else ""
+    return settings
+
+
+@_command
+@click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(path_type=Path))
+@click.option("--text", metavar="T", help="What to speak, instead of a FILE; - reads it from stdin.")
+@click.option("--language", metavar="L", help="Of the text, such as pt-BR.")
+@click.option("--engine", metavar="E", help="`voicespool engines` lists them.")
+@click.option("--checkpoint", metavar="C", help="A fine-tuned model: a name under models/.")
+@click.option("--speaker", metavar="S", help="A voice that the engine has built in.")
+@click.option("--speaker-wav", multiple=True, metavar="WAV", help="A recording: a file, or a name under voices/.")
+@click.option("--speaker-text", metavar="T", help="What is said in the first recording.")
+@click.option("--setting", "settings", multiple=True, metavar="K=V", callback=_settings, help="Engine's own option.")
+@click.option("--seed", type=click.IntRange(0), help="Default: follows from the content.")
+@click.option("--priority", type=click.IntRange(0, 9), help="0 (last) to 9 (first).")
+@click.option("--not-before", metavar="TIME", help="Such as 2026-12-01T08:00:00-03:00.")
+@click.option("--timeout-s", type=float, metavar="SECONDS", help="Longest rendering.")
+@click.option("--name", metavar="N", callback=_name, help="Name of the job, FOLDER/NAME for a subfolder.")
+@click.option("--wait", is_flag=True, help="Follow the jobs, print where each result is, exit with 1 if one failed.")
+@click.option("--force", is_flag=True, help="Drop the file although something is wrong with it.")
+@json_option
+def submit(app: App, files: tuple[Path, ...], **options: Any) -> int:
+    """Drop jobs into the inbox: job files, or a text.
+
+    Files are checked first, as by `validate`; a wrong one is not dropped, and the exit code is 1. Recordings that lie
+    beside FILE go with it. A name that is taken gets -2, -3, … Without --wait the path of each dropped file is
+    printed, with --wait the folder of each result.
+
+    \b
+    Examples:  voicespool submit hello.yaml
+               voicespool submit --text "Bom dia" --language pt-BR --wait
+               voicespool submit --name radio/news news.yaml
+    """
+    from watcher.job_rules import job_rules
+    from watcher.validate import check
+
+    how = {key: options.pop(key) for key in ("name", "wait", "force", "as_json")}
+    given = [key for key, value in options.items() if value not in (None, (), {})]
+    if bool(files) == ("text" in given):
+        raise click.UsageError("give job files, or --text, and not both")
+    if files and given:
+        raise click.UsageError(f"--{given[0].replace('_', '-')} goes with --text; in a FILE it is a key")
+    if how["name"] is not None and len(files) > 1:
+        raise click.UsageError("--name is for one FILE")
+    config = app.config()
+    rules = job_rules(config)
+    jobs = [check(path, config, rules) for path in files] or [_text_job(config, rules, options, how["name"])]
+    return _submitted(config, jobs, how)
+
+
+def _text_job(config: Config, rules: Rules, keys: dict[str, Any], name: str | None) -> Checked:
+    """The job that the options describe, checked as if it were a file here."""
+    from watcher.submit import name_from, text_job
+    from watcher.validate import check_data
+
+    if keys["text"] == "-":
+        keys = {**keys, "text": sys.stdin.read()}
+    here = {Path(given).name: Path(given) for given in keys["speaker_wav"] if Path(given).is_file()}
+    names = [Path(given).name if Path(given).is_file() else given for given in keys["speaker_wav"]]
+    if len(set(names)) < len(names):
+        raise click.UsageError("two recordings have the same name")
+    path = Path(f"{(name or name_from(keys['text'])).rpartition('/')[2]}.yaml")
+    return check_data(path, text_job({**keys, "speaker_wav": names}), config, rules, here)
+
+
+def _submitted(config: Config, jobs: list[Checked], how: dict[str, Any]) -> int:
+    """Drop what is right (or all, with `force`), under `name`; with `wait` follow it."""
+    from watcher.drop import checked_name
+    from watcher.follow import Follower
+    from watcher.submit import submit_file
+
+    for sentence in (sentence for job in jobs for sentence in (*job.sentences(), *job.warnings())):
+        click.echo(sentence, err=True)
+    usable = [job for job in jobs if not job.problems or (how["force"] and job.data)]
+    try:
+        named = [(job, how["name"] or checked_name(job.path.name)) for job in usable]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    expected = [name for job, given in named for name, _digest in job.jobs(given)]
+    follower = Follower.start(config, expected) if how["wait"] else None
+    dropped = [one for job, name in named for one in submit_file(config, job, name)]
+    refused = WRONG if len(usable) < len(jobs) else 0
+    if follower is None:
+        _say_dropped(config, dropped, how["as_json"])
+        return refused
+    from watcher.progress import follow
+
+    follower.follow(dropped)
+    return max(refused, follow(follower, as_json=how["as_json"]))
+
+
+def _say_dropped(config: Config, dropped: list[Dropped], as_json: bool) -> None:
+    if as_json:
+        click.echo(in_json({"jobs": [{"name": job.name, "file": str(config.inbox / job.source)} for job in dropped]}))
+        return
+    for source in dict.fromkeys(job.source for job in dropped):
+        click.echo(printable(config.inbox / source, 5000))
+
+
+# --- retry, cancel ---------------------------------------------------------------------------------------------------
+
+
+@_command
+@click.argument("name", callback=_name)
+def retry(app: App, name: str) -> int:
+    """Run the newest failed or cancelled job of a name again.
+
+    NAME is the job's path in the inbox without extension. The job file is copied from its result, where it may have
+    been mended, back into the inbox; the old result stays.
+
+    \b
+    Example:  voicespool retry radio/news
+    """
+    from watcher import submit as clients
+
+    config = app.config()
+    result, source = clients.retry(config, name)
+    click.echo(f"from {printable(result.folder, 5000)} ({printable(result.status, 20)})", err=True)
+    click.echo(printable(config.inbox / source, 5000))
+    return 0
+
+
+@_command
+@click.argument("name", callback=_name)
+def cancel(app: App, name: str) -> int:
+    """Cancel the jobs of a name: those that wait, and the running one.
+
+    NAME is the job's path in the inbox without extension. The daemon does it, and publishes NAME.cancelled.
+
+    \b
+    Example:  voicespool cancel radio/news
+    """
+    from watcher import drop
+    from watcher.follow import knows
+    from watcher.status import look
+
+    config = app.config()
+    snapshot = look(config)
+    known = knows(config, snapshot.status, name)
+    drop.cancel(config.inbox, name)
+    if not known:
+        click.echo(f"no job named {printable(name)} is known now; `voicespool status` lists them", err=True)
+    if snapshot.daemon is None:
+        click.echo("no daemon is running; the next one cancels it", err=True)
+    return 0
+
+
+def join(commands: click.Group) -> None:
+    """Put these among the commands of `voicespool`."""
+    for command in _jobs.commands.values():
+        commands.add_command(command)
