@@ -6,15 +6,36 @@ Every row starts at position 0 and is as long as it is: there is no padding, and
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from engines.neural.xtts_gpt import Gpt
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""Number of a layer, and its queries, keys and values, each [..., channels] -> what is seen, [..., channels]."""
+
+
+class Network(Protocol):
+    """The layers that look at what is remembered: `xtts_gpt.Gpt`.
+
+    Attributes:
+        heads, channels, layers: How many there are.
+        device, dtype: Where and in which precision.
+    """
+
+    heads: int
+    channels: int
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def layers(self) -> int: ...
+
+    def run(self, x: Tensor, attend: Attend) -> Tensor:
+        """Through all layers, [..., channels] -> [..., channels]."""
 
 
 class Cache:
@@ -25,7 +46,7 @@ class Cache:
         rows, positions: The most chunks at a time, and the most positions of one.
     """
 
-    def __init__(self, gpt: Gpt, rows: int, positions: int) -> None:
+    def __init__(self, gpt: Network, rows: int, positions: int) -> None:
         self.gpt, self.positions = gpt, positions
         shape = (rows, gpt.heads, positions, gpt.channels // gpt.heads)
         self._layers = [(_zeros(shape, gpt), _zeros(shape, gpt)) for _ in range(gpt.layers)]
@@ -99,7 +120,7 @@ class Cache:
         return x.transpose(1, 2).flatten(2)
 
 
-def _zeros(shape: tuple[int, ...], gpt: Gpt) -> Tensor:
+def _zeros(shape: tuple[int, ...], gpt: Network) -> Tensor:
     """Zeros, since what a row has not written yet is masked, and NaN times nothing would still be NaN.
 
     On a processor their memory is taken page by page as it is written: a row may become long, and few do.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from engines.neural.linear import Linear
 from engines.neural.sampling import Sampler, Sampling, uniforms
-from engines.neural.xtts_cache import Cache
+from engines.neural.xtts_cache import Attend, Cache
 
 CACHE_BLOCK = 128  # positions; on a GPU a step looks at whole blocks, so that few graphs are recorded
 LOOK_EVERY_STEPS = 8  # on a GPU: looking at what is done waits for it
@@ -161,7 +161,7 @@ class Gpt:
         latents = _norm(_norm(hidden, (last.weight, last.bias)), (final.weight, final.bias))
         return latents, self._head(latents)
 
-    def run(self, x: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    def run(self, x: Tensor, attend: Attend) -> Tensor:
         """All layers. The residual stream stays float32; matrices and attention are in the model's precision.
 
         Args:
