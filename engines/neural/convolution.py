@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from engines.neural.linear import Linear, can_be_packed
+from engines.neural.linear import Linear, is_packed
 
 
 class Convolution:
@@ -29,7 +29,7 @@ class Convolution:
 
 
 class GroupedConvolution:
-    """The same for one with a few wide groups: on a processor as a product for each group, twice as fast.
+    """The same for one with a few wide groups: where products are oneDNN's as one for each group, twice as fast.
 
     Args:
         weight: [channels, channels / groups, kernel].
@@ -38,10 +38,11 @@ class GroupedConvolution:
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self._width, self._kernel = weight.shape[1:]
-        self._whole = None if can_be_packed(weight.device, weight.dtype) else Convolution(weight, bias)
+        self._whole = None if is_packed(weight.device, weight.dtype, "many") else Convolution(weight, bias)
         matrix = weight.transpose(1, 2).flatten(1)  # a row for each channel of the result: a window, channels last
         by_group = torch.split(matrix, self._width), torch.split(bias, self._width)
-        self._parts = [] if self._whole else [Linear(*part, weight.dtype) for part in zip(*by_group, strict=True)]
+        parts = [Linear(*part, weight.dtype, "many") for part in zip(*by_group, strict=True)]
+        self._parts = [] if self._whole else parts
 
     def __call__(self, x: Tensor) -> Tensor:
         """Windows of a group are the rows of a product."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from engines.f5_layout import Sizes
-from engines.neural.linear import Linear, can_be_packed, product
+from engines.neural.linear import Linear, is_packed, product
 from engines.neural.packing import Packing
 from engines.neural.source import Source
 
@@ -71,7 +71,7 @@ def _joined(source: Source, names: Sequence[str], scale: float) -> Linear:
     weight, bias = torch.cat(weights), torch.cat([source.kept(f"{name}.bias") for name in names])
     for joined in (weight, bias):
         joined[: len(weights[0])] *= scale
-    return Linear(weight, bias, source.dtype)
+    return Linear(weight, bias, source.dtype, "many")
 
 
 def turns(positions: Tensor, speeds: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def _place(like: Tensor, layout: Layout) -> Tensor:
 def _attend(alike: Tensor, values: Tensor, layout: Layout) -> Tensor:
     """Each sequence looks at itself.
 
-    On a processor torch's own attention has its products from another library, which takes twice as long.
+    Where products are oneDNN's, torch's own attention, which has them from another library, takes twice as long.
 
     Args:
         alike: Queries and keys, float32 [2, heads, rows, channels].
@@ -127,7 +127,7 @@ def _attend(alike: Tensor, values: Tensor, layout: Layout) -> Tensor:
 def _attend_in_turn(alike: Tensor, values: Tensor, spans: Sequence[slice]) -> Tensor:
     heads, rows, channels = values.shape
     out = values.new_empty(rows, heads, channels)
-    if can_be_packed(values.device, values.dtype):
+    if is_packed(values.device, values.dtype, "many"):
         for span in spans:
             for head in range(heads):
                 out[span, head] = _seen(alike[0, head, span], alike[1, head, span], values[head, span])

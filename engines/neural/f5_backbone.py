@@ -133,9 +133,10 @@ class Backbone:
 def _split(source: Source, sizes: Sizes) -> tuple[Linear, Linear, Linear]:
     """The projection of noise, recording and text side by side, as one of each; the last has the bias."""
     widths = [sizes.n_mels, sizes.n_mels, sizes.text_dim]
-    noise, mel, words = torch.split(source.kept("proj.weight"), widths, 1)
-    bias = source.kept("proj.bias")
-    return Linear(noise, None, source.dtype), Linear(mel, None, source.dtype), Linear(words, bias, source.dtype)
+    parts = torch.split(source.kept("proj.weight"), widths, 1)
+    biases = None, None, source.kept("proj.bias")
+    noise, mel, words = (Linear(part, bias, source.dtype, "many") for part, bias in zip(parts, biases, strict=True))
+    return noise, mel, words
 
 
 def _convolution(source: Source) -> GroupedConvolution:

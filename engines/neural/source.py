@@ -68,4 +68,4 @@ class Source:
     def linear(self, name: str, gelu: Gelu = "") -> Linear:
         """A matrix with its bias, if it has one."""
         bias = self.kept(f"{name}.bias") if self.has(f"{name}.bias") else None
-        return Linear(self.read(f"{name}.weight").to(self.device), bias, self.dtype, gelu)
+        return Linear(self.read(f"{name}.weight").to(self.device), bias, self.dtype, "many", gelu)

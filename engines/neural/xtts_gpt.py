@@ -84,7 +84,7 @@ class Block:
 
         def linear(name: str) -> Linear:
             weight, bias = (layer[f"{name}.{part}"].to(device) for part in ("weight", "bias"))
-            return Linear(weight.t(), bias, dtype)
+            return Linear(weight.t(), bias, dtype, "few")
 
         def norm(name: str) -> tuple[Tensor, Tensor]:
             weight, bias = (layer[f"{name}.{part}"].to(device, torch.float32) for part in ("weight", "bias"))
@@ -113,7 +113,7 @@ class Gpt:
         self.limit: int = gpt.max_gen_mel_tokens
         self.start, self.stop = int(gpt.start_audio_token), int(gpt.stop_audio_token)
         self.vocabulary: int = gpt.num_audio_tokens
-        self._head = Linear(gpt.mel_head.weight, gpt.mel_head.bias, torch.float32)
+        self._head = Linear(gpt.mel_head.weight, gpt.mel_head.bias, torch.float32, "few")
 
     @property
     def layers(self) -> int:

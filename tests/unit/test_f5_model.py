@@ -386,5 +386,5 @@ def _without_onednn(patch: pytest.MonkeyPatch, built: Built) -> Iterator[Model]:
     from engines.neural import convolution, f5_attention, linear
 
     for module in (convolution, f5_attention, linear):
-        patch.setattr(module, "can_be_packed", lambda _device, _dtype: False)
+        patch.setattr(module, "is_packed", lambda _device, _dtype, _rows: False)
     yield built.load()

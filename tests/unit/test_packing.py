@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from engines.neural.linear import Gelu, Rows
 
 
 def noise(*shape: int) -> Tensor:
@@ -64,22 +66,29 @@ def test_where_rows_lie() -> None:
     assert packing.offsets.tolist() == [0, 3, 4, 6]
 
 
+@pytest.mark.parametrize("few_or_many", ["few", "many"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_products_with_gelu_are_torchs(dtype: str) -> None:
-    """As it is defined, approximated by tanh, and none; with a bias and without; of strided rows too."""
+def test_products_with_gelu_are_torchs(dtype: str, few_or_many: str) -> None:
+    """As it is defined, approximated by tanh, and none; with a bias and without; of strided rows too.
+
+    Torch rounds to the precision before GELU; packed, both are one.
+    """
     import torch
     import torch.nn.functional as F  # noqa: N812 - its usual name
 
-    from engines.neural.linear import Linear, product
+    from engines.neural.linear import Linear, is_packed, product
 
-    wide, weight, bias = (noise(*shape).to(getattr(torch, dtype)) for shape in ((50, 30), (20, 10), (20,)))
+    precision, rows = getattr(torch, dtype), cast("Rows", few_or_many)
+    wide, weight, bias = (noise(*shape).to(precision) for shape in ((50, 30), (20, 10), (20,)))
     x = wide[:, 5:15]
     for own in (bias, None):
         plain = F.linear(x.float(), weight.float(), None if own is None else own.float())
+        if not is_packed(x.device, precision, rows):
+            plain = plain.to(precision).float()
         expected = {"": plain, "none": F.gelu(plain), "tanh": F.gelu(plain, approximate="tanh")}
         for gelu, wanted in expected.items():
-            made = Linear(weight, own, weight.dtype, gelu)(x)  # type: ignore[arg-type]
-            torch.testing.assert_close(made, wanted.to(made.dtype))
+            made = Linear(weight, own, precision, rows, cast("Gelu", gelu))(x)
+            torch.testing.assert_close(made, wanted.to(precision))
     likeness = product(x, wide[:, 15:25])
     torch.testing.assert_close(likeness, (x.float() @ wide[:, 15:25].float().t()).to(likeness.dtype))
 
@@ -89,12 +98,12 @@ def test_a_row_alone_is_the_same_to_the_last_bit(dtype: str) -> None:
     """Of so wide a matrix oneDNN itself gives a row alone other bits."""
     import torch
 
-    from engines.neural.linear import Linear, can_be_packed
+    from engines.neural.linear import Linear, is_packed
 
     precision = getattr(torch, dtype)
-    if not can_be_packed(torch.device("cpu"), precision):
+    if not is_packed(torch.device("cpu"), precision, "few"):
         pytest.skip("this processor has no such products; it takes torch's own")
-    layer = Linear(noise(1024, 4096), noise(1024), precision, "tanh")
+    layer = Linear(noise(1024, 4096), noise(1024), precision, "few", "tanh")
     rows = noise(7, 4096).to(precision)
     together = layer(rows)
     for row, expected in zip(rows, together, strict=True):
