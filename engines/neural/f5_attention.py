@@ -57,7 +57,7 @@ class Attention:
     def __call__(self, x: Tensor, layout: Layout) -> Tensor:
         """[rows, dim] -> [rows, dim], both in the precision of the matrices."""
         mixed = self._qkv(x).view(-1, 3, self._heads, self._width).permute(1, 2, 0, 3)
-        alike = _place(mixed[:2], layout).copy_(mixed[:2])  # queries and keys
+        alike = _placed(mixed[:2], layout)  # queries and keys
         if self._norms is not None:
             for one, weight in zip(alike, self._norms, strict=True):
                 one.copy_(F.rms_norm(one, (self._width,), weight, _EPS))
@@ -93,12 +93,16 @@ def can_attend_at_once(device: torch.device, dtype: torch.dtype, width: int) -> 
     return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _place(like: Tensor, layout: Layout) -> Tensor:
-    """Memory for queries and keys, float32 [2, heads, rows, channels], in the order in which attention reads it."""
-    both, heads, rows, channels = like.shape
-    if layout.longest is None:
-        return torch.empty(like.shape, device=like.device)
-    return torch.empty(rows, both, heads, channels, device=like.device).permute(1, 2, 0, 3)
+def _placed(alike: Tensor, layout: Layout) -> Tensor:
+    """Queries and keys [2, heads, rows, channels] in float32, in the order in which attention reads them: torch's own
+    reads them as they come.
+    """
+    if layout.longest is not None:
+        rows_first = alike.permute(2, 0, 1, 3).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        return rows_first.permute(1, 2, 0, 3)
+    if is_packed(alike.device, alike.dtype, "many"):
+        return alike.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    return alike.float()
 
 
 def _attend(alike: Tensor, values: Tensor, layout: Layout) -> Tensor:
@@ -121,13 +125,14 @@ def _attend(alike: Tensor, values: Tensor, layout: Layout) -> Tensor:
         seen = varlen_attn(queries, keys, values, offsets, offsets, longest, longest, scale=1.0)
         assert isinstance(seen, Tensor)  # noqa: S101 - nothing else was asked for
         return seen
-    return _attend_in_turn(alike, values.contiguous(), layout.packing.spans)
+    return _attend_in_turn(alike, values, layout.packing.spans)
 
 
 def _attend_in_turn(alike: Tensor, values: Tensor, spans: Sequence[slice]) -> Tensor:
     heads, rows, channels = values.shape
     out = values.new_empty(rows, heads, channels)
     if is_packed(values.device, values.dtype, "many"):
+        values = values.contiguous()
         for span in spans:
             for head in range(heads):
                 out[span, head] = _seen(alike[0, head, span], alike[1, head, span], values[head, span])

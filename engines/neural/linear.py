@@ -58,7 +58,7 @@ class Linear:
             self._weight, self._is_own = self._made_own(), True
         if not self._is_packed:
             y = F.linear(x, self._weight, self._bias)
-            return F.gelu(y, approximate=self._gelu) if self._gelu else y
+            return torch.ops.aten.gelu_(y, approximate=self._gelu) if self._gelu else y
         is_alone = x.numel() == x.shape[-1]
         y = _pointwise(x.reshape(1, -1).repeat(2, 1) if is_alone else x, self._weight, self._bias, self._gelu)
         return y[0].view(*x.shape[:-1], -1) if is_alone else y
