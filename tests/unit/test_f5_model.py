@@ -372,6 +372,19 @@ def test_half_precision_is_near(model: Model, built: Built) -> None:
         assert 0 < float((near - exact).norm() / exact.norm()) < 0.1
 
 
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_with_either_products_the_sound_is_the_same(
+    model: Model, built: Built, capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With AVX-512 they are oneDNN's, and else torch's own."""
+    import torch
+
+    one = request(built.sizes, 0, course())
+    expected = spoken(model, [one], built)[0]
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert apart(spoken(built.load(), [one], built)[0], expected) < EXACT
+
+
 def test_where_onednn_is_missing_the_sound_is_the_same(
     model: Model, built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
