@@ -38,11 +38,13 @@ class GroupedConvolution:
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self._width, self._kernel = weight.shape[1:]
-        self._whole = None if is_packed(weight.device, weight.dtype, "many") else Convolution(weight, bias)
+        self._whole, self._parts = None, list[Linear]()
+        if not is_packed(weight.device, weight.dtype, "many"):
+            self._whole = Convolution(weight, bias)
+            return
         matrix = weight.transpose(1, 2).flatten(1)  # a row for each channel of the result: a window, channels last
         by_group = torch.split(matrix, self._width), torch.split(bias, self._width)
-        parts = [Linear(*part, weight.dtype, "many") for part in zip(*by_group, strict=True)]
-        self._parts = [] if self._whole else parts
+        self._parts = [Linear(*part, weight.dtype, "many") for part in zip(*by_group, strict=True)]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Windows of a group are the rows of a product."""

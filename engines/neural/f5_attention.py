@@ -57,7 +57,7 @@ class Attention:
     def __call__(self, x: Tensor, layout: Layout) -> Tensor:
         """[rows, dim] -> [rows, dim], both in the precision of the matrices."""
         mixed = self._qkv(x).view(-1, 3, self._heads, self._width).permute(1, 2, 0, 3)
-        alike = _placed(mixed[:2], layout)  # queries and keys
+        alike = _placed(mixed[:2])
         if self._norms is not None:
             for one, weight in zip(alike, self._norms, strict=True):
                 one.copy_(F.rms_norm(one, (self._width,), weight, _EPS))
@@ -93,13 +93,10 @@ def can_attend_at_once(device: torch.device, dtype: torch.dtype, width: int) -> 
     return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _placed(alike: Tensor, layout: Layout) -> Tensor:
-    """Queries and keys [2, heads, rows, channels] in float32, in the order in which attention reads them: torch's own
-    reads them as they come.
+def _placed(alike: Tensor) -> Tensor:
+    """Queries and keys [2, heads, rows, channels] in float32, as attention reads them: where products are oneDNN's a
+    head's rows one after the other, else as they come, a row's heads one after the other.
     """
-    if layout.longest is not None:
-        rows_first = alike.permute(2, 0, 1, 3).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-        return rows_first.permute(1, 2, 0, 3)
     if is_packed(alike.device, alike.dtype, "many"):
         return alike.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     return alike.float()

@@ -41,7 +41,7 @@ class Linear:
         bias: [out], or None.
         dtype: To calculate in.
         rows: Of x, mostly.
-        gelu: What is done to y; on a processor in the same pass over it.
+        gelu: What is done to y; where the matrix is packed, in the same pass over it.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: Rows, gelu: Gelu = "") -> None:

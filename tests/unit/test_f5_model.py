@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -389,15 +389,10 @@ def test_where_onednn_is_missing_the_sound_is_the_same(
     model: Model, built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU: torch's own products, convolutions and attention."""
-    one = request(built.sizes, 0, course())
-    expected = spoken(model, [one], built)[0]
-    for plain in _without_onednn(monkeypatch, built):
-        assert apart(spoken(plain, [one], built)[0], expected) < EXACT
-
-
-def _without_onednn(patch: pytest.MonkeyPatch, built: Built) -> Iterator[Model]:
     from engines.neural import convolution, f5_attention, linear
 
+    one = request(built.sizes, 0, course())
+    expected = spoken(model, [one], built)[0]
     for module in (convolution, f5_attention, linear):
-        patch.setattr(module, "is_packed", lambda _device, _dtype, _rows: False)
-    yield built.load()
+        monkeypatch.setattr(module, "is_packed", lambda _device, _dtype, _rows: False)
+    assert apart(spoken(built.load(), [one], built)[0], expected) < EXACT
