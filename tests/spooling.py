@@ -136,7 +136,7 @@ class Spool:
         return self.command("run", "--once", **extra)
 
     def start(self, *arguments: str, wait: bool = True, **extra: str) -> subprocess.Popen[str]:
-        """Start the daemon; by default wait until it has looked at its inbox."""
+        """Start the daemon; by default wait until it has looked at its inbox, has a job, or holds."""
         self.write_config()
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
@@ -146,9 +146,13 @@ class Spool:
             )  # fmt: skip
         if wait:
             process = self.process
-            until(lambda: self.status().get("pid") == process.pid or process.poll() is not None, "daemon starts")
+            until(lambda: self._is_up(process), "daemon starts")
             assert process.poll() is None, self.log()
         return self.process
+
+    def _is_up(self, process: subprocess.Popen[str]) -> bool:
+        status = self.status()
+        return process.poll() is not None or (status.get("pid") == process.pid and status["state"] != "starting")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end. Returns the exit code."""

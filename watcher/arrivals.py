@@ -111,6 +111,7 @@ class Arrivals:
         ignored: Paths left alone, and why; the first 1,000 of the last sweep.
         ignored_count: How many there are in all.
         changes: Grows with each change of what there is to tell of the inbox's files.
+        looked_around: Whether the inbox was looked at as a whole since it was opened; all its folders are watched then.
     """
 
     inbox: Path
@@ -124,6 +125,7 @@ class Arrivals:
     ignored: dict[str, str] = field(default_factory=dict)
     ignored_count: int = 0
     changes: int = 0
+    looked_around: bool = False
     _sightings: dict[str, Sighting] = field(default_factory=dict)
     _agenda: list[tuple[float, int, str]] = field(default_factory=list)
     _ticks: Iterator[int] = field(default_factory=count)
@@ -223,6 +225,7 @@ class Arrivals:
         if next(self._walk, self) is self:
             self._walk = None
             self._drop_what_is_gone()
+            self.looked_around = True
             ended = self.clock()
             # A twentieth of the time at most, however large the inbox is; at once if somebody asked meanwhile.
             pause_s = max(self.policy.ready.scan_s, 20 * (ended - self._sweep_began))

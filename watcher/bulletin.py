@@ -51,7 +51,8 @@ class Bulletin:
     """What the daemon tells the world about itself.
 
     Attributes:
-        state: One word: starting, running, idle, paused, hold, stopping, stopped.
+        state: One word: starting (the inbox was not looked at as a whole yet), running, idle, paused, hold, stopping,
+            stopped.
         holds: What waits for the operator -> why, and since when (Unix time, seconds).
         running: The job being rendered.
         ended: Number of jobs that ended since the start, by status.

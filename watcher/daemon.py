@@ -121,7 +121,6 @@ class Daemon:
         self._open(first=True)
         log.info("spool starts", action="start", inbox=str(self.config.inbox), outbox=str(self.config.outbox))
         systemd.ready()
-        self.bulletin.write(self.session, mine=self._is_mine())
         try:
             while not self.signals.stop and not self._finished():
                 self.tend()
@@ -459,6 +458,8 @@ class Daemon:
             return "hold"
         if self.bulletin.running is not None or (self.session is not None and self._can_start(self.session)):
             return "running"
+        if self.session is not None and not self.session.arrivals.looked_around:
+            return "starting"
         return "paused" if self.session is not None and self.session.arrivals.paused() else "idle"
 
     def _warm(self) -> tuple[str, str] | None:
