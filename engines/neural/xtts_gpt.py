@@ -220,6 +220,7 @@ class _Batch:
         self._codes = torch.zeros(rows, steps, dtype=torch.long, device=device)
         self._latents = torch.zeros(rows, steps, gpt.channels, device=device)
         self._all = torch.arange(rows, device=device)
+        self._yes = torch.ones((), dtype=torch.bool, device=device)
         self._longest = 0
         self._look_every = LOOK_EVERY_STEPS if device.type == "cuda" else 1
         self._graphs = _Graphs() if device.type == "cuda" else None
@@ -287,7 +288,7 @@ class _Batch:
         token = self._sampler.pick(rows, logits, self._seen[rows], self._chance[rows, step])
         self._latents[rows, step] = latents
         self._codes[rows, step] = token
-        self._seen[rows, token] = True
+        self._seen[rows, token] = self._yes  # True would come from the computer, which can't be recorded
         self._token[rows] = token
         self._step[rows] = step + 1
 

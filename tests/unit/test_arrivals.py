@@ -476,9 +476,9 @@ def test_the_next_work_is_known_to_the_moment(at: Desk) -> None:
 def test_every_folder_is_watched_before_it_is_read(at: Desk) -> None:
     at.write("radio/deep/a.yaml")
     at.write(".hidden/a.yaml")
-    assert not at.arrivals.looked_around
+    before = at.arrivals.looked_around
     at.ready()
-    assert at.arrivals.looked_around
+    assert (before, at.arrivals.looked_around) == (False, True)
     assert at.events.watched == {str(at.inbox / name) for name in ("", "radio", "radio/deep")}
 
 

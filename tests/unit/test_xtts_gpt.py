@@ -212,6 +212,34 @@ def living() -> int:
 # --- on a GPU ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_step_can_be_recorded(tiny_xtts: Path) -> None:
+    """A CUDA graph takes nothing from the computer's memory and hands nothing back before it is done: all that a step
+    works on is where the model is, here torch's device without memory, which says so without any card.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from engines.neural.xtts_gpt import _Batch
+
+    kinds: dict[str, set[str]] = {}  # of each operation, where its tensors are
+
+    class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            tensors = torch.utils._pytree.tree_iter((args, kwargs, made))
+            devices = {one.device.type for one in tensors if isinstance(one, torch.Tensor)}
+            kinds.setdefault(func.overloadpacket.__name__, set()).update(devices)
+            return made
+
+    batch = _Batch(tiny.load(tiny_xtts, device="meta").gpt, 4, 600)
+    with torch.inference_mode(), Watched():  # type: ignore[no-untyped-call]
+        batch._advance(4, 128)
+    assert "index_put_" in kinds
+    assert set().union(*kinds.values()) == {"meta"}
+    from_the_computer, to_it = {"scalar_tensor", "lift_fresh"}, {"_local_scalar_dense", "nonzero"}
+    assert not kinds.keys() & (from_the_computer | to_it)
+
+
 def test_a_gpu_gives_the_same(tiny_xtts: Path, greedy: list[Utterance], expected: Any, chosen: list[Utterance]) -> None:
     """Steps recorded as graphs, several between two looks: the library's codes, and the same for the same seed."""
     import torch
