@@ -5,10 +5,12 @@ both; how much faster is told round by round. `benchmarks/xtts.py` and `benchmar
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,9 @@ def in_process(script: str, folder: Path, device: str, *arguments: str) -> Any:
 
 
 def profiled(work: Callable[[], Any], device: str) -> dict[str, Any]:
-    """The operations that take most of the time, and how long the device is busy; once for warmth, once for this."""
+    """The operations of a processor or the kernels of a card that take most of the time, and how long it is busy; once
+    for warmth, once for this.
+    """
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -84,18 +88,22 @@ def profiled(work: Callable[[], Any], device: str) -> dict[str, Any]:
     on_gpu = device != "cpu"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as seen:
         wall_s = _timed(work, device)
-    own = {
-        event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
-        for event in seen.key_averages()
-    }
-    total = sum(own.values())
-    most = sorted(own, key=own.__getitem__, reverse=True)[:12]
+    own: Counter[str] = Counter()
+    for event in seen.key_averages():
+        if (event.device_type.name == "CUDA") == on_gpu and event.key != "Command Buffer Full":
+            own[told(event.key)] += (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
+    total = own.total()
     return {
         "wall_s": round(wall_s, 3),
         "busy_s": round(total, 3),
-        "share": {key[:80]: round(own[key] / total, 3) for key in most},
+        "share": {name: round(seconds / total, 3) for name, seconds in own.most_common(12)},
         "memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
     }
+
+
+def told(kernel: str) -> str:
+    """A kernel's name without what stands before the part that tells it from others."""
+    return re.sub(r"void |at::native::|\(anonymous namespace\)::|gpu_kernel_impl(_nocast)?<", "", kernel)[:80]
 
 
 def _timed(work: Callable[[], Any], device: str) -> float:
