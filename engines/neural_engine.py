@@ -11,13 +11,13 @@ from __future__ import annotations
 import gc
 import threading
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 from engines import checkpoints, runtime
 from engines.base import Audio, Chunk, Device, EngineInfo
@@ -58,6 +58,37 @@ class Opened:
     path: Path
 
 
+class Facts(dict[str, object]):
+    """What the manifest is told of an engine: of its model, and of the job that it is speaking."""
+
+    def __init__(self) -> None:
+        super().__init__(warnings=[])
+        self._of_job: list[str] = []
+
+    def of_model(self, facts: Mapping[str, object], warnings: Iterable[str]) -> None:
+        """A model was loaded, maybe in the middle of a job."""
+        self.update(facts)
+        self.warn(*warnings, *self._of_job)
+
+    def warn(self, *sentences: str) -> None:
+        """Add sentences to `warnings`, each of them once."""
+        self["warnings"] = list(dict.fromkeys([*self._warnings, *sentences]))
+
+    def warn_of_job(self, sentence: str) -> None:
+        """The same for what the next job is not told."""
+        self._of_job.append(sentence)
+        self.warn(sentence)
+
+    def begin_job(self) -> None:
+        """Forget what was told of the job before."""
+        self["warnings"] = [words for words in self._warnings if words not in self._of_job]
+        self._of_job.clear()
+
+    @property
+    def _warnings(self) -> list[str]:
+        return cast("list[str]", self["warnings"])
+
+
 class NeuralEngine:
     """One instance holds one model, from `load` to `close`."""
 
@@ -66,7 +97,7 @@ class NeuralEngine:
 
     def __init__(self) -> None:
         self._speech: Speech | None = None
-        self._facts: dict[str, object] = {}
+        self._facts = Facts()
         self._checkpoint: Path | None = None
         self._device = Device()
         self._steps: list[str] = []
@@ -98,7 +129,7 @@ class NeuralEngine:
         """
         if self._speech is not None:
             self.close()
-        self._checkpoint, self._device, self._facts, self._steps = checkpoint, device, {}, []
+        self._checkpoint, self._device, self._facts, self._steps = checkpoint, device, Facts(), []
         self._note_digest(self._open())
         return self._facts
 
@@ -113,9 +144,7 @@ class NeuralEngine:
                 break
             runtime.release(left)  # not sooner: an error that is being handled keeps alive what was loaded by then
         self._speech = opened.speech
-        self._facts |= opened.facts
-        for words in self._steps:
-            warn(self._facts, words)
+        self._facts.of_model(opened.facts, self._steps)
         return opened.path
 
     def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio] | None]:
@@ -127,6 +156,7 @@ class NeuralEngine:
         """
         if self._speech is None:
             raise EngineError(f"{self.info().name} was asked to speak before it was loaded")
+        self._facts.begin_job()
         left = dict(enumerate(chunks))
         while True:
             try:
@@ -193,16 +223,10 @@ class NeuralEngine:
             try:
                 facts["sha256"] = checkpoints.digest(path)
             except OSError as error:
-                warn(facts, f"the SHA-256 of {path.name} is not known: {error}")
+                facts.warn(f"the SHA-256 of {path.name} is not known: {error}")
 
         self._digest = threading.Thread(target=note, name="digest", daemon=True)
         self._digest.start()
-
-
-def warn(facts: dict[str, object], words: str) -> None:
-    """Add a sentence to the `warnings` of an engine's facts."""
-    told = facts.get("warnings")
-    facts["warnings"] = [*(told if isinstance(told, list) else ()), words]
 
 
 def prepare(device: Device) -> Runtime:

@@ -21,7 +21,7 @@ from engines.neural.f5_flow import Course
 from engines.neural.f5_mel import Reference, hear
 from engines.neural.f5_model import Model, Request
 from engines.neural.f5_symbols import Symbols, closed
-from engines.neural_engine import warn
+from engines.neural_engine import Facts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +32,7 @@ LONGEST_S = 28.0  # recording and speech together: the trainings have seen 30 s
 READ_S = 120.0  # of a recording; more than its transcript can be found in is refused all the same
 AROUND_S = 0.15  # of a chunk, beside the time its text takes: sounds begin and die away, and no last word is cut
 MOST_VOICES = 100  # kept at hand, of 0.5 MB; every job brings its recordings under names of its own
+MOST_NAMED = 20  # characters that can't be said
 SHORTEST_S = 0.7  # of a chunk: single words are said slowly
 
 
@@ -81,14 +82,11 @@ class Speech:
         facts: The engine's own; what turns out while speaking goes there.
     """
 
-    def __init__(
-        self, model: Model, symbols: Symbols, about: About, defaults: Mapping[str, Any], facts: dict[str, object]
-    ) -> None:
+    def __init__(self, model: Model, symbols: Symbols, about: About, defaults: Mapping[str, Any], facts: Facts) -> None:
         self._model, self._symbols, self._about = model, symbols, about
         self._defaults, self._facts = defaults, facts
         self._flags: Flags | None = about.variant.flags
         self._voices: dict[object, Voice] = {}
-        self._warned: list[str] = []
         self._device = str(model.backbone.device)
         self.rate_hz = model.rate_hz
 
@@ -101,7 +99,6 @@ class Speech:
         Raises:
             RequestRefused, OutOfMemory.
         """
-        self._forget()
         with runtime.too_small(f"not even one sentence fits into the memory of {self._device}"):
             yield from self._speak(chunks)
 
@@ -171,26 +168,12 @@ class Speech:
         """How long a text takes in a voice."""
         return max(SHORTEST_S, AROUND_S + sum(spoken_lengths(text)) * voice.s_per_letter / speed)
 
-    # What the manifest is told of these chunks, and of these alone: the facts outlast them.
-
     def _note_unknown(self, chunks: Sequence[Chunk]) -> None:
         """Such characters are left out, and the words sound wrong."""
         unknown = list(dict.fromkeys(symbol for chunk in chunks for symbol in self._symbols.unknown(chunk.text)))
         if unknown:
-            self._facts["unknown_symbols"] = unknown[:20]
-            self._warn(f"the model was not trained with {', '.join(map(repr, unknown[:10]))}: it can't say them")
-
-    def _warn(self, words: str) -> None:
-        if words not in self._warned:
-            self._warned.append(words)
-            warn(self._facts, words)
-
-    def _forget(self) -> None:
-        self._facts.pop("unknown_symbols", None)
-        told = self._facts.get("warnings")
-        if isinstance(told, list):
-            self._facts["warnings"] = [words for words in told if words not in self._warned]
-        self._warned.clear()
+            named = ", ".join(map(repr, unknown[:MOST_NAMED]))
+            self._facts.warn_of_job(f"the model was not trained with {named}: it can't say them")
 
     # Voices.
 
@@ -210,7 +193,7 @@ class Speech:
                 del self._voices[next(iter(self._voices))]
             self._voices[key] = self._heard(*key)
         if warning := self._voices[key].warning:
-            self._warn(warning)
+            self._facts.warn_of_job(warning)
         return self._voices[key]
 
     def _heard(self, path: Path, text: str) -> Voice:

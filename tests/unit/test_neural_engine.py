@@ -24,7 +24,8 @@ from watcher.worker_main import WarmEngine
 LOW = "the profile low_vram went on, which takes less"
 CPU = "the CPU went on, as device.fallback_cpu says"
 SENTENCE = "not even one sentence fits into the memory of cpu:0"
-TEXTS = ("Good morning to all of you.", "No.", "It rains, and it will go on raining.")
+TEXTS = ("Good morning to all of you.", "No 𓀀.", "It rains, and it will go on raining.")
+UNKNOWN = "the model was not trained with '𓀀': it can't say them"
 
 
 @pytest.fixture
@@ -82,7 +83,9 @@ def test_a_vocoder_that_does_not_fit_beside_the_network_goes_to_the_cpu(
 
 
 def test_what_is_spoken_is_kept_when_the_rest_needs_the_profile(engine: F5, card: Card, chunks: list[Chunk]) -> None:
-    """The first model is gone before; the rest sounds as it does under low_vram from the beginning."""
+    """So is what was told of it. The first model is gone before; the rest sounds as it does under low_vram from the
+    beginning.
+    """
     from engines.neural.f5_backbone import Backbone
 
     expected = {}
@@ -98,9 +101,10 @@ def test_what_is_spoken_is_kept_when_the_rest_needs_the_profile(engine: F5, card
             assert (first() is None) == (facts["profile"] == "low_vram")
             if len(made) == 1:
                 (kept,) = made
+                assert "𓀀" in chunks[kept].text
                 card.is_too_small_for(Backbone, "prepare", is_in_float32)
     assert (card.refused, state(facts)) == (1, ("cpu:0", "bfloat16", "low_vram", 16))
-    assert facts["warnings"] == [f"{SENTENCE}; {LOW}"]
+    assert facts["warnings"] == [f"{SENTENCE}; {LOW}", UNKNOWN]
     for index in range(len(chunks)):
         wanted = expected["auto" if index == kept else "low_vram"][index]
         np.testing.assert_allclose(made[index], wanted, atol=1e-4)
@@ -123,7 +127,7 @@ def test_below_the_profile_is_the_cpu(engine: F5, card: Card, chunks: list[Chunk
         assert all(one.size for one in spoken(engine, chunks))
         assert card.refused == 2
         assert state(facts) == ("cpu", "float32", "low_vram", 16)
-        assert facts["warnings"] == [f"{SENTENCE}; {LOW}", f"{SENTENCE}; {CPU}"]
+        assert facts["warnings"] == [f"{SENTENCE}; {LOW}", f"{SENTENCE}; {CPU}", UNKNOWN]
     card.is_in_use = False
     fresh: Any = engine.load(None, Device("cpu"))
     assert (fresh["profile"], fresh["warnings"]) == ("auto", [])
