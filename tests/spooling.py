@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,9 +43,22 @@ def until(condition: Callable[[], T], what: str | Callable[[], str] = "", patien
     return value
 
 
+def below(folder: Path, pattern: str = "*") -> list[Path]:
+    """Whatever lies below a folder under such a name. A daemon may be at work there: what goes away meanwhile is passed
+    over, which `Path.rglob` does not do.
+    """
+
+    def gone(error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise error
+
+    walk = os.walk(folder, onerror=gone)
+    return [Path(path, name) for path, *names in walk for name in fnmatch.filter(chain(*names), pattern)]
+
+
 def environment(**extra: str) -> dict[str, str]:
-    """The environment of a spool that knows the test engines."""
-    path = os.pathsep.join([str(ROOT), str(PLUGINS)])
+    """The environment of a spool that knows the test engines, and what is installed where PYTHONPATH says."""
+    path = os.pathsep.join(filter(None, [str(ROOT), str(PLUGINS), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "default", **extra}
 
 
@@ -107,10 +122,7 @@ class Spool:
 
     def results(self) -> list[str]:
         """Every result folder there is, paths in the outbox."""
-        if not self.outbox.is_dir():
-            return []
-        found = (path.parent for path in self.outbox.rglob("manifest.json"))
-        paths = (folder.relative_to(self.outbox) for folder in found)
+        paths = (path.parent.relative_to(self.outbox) for path in below(self.outbox, "manifest.json"))
         return sorted(str(path) for path in paths if path.parts[0] != ".voicespool")
 
     def claims(self) -> list[str]:

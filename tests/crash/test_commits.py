@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.sounds import recording
-from tests.spooling import PLUGINS, ROOT, Spool, spooling, until
+from tests.spooling import PLUGINS, ROOT, Spool, below, spooling, until
 
 BOUNDARY = Path(__file__).parent / "boundary"
 JOBS = {
@@ -52,7 +52,7 @@ def survives(folder: Path, at: str) -> None:
         assert finished.returncode in {0, 1}, finished.stderr
         assert spool.results() == EXPECTED, f"killed at {at}: {finished.stderr}"
         assert not spool.claims()
-        assert not list(spool.inbox.rglob("*.yaml"))
+        assert not below(spool.inbox, "*.yaml")
         until(lambda: not list((spool.state / "trash").iterdir()))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.spooling import Spool, is_running, spooling, until
+from tests.spooling import Spool, below, is_running, spooling, until
 
 
 @dataclass
@@ -78,7 +78,7 @@ def campaign(folder: Path, kills: int, seed: int) -> None:
         assert consumer.faults == []
         assert consumer.seen == Counter(dropped), "each job is published once"
         assert spool.results() == sorted(name for name in dropped if hash(name) % 2)
-        assert not list((spool.outbox / ".voicespool").rglob("*.wav")), "nothing half-made is left"
+        assert not below(spool.outbox / ".voicespool", "*.wav"), "nothing half-made is left"
         until(lambda: not any(map(is_running, workers)), "no worker outlives its daemon")
 
 

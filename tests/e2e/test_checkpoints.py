@@ -14,7 +14,7 @@ import pytest
 
 from tests.headers import EMA, F5, TONE, flow, save
 from tests.model_files import Runs
-from tests.spooling import PATIENCE_S, Spool, environment, until
+from tests.spooling import PATIENCE_S, Spool, below, environment, until
 
 NASTY = "a\x1b[2J\u202e.safetensors"
 
@@ -187,10 +187,10 @@ def test_every_command_explains_itself_with_an_example(spool: Spool, command: st
 
 def refusal(spool: Spool, name: str) -> str:
     """Why a model is not deleted; it is still there."""
-    before = sorted(spool.folder.rglob("*.safetensors"))
+    before = sorted(below(spool.folder, "*.safetensors"))
     done = spool.command("checkpoints", "delete", name, "--yes")
     assert (done.returncode, done.stdout) == (1, "")
-    assert sorted(spool.folder.rglob("*.safetensors")) == before
+    assert sorted(below(spool.folder, "*.safetensors")) == before
     return done.stderr
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.sounds import recording
-from tests.spooling import Spool, spooling, until
+from tests.spooling import Spool, below, spooling, until
 
 NEVER_S = 3600.0
 PATIENT = {"quiet_s": 0.2, "scan_s": 0.5, "unparsable_grace_s": 0.6, "companions_s": NEVER_S}
@@ -157,7 +157,7 @@ def test_cancel_jobs_that_wait(tmp_path: Path) -> None:
             assert manifest["audio"] == []
             assert "cancelled" in (spool.outbox / folder / "ERROR.txt").read_text()
         assert (spool.outbox / "recording.cancelled" / "recording.json").read_text().startswith('{"text": "I wait."')
-        until(lambda: not list(spool.inbox.rglob("*.cancel")), "they are consumed")
+        until(lambda: not below(spool.inbox, "*.cancel"), "they are consumed")
         until(lambda: counts(spool) == counts(spool) | {"queued": 1, "waiting": 0, "cancelled": 6})
         (spool.inbox / "PAUSE").unlink()
         assert said(spool, "kept") == "I stay."
@@ -186,7 +186,7 @@ def test_cancel_jobs_of_a_file_with_several(spool: Spool, gate: Gate) -> None:
     spool.drop("radio/many.json", f"[{','.join(map(gate.job, documents))}]")
     until(lambda: gate.begun() == ["One."])
     spool.drop("radio/many-2.cancel", b"")
-    until(lambda: not list(spool.inbox.rglob("*.cancel")))
+    until(lambda: not below(spool.inbox, "*.cancel"))
     spool.drop("radio/many.cancel", b"")
     gone = [f"radio/many-{number}.cancelled" for number in (1, 2, 3, 4)]
     until(lambda: spool.results() == gone, lambda: f"{spool.results()}")

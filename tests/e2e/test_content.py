@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.sounds import recording
-from tests.spooling import PATIENCE_S, PLUGINS, ROOT, Spool, environment, spooling, until
+from tests.spooling import PATIENCE_S, PLUGINS, ROOT, Spool, below, environment, spooling, until
 
 NEVER_S = 3600.0
 BOUNDARY = ROOT / "tests" / "crash" / "boundary"
@@ -101,8 +101,8 @@ def test_bad_files_fail_in_plain_words(tmp_path: Path) -> None:
             assert not error["retryable"]
         assert all(spool.manifest(name)["status"] == "done" for name in ("good-before", "good-after"))
         assert process.poll() is None
-        assert not list(spool.folder.rglob("owned"))
-        for path in spool.outbox.rglob("*"):
+        assert not below(spool.folder, "owned")
+        for path in below(spool.outbox):
             assert path.is_dir() or path.read_bytes() != b"secret"
 
 
@@ -362,9 +362,9 @@ def test_nothing_from_a_stranger_steers_a_terminal(tmp_path: Path) -> None:
         assert len(spool.results()) == len(FORGED)
         said = {"log": done.stderr, "status": spool.command("status").stdout}
         said |= {"json": spool.command("status", "--json").stdout}
-        said |= {str(path): path.read_text() for path in spool.outbox.rglob("ERROR.txt")}
-        said |= {str(path): path.read_text() for path in spool.outbox.rglob("manifest.json")}
-        said |= {"names": "\n".join(path.name for path in spool.outbox.rglob("*"))}
+        said |= {str(path): path.read_text() for path in below(spool.outbox, "ERROR.txt")}
+        said |= {str(path): path.read_text() for path in below(spool.outbox, "manifest.json")}
+        said |= {"names": "\n".join(path.name for path in below(spool.outbox))}
         assert len(said) > 20
         for where, text in said.items():
             assert not STEERS.search(text), where

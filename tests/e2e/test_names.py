@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.spooling import PATIENCE_S, Spool, spooling, until
+from tests.spooling import PATIENCE_S, Spool, below, spooling, until
 
 LONG = "x" * 250 + ".yaml"
 NAMES = {
@@ -86,7 +86,7 @@ def test_every_name_gets_its_result(spool: Spool) -> None:
     assert len(shortened.encode()) <= 220
     assert said(spool, shortened) == said_by(jobs[LONG])
     assert_safe_on_every_system(spool.outbox)
-    assert not [path for path in spool.inbox.rglob("*.*") if path.is_file() and ".voicespool" not in path.parts]
+    assert not [path for path in below(spool.inbox, "*.*") if path.is_file() and ".voicespool" not in path.parts]
 
 
 def results_of_twins(results: list[str], first: str) -> list[str]:
@@ -137,7 +137,7 @@ def test_folders_and_jobs_of_one_name(spool: Spool) -> None:
         "radio.yaml", "radio/hello.yaml", "x.yaml/inner.yaml", "x.yaml/x.yaml/x.yaml", "x.yml"
     ]  # fmt: skip
     for folder in spool.results():
-        inside = [path for path in (spool.outbox / folder).rglob("*") if path.is_dir()]
+        inside = [path for path in below(spool.outbox / folder) if path.is_dir()]
         assert inside == [], f"{folder} holds {inside}"
     assert (spool.inbox / "empty.yaml").is_dir()
 
@@ -174,7 +174,7 @@ def test_links_pipes_and_sockets_are_never_opened(tmp_path: Path) -> None:
         spool.start()
         make_what_is_no_file(spool, "after")
         os.mkfifo(spool.inbox / "voice.wav")
-        with nobody_opens(*spool.inbox.rglob("fifo.yaml"), spool.inbox / "voice.wav"):
+        with nobody_opens(*below(spool.inbox, "fifo.yaml"), spool.inbox / "voice.wav"):
             spool.drop("pipe-voice.yaml", "text: Hello.\nspeaker_wav: voice.wav\n")
             spool.drop("good.yaml", job("Good."))
             spool.result("good")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from engines.xtts import OPTIONS
 from tests import tiny
 from tests.sounds import recording
-from tests.spooling import Spool, spooling, until
+from tests.spooling import Spool, below, spooling, until
 
 ANA, VIKTOR = tiny.SPEAKERS
 CHUNKS = 16
@@ -152,7 +152,7 @@ def test_kill_9_of_the_worker_costs_nothing_that_was_done(spool: Spool, tiny_xtt
 
 def kept(spool: Spool) -> list[Path]:
     """Finished chunks of the jobs that are claimed."""
-    return list((spool.state / "claimed").glob("*/chunks/*.chunk"))
+    return below(spool.state / "claimed", "*.chunk")
 
 
 def test_without_the_base_model_a_job_says_which_command_brings_it(spool: Spool, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import stat
 
 from tests.depriving import as_an_ordinary_user
-from tests.spooling import Spool
+from tests.spooling import Spool, below
 
 
 def test_replace_moves_the_older_result_aside_and_leaves_other_things_alone(spool: Spool) -> None:
@@ -22,7 +22,7 @@ def test_replace_moves_the_older_result_aside_and_leaves_other_things_alone(spoo
     assert spool.manifest("a")["request"]["text"] == "Second."
     assert spool.results() == ["a", "b~2"]
     assert (spool.outbox / "b" / "notes.txt").read_text() == "mine"
-    assert not list((spool.outbox / ".voicespool").rglob("manifest.json"))
+    assert not below(spool.outbox / ".voicespool", "manifest.json")
 
 
 def test_number_keeps_the_older_results(spool: Spool) -> None:
