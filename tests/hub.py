@@ -141,8 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(200, **length)
         stall = served.stall.pop(name, None)
         part = rest[: served.cut.pop(name, stall)]
+        served.sent += len(part)  # before the other side can have all of it
         self.wfile.write(part)
-        served.sent += len(part)
         if stall is not None:
             served.stalled.set()
             served.closing.wait(60)

@@ -190,7 +190,8 @@ class Spool:
 
     def lines(self, action: str) -> list[dict[str, Any]]:
         """Log lines of one action."""
-        lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        whole = self.log().rpartition("\n")[0].splitlines()  # the last line may still be written
+        lines = [json.loads(line) for line in whole if line.startswith("{")]
         return [line for line in lines if line.get("action") == action]
 
     def worker_pid(self) -> int:

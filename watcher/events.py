@@ -153,13 +153,13 @@ class Events:
 
     def _drop(self, wd: WatchDescriptor) -> None:
         """The folder has another path now, which its watch and those below it do not know."""
-        with self._lock:
+        with self._lock:  # or `watch` could take over one of them meanwhile
             folder = self._paths.get(wd)
             below = [other for other, path in self._paths.items() if folder and path.startswith(folder + "/")]
             watches = [(moved, self._ids[moved]) for moved in (wd, *below) if moved in self._ids]
-        if self._reader is not None:
-            with contextlib.suppress(OSError):
-                self._reader.remove_callbacks(watches)
+            if self._reader is not None:
+                with contextlib.suppress(OSError):
+                    self._reader.remove_callbacks(watches)
         for moved, _id in watches:
             self.on_watch_deleted(moved)
 

@@ -185,7 +185,8 @@ def test_a_clock_set_back_by_a_year_stops_nothing(spool: Spool) -> None:
     spool.drop("b.yaml")
     until(lambda: len(spool.claims()) == 2, "the second job is claimed")
     assert all(name > "2027" for name in spool.claims())
-    clock.write_text("0")
+    (spool.folder / "clock.new").write_text("0")
+    (spool.folder / "clock.new").rename(clock)  # it is read at any moment
     spool.drop("c.yaml")
     until(lambda: len(spool.claims()) == 3, "a job is claimed after the clock was set back")
     spool.stop(signal.SIGKILL)

@@ -107,7 +107,7 @@ _values: Any = st.recursive(
 
 
 @given(_values, st.booleans(), st.sampled_from([None, 0, 2]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_agrees_with_the_json_module(written: object, ascii_only: bool, indent: int | None) -> None:
     text = json.dumps({"a": written}, ensure_ascii=ascii_only, indent=indent)
     (tree,) = trees(text)
@@ -115,7 +115,7 @@ def test_agrees_with_the_json_module(written: object, ascii_only: bool, indent: 
 
 
 @given(st.text(alphabet='{}[]",:\\ \n01.e-+tfnux"a', max_size=40))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_takes_nothing_that_the_json_module_refuses(text: str) -> None:
     try:
         found = json_text.read("{" + text, Bounds(), 5)

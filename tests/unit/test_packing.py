@@ -39,7 +39,7 @@ def packed(convolution: Any, sequences: list[Tensor], kernel: int) -> list[Tenso
     return [made[span] for span in packing.spans]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5), kernel=st.sampled_from((1, 3, 7, 31)))
 def test_convolutions_see_the_end_of_each_sequence(lengths: list[int], kernel: int) -> None:
     """Shorter than the kernel and longer; full, depthwise, and in wide groups."""

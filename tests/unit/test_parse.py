@@ -475,7 +475,7 @@ def test_an_engine_that_is_not_installed_is_left_to_the_worker() -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from([".yaml", ".json"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_make_documents_or_one_error(data: bytes, suffix: str) -> None:
     _documents_or_one_error(data, suffix)
 
@@ -494,7 +494,7 @@ _values: Any = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(_KEYS), _values, max_size=6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_values_make_documents_or_problems(job: dict[str, Any]) -> None:
     """As YAML and as JSON, the same job or the same problems."""
     text = json.dumps(job).replace("NaN", "1e9").replace("-Infinity", "1").replace("Infinity", "1")

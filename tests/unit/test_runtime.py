@@ -25,7 +25,7 @@ def python(code: str, *path: Path) -> list[str]:
     """Lines that a fresh interpreter prints; fails when it fails."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT)))}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, env=environment
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

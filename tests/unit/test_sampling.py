@@ -73,7 +73,7 @@ def sampler(rows: Sequence[dict[str, Any]], **more: Any) -> Any:
     return made
 
 
-@settings(deadline=None, max_examples=150)  # the first example imports transformers
+@settings(max_examples=150)
 @given(rows_of_settings, st.integers(0, 2**32))
 def test_every_row_is_drawn_from_the_librarys_distribution(rows: list[dict[str, Any]], seed: int) -> None:
     """A token's share of the numbers between 0 and 1 is its probability; what is filtered out never comes."""
@@ -94,7 +94,7 @@ def test_every_row_is_drawn_from_the_librarys_distribution(rows: list[dict[str, 
                 assert picked[row] == order[row, (ends[row] <= chance).sum()]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(rows_of_settings, st.integers(0, 2**32))
 def test_greedy_rows_take_the_librarys_likeliest(rows: list[dict[str, Any]], seed: int) -> None:
     """Whatever their chance; the penalty alone counts, as in the library."""

@@ -191,7 +191,7 @@ class TestSchema:
     @given(
         st.dictionaries(st.sampled_from([*JobSpec.model_fields, *LEGACY_SETTINGS]), _values, max_size=5), st.booleans()
     )
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=400)
     def test_never_calls_wrong_what_the_spool_takes(self, job: dict[str, Any], with_text: bool) -> None:
         """An editor must not underline a job that runs."""
         job = {**job, "text": "a"} if with_text else job

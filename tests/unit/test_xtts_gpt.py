@@ -191,6 +191,7 @@ def test_torchs_own_chance_is_not_used(model: Any, chosen: list[Utterance]) -> N
 def test_memory_of_a_row_is_what_is_said(model: Any, chosen: list[Utterance]) -> None:
     """The formula is for all tensors that live while a batch is decoded: no less, and not much more."""
     rows = 8
+    gc.collect()
     before = living()
     run = model.gpt.decode(chosen[:rows], rows)
     taken = max(living() - before for _group, _ in zip(run, range(4), strict=False))

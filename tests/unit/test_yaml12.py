@@ -189,7 +189,7 @@ class TestStreams:
         assert [tree.value for tree in trees(text)] in ([], [None])
 
     @given(st.lists(st.dictionaries(_texts, _texts, min_size=1), max_size=5))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def test_each_piece_is_a_file_of_its_own(self, documents: list[dict[str, str]]) -> None:
         """Whatever texts are in a stream, its pieces read alone give the same documents."""
         stream = yaml.safe_dump_all(documents, allow_unicode=True, explicit_start=True)
@@ -300,7 +300,7 @@ _json_values = st.recursive(
 
 
 @given(_json_values)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_reads_what_a_yaml_writer_writes(written: object) -> None:
     """PyYAML quotes whatever 1.1 could misread, so its output means the same in 1.2."""
     text = yaml.safe_dump({"a": written}, allow_unicode=True)
@@ -308,7 +308,7 @@ def test_reads_what_a_yaml_writer_writes(written: object) -> None:
 
 
 @given(st.text(alphabet="ab:-#&*!|>'\"%@`{}[],?~0 \n\t.\\", max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_agrees_with_pyyaml_on_what_is_yaml(text: str) -> None:
     """Of one document with plain values, ours is what PyYAML's base loader reads; nobody else's errors come out."""
     try:
