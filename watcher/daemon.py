@@ -149,7 +149,7 @@ class Daemon:
         session = self.session
         if session is None or time.monotonic() < self.patience.due:
             return
-        if not self._can_start(session):
+        if not self._can_start(session, paused=session.arrivals.paused()):
             if self.bulletin.holds:
                 self._look_for_outbox(session)
                 self._resumed("work")
@@ -158,11 +158,9 @@ class Daemon:
         if ticket is not None:
             self._process(session, ticket)
 
-    def _can_start(self, session: Session) -> bool:
+    def _can_start(self, session: Session, *, paused: bool) -> bool:
         """Whether a job could start now; while paused, only what needs no rendering."""
-        if session.arrivals.paused():
-            return session.schedule.has_urgent()
-        return session.schedule.has_ready(time.time())
+        return session.schedule.has_urgent() if paused else session.schedule.has_ready(time.time())
 
     def _finished(self) -> bool:
         """With `--once` or `--until-idle`: whether nothing can be rendered now.
@@ -177,7 +175,8 @@ class Daemon:
             raise Hold(reason if reason.startswith(f"{what}: ") else f"{what}: {reason}", self.hints[what])
         if self.intake is None or self.intake.busy or not self.intake.session.arrivals.settled():
             return False
-        return not self._can_start(self.intake.session)
+        session = self.intake.session
+        return not self._can_start(session, paused=session.arrivals.paused())
 
     def _complain_of_held_files(self) -> None:
         """A run from cron that leaves a file behind because the file system refuses it must not look well."""
@@ -452,15 +451,17 @@ class Daemon:
         return True
 
     def _state(self) -> str:
+        session = self.session
         if self.signals.stop:
             return "stopping"
-        if self.bulletin.holds:
+        if self.bulletin.holds or session is None:
             return "hold"
-        if self.bulletin.running is not None or (self.session is not None and self._can_start(self.session)):
+        paused = session.arrivals.paused()
+        if self.bulletin.running is not None or self._can_start(session, paused=paused):
             return "running"
-        if self.session is not None and not self.session.arrivals.looked_around:
+        if not session.arrivals.looked_around:
             return "starting"
-        return "paused" if self.session is not None and self.session.arrivals.paused() else "idle"
+        return "paused" if paused else "idle"
 
     def _warm(self) -> tuple[str, str] | None:
         return (self.worker.warm[0], self.worker.warm[1] or "") if self.worker.warm else None

@@ -109,9 +109,9 @@ class Supervisor:
         if not self.signals.stop:
             return
         if self.asked_s is None:
+            self.worker.ask_stop()
             log.info("stopping after this chunk", action="stopping")
             systemd.stopping("finishing a chunk")
-            self.worker.ask_stop()
             self.asked_s = time.monotonic()
         if self.signals.kill or time.monotonic() - self.asked_s > self.limits.stop_grace_s:
             raise PutBack

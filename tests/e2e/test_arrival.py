@@ -215,7 +215,7 @@ def test_an_empty_file_waits_until_it_is_filled(tmp_path: Path) -> None:
         for name in ("one", "two", "three"):  # each takes the quiet time and the grace
             append(spool.inbox / f"{name}.yaml", "text: [\n")
             spool.result(f"{name}.failed")
-        assert listed(spool) == {"empty.yaml": "it is empty"}
+        until(lambda: listed(spool) == {"empty.yaml": "it is empty"}, lambda: f"{listed(spool)}")
         append(path, job("Now it is filled."))
         assert spoken(spool, "empty") == "Now it is filled."
 

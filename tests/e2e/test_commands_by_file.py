@@ -284,9 +284,7 @@ def test_not_before(spool: Spool) -> None:
     assert done.returncode == 0, done.stderr
     if datetime.now(UTC) < soon:
         assert spool.results() == ["now"]
-    spool.start("--until-idle")
-    assert spool.process is not None
-    assert spool.process.wait(60) == 0
+    assert spool.start("--until-idle", wait=False).wait(60) == 0
     spool.start()
     manifest = spool.manifest("soon")
     started = datetime.fromisoformat(manifest["source"]["claimed_at"]).timestamp() + manifest["timing"]["queued_s"]

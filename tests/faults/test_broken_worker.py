@@ -97,8 +97,8 @@ def test_a_failure_that_passes_is_tried_again_and_the_attempts_are_told(spool: S
 
 @pytest.fixture
 def warm(tmp_path: Path) -> Iterator[Spool]:
-    """A daemon whose worker is loaded, with little patience."""
-    with spooling(tmp_path / "warm", limits={"attempts": 1, "stall_s": 2.0}) as spool:
+    """A daemon whose worker is loaded, with as little patience as leaves time to start another."""
+    with spooling(tmp_path / "warm", limits={"attempts": 1, "stall_s": 8.0}) as spool:
         spool.start()
         spool.drop("first.yaml")
         spool.result("first")
@@ -142,7 +142,7 @@ def test_a_job_cancelled_while_it_hangs_ends_at_once(warm: Spool) -> None:
     """Its worker is killed; it is published as cancelled."""
     journal = warm.folder / "journal"
     warm.drop("a.yaml", job("hang", journal=journal))
-    until(journal.exists, "the job is rendered")
+    until(lambda: journal.exists() and journal.read_text(), "the job is rendered")
     (warm.inbox / "a.cancel").touch()
     assert warm.manifest("a.cancelled")["status"] == "cancelled"
     assert not (warm.inbox / "a.cancel").exists()

@@ -83,7 +83,8 @@ def test_an_inbox_that_is_unmounted_and_back_puts_the_running_job_off_and_goes_o
     spool.drop("a.yaml", f"text: One. Two. Three.\nsettings: {settings}\n")
     spool.drop("b.yaml")
     spool.start()
-    until(lambda: "Two." in chunks_begun(journal), "the first chunk is finished, the second begun")
+    until(lambda: gate.exists() and gate.stat().st_size, "the first chunk is finished, the second begun and hanging")
+    assert "Two." in chunks_begun(journal)
     worker = spool.worker_pid()
     unmount(spool.inbox)
     until(lambda: spool.lines("hold"), "a hold")
@@ -203,13 +204,14 @@ def test_an_inbox_that_fills_up_while_a_job_is_rendered_is_a_hold_and_no_failure
 
 def test_an_inbox_that_turns_read_only_holds_its_files_and_goes_on_when_it_may(spool: Spool, mounts: None) -> None:
     mount_tmpfs(spool.inbox)
+    spool.config["ready"]["quiet_s"] = 3.0  # b is not taken before it can't be
     spool.start()
     spool.drop("a.yaml")
     spool.result("a")
     (spool.inbox / "b.yaml").write_text("text: Can't be taken.\n")
     command("mount", "--bind", "-o", "ro", spool.inbox, spool.inbox)
     until(lambda: "Read-only file system" in spool.log(), "the log says why")
-    command("umount", spool.inbox)
+    unmount(spool.inbox)
     assert spool.manifest("b")["attempts"] == 1
     assert spool.stop() == 0
 

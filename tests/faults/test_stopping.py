@@ -193,7 +193,7 @@ def test_the_worker_ends_when_there_is_no_work_and_the_next_job_starts_another(s
     worker = spool.worker_pid()
     until(lambda: not is_running(worker), "the worker is gone")
     until(lambda: spool.status()["warm"] is None, "nothing is loaded")
-    assert spool.lines("worker_ended")[0]["by_itself"]
+    assert until(lambda: spool.lines("worker_ended"), "the log says so")[0]["by_itself"]
     spool.drop("b.yaml")
     assert spool.manifest("b")["status"] == "done"
     assert spool.worker_pid() != worker
