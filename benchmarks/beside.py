@@ -91,7 +91,7 @@ def profiled(work: Callable[[], Any], device: str) -> dict[str, Any]:
     own: Counter[str] = Counter()
     for event in seen.key_averages():
         if (event.device_type.name == "CUDA") == on_gpu and event.key != "Command Buffer Full":
-            own[told(event.key)] += (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
+            own[kernel_name(event.key)] += (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
     total = own.total()
     return {
         "wall_s": round(wall_s, 3),
@@ -101,8 +101,8 @@ def profiled(work: Callable[[], Any], device: str) -> dict[str, Any]:
     }
 
 
-def told(kernel: str) -> str:
-    """A kernel's name without what stands before the part that tells it from others."""
+def kernel_name(kernel: str) -> str:
+    """Without what stands before the part that tells it from others; 80 characters at most."""
     return re.sub(r"void |at::native::|\(anonymous namespace\)::|gpu_kernel_impl(_nocast)?<", "", kernel)[:80]
 
 

@@ -63,12 +63,13 @@ class Facts(dict[str, object]):
 
     def __init__(self) -> None:
         super().__init__(warnings=[])
-        self._of_job: list[str] = []
+        self._of_job: set[str] = set()
 
     def of_model(self, facts: Mapping[str, object], warnings: Iterable[str]) -> None:
         """A model was loaded, maybe in the middle of a job."""
+        of_job = [words for words in self._warnings if words in self._of_job]
         self.update(facts)
-        self.warn(*warnings, *self._of_job)
+        self.warn(*warnings, *of_job)
 
     def warn(self, *sentences: str) -> None:
         """Add sentences to `warnings`, each of them once."""
@@ -76,7 +77,7 @@ class Facts(dict[str, object]):
 
     def warn_of_job(self, sentence: str) -> None:
         """The same for what the next job is not told."""
-        self._of_job.append(sentence)
+        self._of_job.add(sentence)
         self.warn(sentence)
 
     def begin_job(self) -> None:

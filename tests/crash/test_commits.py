@@ -64,6 +64,12 @@ def test_killed_at_a_sample_of_all_commits(tmp_path: Path) -> None:
         survives(tmp_path / str(number), f"{number}{'+' * (number % 2)}")
 
 
+@pytest.mark.parametrize("at", ["unlink:status.json", "rename:status.json", "rename:status.json+"])
+def test_killed_while_status_json_is_written(tmp_path: Path, at: str) -> None:
+    """It is written as often as time goes by, so that its calls have no numbers."""
+    survives(tmp_path, at)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(4))
 def test_killed_at_every_commit(tmp_path: Path, part: int) -> None:

@@ -39,7 +39,7 @@ class _Trouble:
         def call(*arguments: Any, **keywords: Any) -> Any:
             is_counted = "status.json" not in " ".join(map(_shown, arguments))
             self.calls += is_counted
-            kill = is_counted and self._meant(self.kill_at, name, arguments)
+            kill = self._meant(self.kill_at, name, arguments) and (is_counted or ":" in self.kill_at)
             fail = self._meant(self.fail_at, name, arguments) and os.path.exists(self.fail_while)
             if kill and not self.kill_at.endswith("+"):
                 os.kill(os.getpid(), signal.SIGKILL)
