@@ -149,7 +149,7 @@ class Daemon:
         session = self.session
         if session is None or time.monotonic() < self.patience.due:
             return
-        if not self._can_start(session, paused=session.arrivals.paused()):
+        if not session.can_start(paused=session.arrivals.paused()):
             if self.bulletin.holds:
                 self._look_for_outbox(session)
                 self._resumed("work")
@@ -157,10 +157,6 @@ class Daemon:
         ticket = session.schedule.choose(time.time(), time.monotonic(), self._warm())
         if ticket is not None:
             self._process(session, ticket)
-
-    def _can_start(self, session: Session, *, paused: bool) -> bool:
-        """Whether a job could start now; while paused, only what needs no rendering."""
-        return session.schedule.has_urgent() if paused else session.schedule.has_ready(time.time())
 
     def _finished(self) -> bool:
         """With `--once` or `--until-idle`: whether nothing can be rendered now.
@@ -176,7 +172,7 @@ class Daemon:
         if self.intake is None or self.intake.busy or not self.intake.session.arrivals.settled():
             return False
         session = self.intake.session
-        return not self._can_start(session, paused=session.arrivals.paused())
+        return not session.can_start(paused=session.arrivals.paused())
 
     def _complain_of_held_files(self) -> None:
         """A run from cron that leaves a file behind because the file system refuses it must not look well."""
@@ -457,7 +453,7 @@ class Daemon:
         if self.bulletin.holds or session is None:
             return "hold"
         paused = session.arrivals.paused()
-        if self.bulletin.running is not None or self._can_start(session, paused=paused):
+        if self.bulletin.running is not None or session.can_start(paused=paused):
             return "running"
         if not session.arrivals.looked_around:
             return "starting"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass, field
 
 from jobs.errors import holding
@@ -109,6 +110,10 @@ class Session:
         self.arrivals.places = places(config)
         self.arrivals.policy.ready, self.arrivals.policy.limits = config.ready, config.limits
         self.schedule.patience_s = config.limits.affinity_s
+
+    def can_start(self, *, paused: bool) -> bool:
+        """Whether a job could start now; while paused, only what needs no rendering."""
+        return self.schedule.has_urgent() if paused else self.schedule.has_ready(time.time())
 
     def open_outbox(self) -> None:
         """Open the outbox, if it is not open.
