@@ -98,6 +98,9 @@ class Ready(Section):
     its engine needs them, in seconds."""
     scan_s: Seconds = 10.0
     """Longest time between two looks at the whole inbox, in seconds; events only make it sooner."""
+    on_duplicate: Literal["render", "skip"] = "render"
+    """When a file comes back that was claimed within the last day, with the same bytes and the same modification time,
+    as some sync tools put it back: render it again, or skip it. Either way the log and `voicespool status` say so."""
 
 
 class Limits(Section):
@@ -111,6 +114,23 @@ class Limits(Section):
     """Most jobs in one file."""
     recording_bytes: Count = 100 * 1024 * 1024
     """Largest reference recording, in bytes."""
+    recordings: Count = 100
+    """Most different recordings that one job may name."""
+    recording_uses: Count = 10_000
+    """Most recordings that all jobs of one file may name together: each job counts those that it names."""
+    job_bytes: Count = 512 * 1024 * 1024
+    """Most bytes that the spool keeps for one job file until its jobs have ended, recordings included."""
+    speaker_text_chars: Count = 4000
+    """Longest speaker_text, and longest transcript of a recording, in characters."""
+    audio_s: Seconds = 86400.0
+    """Longest audio of one job, pauses included, in seconds."""
+    render_s: Seconds = 172800.0
+    """Longest rendering of a job without a timeout_s of its own, in seconds."""
+    read_s: Seconds = 10.0
+    """Longest time to read and check one job file, in seconds of processor time."""
+    free_bytes: Count = 256 * 1024 * 1024
+    """Space that is left free on the disk of the inbox (or a twentieth of the disk, if that is less): recordings that
+    would not leave it are not copied, and their jobs wait."""
     attempts: Count = 3
     """How often a job is tried whose engine or worker fails."""
     daemon_deaths: Count = 10
