@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -13,7 +14,7 @@ import signal
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 BLOCK_BYTES = 1 << 20
 NEVER_A_LINK = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
@@ -95,6 +96,23 @@ def opened_folder(root: Path, source: str) -> Iterator[tuple[int, str]]:
 
 
 @contextlib.contextmanager
+def listed(root: Path, source: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """List a folder below `root`, entry by entry; no link on the way is followed. `""` is `root` itself.
+
+    Raises:
+        OSError: As `opened_folder`.
+    """
+    with contextlib.ExitStack() as stack:
+        if source:
+            parent, name = stack.enter_context(opened_folder(root, source))
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        else:
+            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        yield stack.enter_context(os.scandir(fd))
+
+
+@contextlib.contextmanager
 def opened_regular(path: str | Path, dir_fd: int | None = None) -> Iterator[tuple[int, os.stat_result]]:
     """Open a regular file for reading: no link is followed, no FIFO waited for, no device touched.
 
@@ -114,6 +132,31 @@ def opened_regular(path: str | Path, dir_fd: int | None = None) -> Iterator[tupl
         yield fd, status
     finally:
         os.close(fd)
+
+
+OTHER_NAMES = "has other names (hard links) and may be somebody else's; put a copy here instead of a link"
+
+
+def has_other_names(status: os.stat_result, folder: os.stat_result) -> bool:
+    """Whether a file may be somebody else's, linked into a folder by one who may not read it.
+
+    Not in a folder of its owner, or of ours, in which nobody else can make names.
+
+    Args:
+        status: Of the file.
+        folder: Of the folder that it lies in.
+    """
+    if status.st_nlink < 2:
+        return False
+    return bool(folder.st_mode & 0o022) or folder.st_uid not in {os.geteuid(), status.st_uid}
+
+
+def write_sparse(file: IO[bytes], block: bytes) -> None:
+    """Write a block, or leave a hole of its length where it is all zeros. `truncate` at the end makes the last one."""
+    if block.count(0) == len(block):
+        file.seek(len(block), os.SEEK_CUR)
+    else:
+        file.write(block)
 
 
 def content_of(status: os.stat_result) -> int:
@@ -189,9 +232,17 @@ _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOS
 def rename_to_free_name(source: Path, name: str, folder_fd: int) -> bool:
     """Rename a file to a name in an open folder, unless the name is taken. Returns False when it is.
 
-    A hard link fails when the name exists, which a rename does not; where links can't be made, look, then rename.
-    A crash between link and unlink leaves both names.
+    Where the system can't do that in one step, a hard link fails when the name exists, which a rename does not; a crash
+    between link and unlink leaves both names. Where links can't be made either: look, then rename.
     """
+    try:
+        rename_exclusively(source, name, folder_fd)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
     try:
         os.link(source, name, dst_dir_fd=folder_fd, follow_symlinks=False)
     except FileExistsError:
@@ -206,6 +257,26 @@ def rename_to_free_name(source: Path, name: str, folder_fd: int) -> bool:
     else:
         os.unlink(source)
     return True
+
+
+_NOT_OFFERED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+
+
+def rename_exclusively(source: Path, name: str, folder_fd: int) -> None:
+    """renameat2(2) with RENAME_NOREPLACE: rename a file to a name in an open folder.
+
+    Raises:
+        FileExistsError: The name is taken.
+        OSError: The system's own; EINVAL, ENOSYS or EOPNOTSUPP where it does not offer this.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+    if renameat2(_AT_FDCWD, os.fsencode(source), folder_fd, os.fsencode(name), _RENAME_NOREPLACE):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(source))
 
 
 def remove_tree(path: Path) -> None:

@@ -80,6 +80,18 @@ class Outbox:
             self._names.clear()
             raise OutboxGone(_gone(self.folder, found))
 
+    def refuses(self) -> OSError | None:
+        """What the outbox has against being worked with; None when it is well."""
+        try:
+            replace(self.staging / "probe", b"", durable=False)
+            (self.staging / "probe").unlink()
+            os.listdir(self.folder)
+            if not os.access(self.folder, os.W_OK | os.X_OK):
+                return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.folder))
+        except OSError as error:
+            return error
+        return None
+
     def assemble(self, job_id: str, fill: Callable[[Path], None]) -> Path:
         """Make a result out of sight: `fill` writes its files into an empty folder, then all is forced to disk."""
         folder = self.staging / job_id

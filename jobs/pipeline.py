@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -32,11 +32,12 @@ from jobs.manifest import Status
 from jobs.names import safe_name
 from jobs.order import Fallback
 from jobs.outbox import MANIFEST, Outbox
-from jobs.parse import Document, parse
-from jobs.recordings import NotAllowed, Snapshots, transcript_beside
+from jobs.parse import Document
+from jobs.reading import AT_ONCE_BYTES, ReadElsewhere, Reading, keep_understood, understood
+from jobs.recordings import Copies, NotAllowed, Snapshots, transcript_beside
 from jobs.rendering import Order, Rendering
 from jobs.report import Story
-from jobs.rules import Rules
+from jobs.rules import NotHere, Rules
 from jobs.schedule import URGENT, Ticket
 from jobs.spec import JobSpec
 from jobs.store import Claim, Store, deadly
@@ -65,6 +66,8 @@ class Spool:
         longest_bytes: Of a job file.
         attempts: How often a job is tried that the engine fails on.
         deaths: After so many daemons in a row that died while reading a file, it is not read again.
+        elsewhere: Reads what may take long; None where nothing else has to go on meanwhile.
+        wait: Called for a reading that is needed now; returns when it has ended, or raises.
     """
 
     store: Store
@@ -76,6 +79,8 @@ class Spool:
     longest_bytes: int
     attempts: int
     deaths: int
+    elsewhere: ReadElsewhere | None = None
+    wait: Callable[[Reading], None] = lambda _reading: None
 
     @property
     def open_outbox(self) -> Outbox:
@@ -83,15 +88,24 @@ class Spool:
             raise OutboxGone("the outbox was not opened yet")
         return self.outbox
 
-    def read(self, data: bytes, source: str) -> tuple[Document, ...]:
-        """Parse a job file; that it is being read is on disk meanwhile, in case it kills the daemon."""
-        with self.store.reading(source):
-            return parse(data, Path(source).suffix.lower(), self.rules)
+    def read(self, data: bytes, source: str) -> Reading:
+        """Parse a job file; where that is done here, it is on disk meanwhile, in case it kills the daemon."""
+        return self._read(data, Path(source).suffix.lower(), source)
 
-    def read_claimed(self, data: bytes, claim: Claim) -> tuple[Document, ...]:
+    def read_claimed(self, data: bytes, claim: Claim) -> Reading:
         """The same for a claimed file. Its deaths are counted by its id: its name may be another file's by now."""
-        with self.store.reading(claim.job_id):
-            return parse(data, claim.suffix.lower(), self.rules)
+        return self._read(data, claim.suffix.lower(), claim.job_id)
+
+    def _read(self, data: bytes, suffix: str, whose: str) -> Reading:
+        if self.elsewhere is None or len(data) <= AT_ONCE_BYTES:
+            with contextlib.suppress(NotHere), self.store.reading(whose):
+                return Reading.at_once(data, suffix, self.rules)
+        assert self.elsewhere is not None  # noqa: S101 - only rules without models raise NotHere
+        return self.elsewhere.ask(data, suffix)
+
+    def key_of(self, claim: Claim) -> str:
+        """Names the bytes of a job and the rules that they are read by."""
+        return f"{claim.sha256}-{self.rules.token}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,60 +145,83 @@ class Ready(Protocol):
     def set_aside(self) -> str: ...
 
 
-def take(spool: Spool, arrival: Ready) -> Iterable[Ticket]:
+Step = Ticket | Reading | None
+"""What the way into the queue yields: a job that is in it, a reading to wait for, or None after a slice of work."""
+
+
+def take(spool: Spool, arrival: Ready) -> Iterator[Step]:
     """Claim a ready file; every document in it becomes a job in the queue.
 
     Returns:
-        Tickets; those of several documents are made one by one as they are asked for, since a thousand documents with
-        recordings keep a disk busy for longer than the daemon may be away.
+        The rest of the way, a slice at a time: a thousand documents with recordings keep a disk busy for longer than
+        the daemon may be away.
 
     Raises:
         jobs.store.Changed, FileNotFoundError, OSError: It was not claimed, see `Store.claim`.
         Hold: It is claimed, but the file system refuses the next step; `resume` goes on from there.
     """
     if arrival.set_aside:
-        return [urgent(spool.store.set_aside(arrival.source, arrival.set_aside))]
+        return iter([urgent(spool.store.set_aside(arrival.source, arrival.set_aside))])
     claim, data = spool.store.claim(arrival.source, arrival.status, spool.longest_bytes)
     if claim.set_aside:
-        return [urgent(claim)]
+        return iter([urgent(claim)])
     return _enlist(spool, claim, data, arrival.documents if data == arrival.data else None)
 
 
-def resume(spool: Spool, job_id: str) -> Iterable[Ticket]:
+def resume(spool: Spool, job_id: str) -> Iterator[Step]:
     """Read back what an earlier daemon claimed: as `take`. Nothing when it got no further than making a folder."""
     claim = spool.store.recover(job_id, spool.longest_bytes)
     if claim is None:
-        return []
+        return iter(())
     if spool.store.deaths(job_id) >= spool.deaths and not claim.set_aside:
         claim = spool.store.describe(replace(claim, set_aside=deadly(spool.deaths)))
     if claim.set_aside or spool.store.intent(claim) or is_cancelled(claim):
-        return [urgent(claim)]
+        return iter([urgent(claim)])
     return _enlist(spool, claim, claim.job_file.read_bytes(), None)
 
 
-def _enlist(spool: Spool, claim: Claim, data: bytes, documents: tuple[Document, ...] | None) -> Iterable[Ticket]:
-    try:
+def _enlist(spool: Spool, claim: Claim, data: bytes, documents: tuple[Document, ...] | None) -> Iterator[Step]:
+    if documents is None:
         with holding("the state folder of the inbox"):
-            documents = spool.read_claimed(data, claim) if documents is None else documents
-    except JobInvalid:
-        return [urgent(claim)]
+            reading = spool.read_claimed(data, claim)
+        if not reading.ended:
+            yield reading
+        try:
+            documents = reading.documents()
+        except JobInvalid as invalid:
+            _keep(spool, claim, data, invalid)
+            yield urgent(claim)
+            return
+    copies = spool.snapshots.copies()
     if len(documents) == 1 or claim.document:
-        return [_ticket(spool, claim, documents[0])]
+        yield from _ticket(spool, claim, documents[0], copies)
+        return
     with holding("the state folder of the inbox"):
-        children = spool.store.split(claim, [document.source for document in documents])
-    return (_ticket(spool, child, document) for child, document in zip(children, documents, strict=True))
+        children = yield from spool.store.split(claim, [document.source for document in documents])
+    for child, document in zip(children, documents, strict=True):
+        yield from _ticket(spool, child, document, copies)
 
 
-def _ticket(spool: Spool, claim: Claim, document: Document) -> Ticket:
-    if document.spec is None:
-        return urgent(claim)
-    if document.recordings and not claim.recordings:
+def _keep(spool: Spool, claim: Claim, data: bytes, result: Document | JobInvalid) -> None:
+    """Remember what a large file says, so that it is not parsed again when its turn comes.
+
+    Not what depends on a model: that is looked at again then, since it may have been replaced.
+    """
+    if len(data) > AT_ONCE_BYTES and not (isinstance(result, Document) and result.model):
         with holding("the state folder of the inbox"):
-            claim = _copy_recordings(spool, claim, document.recordings)
-    if claim.problems:
-        return urgent(claim)
+            keep_understood(claim.folder, spool.key_of(claim), result)
+
+
+def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> Iterator[Step]:
+    _keep(spool, claim, document.source, document)
+    if document.spec is not None and document.recordings and not claim.recordings:
+        with holding("the state folder of the inbox"):
+            claim = yield from _copy_recordings(spool, claim, document, copies)
     spec = document.spec
-    return replace(
+    if spec is None or claim.problems:
+        yield urgent(claim)
+        return
+    yield replace(
         urgent(claim),
         priority=spec.priority,
         not_before=spec.not_before.timestamp() if spec.not_before else 0.0,
@@ -207,21 +244,21 @@ def urgent(claim: Claim) -> Ticket:
     return Ticket(claim.job_id, claim.name, claim.claimed_ns, URGENT, claim.document)
 
 
-def _copy_recordings(spool: Spool, claim: Claim, names: Sequence[str]) -> Claim:
+def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Copies) -> Generator[None, None, Claim]:
     """Copy the recordings by content, so that what the job speaks with is what was there when it was claimed."""
     recordings, transcripts, problems = {}, {}, []
-    for name in names:
+    for name in document.recordings:
         try:
             path = spool.snapshots.places.find(name, (spool.store.inbox / claim.source).parent)
             if path is None:
                 problems.append(f"the recording {printable(name)} is neither beside the job file nor in voices/")
                 continue
-            recordings[name] = spool.snapshots.take(path, claim.folder / "recordings")
+            recordings[name] = yield from copies.take(path, claim.folder / "recordings")
+            if text := transcript_beside(path):
+                copies.count(len(text.encode()))
+                transcripts[name] = text
         except NotAllowed as error:
             problems.append(str(error))
-        else:
-            if text := transcript_beside(path):
-                transcripts[name] = text
     if recordings:
         fsync(claim.folder / "recordings")
     described = replace(claim, recordings=recordings, transcripts=transcripts, problems=tuple(problems))
@@ -282,10 +319,12 @@ def _understand(spool: Spool, claim: Claim) -> tuple[JobSpec, Model | Fallback |
         data = claim.job_file.read_bytes()
     if hashlib.sha256(data).hexdigest() != claim.sha256:
         raise JobInvalid([Problem("the spool's own copy of the file is damaged on disk")])
-    documents = spool.read_claimed(data, claim)
-    if documents[0].spec is None:
-        raise JobInvalid(documents[0].problems)
-    return documents[0].spec, documents[0].model
+    reading = understood(claim.folder, spool.key_of(claim), data) or spool.read_claimed(data, claim)
+    spool.wait(reading)
+    document = reading.documents()[0]
+    if document.spec is None:
+        raise JobInvalid(document.problems)
+    return document.spec, document.model
 
 
 def _attempt(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback | None, renderer: Renderer) -> Made:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from engines import checkpoints
 from engines.base import EngineClass, EngineInfo
 from jobs.checkpoint_names import Models
 from jobs.spec import JobSpec
 from jobs.tree import Bounds
+
+
+class NotHere(Exception):
+    """A job file can't be read here: it takes a look at files of models."""
+
+
+class ModelsElsewhere:
+    """Stands for a spool's models in a process that must not look at their files."""
+
+    def model(self, name: str) -> NoReturn:
+        raise NotHere(name)
+
+    find = model
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +36,7 @@ class Rules:
         planned: Engines of later versions: name -> sentence that says so.
         default_engine, default_language: For jobs that name none.
         models: Where checkpoints are looked up; None where none may be named.
+        token: Names these rules: what was read by others may mean something else.
         defaults: What jobs get that do not say otherwise: any of checkpoint, speaker, speaker_wav, speaker_text, seed,
             settings, output, priority, timeout_s, on_checkpoint_error. None counts as not there.
         transcribe: `whisper` where it listens to recordings without a transcript, else `off`.
@@ -36,7 +51,7 @@ class Rules:
     planned: Mapping[str, str] = field(default_factory=dict)
     default_engine: str = "espeak"
     default_language: str = "en"
-    models: Models | None = None
+    models: Models | ModelsElsewhere | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     transcribe: str = "off"
     text_chars: int = 1_000_000
@@ -45,6 +60,7 @@ class Rules:
     recordings: int = 100
     file_recordings: int = 1_000
     bounds: Bounds = field(default_factory=Bounds)
+    token: str = field(default_factory=lambda: secrets.token_hex(8), compare=False)
     _known: dict[str, EngineInfo] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def info(self, engine: str) -> EngineInfo | None:

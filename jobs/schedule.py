@@ -38,6 +38,10 @@ class Ticket:
         """The name of its file without extension: what `NAME.cancel` may say as well."""
         return self.name.removesuffix(f"-{self.document}") if self.document else self.name
 
+    def is_meant_by(self, name: str) -> bool:
+        """Whether `NAME.cancel` means this job: of that name, or from the file of that name."""
+        return name in {self.name, self.file_name}
+
 
 def _order(ticket: Ticket) -> tuple[int, int, int]:
     return -ticket.priority, ticket.claimed_ns, ticket.document
@@ -121,7 +125,7 @@ class Schedule:
 
     def named(self, name: str) -> list[Ticket]:
         """All queued jobs that `NAME.cancel` means: of that name, or from the file of that name."""
-        return [ticket for ticket in self._tickets.values() if name in {ticket.name, ticket.file_name}]
+        return [ticket for ticket in self._tickets.values() if ticket.is_meant_by(name)]
 
     def _wake(self, wall_s: float) -> None:
         while self._later and self._later[0].not_before <= wall_s:

@@ -15,7 +15,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +24,7 @@ from jobs.errors import ConfigError, InboxGone, holding
 from jobs.files import (
     from_json,
     fsync,
+    has_other_names,
     identity,
     opened_folder,
     opened_regular,
@@ -51,6 +52,7 @@ class Claim:
         document: 0 for a file that is one job, else which of the file's documents this is, from 1.
         sha256: Of the job file's bytes; empty until they are safe.
         set_aside: Why the file is not to be read at all (too large, kills the daemon); empty for all others.
+        withheld: Not a byte of it may be published: it may be a file of somebody who did not put it here.
         recordings: Each name in the job's `speaker_wav` -> digest of the copy under `recordings/`.
         transcripts: Each of those names that has a text beside it -> that text.
         problems: Sentences about files the job names that can't be had.
@@ -67,6 +69,7 @@ class Claim:
     transcripts: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     dropped_ns: int = 0
+    withheld: bool = False
 
     @property
     def job_id(self) -> str:
@@ -178,10 +181,11 @@ class Store:
         """
         claim = self._taken(source)
         try:
-            if not stat.S_ISREG(os.lstat(claim.original).st_mode):
+            status = os.lstat(claim.original)
+            if not stat.S_ISREG(status.st_mode):
                 raise FileNotFoundError(errno.ENOENT, "it is not a regular file any more", source)
             self._deaths.pop(source, None)  # a mended file of this name is read again
-            return self.describe(replace(claim, set_aside=reason))
+            return self.describe(replace(claim, set_aside=reason, withheld=self._may_be_linked(claim, status)))
         except OSError:
             self._put_back(claim)
             raise
@@ -214,7 +218,7 @@ class Store:
     def _seal(self, claim: Claim, looked_at: os.stat_result, longest_bytes: int) -> tuple[Claim, bytes]:
         """Copy the bytes. Nobody can open the file by its name any more; whoever has it open already is told."""
         with opened_regular(claim.original) as (fd, status):
-            if _content(status) != _content(looked_at) or somebody_writes(fd):
+            if _content(status) != _content(looked_at) or somebody_writes(fd) or self._may_be_linked(claim, status):
                 raise Changed
             if status.st_size > longest_bytes:
                 return self.describe(replace(claim, set_aside=too_large(longest_bytes))), b""
@@ -224,9 +228,19 @@ class Store:
                 raise Changed
         return self.describe(replace(claim, sha256=_digest(data))), data
 
+    def _may_be_linked(self, claim: Claim, status: os.stat_result) -> bool:
+        """Whether a claimed file may be somebody else's; see `has_other_names`."""
+        if status.st_nlink < 2:
+            return False
+        try:
+            with opened_folder(self.inbox, claim.source) as (folder, _name):
+                return has_other_names(status, os.fstat(folder))
+        except OSError:
+            return True
+
     def _put_back(self, claim: Claim) -> None:
-        """Undo a claim. If its name is taken by now, the file returns under a name beside it; if its folder is gone,
-        to the inbox itself.
+        """Undo a claim. If its name is taken by now, the file returns under another name next to it; if its folder is
+        gone, or does not take it, to the inbox itself.
 
         Raises:
             Hold: The file system refuses. The file stays in its claim, which `recover` reads back.
@@ -234,7 +248,9 @@ class Store:
         with holding("a file can't be put back into the inbox"):
             try:
                 self._return(claim, claim.source)
-            except (FileNotFoundError, NotADirectoryError):
+            except OSError:
+                if "/" not in claim.source:
+                    raise
                 self._return(claim, claim.source.rpartition("/")[2])
             remove_tree(claim.folder)
 
@@ -255,8 +271,9 @@ class Store:
         replace_file(claim.folder / "claim.json", _packed(claim))
         return claim
 
-    def split(self, claim: Claim, documents: Sequence[bytes]) -> list[Claim]:
-        """Turn a file of several documents into as many jobs; the first claim is released when all of them are safe.
+    def split(self, claim: Claim, documents: Sequence[bytes]) -> Generator[None, None, list[Claim]]:
+        """Turn a file of several documents into as many jobs, one a step; the first claim is released when all of them
+        are safe.
 
         A crash in between leaves the first claim, and `split` starts over.
         """
@@ -270,6 +287,7 @@ class Store:
             write_new(folder / "claim.json", _packed(child))
             fsync(folder)
             children.append(child)
+            yield
         fsync(claim.folder.parent)
         self.release(claim)
         fsync(claim.folder.parent)  # or a power failure could bring it back after some of them are published
@@ -300,13 +318,16 @@ class Store:
             return None
         if claim.sha256 or claim.set_aside:
             return claim
+        claim.job_file.unlink(missing_ok=True)
         try:
-            return self._seal_again(claim, longest_bytes)
-        except (Changed, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in NOT_REGULAR:
-                raise
+            data = self._read_again(claim, longest_bytes)
+        except (Changed, OSError):  # of the file, which is its dropper's and says nothing about the disk
             self._put_back(claim)
             return None
+        if len(data) > longest_bytes:
+            return self.describe(replace(claim, set_aside=too_large(longest_bytes)))
+        write_new(claim.job_file, data)
+        return self.describe(replace(claim, sha256=_digest(data)))
 
     def _is_in_inbox(self, claim: Claim) -> bool:
         """Whether a claim has no file: it did not come to that, or the file was put back."""
@@ -319,20 +340,15 @@ class Store:
         try:
             with opened_folder(self.inbox, claim.source) as (folder, name):
                 return os.path.samestat(mine, os.lstat(name, dir_fd=folder))
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:  # a stranger's folder, which may refuse anything
             return False
 
-    def _seal_again(self, claim: Claim, longest_bytes: int) -> Claim:
+    def _read_again(self, claim: Claim, longest_bytes: int) -> bytes:
         """What was ready before the crash is ready still, unless somebody writes; there is nothing to compare with."""
-        claim.job_file.unlink(missing_ok=True)
         with opened_regular(claim.original) as (fd, status):
-            if somebody_writes(fd):
+            if somebody_writes(fd) or self._may_be_linked(claim, status):
                 raise Changed
-            if status.st_size > longest_bytes:
-                return self.describe(replace(claim, set_aside=too_large(longest_bytes)))
-            data = read_at_most(fd, longest_bytes)
-        write_new(claim.job_file, data)
-        return self.describe(replace(claim, sha256=_digest(data)))
+            return read_at_most(fd, longest_bytes)
 
     # --- while it is being read: what kills the daemon is counted ----------------------------------
 
@@ -416,6 +432,16 @@ class Store:
     def empty_trash(self) -> None:
         for entry in list((self.state / "trash").iterdir()):
             remove_tree(entry)
+
+    def refuses(self) -> OSError | None:
+        """What the state folder or the inbox has against being worked with; None when they are well."""
+        try:
+            replace_file(self.state / "probe", b"", durable=False)
+            with os.scandir(self.inbox) as entries:
+                next(entries, None)
+        except OSError as error:
+            return error
+        return None
 
     def check(self) -> None:
         """Make sure that the inbox is the one that was opened.

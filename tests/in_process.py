@@ -6,25 +6,27 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from engines.base import EngineClass, EngineInfo
+from jobs import files
 from jobs.checkpoint_names import Models
 from jobs.errors import JobInvalid
 from jobs.lock import Lock
 from jobs.outbox import SPOOL_FOLDER, Outbox, Policy
 from jobs.parse import Document, parse
-from jobs.pipeline import Outcome, Spool, process, resume, take
+from jobs.pipeline import Outcome, Spool, Step, process, resume, take
 from jobs.recordings import Places, Snapshots
 from jobs.rendering import Order, Rendering
 from jobs.rules import Rules
 from jobs.schedule import Ticket
 from jobs.store import Store
 
+T = TypeVar("T")
 CHANGES = ("rename", "fsync", "link", "mkdir", "unlink", "rmdir", "ftruncate", "pwrite", "chmod")
 
 
@@ -62,12 +64,13 @@ def refused_at(number: int, times: int, code: int) -> Iterator[list[str]]:
 
 @contextmanager
 def _intercepted(at: Callable[[list[str]], None]) -> Iterator[list[str]]:
-    real = {name: getattr(os, name) for name in (*CHANGES, "open", "write")}
+    modules = dict.fromkeys((*CHANGES, "open", "write"), os) | {"rename_exclusively": files}
+    real = {name: getattr(module, name) for name, module in modules.items()}
     calls: list[str] = []
 
     def counted(name: str) -> Any:
         def call(*arguments: Any, **keywords: Any) -> Any:
-            if name in CHANGES:
+            if name not in {"open", "write"}:
                 calls.append(name)
                 at(calls)
             elif calls:
@@ -77,12 +80,12 @@ def _intercepted(at: Callable[[list[str]], None]) -> Iterator[list[str]]:
         return call
 
     for name in real:
-        setattr(os, name, counted(name))
+        setattr(modules[name], name, counted(name))
     try:
         yield calls
     finally:
         for name, function in real.items():
-            setattr(os, name, function)
+            setattr(modules[name], name, function)
 
 
 class Voice:
@@ -113,6 +116,21 @@ class Found:
     data: bytes = b""
     documents: tuple[Document, ...] | None = None
     set_aside: str = ""
+
+
+def tickets(steps: Iterator[Step]) -> list[Ticket]:
+    """The jobs at the end of the way into the queue; nothing here is read elsewhere."""
+    return [step for step in steps if isinstance(step, Ticket)]
+
+
+def through(steps: Generator[None, None, T]) -> T:
+    """What a piece of work comes to that is done in slices."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            value: T = end.value
+            return value
 
 
 def render(order: Order, timeout_s: float | None) -> Rendering:
@@ -188,7 +206,7 @@ class Desk:
                 snapshots=Snapshots(self.state / "recordings", Places(self.inbox, self.voices, self.state)),
                 rules=Rules(engines=ENGINES, default_engine="voice", models=Models(self.models)),
                 device={},
-                **{"longest_bytes": 1 << 20, "attempts": 3, "deaths": 10, **self.settings},
+                **{"longest_bytes": 1 << 20, "attempts": 3, "deaths": 10, **self.settings},  # type: ignore[arg-type]
             )
             spool.snapshots.sweep()
             undo.pop_all()
@@ -240,11 +258,13 @@ class Desk:
         return self.take_found(self.look(source))
 
     def take_found(self, found: Found) -> list[Ticket]:
-        return list(take(self.opened, found))
+        return tickets(take(self.opened, found))
 
     def resume(self) -> list[Ticket]:
-        spool = self.opened
-        return [ticket for job_id in spool.store.claimed_ids() for ticket in resume(spool, job_id)]
+        return [ticket for job_id in self.opened.store.claimed_ids() for ticket in self.resumed(job_id)]
+
+    def resumed(self, job_id: str) -> list[Ticket]:
+        return tickets(resume(self.opened, job_id))
 
     def process(self, ticket: Ticket, renderer: Any = render) -> Outcome | None:
         self.find_outbox()
@@ -268,9 +288,9 @@ class Desk:
 
 def results_below(outbox: Path) -> Iterator[Path]:
     """Every folder that a consumer takes for a result: one with files in it."""
-    for folder, folders, files in os.walk(outbox):
+    for folder, folders, names in os.walk(outbox):
         folders[:] = [name for name in folders if name != SPOOL_FOLDER]
-        if files:
+        if names:
             assert not folders, f"{folder} is a result with another one inside"
             yield Path(folder)
 

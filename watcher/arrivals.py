@@ -7,23 +7,34 @@ in small steps, so that the daemon can tend to the running job between any two.
 from __future__ import annotations
 
 import errno
+import hashlib
 import heapq
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
 from jobs.errors import JobInvalid
-from jobs.files import content_of, opened_folder, opened_regular, read_at_most, somebody_writes
+from jobs.files import (
+    OTHER_NAMES,
+    content_of,
+    has_other_names,
+    listed,
+    opened_folder,
+    opened_regular,
+    read_at_most,
+    somebody_writes,
+)
 from jobs.names import natural
 from jobs.parse import Document
+from jobs.reading import Reading
 from jobs.recordings import Places
 from jobs.store import NOT_REGULAR, deadly, too_large
-from watcher.companions import Companions
+from watcher.companions import Companions, Needs
 from watcher.config import Limits, Ready
 from watcher.events import Events
 from watcher.ignored import JOB_SUFFIXES, PAUSE, is_cancel_name, is_job_name, is_walked, why_ignored
@@ -31,6 +42,10 @@ from watcher.log import log
 from watcher.status import SHOWN
 
 LOOK_AGAIN_S = 0.5
+ROOM_LOOK_S = 5.0
+LINKED = f"the file {OTHER_NAMES}"
+ENTRIES_A_STEP = 64
+JOBS_A_STEP = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,9 @@ class Sighting:
         due: When to look again; infinity for when something happens.
         reason: Why it waits, in words; empty before the first look.
         held: It waits for the operator: the file system refused something.
+        reading: It is being read elsewhere, or has just been.
+        digest: Of the bytes that `reading` and `needs` are about.
+        needs: What was read of it before, as far as it says what has to be there too.
     """
 
     source: str
@@ -76,6 +94,9 @@ class Sighting:
     reason: str = ""
     since: float = 0.0
     held: bool = False
+    reading: Reading | None = None
+    digest: bytes = b""
+    needs: Needs | None = None
 
 
 @dataclass(slots=True)
@@ -91,6 +112,15 @@ class Policy:
         return self.ready.network_quiet_s if self.network else self.ready.quiet_s
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a listing of a folder found, as paths in the inbox."""
+
+    folders: list[str]
+    jobs: list[str]
+    cancels: list[str]
+
+
 class Wait(Exception):
     """Not ready: why, and when to look again (monotonic seconds)."""
 
@@ -104,7 +134,8 @@ class Arrivals:
     """The inbox as the spool sees it.
 
     Attributes:
-        read: Parses a job file's bytes, given its path in the inbox.
+        read: Has a job file's bytes parsed, given its path in the inbox.
+        lacks_room: Why recordings can't be copied now, given their paths; "" when they can.
         deaths: How many daemons have died in a row while reading a file.
         clock: Monotonic seconds.
         cancels: Paths of `NAME.cancel` files found.
@@ -118,8 +149,9 @@ class Arrivals:
     places: Places
     policy: Policy
     events: Events
-    read: Callable[[bytes, str], tuple[Document, ...]]
+    read: Callable[[bytes, str], Reading]
     deaths: Callable[[str], int]
+    lacks_room: Callable[[Sequence[Path]], str] = lambda _paths: ""
     clock: Callable[[], float] = time.monotonic
     cancels: set[str] = field(default_factory=set)
     ignored: dict[str, str] = field(default_factory=dict)
@@ -131,6 +163,7 @@ class Arrivals:
     _ticks: Iterator[int] = field(default_factory=count)
     _companions: Companions = field(default_factory=Companions)
     _expectant: set[str] = field(default_factory=set)
+    _read_elsewhere: dict[str, Reading] = field(default_factory=dict)
     _walk: Iterator[None] | None = None
     _sweep: int = 0
     _sweep_began: float = 0.0
@@ -177,7 +210,17 @@ class Arrivals:
     def settled(self) -> bool:
         """Whether the inbox was looked at as a whole and every file that still waits may wait for ever."""
         swept = self._walk is None and self._sweep_due != float("-inf")
-        return swept and all(sighting.held or sighting.due == float("inf") for sighting in self._sightings.values())
+        return swept and all(
+            sighting.held or (sighting.due == float("inf") and sighting.reading is None)
+            for sighting in self._sightings.values()
+        )
+
+    def readings_may_have_ended(self) -> None:
+        """Look again at the files that were being read elsewhere, if they have been."""
+        for source in [source for source, reading in self._read_elsewhere.items() if reading.ended]:
+            del self._read_elsewhere[source]
+            if (sighting := self._sightings.get(source)) and sighting.reading is not None:
+                self._plan(sighting, self.clock())
 
     def forget(self, source: str) -> None:
         """The file was claimed, or is gone."""
@@ -224,7 +267,6 @@ class Arrivals:
             self._walk, self._sweep_began, self._sweep_due = self._sweeping(), now, float("inf")
         if next(self._walk, self) is self:
             self._walk = None
-            self._drop_what_is_gone()
             self.looked_around = True
             ended = self.clock()
             # A twentieth of the time at most, however large the inbox is; at once if somebody asked meanwhile.
@@ -233,62 +275,64 @@ class Arrivals:
         return True
 
     def _sweeping(self) -> Iterator[None]:
-        """Walk the inbox, a few entries a step, folders in natural order."""
+        """Walk the inbox, a few entries a step, folders in natural order. Of what is ignored only a part is kept."""
         before = self.ignored, self.ignored_count
         self.ignored, self.ignored_count = {}, 0
         folders = [""]
         while folders:
             folder = folders.pop()
-            path = self.inbox / folder
-            self.events.watch(path)
-            below, cancels = [], set()
-            for number, entry in enumerate(self._listed(folder)):
-                source = f"{folder}/{entry.name}" if folder else entry.name
-                if _is_folder(entry):
-                    if is_walked(entry.name):
-                        below.append(source)
-                    elif path / entry.name != self.places.state:
-                        self._ignore(f"{source}/", "a hidden or system folder; no job is looked for in it")
-                elif is_cancel_name(entry.name):
-                    cancels.add(source)
-                else:
-                    self._sort_out(source, entry)
-                if number % 16 == 15:
-                    yield
-            self.cancels |= cancels  # now that the files that they may mean are known
-            folders.extend(reversed(below))
+            self.events.watch(self.inbox / folder)
+            found = Found([], [], [])
+            yield from self._listing(folder, found)
+            yield from self._sighting(sorted(found.jobs, key=natural))
+            self.cancels.update(found.cancels)  # now that the files that they may mean are known
+            folders.extend(sorted(found.folders, key=natural, reverse=True))
             yield
+        gone = [sighting.source for sighting in self._sightings.values() if sighting.sweep != self._sweep]
+        yield from self._sighting(gone)
         self.changes += (self.ignored, self.ignored_count) != before
 
-    def _listed(self, folder: str) -> list[os.DirEntry[str]]:
-        """What is in a folder, in natural order. A subfolder that refuses is held; an inbox that does is not there."""
+    def _listing(self, folder: str, found: Found) -> Iterator[None]:
+        """List a folder. A subfolder that refuses is held; an inbox that does is not there."""
         try:
-            with os.scandir(self.inbox / folder) as listing:
-                return sorted(listing, key=lambda entry: natural(entry.name))
+            with listed(self.inbox, folder) as entries:
+                for number, entry in enumerate(entries):
+                    self._sort_out(f"{folder}/{entry.name}" if folder else entry.name, entry, found)
+                    if number % ENTRIES_A_STEP == ENTRIES_A_STEP - 1:
+                        yield
         except OSError as error:
             if not folder:
                 raise
-            if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
+            if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
                 self._refused(folder + "/", error)
-            return []
 
-    def _sort_out(self, source: str, entry: os.DirEntry[str]) -> None:
-        if not is_job_name(entry.name):
+    def _sort_out(self, source: str, entry: os.DirEntry[str], found: Found) -> None:
+        """Say of one entry what it is: a folder, a job, a cancellation, or nothing to look at."""
+        if _is_folder(entry):
+            if is_walked(entry.name):
+                found.folders.append(source)
+            elif self.inbox / source != self.places.state:
+                self._ignore(f"{source}/", "a hidden or system folder; no job is looked for in it")
+        elif is_cancel_name(entry.name):
+            found.cancels.append(source)
+        elif not is_job_name(entry.name):
             if source != PAUSE:
                 self._ignore(source, why_ignored(entry.name) or "")
         elif entry.is_symlink():
             self._ignore(source, "a symbolic link is never opened")
         else:
+            found.jobs.append(source)
+
+    def _sighting(self, sources: list[str]) -> Iterator[None]:
+        for number, source in enumerate(sources):
             self._sight(source, moved=False)
+            if number % JOBS_A_STEP == JOBS_A_STEP - 1:
+                yield
 
     def _ignore(self, source: str, reason: str) -> None:
         self.ignored_count += 1
         if len(self.ignored) < SHOWN:
             self.ignored[source] = reason
-
-    def _drop_what_is_gone(self) -> None:
-        for sighting in [s for s in self._sightings.values() if s.sweep != self._sweep]:
-            self._sight(sighting.source, moved=False)
 
     # --- seeing ------------------------------------------------------------------------------------
 
@@ -397,51 +441,83 @@ class Arrivals:
             opened_folder(self.inbox, sighting.source) as (folder, name),
             opened_regular(name, folder) as (fd, status),
         ):
-            if (content := content_of(status)) != sighting.content:
-                sighting.content, sighting.still_since, sighting.moved = content, now, False
-                sighting.parsed_since = 0.0
-            quiet_at = sighting.still_since + self.policy.quiet_s
-            if status.st_size == 0:
-                raise Wait("it is empty")
-            if not sighting.moved and now < quiet_at:
-                raise Wait("it came or changed just now; it may still be written", quiet_at)
-            if (written := somebody_writes(fd)) is True:
-                raise Wait("somebody has it open for writing", now + LOOK_AGAIN_S)
-            if reason := self._not_to_be_read(sighting.source, status):
+            self._check_still(sighting, fd, status, now)
+            grace_ends = sighting.still_since + self.policy.ready.unparsable_grace_s
+            has_grace = not sighting.moved and now < grace_ends
+            if reason := self._not_to_be_read(sighting.source, status, os.fstat(folder)):
+                if reason == LINKED and now < grace_ends:  # another name of its writer's own may be about to go
+                    raise Wait(reason, grace_ends)
                 return Arrival(sighting.source, status, set_aside=reason)
-            data = read_at_most(fd, self.policy.limits.job_file_bytes)
-        grace_ends = sighting.still_since + self.policy.ready.unparsable_grace_s
+            unknown, data = somebody_writes(fd) is None, read_at_most(fd, self.policy.limits.job_file_bytes)
+        if self._is_known(sighting, data):
+            self._wait_for_companions(sighting, now)
         try:
-            documents = self.read(data, sighting.source)
+            documents = self._documents(sighting, data)
         except JobInvalid as invalid:
-            if invalid.maybe_unfinished and not sighting.moved and now < grace_ends:
+            if invalid.maybe_unfinished and has_grace:
                 raise Wait(f"it can't be read yet ({invalid.problems[0]})", grace_ends) from None
             return Arrival(sighting.source, status, data)
-        if documents[-1].maybe_unfinished and not sighting.moved and now < grace_ends:
+        if documents[-1].maybe_unfinished and has_grace:
             raise Wait("its end is missing; more may come", grace_ends)
-        if written is None and not sighting.moved and not _ends_well(data) and now < grace_ends:
+        if unknown and has_grace and not _ends_well(data):
             raise Wait("its last line has no end; more may come", grace_ends)
-        self._wait_for_companions(sighting, documents, now)
+        sighting.needs = Needs.of(documents)
+        self._wait_for_companions(sighting, now)
         return Arrival(sighting.source, status, data, documents)
 
-    def _not_to_be_read(self, source: str, status: os.stat_result) -> str:
+    def _check_still(self, sighting: Sighting, fd: int, status: os.stat_result, now: float) -> None:
+        """Raise Wait while somebody may be writing to a file."""
+        if (content := content_of(status)) != sighting.content:
+            sighting.content, sighting.still_since, sighting.moved = content, now, False
+            sighting.parsed_since = 0.0
+        quiet_at = sighting.still_since + self.policy.quiet_s
+        if status.st_size == 0:
+            raise Wait("it is empty")
+        if not sighting.moved and now < quiet_at:
+            raise Wait("it came or changed just now; it may still be written", quiet_at)
+        if somebody_writes(fd) is True:
+            raise Wait("somebody has it open for writing", now + LOOK_AGAIN_S)
+
+    def _is_known(self, sighting: Sighting, data: bytes) -> bool:
+        """Whether it is known what a file with these bytes needs, so that it need not be read to wait for that."""
+        digest = hashlib.sha256(data).digest()
+        if digest != sighting.digest:
+            sighting.digest, sighting.reading, sighting.needs = digest, None, None
+        return sighting.needs is not None and sighting.reading is None
+
+    def _documents(self, sighting: Sighting, data: bytes) -> tuple[Document, ...]:
+        """What a file says. Raises JobInvalid, or Wait while it is being read elsewhere."""
+        if sighting.reading is None:
+            sighting.reading = self.read(data, sighting.source)
+        if not sighting.reading.ended:
+            self._read_elsewhere[sighting.source] = sighting.reading
+            raise Wait("it is being read")
+        reading, sighting.reading = sighting.reading, None
+        return reading.documents()
+
+    def _not_to_be_read(self, source: str, status: os.stat_result, folder: os.stat_result) -> str:
+        """Why a file is to fail without being read; "" when it is to be read."""
         limits = self.policy.limits
+        if has_other_names(status, folder):
+            return LINKED
         if status.st_size > limits.job_file_bytes:
             return too_large(limits.job_file_bytes)
         if (deaths := self.deaths(source)) >= limits.daemon_deaths:
             return deadly(deaths)
         return ""
 
-    def _wait_for_companions(self, sighting: Sighting, documents: tuple[Document, ...], now: float) -> None:
+    def _wait_for_companions(self, sighting: Sighting, now: float) -> None:
+        """Raise Wait while something that the jobs of a file need is not there, or there is no room for it."""
         sighting.parsed_since = sighting.parsed_since or now
-        deadline = sighting.parsed_since + self.policy.ready.companions_s
-        if now >= deadline:
+        deadline, needs = sighting.parsed_since + self.policy.ready.companions_s, sighting.needs
+        if needs is None or not needs.recordings:
             return
-        folder = (self.inbox / sighting.source).parent
-        find = partial(self.places.find, job_folder=folder)
-        if reason := self._companions.waited_for(documents, find, now, self.policy.quiet_s):
+        find = partial(self.places.find, job_folder=(self.inbox / sighting.source).parent)
+        if now < deadline and (reason := self._companions.waited_for(needs, find, now, self.policy.quiet_s)):
             self._expectant.add(sighting.source)
-            raise Wait(reason, min(now + 1.0, deadline))
+            raise Wait(reason, min(max(now + 1.0, now + 50 * (self.clock() - now)), deadline))
+        if reason := self.lacks_room(needs.paths):
+            raise Wait(reason, now + ROOM_LOOK_S, held=True)
 
     def _wake_those_that_wait_for_companions(self) -> None:
         now = self.clock()

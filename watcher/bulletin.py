@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jobs.pipeline import Outcome
 from jobs.report import iso, own_version
 from jobs.schedule import Ticket
 from watcher.arrivals import Sighting
-from watcher.session import Session
+from watcher.session import Deferred, Session
 from watcher.status import SHOWN, SHOWN_RESULTS, STATUS_NAME, read
 
 AT_MOST_EVERY_S = 1.0
@@ -129,6 +130,7 @@ class Bulletin:
         counts = dict.fromkeys(("ready", "waiting", "held", "ignored", "queued"), 0)
         if session is not None:
             counts |= session.arrivals.counts()
+            counts["held"] += len(session.deferred)
             counts["queued"] = len(session.schedule) + len(session.left)
         counts["running"] = int(self.running is not None)
         return counts | {status: self.ended[status] for status in ("done", "failed", "cancelled")}
@@ -156,7 +158,9 @@ def _lists(session: Session | None) -> dict[str, Any]:
     return {
         "next": [_queued(place, ticket) for place, ticket in enumerate(session.schedule.first(SHOWN), start=1)],
         "waiting": [_file(sighting) for sighting in arrivals.waiting(held=False)],
-        "held": [_file(sighting) for sighting in arrivals.waiting(held=True)],
+        "held": [*map(_deferred, islice(session.deferred.values(), SHOWN)), *map(_file, arrivals.waiting(held=True))][
+            :SHOWN
+        ],
         "ignored": [{"file": printable(source), "reason": reason} for source, reason in arrivals.ignored.items()],
     }
 
@@ -169,6 +173,10 @@ def _queued(place: int, ticket: Ticket) -> dict[str, Any]:
         "priority": min(ticket.priority, 9),
         "not_before": iso(ticket.not_before) if ticket.not_before else None,
     }
+
+
+def _deferred(entry: Deferred) -> dict[str, Any]:
+    return {"file": printable(entry.ticket.name), "reason": entry.reason, "since": iso(entry.since_s)}
 
 
 def _file(sighting: Sighting) -> dict[str, Any]:

@@ -17,12 +17,34 @@ Find = Callable[[str], Path | None]
 
 
 @dataclass(slots=True)
+class Needs:
+    """What the jobs of a file name that has to be there before they start.
+
+    Attributes:
+        recordings: Their names, once each, in order.
+        untold: Those of them whose words an engine has to know, and only a transcript can tell.
+        missing: The one that was waited for when it was last looked.
+        paths: Of those that were there then.
+    """
+
+    recordings: tuple[str, ...]
+    untold: frozenset[str]
+    missing: str = ""
+    paths: tuple[Path, ...] = ()
+
+    @classmethod
+    def of(cls, documents: Sequence[Document]) -> Needs:
+        names = dict.fromkeys(name for document in documents for name in document.recordings)
+        return cls(tuple(names), frozenset(name for document in documents for name in document.untold))
+
+
+@dataclass(slots=True)
 class Companions:
     """Files that jobs wait for, and since when they are as they are."""
 
     _seen: dict[str, tuple[int, float]] = field(default_factory=dict)
 
-    def waited_for(self, documents: Sequence[Document], find: Find, now: float, quiet_s: float) -> str:
+    def waited_for(self, needs: Needs, find: Find, now: float, quiet_s: float) -> str:
         """What the jobs of a file wait for, in words; "" for nothing.
 
         Args:
@@ -30,9 +52,21 @@ class Companions:
             now: Monotonic seconds.
             quiet_s: So long must a file have been still where nobody can tell whether it is open.
         """
-        for what, name, path in _wanted(documents, find):
-            if reason := self._not_yet(path, now, quiet_s):
-                return f"waiting for the {what} {printable(name, 200)}: {reason}"
+        if needs.missing and (reason := self._reason([needs.missing], needs, find, (now, quiet_s))):
+            return reason  # one look, however many there are
+        needs.missing, needs.paths = "", ()
+        return self._reason(needs.recordings, needs, find, (now, quiet_s))
+
+    def _reason(self, names: Sequence[str], needs: Needs, find: Find, times: tuple[float, float]) -> str:
+        paths = []
+        for name in names:
+            for what, shown, path in _wanted(name, needs, find):
+                if reason := self._not_yet(path, *times):
+                    needs.missing = name
+                    return f"waiting for the {what} {printable(shown, 200)}: {reason}"
+                if path is not None and what == "recording":
+                    paths.append(path)
+        needs.paths = tuple(paths)
         return ""
 
     def _not_yet(self, path: Path | None, now: float, quiet_s: float) -> str:
@@ -61,14 +95,12 @@ class Companions:
         return self._seen[path][1]
 
 
-def _wanted(documents: Sequence[Document], find: Find) -> Iterator[tuple[str, str, Path | None]]:
+def _wanted(name: str, needs: Needs, find: Find) -> Iterator[tuple[str, str, Path | None]]:
     """What it is, its name, and where it is or will be; what can never be had is left out."""
-    untold = {name for document in documents for name in document.untold}
-    for name in dict.fromkeys(name for document in documents for name in document.recordings):
-        try:
-            path = find(name)
-        except NotAllowed:
-            continue
-        yield "recording", name, path
-        if path is not None and name in untold:
-            yield "transcript", str(PurePosixPath(name).with_suffix(".txt")), path.with_suffix(".txt")
+    try:
+        path = find(name)
+    except NotAllowed:
+        return
+    yield "recording", name, path
+    if path is not None and name in needs.untold:
+        yield "transcript", str(PurePosixPath(name).with_suffix(".txt")), path.with_suffix(".txt")

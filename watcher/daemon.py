@@ -9,6 +9,7 @@ against each other, but for the one that reads file events.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import time
@@ -29,6 +30,7 @@ from jobs.errors import (
     holding,
     printable,
 )
+from jobs.reading import Reading
 from jobs.rendering import Order
 from jobs.schedule import URGENT, Ticket
 from jobs.store import read_id
@@ -39,13 +41,24 @@ from watcher.config import Config
 from watcher.events import Events
 from watcher.intake import Intake
 from watcher.log import log
-from watcher.session import Session
+from watcher.readers import Readers
+from watcher.session import Deferred, Session
 from watcher.signals import Signals
 from watcher.supervisor import PutBack, Supervisor
 from watcher.worker import Progress, Worker
 
 HOLD_LOOKS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 NEW_INBOX_AFTER_S = 30.0
+OF_THE_DISK = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ENOMEM,
+}
 INBOX_LOOK_S = 1.0
 
 
@@ -83,8 +96,12 @@ def run(config: Config, *, config_path: Path | None, once: bool, until_idle: boo
     try:
         environment = {MODELS_VARIABLE: str(config.models)}
         device = config.device.model_dump(mode="json")
-        with Signals() as signals, Worker(device, log, environment=environment) as worker:
-            return Daemon(config, config_path, once or until_idle, events, signals, worker).run(fail=once)
+        with (
+            Signals() as signals,
+            Worker(device, log, environment=environment) as worker,
+            contextlib.closing(Readers(config)) as readers,
+        ):
+            return Daemon(config, config_path, once or until_idle, events, signals, worker, readers).run(fail=once)
     finally:
         events.close()
 
@@ -93,10 +110,17 @@ class Daemon:
     """The loop and what it knows. `tend` is one turn of it."""
 
     def __init__(  # noqa: PLR0913 - made in one place, of all the parts there are
-        self, config: Config, config_path: Path | None, passing: bool, events: Events, signals: Signals, worker: Worker
+        self,
+        config: Config,
+        config_path: Path | None,
+        passing: bool,
+        events: Events,
+        signals: Signals,
+        worker: Worker,
+        readers: Readers,
     ) -> None:
         self.config, self.config_path, self.passing = config, config_path, passing
-        self.events, self.signals, self.worker = events, signals, worker
+        self.events, self.signals, self.worker, self.readers = events, signals, worker, readers
         self.bulletin = Bulletin.beside(config.state_dir)
         self.session: Session | None = None
         self.patience = Patience()
@@ -112,7 +136,7 @@ class Daemon:
         self.watchdog_due_s = 0.0
         self.told_changes = 0
         self.poll = select.poll()
-        for descriptor in (signals.fd, events.wake_fd, worker.fileno()):
+        for descriptor in (signals.fd, events.wake_fd, worker.fileno(), readers.fileno()):
             self.poll.register(descriptor, select.POLLIN)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -131,9 +155,10 @@ class Daemon:
             self._close()
         return int(fail and self.bulletin.ended["failed"] > 0)
 
-    def tend(self) -> None:
+    def tend(self, *, wait: bool = True) -> None:
         """One turn: wait for something to happen, then look after everything but rendering."""
-        self._wait()
+        self._wait(self._idle_for_s() if wait else 0.0)
+        self.readers.step()
         self._reload_if_asked()
         self._look_after_inbox()
         if self.intake is not None:
@@ -149,6 +174,7 @@ class Daemon:
         session = self.session
         if session is None or time.monotonic() < self.patience.due:
             return
+        session.queue_deferred()
         if not session.can_start(paused=session.arrivals.paused()):
             if self.bulletin.holds:
                 self._look_for_outbox(session)
@@ -169,10 +195,14 @@ class Daemon:
         if self.bulletin.holds:
             what, (reason, _) = next(iter(self.bulletin.holds.items()))
             raise Hold(reason if reason.startswith(f"{what}: ") else f"{what}: {reason}", self.hints[what])
-        if self.intake is None or self.intake.busy or not self.intake.session.arrivals.settled():
+        if self.intake is None or not self.intake.ended or not self.intake.session.arrivals.settled():
             return False
         session = self.intake.session
-        return not session.can_start(paused=session.arrivals.paused())
+        if session.can_start(paused=session.arrivals.paused()):
+            return False
+        if session.deferred:
+            raise Hold(_words(next(iter(session.deferred.values()))))
+        return True
 
     def _complain_of_held_files(self) -> None:
         """A run from cron that leaves a file behind because the file system refuses it must not look well."""
@@ -200,6 +230,7 @@ class Daemon:
             self._put_off(session, ticket, hold)
         else:
             self._resumed("outbox", "work")
+            session.deferred.pop(ticket.job_id, None)
             if outcome is not None:
                 self.bulletin.add(outcome)
                 say = log.warning if outcome.message and outcome.status != "cancelled" else log.info
@@ -221,12 +252,38 @@ class Daemon:
         """Nothing is wrong with the job: it waits where it is, and so does everything behind it."""
         if session is not self.session:
             return  # the inbox is away, and the job in it
+        if self._is_its_own(session, hold):
+            log.warning("job deferred", action="defer", job_id=ticket.job_id, name=ticket.name, reason=hold.message)
+            session.defer(ticket, hold.message)
+            self.bulletin.changed()
+            return
         session.schedule.add(ticket)
         if isinstance(hold, InboxGone):
             self._lose_inbox(hold)
         else:
             session.spool.outbox = None  # found anew, and looked at, before the next try
             self._hold("outbox" if isinstance(hold, OutboxGone) else "work", hold)
+
+    def _is_its_own(self, session: Session, hold: Hold) -> bool:
+        """Whether the trouble that a job ran into is of some file of its own: the folders themselves are well.
+
+        A disk that is full or broken is never one file's.
+        """
+        error = hold.__cause__
+        if isinstance(hold, InboxGone | OutboxGone) or not isinstance(error, OSError) or error.errno in OF_THE_DISK:
+            return False
+        outbox = session.spool.outbox
+        return session.spool.store.refuses() is None and (outbox is None or outbox.refuses() is None)
+
+    def _await(self, reading: Reading) -> None:
+        """Go on with everything else until a reading has ended that a job's turn waits for."""
+        session = self.session
+        while not reading.ended:
+            self.tend()
+            if self.session is not session:
+                raise InboxGone("the inbox went away while its job was read")
+            if self.signals.stop:
+                raise PutBack
 
     def _check_wanted(self, order: Order) -> None:
         """End a render that nobody wants, or whose inbox is gone."""
@@ -258,7 +315,7 @@ class Daemon:
         """Open the inbox; what an earlier daemon claimed there is read back in slices."""
         try:
             with holding("the inbox"):
-                session = Session.open(self.config, self.events)
+                session = Session.open(self.config, self.events, self.readers, self._await)
         except (LockHeld, LockLost):
             raise
         except Hold as hold:
@@ -364,9 +421,9 @@ class Daemon:
 
     # --- small duties ------------------------------------------------------------------------------------------------
 
-    def _wait(self) -> None:
-        """Sleep until something happens or the next duty is due."""
-        for descriptor, _events in self.poll.poll(max(0.0, self._idle_for_s()) * 1000):
+    def _wait(self, seconds: float) -> None:
+        """Sleep until something happens, at most so long."""
+        for descriptor, _events in self.poll.poll(max(0.0, seconds) * 1000):
             if descriptor == self.signals.fd:
                 self.signals.drain()
         if self.bulletin.running is None:
@@ -381,6 +438,7 @@ class Daemon:
             return min(*dues, self.patience.due - now)
         if self.intake.busy:
             return 0.0
+        dues += [entry.due_s - now for entry in session.deferred.values()]
         dues.append(session.arrivals.due_in(now))
         if session.arrivals.busy() or self.bulletin.running is not None:
             return 0.0 if session.arrivals.busy() else min(dues)
@@ -412,6 +470,7 @@ class Daemon:
             if self.session is not None:
                 self.session.reload(fresh)
             self.config = fresh
+            self.readers.configure(fresh)
             log.info("configuration read again", action="reload")
         except (ConfigError, Hold) as error:
             log.error("the new configuration is wrong; the old one stays", action="reload", reason=error.message)
@@ -473,6 +532,11 @@ class Daemon:
         if self.session is not None:
             self.session.close()
         log.info("spool stopped", action="stop")
+
+
+def _words(deferred: Deferred) -> str:
+    """Why a job waits behind the others."""
+    return f"{printable(deferred.ticket.name)}: {deferred.reason}"
 
 
 def _device(folder: Path) -> int | None:

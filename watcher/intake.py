@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from jobs import pipeline
+from jobs.files import opened_folder
+from jobs.reading import Reading
 from jobs.schedule import URGENT, Ticket
 from jobs.store import Changed
 from watcher.ignored import CANCEL_SUFFIX
@@ -16,6 +20,7 @@ from watcher.log import log
 from watcher.session import Session
 
 SLICE_S = 0.004  # of reading, between two looks at the worker
+MOST_COMING = 16
 
 
 @dataclass(slots=True)
@@ -26,51 +31,84 @@ class Intake:
         queued: Called for each job that enters the queue.
         running: Says which job is being rendered.
         unwanted: Ids of running jobs that were cancelled.
-        coming: Jobs of the file that was claimed last, on their way into the queue.
+        coming: Jobs of files that were claimed, on their way into the queue.
+        being_read: Those of them that wait for a reading.
+        cancelled: Names whose jobs were cancelled while some were still on their way, and when (Unix time, ns).
     """
 
     session: Session
     queued: Callable[[Ticket], None]
     running: Callable[[], Ticket | None]
     unwanted: set[str] = field(default_factory=set)
-    coming: Iterator[Ticket] | None = None
+    coming: deque[Iterator[pipeline.Step]] = field(default_factory=deque)
+    being_read: list[tuple[Reading, Iterator[pipeline.Step]]] = field(default_factory=list)
+    cancelled: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def busy(self) -> bool:
-        """Whether there is something claimed that is not queued, or a cancellation to act on."""
-        return bool(self.session.left or self.coming or self.session.arrivals.cancels)
+        """Whether there is something to do now: a claimed job that is not queued, or a cancellation."""
+        return bool(self.coming or self.session.arrivals.cancels or (self.session.left and self._has_room))
+
+    @property
+    def ended(self) -> bool:
+        """Whether all that was claimed is in the queue."""
+        return not (self.busy or self.session.left or self.being_read)
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self.coming) + len(self.being_read) < MOST_COMING
 
     def step(self) -> None:
-        """Read for a few milliseconds: first what is claimed, then what is cancelled, then the inbox.
+        """Read for a few milliseconds: what is claimed, what is cancelled, and the inbox.
 
         Raises:
             OSError, Hold: The inbox refuses; nothing is lost.
         """
-        session, deadline = self.session, time.monotonic() + SLICE_S
-        session.arrivals.take_hints()
+        arrivals, deadline = self.session.arrivals, time.monotonic() + SLICE_S
+        arrivals.take_hints()
+        arrivals.readings_may_have_ended()
+        self._look_at_readings()
         while self.busy and time.monotonic() < deadline:
             self._go_on()
-        if self.coming is None and (arrival := session.arrivals.next(max(SLICE_S / 2, deadline - time.monotonic()))):
+        if self._has_room and (arrival := arrivals.next(max(SLICE_S / 2, deadline - time.monotonic()))):
             with self._handed_over(arrival.source):
-                self.coming = iter(pipeline.take(session.spool, arrival))
-            if self.coming is not None:
+                self.coming.appendleft(pipeline.take(self.session.spool, arrival))
+            if self.coming:
                 self._go_on()
 
-    def _go_on(self) -> None:
-        """One job into the queue, or one cancellation, which has to find all jobs claimed before it."""
-        session = self.session
-        if self.coming is not None:
-            self._enlist(next(self.coming, None))
-        elif session.left:
-            self.coming = iter(pipeline.resume(session.spool, session.left[-1]))
-            session.left.pop()
-        else:
-            self._cancel(session.arrivals.cancels.pop())
+    def _look_at_readings(self) -> None:
+        waiting = self.being_read
+        self.being_read = [(reading, steps) for reading, steps in waiting if not reading.ended]
+        self.coming.extend(steps for reading, steps in waiting if reading.ended)
 
-    def _enlist(self, ticket: Ticket | None) -> None:
-        if ticket is None:
-            self.coming = None
+    def _go_on(self) -> None:
+        """One cancellation, or one step of what is on its way: in turn, so that a long one keeps nobody waiting."""
+        session = self.session
+        if session.arrivals.cancels:
+            self._cancel(session.arrivals.cancels.pop())
             return
+        if session.left and self._has_room:
+            self.coming.append(pipeline.resume(session.spool, session.left[-1]))
+            session.left.pop()
+        steps = self.coming.popleft()
+        try:
+            step = next(steps)
+        except StopIteration:
+            if not self.coming and not self.being_read and not session.left:
+                self.cancelled.clear()
+            return
+        if isinstance(step, Reading):
+            self.being_read.append((step, steps))
+            return
+        if step is not None:
+            self._enlist(step)
+        self.coming.append(steps)
+
+    def _enlist(self, ticket: Ticket) -> None:
+        cancelled = any(ticket.is_meant_by(name) and self._was_there(ticket, asked) for name, asked in self.cancelled)
+        if cancelled:
+            self._mark(ticket)
+            ticket = replace(ticket, priority=URGENT, not_before=0.0)
         self.session.schedule.add(ticket)
         log.info("job queued", action="claim", job_id=ticket.job_id, name=ticket.name)
         self.queued(ticket)
@@ -95,33 +133,41 @@ class Intake:
     def _cancel(self, source: str) -> None:
         """Act on a `NAME.cancel`: for every job of that name that was there before it, then it is removed.
 
-        One that can't be removed does no harm: it means nothing to jobs that come after it.
+        One that can't be removed does no harm: it means nothing to jobs that come after it. Where the file should be
+        and is not, or can't be looked at, somebody has exchanged its folder: then it cancels nothing.
         """
         session, name = self.session, source.removesuffix(CANCEL_SUFFIX)
-        path = session.config.inbox / source
         try:
-            asked_ns = os.lstat(path).st_ctime_ns
+            with opened_folder(session.config.inbox, source) as (folder, file):
+                status = os.lstat(file, dir_fd=folder)
+                self._call_off(name, status.st_ctime_ns)
+                if stat.S_ISREG(status.st_mode):
+                    os.unlink(file, dir_fd=folder)
         except FileNotFoundError:
-            return
+            pass
+        except OSError as error:
+            log.warning("cancel file can't be used or removed", action="cancel", file=source, reason=error.strerror)
+
+    def _call_off(self, name: str, asked_ns: int) -> None:
+        """Cancel every job of this name that was there before."""
+        session = self.session
         for waiting in session.arrivals.named(name):
             self._take_out(waiting, asked_ns)
-        for ticket in session.schedule.named(name):
+        for ticket in session.named(name):
             if self._was_there(ticket, asked_ns):
                 self._mark(ticket)
                 session.schedule.add(replace(ticket, priority=URGENT, not_before=0.0))
         running = self.running()
-        if running is not None and name in {running.name, running.file_name} and self._was_there(running, asked_ns):
+        if running is not None and running.is_meant_by(name) and self._was_there(running, asked_ns):
             self._mark(running)
             self.unwanted.add(running.job_id)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("cancel file can't be removed", action="cancel", file=source, reason=error.strerror)
+        if self.coming or self.being_read or session.left:
+            self.cancelled.append((name, asked_ns))
 
     def _take_out(self, source: str, asked_ns: int) -> None:
         """Claim a file that is to be cancelled before it was read."""
-        with contextlib.suppress(FileNotFoundError):
-            if os.lstat(self.session.config.inbox / source).st_ctime_ns > asked_ns:
+        with contextlib.suppress(OSError), opened_folder(self.session.config.inbox, source) as (folder, file):
+            if os.lstat(file, dir_fd=folder).st_ctime_ns > asked_ns:
                 return
         with self._handed_over(source):
             claim = self.session.spool.store.set_aside(source, "it was cancelled before it was read")

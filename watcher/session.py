@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from jobs.errors import holding
 from jobs.lock import Lock
 from jobs.outbox import Outbox, Policy
 from jobs.pipeline import Spool
+from jobs.reading import Reading
 from jobs.recordings import Places, Snapshots
-from jobs.schedule import Schedule
+from jobs.rules import ModelsElsewhere, Rules
+from jobs.schedule import Schedule, Ticket
 from jobs.store import Store
 from watcher import arrivals, filesystem, folders
 from watcher.arrivals import Arrivals
 from watcher.config import Config
 from watcher.events import Events
 from watcher.job_rules import job_rules
+from watcher.readers import Readers
 
 
 def places(config: Config) -> Places:
     """Where the configuration lets files named by a job lie."""
     return Places(config.inbox, config.voices, config.state_dir, config.allowed_roots, config.limits.recording_bytes)
+
+
+def _rules(config: Config) -> Rules:
+    """Rules for a process that must not look at models itself."""
+    return replace(job_rules(config), models=ModelsElsewhere())
+
+
+def _bound(snapshots: Snapshots, config: Config) -> None:
+    snapshots.job_bytes, snapshots.free_bytes = config.limits.job_bytes, config.limits.free_bytes
 
 
 def publishing(config: Config) -> Policy:
@@ -31,12 +44,34 @@ def publishing(config: Config) -> Policy:
     return Policy(results.on_existing == "replace", results.folder_mode, results.gid)
 
 
+DEFER_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+
+@dataclass(slots=True)
+class Deferred:
+    """A job that ran into trouble which is its own: it waits behind the others, longer each time.
+
+    Attributes:
+        reason: In words.
+        since_s: Unix time of the first time.
+        due_s: Monotonic; when it is queued again. Infinity while it is.
+        times: How often it was deferred.
+    """
+
+    ticket: Ticket
+    reason: str
+    since_s: float
+    due_s: float
+    times: int = 1
+
+
 @dataclass(slots=True)
 class Session:
     """An inbox in use.
 
     Attributes:
         left: Ids of jobs that an earlier daemon claimed and that are not read back yet, oldest last.
+        deferred: Jobs that ran into trouble of their own, by id, until they have ended.
     """
 
     config: Config
@@ -45,10 +80,15 @@ class Session:
     arrivals: Arrivals
     schedule: Schedule
     left: list[str] = field(default_factory=list)
+    deferred: dict[str, Deferred] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, config: Config, events: Events) -> Session:
+    def open(cls, config: Config, events: Events, readers: Readers, wait: Callable[[Reading], None]) -> Session:
         """Make the folders, take the lock, find what an earlier daemon left.
+
+        Args:
+            readers: Read what may take long.
+            wait: Goes on with everything else until a reading has ended.
 
         Raises:
             ConfigError: A folder can't be what it is meant to be.
@@ -60,10 +100,12 @@ class Session:
             lock = Lock.acquire(config.state_dir / "lock")
         try:
             with holding("the state folder of the inbox"):
-                return cls._opened(config, events, lock)
+                session = cls._opened(config, events, lock)
         except BaseException:
             lock.release()
             raise
+        session.spool.elsewhere, session.spool.wait = readers, wait
+        return session
 
     @classmethod
     def _opened(cls, config: Config, events: Events, lock: Lock) -> Session:
@@ -74,12 +116,13 @@ class Session:
             lock=lock,
             outbox=None,
             snapshots=Snapshots(config.state_dir / "recordings", places(config)),
-            rules=job_rules(config),
+            rules=_rules(config),
             device=config.device.model_dump(mode="json"),
             longest_bytes=config.limits.job_file_bytes,
             attempts=config.limits.attempts,
             deaths=config.limits.daemon_deaths,
         )
+        _bound(spool.snapshots, config)
         spool.snapshots.sweep()
         incoming = Arrivals(
             inbox=config.inbox,
@@ -88,6 +131,7 @@ class Session:
             events=events,
             read=spool.read,
             deaths=store.deaths,
+            lacks_room=spool.snapshots.why_no_room,
         )
         schedule = Schedule(config.limits.affinity_s)
         return cls(config, lock, spool, incoming, schedule, left=store.claimed_ids()[::-1])
@@ -98,13 +142,14 @@ class Session:
         Raises:
             ConfigError: Its `defaults` are wrong; nothing has changed.
         """
-        self.spool.rules = job_rules(config)
+        self.spool.rules = _rules(config)
         self.config = config
         self.spool.device = config.device.model_dump(mode="json")
         self.spool.longest_bytes = config.limits.job_file_bytes
         self.spool.attempts = config.limits.attempts
         self.spool.deaths = config.limits.daemon_deaths
         self.spool.snapshots.places = places(config)
+        _bound(self.spool.snapshots, config)
         if self.spool.outbox is not None:
             self.spool.outbox.policy = publishing(config)
         self.arrivals.places = places(config)
@@ -114,6 +159,24 @@ class Session:
     def can_start(self, *, paused: bool) -> bool:
         """Whether a job could start now; while paused, only what needs no rendering."""
         return self.schedule.has_urgent() if paused else self.schedule.has_ready(time.time())
+
+    def named(self, name: str) -> list[Ticket]:
+        """All jobs that wait for their turn and that `NAME.cancel` means."""
+        waiting = [entry.ticket for entry in self.deferred.values() if entry.due_s != float("inf")]
+        return [*self.schedule.named(name), *(ticket for ticket in waiting if ticket.is_meant_by(name))]
+
+    def defer(self, ticket: Ticket, reason: str) -> None:
+        """Let a job wait behind the others."""
+        entry = self.deferred.setdefault(ticket.job_id, Deferred(ticket, reason, time.time(), 0.0, times=0))
+        entry.ticket, entry.reason, entry.times = ticket, reason, entry.times + 1
+        entry.due_s = time.monotonic() + DEFER_S[min(entry.times, len(DEFER_S)) - 1]
+
+    def queue_deferred(self) -> None:
+        """Queue those again whose time has come."""
+        for entry in self.deferred.values():
+            if entry.due_s <= time.monotonic():
+                entry.due_s = float("inf")
+                self.schedule.add(entry.ticket)
 
     def open_outbox(self) -> None:
         """Open the outbox, if it is not open.

@@ -52,7 +52,7 @@ class WorkerProcess:
                 pass_fds=(theirs.fileno(), life_reader),
                 start_new_session=True,
                 umask=0o077,
-                env={**_environment(os.environ), **environment},
+                env={**environment_of(os.environ), **environment},
             )
         except OSError as error:
             ours.close()
@@ -115,7 +115,7 @@ class WorkerProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
 
-def _environment(ours: Mapping[str, str]) -> dict[str, str]:
+def environment_of(ours: Mapping[str, str]) -> dict[str, str]:
     """Ours, with prints that neither wait nor fail, and without the service manager's lines."""
     private = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID"}
     environment = {key: value for key, value in ours.items() if key not in private}

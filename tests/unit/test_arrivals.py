@@ -14,7 +14,7 @@ from typing import cast
 import pytest
 
 from engines.base import EngineClass, EngineInfo
-from jobs.parse import Document, parse
+from jobs.reading import Reading
 from jobs.recordings import Places
 from jobs.rules import Rules
 from tests.in_process import ENGINES, Voice
@@ -75,9 +75,9 @@ class Desk:
             clock=lambda: self.now,
         )
 
-    def _read(self, data: bytes, source: str) -> tuple[Document, ...]:
+    def _read(self, data: bytes, source: str) -> Reading:
         self.read.append(source)
-        return parse(data, Path(source).suffix, RULES)
+        return Reading.at_once(data, Path(source).suffix, RULES)
 
     def write(self, source: str, data: bytes = DONE) -> Path:
         path = self.inbox / source

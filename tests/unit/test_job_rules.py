@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engines import registry
+from jobs.checkpoint_names import Models
 from jobs.errors import ConfigError
 from jobs.parse import parse
 from tests.headers import F5, save
@@ -79,6 +80,6 @@ def test_the_name_is_looked_up_in_the_configured_folder_and_allowed_roots(tmp_pa
     config = {"models": "elsewhere", "allowed_roots": ["far"], "defaults": {"engine": "tuned", "checkpoint": str(far)}}
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     rules = job_rules(load(tmp_path / "config.yaml"))
-    assert rules.models is not None
+    assert isinstance(rules.models, Models)
     assert rules.models.folder == tmp_path / "elsewhere"
     assert rules.models.find(str(far)) == far

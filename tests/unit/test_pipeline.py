@@ -250,7 +250,7 @@ def test_a_file_too_large_fails_and_is_handed_back_unread(at: Desk) -> None:
     path = at.drop("a.yaml", "")
     os.truncate(path, 1 << 40)
     found = replace(at.look_at_large("a.yaml"), set_aside="the file is too large")
-    (ticket,) = pipeline.take(at.opened, found)
+    (ticket,) = at.take_found(found)
     outcome = at.process(ticket, never)
     assert outcome is not None
     assert (outcome.folder / "a.yaml").stat().st_size == 1 << 40
@@ -264,7 +264,7 @@ def test_a_file_too_large_for_another_file_system_is_handed_back_in_part(
     monkeypatch.setattr(pipeline, "LONGEST_COPY_BYTES", 3 << 20)
     with desk(tmp_path / "spool", outbox=other_file_system) as at:
         os.truncate(at.drop("a.yaml", ""), 1 << 40)
-        (ticket,) = pipeline.take(at.opened, at.look_at_large("a.yaml"))
+        (ticket,) = at.take_found(at.look_at_large("a.yaml"))
         outcome = at.process(ticket, never)
         assert outcome is not None
         assert (outcome.folder / "a.yaml").stat().st_size == 3 << 20
@@ -277,7 +277,7 @@ def test_a_file_that_must_not_be_read_any_more_does_not_hold_the_outbox_up(
 ) -> None:
     """Its owner, another user, changed its permissions after it was claimed."""
     at.drop("a.yaml")
-    (ticket,) = pipeline.take(at.opened, replace(at.look("a.yaml"), set_aside="it is too large"))
+    (ticket,) = at.take_found(replace(at.look("a.yaml"), set_aside="it is too large"))
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
 
     def refused(*_arguments: Any) -> bool:
@@ -295,7 +295,7 @@ def test_a_claimed_file_that_kills_daemons_is_put_aside_alone(at: Desk) -> None:
     at.drop("a.yaml", "text: one\n---\ntext: two\n")
     first, second = at.take("a.yaml")
     at.opened.store._deaths[first.job_id] = 10
-    tickets = [ticket for job_id in (first.job_id, second.job_id) for ticket in pipeline.resume(at.opened, job_id)]
+    tickets = [ticket for job_id in (first.job_id, second.job_id) for ticket in at.resumed(job_id)]
     assert [ticket.priority for ticket in tickets] == [URGENT, 5]
     outcomes = [at.process(ticket) for ticket in tickets]
     assert [outcome.status for outcome in outcomes if outcome] == ["failed", "done"]
@@ -499,7 +499,7 @@ def test_a_full_disk_while_a_recording_is_copied_fails_nothing(at: Desk, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(Hold, match="No space"):
-            pipeline.take(at.opened, found)
+            at.take_found(found)
     at.close()
     (ticket,) = at.resume()
     outcome = at.process(ticket)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs.recordings import NotAllowed, Places, Snapshots, transcript_beside
+from tests.in_process import through
 
 
 @pytest.fixture
@@ -27,6 +28,11 @@ def snapshots(places: Places) -> Snapshots:
 def written(path: Path, content: bytes = b"RIFF") -> Path:
     path.write_bytes(content)
     return path
+
+
+def taken(snapshots: Snapshots, recording: Path, into: Path) -> str:
+    """Take a recording for a file with one job."""
+    return through(snapshots.copies().take(recording, into))
 
 
 def digest(content: bytes) -> str:
@@ -101,12 +107,12 @@ def test_a_link_to_nothing_is_not_there_yet(places: Places) -> None:
 def test_a_copy_is_what_was_there_and_is_shared_by_content(snapshots: Snapshots, tmp_path: Path) -> None:
     source = written(snapshots.places.voices / "ana.wav", b"first")
     one, two = tmp_path / "one", tmp_path / "two"
-    first = snapshots.take(source, one)
+    first = taken(snapshots, source, one)
     assert first == digest(b"first")
     source.write_bytes(b"other")
-    assert snapshots.take(source, two) == digest(b"other")
+    assert taken(snapshots, source, two) == digest(b"other")
     written(snapshots.places.voices / "twin.wav", b"first")
-    assert snapshots.take(snapshots.places.voices / "twin.wav", two) == first
+    assert taken(snapshots, snapshots.places.voices / "twin.wav", two) == first
     assert (one / first).read_bytes() == b"first"
     assert (one / first).samefile(two / first)
     assert sorted(os.listdir(snapshots.folder)) == sorted([first, digest(b"other")])
@@ -116,16 +122,16 @@ def test_a_recording_known_already_is_not_read_again(
     snapshots: Snapshots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = written(snapshots.places.voices / "ana.wav")
-    snapshots.take(source, tmp_path / "one")
+    taken(snapshots, source, tmp_path / "one")
     monkeypatch.delattr(os, "pread")
-    assert (tmp_path / "two" / snapshots.take(source, tmp_path / "two")).exists()
+    assert (tmp_path / "two" / taken(snapshots, source, tmp_path / "two")).exists()
 
 
 def test_a_copy_that_was_removed_is_made_again(snapshots: Snapshots, tmp_path: Path) -> None:
     source = written(snapshots.places.voices / "ana.wav")
-    first = snapshots.take(source, tmp_path / "one")
+    first = taken(snapshots, source, tmp_path / "one")
     (snapshots.folder / first).unlink()
-    assert (tmp_path / "two" / snapshots.take(source, tmp_path / "two")).read_bytes() == b"RIFF"
+    assert (tmp_path / "two" / taken(snapshots, source, tmp_path / "two")).read_bytes() == b"RIFF"
 
 
 def test_half_a_copy_in_the_jobs_folder_is_made_whole(snapshots: Snapshots, tmp_path: Path) -> None:
@@ -133,7 +139,7 @@ def test_half_a_copy_in_the_jobs_folder_is_made_whole(snapshots: Snapshots, tmp_
     source = written(snapshots.places.voices / "ana.wav")
     (tmp_path / "one").mkdir()
     written(tmp_path / "one" / digest(b"RIFF"), b"RI")
-    assert (tmp_path / "one" / snapshots.take(source, tmp_path / "one")).read_bytes() == b"RIFF"
+    assert (tmp_path / "one" / taken(snapshots, source, tmp_path / "one")).read_bytes() == b"RIFF"
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "large", "gone", "folder"])
@@ -148,7 +154,7 @@ def test_what_was_swapped_since_it_was_found_is_refused(snapshots: Snapshots, tm
     elif kind == "folder":
         source.mkdir()
     with pytest.raises(NotAllowed):
-        snapshots.take(source, tmp_path / "one")
+        taken(snapshots, source, tmp_path / "one")
     assert os.listdir(snapshots.folder) == []
 
 
@@ -162,7 +168,7 @@ def test_a_folder_on_the_way_swapped_for_a_link_is_noticed(snapshots: Snapshots,
     found.parent.rmdir()
     found.parent.symlink_to(tmp_path / "outside")
     with pytest.raises(NotAllowed, match="moved"):
-        snapshots.take(found, tmp_path / "one")
+        taken(snapshots, found, tmp_path / "one")
 
 
 def test_one_that_grows_while_it_is_copied_is_refused(
@@ -179,7 +185,7 @@ def test_one_that_grows_while_it_is_copied_is_refused(
 
     monkeypatch.setattr(os, "pread", growing)
     with pytest.raises(NotAllowed, match="changed"):
-        snapshots.take(source, tmp_path / "one")
+        taken(snapshots, source, tmp_path / "one")
     assert asked == [4]
     assert os.listdir(snapshots.folder) == []
 
@@ -196,9 +202,9 @@ def test_a_full_disk_is_no_fault_of_the_recording(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
-            snapshots.take(source, tmp_path / "one")
+            taken(snapshots, source, tmp_path / "one")
     assert os.listdir(snapshots.folder) == []
-    assert snapshots.take(source, tmp_path / "one")
+    assert taken(snapshots, source, tmp_path / "one")
 
 
 def test_a_recording_that_can_not_be_read_is_the_jobs_trouble(
@@ -211,13 +217,13 @@ def test_a_recording_that_can_not_be_read_is_the_jobs_trouble(
 
     monkeypatch.setattr(os, "pread", bad_sector)
     with pytest.raises(NotAllowed, match="Input/output"):
-        snapshots.take(source, tmp_path / "one")
+        taken(snapshots, source, tmp_path / "one")
 
 
 def test_copies_go_with_the_last_job_that_holds_them(snapshots: Snapshots, tmp_path: Path) -> None:
     source = written(snapshots.places.voices / "ana.wav")
-    held = snapshots.take(source, tmp_path / "one")
-    snapshots.take(source, tmp_path / "two")
+    held = taken(snapshots, source, tmp_path / "one")
+    taken(snapshots, source, tmp_path / "two")
     snapshots.let_go([held, "no such"])
     snapshots.sweep()
     assert (snapshots.folder / held).exists()
@@ -230,14 +236,14 @@ def test_copies_go_with_the_last_job_that_holds_them(snapshots: Snapshots, tmp_p
 def test_a_sweep_removes_what_a_crash_left(snapshots: Snapshots, tmp_path: Path) -> None:
     written(snapshots.folder / ".half")
     (snapshots.folder / "folder").mkdir()
-    held = snapshots.take(written(snapshots.places.voices / "ana.wav"), tmp_path / "one")
+    held = taken(snapshots, written(snapshots.places.voices / "ana.wav"), tmp_path / "one")
     snapshots.sweep()
     assert os.listdir(snapshots.folder) == [held]
 
 
 def test_memory_of_known_recordings_is_bounded(snapshots: Snapshots) -> None:
-    for number in range(1100):
-        snapshots._remember((number,), "x")
+    snapshots._known.update({(number,): "x" for number in range(1024)})
+    taken(snapshots, written(snapshots.places.voices / "ana.wav"), snapshots.folder.parent / "one")
     assert len(snapshots._known) == 1024
 
 

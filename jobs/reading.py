@@ -1,0 +1,152 @@
+"""A job file that is being read: at once where that is quick for sure, elsewhere where it may take long.
+
+What a stranger can make slow is never done in the daemon's loop: a file above `AT_ONCE_BYTES`, and a look at the model
+that a job names, are handed to a `ReadElsewhere`, whose answers come later, as JSON, since whoever parses hostile bytes
+is not to be trusted with more than that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from jobs.checkpoint_names import Model
+from jobs.errors import JobInvalid, Problem
+from jobs.files import from_json, replace, to_json
+from jobs.order import Fallback
+from jobs.parse import Document, parse
+from jobs.rules import Rules
+from jobs.spec import JobSpec
+
+AT_ONCE_BYTES = 8 << 10
+"""The worst file of this size takes some hundredths of a second to parse."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """A job file that is being read, or has been."""
+
+    _result: tuple[Document, ...] | JobInvalid | None = None
+
+    @classmethod
+    def at_once(cls, data: bytes, suffix: str, rules: Rules) -> Reading:
+        """Read it now. Raises NotHere."""
+        try:
+            return cls(parse(data, suffix, rules))
+        except JobInvalid as invalid:
+            return cls(invalid)
+
+    @property
+    def ended(self) -> bool:
+        return self._result is not None
+
+    def end(self, result: tuple[Document, ...] | JobInvalid) -> None:
+        self._result = result
+
+    def documents(self) -> tuple[Document, ...]:
+        """What the file says, at least one document.
+
+        Raises:
+            JobInvalid: It can't be read as a job file.
+        """
+        if self._result is None:
+            raise RuntimeError("it is still being read")
+        if isinstance(self._result, JobInvalid):
+            raise self._result
+        return self._result
+
+
+class ReadElsewhere(Protocol):
+    """Another process that reads job files."""
+
+    def ask(self, data: bytes, suffix: str) -> Reading:
+        """Have a job file read; the reading ends later."""
+
+
+# --- remembered in a claim -------------------------------------------------------------------------------------------
+
+UNDERSTOOD = "understood.json"
+
+
+def keep_understood(folder: Path, key: str, result: Document | JobInvalid) -> None:
+    """Remember what a job says, until `key` is another one. Not forced to disk: it can be read again."""
+    value = packed(result if isinstance(result, JobInvalid) else (result,))
+    replace(folder / UNDERSTOOD, to_json({"key": key, **value}), durable=False)
+
+
+def understood(folder: Path, key: str, data: bytes) -> Reading | None:
+    """What `keep_understood` has remembered of a job with these bytes; None when it has not, or by other rules."""
+    found = from_json(folder / UNDERSTOOD)
+    if found.get("key") != key:
+        return None
+    try:
+        return Reading(unpacked(found, data))
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+# --- as JSON ---------------------------------------------------------------------------------------------------------
+
+
+def packed(result: tuple[Document, ...] | JobInvalid) -> dict[str, Any]:
+    """What was read, as plain data for `unpacked`."""
+    if isinstance(result, JobInvalid):
+        return {"problems": _pack_problems(result.problems), "maybe_unfinished": result.maybe_unfinished}
+    return {"documents": [_pack(document, alone=len(result) == 1) for document in result]}
+
+
+def unpacked(value: Mapping[str, Any], data: bytes) -> tuple[Document, ...] | JobInvalid:
+    """The reverse, for the file with these bytes.
+
+    Raises:
+        ValueError, TypeError, KeyError: It is none of `packed`'s.
+    """
+    if "documents" not in value:
+        problems = tuple(Problem(*problem) for problem in value["problems"])
+        return JobInvalid(problems, maybe_unfinished=value["maybe_unfinished"])
+    return tuple(_unpack(document, data) for document in value["documents"])
+
+
+def _pack_problems(problems: Sequence[Problem]) -> list[Any]:
+    return [[problem.message, problem.key, problem.line] for problem in problems]
+
+
+def _pack(document: Document, *, alone: bool) -> dict[str, Any]:
+    value = {field.name: getattr(document, field.name) for field in fields(Document)}
+    spec, model = document.spec, document.model
+    return value | {
+        "spec": spec.model_dump(mode="json", exclude_unset=True) if spec is not None else None,
+        "problems": _pack_problems(document.problems),
+        "source": None if alone else document.source.decode(),
+        "model": _pack_model(model) if model is not None else None,
+    }
+
+
+def _unpack(value: Mapping[str, Any], data: bytes) -> Document:
+    spec, source, model = value["spec"], value["source"], value["model"]
+    plain = {key: tuple(part) if isinstance(part, list) else part for key, part in value.items()}
+    return Document(
+        **plain
+        | {
+            "spec": JobSpec.model_validate_json(json.dumps(spec)) if spec is not None else None,
+            "problems": tuple(Problem(*problem) for problem in value["problems"]),
+            "source": data if source is None else source.encode(),
+            "model": _unpack_model(model) if model is not None else None,
+        }
+    )
+
+
+def _pack_model(model: Model | Fallback) -> dict[str, Any]:
+    value = {field.name: getattr(model, field.name) for field in fields(model)}
+    if isinstance(model, Model):
+        value |= {"path": str(model.path), "files": [str(file) for file in model.files]}
+    return value
+
+
+def _unpack_model(value: Mapping[str, Any]) -> Model | Fallback:
+    if "path" not in value:
+        return Fallback(**value)
+    return Model(**{**value, "path": Path(value["path"]), "files": tuple(Path(file) for file in value["files"])})

@@ -1,0 +1,263 @@
+"""The daemon's handle on the processes that read job files which may take long: large ones, those that name a model.
+
+One process for small files, one for large ones, so that the former never wait for the latter. Each is started when it
+is needed, ends when it has had nothing to read for a while, and is replaced when a file kills it or takes longer than
+it may. Nothing here waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import IO, cast
+
+from jobs.errors import JobInvalid, Problem
+from jobs.reading import Reading, unpacked
+from watcher.config import Config
+from watcher.log import log
+from watcher.reader_main import LENGTH
+from watcher.worker_process import environment_of
+
+LARGE_BYTES = 64 << 10
+IDLE_S = 60.0
+START_AGAIN_S = 2.0
+STUCK_S = 60.0
+READ_BYTES = 1 << 18
+TRIES = 2
+
+
+@dataclass(slots=True)
+class _Request:
+    data: bytes
+    suffix: str
+    reading: Reading
+    tries: int = 0
+
+    def refuse(self, sentence: str) -> None:
+        self.reading.end(JobInvalid([Problem(sentence)]))
+
+
+class Readers:
+    """Reads job files elsewhere. Is itself something to select on; see `jobs.reading.ReadElsewhere`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._epoll = select.epoll()
+        self._small, self._large = _Lane(self, nice=0), _Lane(self, nice=10)
+
+    def fileno(self) -> int:
+        """Readable when `step` has something to do; call that every few seconds besides."""
+        return self._epoll.fileno()
+
+    def ask(self, data: bytes, suffix: str) -> Reading:
+        """Have a job file read; the reading ends in one of the next calls of `step`."""
+        request = _Request(data, suffix, Reading())
+        lane = self._large if len(data) > LARGE_BYTES else self._small
+        lane.queue.append(request)
+        lane.step()
+        return request.reading
+
+    def step(self) -> None:
+        """Send and receive what can be."""
+        self._small.step()
+        self._large.step()
+
+    def configure(self, config: Config) -> None:
+        """Go on by another configuration; what is being read is read again."""
+        self._config = config
+        self._small.end()
+        self._large.end()
+
+    def close(self) -> None:
+        self._small.end()
+        self._large.end()
+        self._epoll.close()
+
+    @property
+    def config(self) -> Config:
+        return self._config
+
+    def watch(self, descriptor: int, events: int) -> None:
+        with contextlib.suppress(FileExistsError):
+            self._epoll.register(descriptor, events)
+        self._epoll.modify(descriptor, events)
+
+
+@dataclass(slots=True)
+class _Process:
+    """One reader. What is to be sent and what has come waits in its buffers."""
+
+    popen: subprocess.Popen[bytes]
+    unsent: bytearray = field(default_factory=bytearray)
+    unread: bytearray = field(default_factory=bytearray)
+    greeted: bool = False
+
+    @classmethod
+    def start(cls, nice: int, config: Config) -> _Process:
+        """Raises OSError when this machine can't start one now."""
+        popen = subprocess.Popen(
+            [sys.executable, "-P", "-m", "watcher.reader_main", str(nice)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+            start_new_session=True, env=environment_of(os.environ),
+        )  # fmt: skip
+        started = cls(popen)
+        os.set_blocking(started.stdin, False)
+        os.set_blocking(started.stdout, False)
+        started.send(pickle.dumps(config))
+        return started
+
+    @property
+    def stdin(self) -> int:
+        return cast(IO[bytes], self.popen.stdin).fileno()
+
+    @property
+    def stdout(self) -> int:
+        return cast(IO[bytes], self.popen.stdout).fileno()
+
+    def send(self, frame: bytes) -> None:
+        self.unsent += LENGTH.pack(len(frame)) + frame
+
+    def flush(self) -> None:
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # its end is seen when reading
+            while self.unsent:
+                del self.unsent[: os.write(self.stdin, self.unsent[:READ_BYTES])]
+
+    def receive(self) -> bool:
+        """Take in what has come, some of it. False when the line is closed."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.stdout, READ_BYTES):
+                self.unread += data
+            return False
+        return True
+
+    def frames(self) -> Iterator[bytes]:
+        while len(self.unread) >= LENGTH.size:
+            end = LENGTH.size + LENGTH.unpack_from(self.unread)[0]
+            if len(self.unread) < end:
+                return
+            frame = bytes(self.unread[LENGTH.size : end])
+            del self.unread[:end]
+            yield frame
+
+    def end(self) -> int:
+        """Kill and reap it; its exit code as subprocess has it."""
+        self.popen.kill()
+        code = self.popen.wait()
+        for stream in (self.popen.stdin, self.popen.stdout):
+            cast(IO[bytes], stream).close()
+        return code
+
+
+@dataclass(slots=True)
+class _Lane:
+    """Requests that one process answers, in order."""
+
+    readers: Readers
+    nice: int
+    queue: deque[_Request] = field(default_factory=deque)
+    current: _Request | None = None
+    process: _Process | None = None
+    since_s: float = 0.0
+    start_at_s: float = 0.0
+
+    def step(self) -> None:
+        now_s = time.monotonic()
+        if self.process is None and (not self.queue or now_s < self.start_at_s or not self._start(now_s)):
+            return
+        assert self.process is not None  # noqa: S101 - started above
+        if self.process.greeted and self.current is None and self.queue:
+            self._send(self.queue.popleft(), now_s)
+        self.process.flush()
+        is_open = self.process.receive()
+        for frame in self.process.frames():
+            self._take(frame, now_s)
+        limit_s = STUCK_S + 10 * self.readers.config.limits.read_s if self.current else IDLE_S
+        if not is_open:
+            self._died(now_s)
+        elif now_s - self.since_s > limit_s:
+            self._too_long()
+        else:
+            self.readers.watch(self.process.stdin, select.EPOLLOUT if self.process.unsent else 0)
+
+    def end(self) -> int:
+        """End the process; what it was reading is read again by the next one."""
+        if self.current is not None:
+            self.queue.appendleft(self.current)
+            self.current = None
+        process, self.process = self.process, None
+        return process.end() if process is not None else 0
+
+    def _start(self, now_s: float) -> bool:
+        self.since_s, self.start_at_s = now_s, now_s + START_AGAIN_S
+        try:
+            self.process = _Process.start(self.nice, self.readers.config)
+        except OSError as error:
+            log.warning("the process that reads job files can't be started", action="reader", reason=error.strerror)
+            return False
+        self.readers.watch(self.process.stdout, select.EPOLLIN)
+        return True
+
+    def _send(self, request: _Request, now_s: float) -> None:
+        assert self.process is not None  # noqa: S101 - the caller has looked
+        self.current, self.since_s = request, now_s
+        frame = (request.suffix, self.readers.config.limits.read_s, request.data)
+        self.process.send(pickle.dumps(frame))
+
+    def _take(self, frame: bytes, now_s: float) -> None:
+        assert self.process is not None  # noqa: S101 - the frame is from it
+        self.since_s, self.process.greeted = now_s, True
+        if self.current is not None:
+            request, self.current = self.current, None
+            try:
+                request.reading.end(unpacked(json.loads(frame), request.data))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                request.refuse("the process that read this file gave an answer that makes no sense")
+        if self.queue:
+            self._send(self.queue.popleft(), now_s)
+            self.process.flush()
+
+    def _died(self, now_s: float) -> None:
+        """By itself: of the file that it was reading, unless it never began."""
+        assert self.process is not None  # noqa: S101 - the caller has looked
+        request, self.current, greeted = self.current, None, self.process.greeted
+        code = self.end()
+        if request is None:
+            if not greeted:
+                self.start_at_s = now_s + START_AGAIN_S
+                log.warning("the process that reads job files ended at its start", action="reader", code=code)
+            return
+        self.start_at_s = now_s
+        request.tries += 1
+        if code == -signal.SIGPROF:
+            request.refuse(f"reading this file takes longer than limits.read_s ({_seconds(self)}); make it smaller")
+        elif request.tries >= TRIES:
+            request.refuse(f"reading this file ends the process that reads it ({_named(code)})")
+        else:
+            self.queue.appendleft(request)
+
+    def _too_long(self) -> None:
+        """Idle, or stuck: waiting for a disk that does not answer, most likely."""
+        request, self.current = self.current, None
+        self.end()
+        if request is not None:
+            request.refuse("reading this file, or a model that it names, takes far too long")
+
+
+def _seconds(lane: _Lane) -> str:
+    return f"{lane.readers.config.limits.read_s:g} s"
+
+
+def _named(code: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"exit code {code}"
