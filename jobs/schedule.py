@@ -9,6 +9,7 @@ from itertools import islice
 from sortedcontainers import SortedKeyList
 
 URGENT = 10  # above the highest priority a job can ask for
+MOST_URGENT_IN_A_ROW = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,10 @@ def _order(ticket: Ticket) -> tuple[int, int, int]:
 
 
 class Schedule:
-    """The queue: highest priority first, then oldest first, with one exception.
+    """The queue: highest priority first, then oldest first, with two exceptions.
+
+    What needs no rendering goes first, but a thousand failures to report do not keep a job from its turn: after a few
+    of them it is the turn of one.
 
     Among jobs of equal priority those for the model that is loaded may go before the oldest, so that two
     checkpoints in turn do not mean a load for each job. The oldest is passed over for at most `patience_s`.
@@ -61,6 +65,7 @@ class Schedule:
         self._of_model: dict[tuple[str, str], SortedKeyList] = {}
         self._later = SortedKeyList(key=lambda ticket: (ticket.not_before, ticket.claimed_ns))
         self._passed_over: tuple[str, float] = ("", 0.0)
+        self._urgent_in_a_row = 0
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -86,18 +91,21 @@ class Schedule:
             self._leave(ticket)
         return ticket
 
-    def choose(self, wall_s: float, steady_s: float, warm: tuple[str, str] | None) -> Ticket | None:
+    def choose(
+        self, wall_s: float, steady_s: float, warm: tuple[str, str] | None, *, only_urgent: bool = False
+    ) -> Ticket | None:
         """Say which job is next and take it out of the queue.
 
         Args:
             wall_s: Unix time, for `not_before`.
             steady_s: Monotonic time, for patience.
             warm: The model that is loaded.
+            only_urgent: Nothing that is to be rendered.
         """
         self._wake(wall_s)
-        if not self._ready:
+        if not self._ready or (only_urgent and not self.has_urgent()):
             return None
-        oldest: Ticket = self._ready[0]
+        oldest = self._ready[0] if only_urgent else self._oldest()
         chosen = self._same_model(oldest, warm) or oldest
         if chosen is not oldest:
             if self._passed_over[0] != oldest.job_id:
@@ -105,6 +113,15 @@ class Schedule:
             if steady_s - self._passed_over[1] >= self.patience_s:
                 chosen = oldest
         return self.remove(chosen.job_id)
+
+    def _oldest(self) -> Ticket:
+        """The head of the queue; now and then of the part of it that is to be rendered."""
+        oldest: Ticket = self._ready[0]
+        if oldest.priority == URGENT and self._urgent_in_a_row >= MOST_URGENT_IN_A_ROW:
+            place = self._ready.bisect_key_left((-URGENT + 1,))
+            oldest = self._ready[place] if place < len(self._ready) else oldest
+        self._urgent_in_a_row = self._urgent_in_a_row + 1 if oldest.priority == URGENT else 0
+        return oldest
 
     def has_ready(self, wall_s: float) -> bool:
         """Whether a job could start now."""

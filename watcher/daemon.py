@@ -175,12 +175,13 @@ class Daemon:
         if session is None or time.monotonic() < self.patience.due:
             return
         session.queue_deferred()
-        if not session.can_start(paused=session.arrivals.paused()):
+        paused = session.arrivals.paused()
+        if not session.can_start(paused=paused):
             if self.bulletin.holds:
                 self._look_for_outbox(session)
                 self._resumed("work")
             return
-        ticket = session.schedule.choose(time.time(), time.monotonic(), self._warm())
+        ticket = session.schedule.choose(time.time(), time.monotonic(), self._warm(), only_urgent=paused)
         if ticket is not None:
             self._process(session, ticket)
 

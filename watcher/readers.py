@@ -31,7 +31,7 @@ from watcher.worker_process import environment_of
 LARGE_BYTES = 64 << 10
 IDLE_S = 60.0
 START_AGAIN_S = 2.0
-STUCK_S = 60.0
+STUCK_S = 600.0
 READ_BYTES = 1 << 18
 TRIES = 2
 
@@ -181,7 +181,7 @@ class _Lane:
         is_open = self.process.receive()
         for frame in self.process.frames():
             self._take(frame, now_s)
-        limit_s = STUCK_S + 10 * self.readers.config.limits.read_s if self.current else IDLE_S
+        limit_s = STUCK_S if self.current else IDLE_S
         if not is_open:
             self._died(now_s)
         elif now_s - self.since_s > limit_s:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from jobs.schedule import URGENT, Schedule, Ticket
+from jobs.schedule import MOST_URGENT_IN_A_ROW, URGENT, Schedule, Ticket
 
 MODELS = [("espeak", ""), ("xtts", "ana"), ("xtts", "rui")]
 PATIENCE_S = 100.0
@@ -34,6 +34,19 @@ def test_highest_priority_first_then_oldest_then_documents_in_order() -> None:
     assert drained(schedule) == ["id6", "id5", "id1", "3-1", "3-2", "3-10", "id4", "id2"]
     assert not schedule.has_urgent()
     assert len(schedule) == 0
+
+
+def test_a_thousand_failures_to_report_do_not_keep_a_job_from_its_turn() -> None:
+    schedule = Schedule(PATIENCE_S)
+    for number in range(1000):
+        schedule.add(ticket(number, URGENT))
+    schedule.add(ticket(1000))
+    assert schedule.choose(0.0, 0.0, None, only_urgent=True) is not None
+    order = drained(schedule)
+    assert order.index("id1000") == MOST_URGENT_IN_A_ROW
+    assert len(order) == 1000
+    schedule.add(ticket(1))
+    assert schedule.choose(0.0, 0.0, None, only_urgent=True) is None
 
 
 def test_a_job_that_is_queued_again_is_in_it_once() -> None:

@@ -1,0 +1,97 @@
+"""The processes that read what may take long: real ones, which answer, are killed, take too long, and come again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import JobInvalid
+from jobs.reading import Reading
+from tests.spooling import is_running, until
+from watcher.config import Config, Limits
+from watcher.readers import LARGE_BYTES, Readers
+
+LARGE = b"text: hello\nmetadata: {a: [" + b"1, " * (LARGE_BYTES // 3) + b"1]}\n"
+SLOW = b"---\n".join(b"text: a\nunknown: 1\n" for _ in range(900)) + b"# " + b"x" * LARGE_BYTES
+
+
+@pytest.fixture
+def readers(tmp_path: Path) -> Iterator[Readers]:
+    with contextlib.closing(Readers(Config(models=tmp_path))) as found:
+        yield found
+
+
+def ended(readers: Readers, reading: Reading) -> Reading:
+    def stepped() -> bool:
+        readers.step()
+        return reading.ended
+
+    until(stepped, "it is read")
+    return reading
+
+
+def pid_of(readers: Readers, *, large: bool) -> int:
+    process = (readers._large if large else readers._small).process
+    assert process is not None
+    return process.popen.pid
+
+
+def test_files_of_any_size_are_read_and_small_ones_do_not_wait_for_large_ones(readers: Readers) -> None:
+    large, small = readers.ask(SLOW, ".yaml"), readers.ask(b"text: b\ncheckpoint: anna", ".yaml")
+    (document,) = ended(readers, small).documents()
+    assert document.spec is None
+    assert "anna" in str(document.problems[0])
+    assert len(ended(readers, large).documents()) == 900
+    assert pid_of(readers, large=True) != pid_of(readers, large=False)
+
+
+def test_a_reader_that_dies_is_replaced_and_a_file_that_kills_two_fails(readers: Readers) -> None:
+    ended(readers, readers.ask(b"text: warm", ".yaml"))
+    first = pid_of(readers, large=False)
+    os.kill(first, signal.SIGSTOP)  # so that it has not answered when it is killed
+    reading, other = readers.ask(b"text: deadly", ".yaml"), readers.ask(b"text: harmless", ".yaml")
+    os.kill(first, signal.SIGKILL)
+
+    def killed_again() -> bool:
+        readers.step()
+        process = readers._small.process
+        if process is not None and process.popen.pid != first and readers._small.current is not None:
+            os.kill(process.popen.pid, signal.SIGKILL)
+            return True
+        return False
+
+    until(killed_again, "it is read again")
+    with pytest.raises(JobInvalid, match=r"ends the process that reads it \(SIGKILL\)"):
+        ended(readers, reading).documents()
+    assert ended(readers, other).documents()
+
+
+def test_what_takes_longer_than_it_may_fails_and_names_the_limit(tmp_path: Path) -> None:
+    config = Config(models=tmp_path, limits=Limits(read_s=0.02))
+    with contextlib.closing(Readers(config)) as readers:
+        with pytest.raises(JobInvalid, match=r"longer than limits.read_s \(0.02 s\)"):
+            ended(readers, readers.ask(SLOW, ".yaml")).documents()
+        assert ended(readers, readers.ask(b"text: quick", ".yaml")).documents()
+
+
+def test_another_configuration_is_read_by_from_then_on(readers: Readers, tmp_path: Path) -> None:
+    ended(readers, readers.ask(LARGE, ".yaml"))
+    before = pid_of(readers, large=True)
+    reading = readers.ask(LARGE, ".yaml")
+    readers.configure(Config(models=tmp_path, limits=Limits(text_chars=1)))
+    assert not is_running(before)
+    (document,) = ended(readers, reading).documents()
+    assert "at most 1 are allowed" in str(document.problems)
+
+
+def test_nothing_is_left_when_it_is_closed(tmp_path: Path) -> None:
+    readers = Readers(Config(models=tmp_path))
+    ended(readers, readers.ask(b"text: a", ".yaml"))
+    pid = pid_of(readers, large=False)
+    readers.close()
+    assert not is_running(pid)
