@@ -12,7 +12,7 @@ import heapq
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, islice
@@ -46,6 +46,7 @@ ROOM_LOOK_S = 5.0
 LINKED = f"the file {OTHER_NAMES}"
 ENTRIES_A_STEP = 64
 JOBS_A_STEP = 16
+RUN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +115,12 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a listing of a folder found, as paths in the inbox."""
+    """What a listing of a folder found, as paths in the inbox; of jobs, also runs that are in order."""
 
-    folders: list[str]
-    jobs: list[str]
-    cancels: list[str]
+    folders: list[str] = field(default_factory=list)
+    jobs: list[str] = field(default_factory=list)
+    runs: list[list[str]] = field(default_factory=list)
+    cancels: list[str] = field(default_factory=list)
 
 
 class Wait(Exception):
@@ -282,9 +284,9 @@ class Arrivals:
         while folders:
             folder = folders.pop()
             self.events.watch(self.inbox / folder)
-            found = Found([], [], [])
+            found = Found()
             yield from self._listing(folder, found)
-            yield from self._sighting(sorted(found.jobs, key=natural))
+            yield from self._sighting(heapq.merge(*found.runs, sorted(found.jobs, key=natural), key=natural))
             self.cancels.update(found.cancels)  # now that the files that they may mean are known
             folders.extend(sorted(found.folders, key=natural, reverse=True))
             yield
@@ -322,8 +324,11 @@ class Arrivals:
             self._ignore(source, "a symbolic link is never opened")
         else:
             found.jobs.append(source)
+            if len(found.jobs) == RUN:  # so that nothing is ever sorted for long
+                found.runs.append(sorted(found.jobs, key=natural))
+                found.jobs.clear()
 
-    def _sighting(self, sources: list[str]) -> Iterator[None]:
+    def _sighting(self, sources: Iterable[str]) -> Iterator[None]:
         for number, source in enumerate(sources):
             self._sight(source, moved=False)
             if number % JOBS_A_STEP == JOBS_A_STEP - 1:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import select
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -367,6 +368,63 @@ def test_a_transcript_that_nobody_needs_is_not_waited_for(at: Desk) -> None:
     assert at.ready() == ["a.yaml", "b.yaml"]
 
 
+def test_a_file_that_waits_is_parsed_when_it_came_and_when_it_goes_whatever_the_time_between(at: Desk) -> None:
+    at.write("a.yaml", b"text: hello\nspeaker_wav: ana.wav\n")
+    at.ready()
+    for _ in range(20):
+        assert at.ready(QUIET_S) == []
+    assert at.read == ["a.yaml"]
+    at.write("a.yaml", b"text: hello again\nspeaker_wav: ana.wav\n")
+    at.ready(SCAN_S)
+    assert at.ready(QUIET_S) == []
+    assert at.read == ["a.yaml"] * 2, "other bytes"
+    at.write("ana.wav")
+    assert at.ready(QUIET_S) == ["a.yaml"]
+    assert at.read == ["a.yaml"] * 3
+
+
+def test_a_recording_that_there_is_no_room_for_holds_its_job_alone(at: Desk) -> None:
+    lacking = {at.inbox / "ana.wav"}
+    at.arrivals.lacks_room = lambda paths: "no room" if lacking & set(paths) else ""
+    at.write("ana.wav")
+    at.write("a.yaml", b"text: hello\nspeaker_wav: ana.wav\n")
+    at.write("b.yaml")
+    at.ready()
+    assert at.ready(QUIET_S) == ["b.yaml"]
+    assert [(held.source, held.reason) for held in at.arrivals.waiting(held=True)] == [("a.yaml", "no room")]
+    assert at.arrivals.settled(), "a passing run does not wait for it"
+    lacking.clear()
+    assert at.ready(SCAN_S) == ["a.yaml"]
+
+
+def test_a_file_is_read_elsewhere_while_others_go_on(at: Desk) -> None:
+    reading = Reading()
+    at.arrivals.read = lambda data, source: reading if source == "a.yaml" else at._read(data, source)
+    at.write("a.yaml")
+    at.write("b.yaml")
+    at.ready()
+    assert at.ready(QUIET_S) == ["b.yaml"]
+    assert not at.arrivals.settled()
+    reading.end(at._read(DONE, "a.yaml").documents())
+    at.arrivals.readings_may_have_ended()
+    assert at.ready() == ["a.yaml"]
+    assert at.arrivals.settled()
+
+
+def test_a_file_with_other_names_in_a_folder_that_others_write_to_fails_unread(at: Desk, tmp_path: Path) -> None:
+    """It may be a private file of somebody else. In a folder of one's own, links are one's own."""
+    private, own = at.write("shared/a.yaml"), at.write("own/b.yaml")
+    private.parent.chmod(0o2770)
+    for number, path in enumerate((private, own)):
+        os.link(path, tmp_path / f"elsewhere-{number}")
+    at.ready()
+    assert at.ready(QUIET_S) == ["own/b.yaml"]
+    (arrival,) = at.arrived(GRACE_S)
+    assert (arrival.source, arrival.data) == ("shared/a.yaml", b"")
+    assert "hard links" in arrival.set_aside
+    assert at.read == ["own/b.yaml"]
+
+
 def test_on_a_network_a_recording_has_to_stand_still(remote: Desk) -> None:
     path = remote.voices / "ana.wav"
     path.write_bytes(b"RI")
@@ -568,6 +626,19 @@ def test_one_that_changed_while_it_was_claimed_is_as_new(at: Desk) -> None:
 
 
 # --- what is never opened ----------------------------------------------------------------------------
+
+
+def test_what_is_ignored_is_counted_and_not_kept(at: Desk) -> None:
+    for number in range(3000):
+        (at.inbox / f"note-{number}.txt").touch()
+    at.write("a.yaml")
+    at.ready()
+    tracemalloc.start()
+    assert at.ready(SCAN_S) == ["a.yaml"]
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert at.arrivals.counts()["ignored"] == 3000
+    assert peak_bytes < 1_000_000, "a third of that is what is shown"
 
 
 def test_links_pipes_and_folders_with_a_jobs_name_are_never_opened(at: Desk, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,59 @@ def test_a_recording_that_can_not_be_read_is_the_jobs_trouble(
     monkeypatch.setattr(os, "pread", bad_sector)
     with pytest.raises(NotAllowed, match="Input/output"):
         taken(snapshots, source, tmp_path / "one")
+
+
+def test_a_sparse_recording_is_copied_in_slices_and_stays_sparse(places: Places, tmp_path: Path) -> None:
+    snapshots = Snapshots(places.state / "recordings", replace(places, longest_bytes=1 << 30))
+    source = written(places.voices / "ana.wav")
+    os.truncate(source, 40 << 20)
+    steps = snapshots.copies().take(source, tmp_path / "one")
+    assert sum(1 for _ in steps) == 5
+    (copy,) = (tmp_path / "one").iterdir()
+    assert copy.stat().st_size == 40 << 20
+    assert copy.stat().st_blocks * 512 < 4 << 20
+    assert hashlib.sha256(copy.read_bytes()).hexdigest() == copy.name
+
+
+def test_the_recordings_of_one_job_file_may_take_so_much_together(snapshots: Snapshots, tmp_path: Path) -> None:
+    """One that several of its jobs use counts once."""
+    snapshots.job_bytes = 1500
+    first, second = (written(snapshots.places.voices / name, bytes([7]) * 800 + name.encode()) for name in "ab")
+    copies = snapshots.copies()
+    through(copies.take(first, tmp_path / "one"))
+    through(copies.take(first, tmp_path / "two"))
+    with pytest.raises(NotAllowed, match=r"limits.job_bytes \(1500 bytes\)"):
+        through(copies.take(second, tmp_path / "one"))
+    assert taken(snapshots, second, tmp_path / "three")
+
+
+def test_a_recording_leaves_the_reserve_of_the_disk_free(snapshots: Snapshots, tmp_path: Path) -> None:
+    source = written(snapshots.places.voices / "ana.wav")
+    assert snapshots.why_no_room([source]) == ""
+    disk = os.statvfs(snapshots.folder)
+    full = os.statvfs_result((*disk[:3], 0, 0, *disk[5:]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _path: full)
+        snapshots.free_bytes = 1 << 20
+        assert "limits.free_bytes" in snapshots.why_no_room([source])
+        with pytest.raises(NotAllowed, match="no room"):
+            taken(snapshots, source, tmp_path / "one")
+    held = taken(snapshots, source, tmp_path / "one")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _path: full)
+        assert snapshots.why_no_room([source]) == "", "it needs no more room"
+        assert taken(snapshots, source, tmp_path / "two") == held
+
+
+def test_a_recording_with_other_names_is_refused_where_others_may_have_made_them(
+    snapshots: Snapshots, tmp_path: Path
+) -> None:
+    source = written(snapshots.places.voices / "ana.wav")
+    os.link(source, tmp_path / "elsewhere")
+    assert taken(snapshots, source, tmp_path / "one")
+    snapshots.places.voices.chmod(0o777)
+    with pytest.raises(NotAllowed, match="hard links"):
+        taken(snapshots, source, tmp_path / "two")
 
 
 def test_copies_go_with_the_last_job_that_holds_them(snapshots: Snapshots, tmp_path: Path) -> None:
