@@ -16,7 +16,8 @@ from engines.base import EngineClass, EngineInfo
 from jobs.checkpoint_names import Models
 from jobs.errors import JobInvalid
 from jobs.lock import Lock
-from jobs.outbox import SPOOL_FOLDER, Outbox, Policy
+from jobs.outbox import Outbox, Policy
+from jobs.outbox_id import SPOOL_FOLDER
 from jobs.parse import Document, parse
 from jobs.pipeline import Outcome, Spool, process, resume, take
 from jobs.recordings import Places, Snapshots
@@ -62,7 +63,7 @@ def refused_at(number: int, times: int, code: int) -> Iterator[list[str]]:
 
 @contextmanager
 def _intercepted(at: Callable[[list[str]], None]) -> Iterator[list[str]]:
-    real = {name: getattr(os, name) for name in (*CHANGES, "open", "write")}
+    real = {name: getattr(os, name) for name in (*CHANGES, "open", "write", "copy_file_range", "fchmod", "fchown")}
     calls: list[str] = []
 
     def counted(name: str) -> Any:
@@ -139,13 +140,13 @@ class Desk:
     """Folders below `folder`, opened and dropped as often as a test likes.
 
     Attributes:
-        settings: Of `Spool`: longest_bytes, attempts, deaths.
+        settings: Of `Spool`: longest_bytes, attempts, deaths, breathe.
     """
 
     folder: Path
     outbox: Path | None = None
     policy: Policy = field(default_factory=Policy)
-    settings: dict[str, int] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     spool: Spool | None = None
 
     def __post_init__(self) -> None:

@@ -28,10 +28,8 @@ def outbox(tmp_path: Path) -> Outbox:
 def publish(outbox: Outbox, name: str, status: str = "done", content: str = "{}") -> str:
     """Publish a result and say under which path."""
 
-    def fill(folder: Path) -> None:
-        (folder / "manifest.json").write_text(content)
-
-    return str(outbox.place(outbox.assemble("job", fill), name, status).relative_to(outbox.folder))
+    outbox.assemble("job", name, lambda result: result.write("manifest.json", content.encode()))
+    return str(outbox.place("job", name, status).relative_to(outbox.folder))
 
 
 def visible(outbox: Outbox) -> list[str]:
@@ -74,9 +72,11 @@ def test_another_folder_in_the_configuration_is_a_fresh_start(tmp_path: Path) ->
 
 
 def test_nothing_is_visible_before_it_is_placed_and_all_of_it_after(outbox: Outbox) -> None:
-    folder = outbox.assemble("job", lambda folder: (folder / "a.wav").touch())
+    outbox.assemble("job", "hello", lambda result: result.write("a.wav", b""))
     assert visible(outbox) == []
-    placed = outbox.place(folder, "hello", "done")
+    assert outbox.is_assembled("job")
+    placed = outbox.place("job", "hello", "done")
+    assert not outbox.is_assembled("job")
     assert os.listdir(placed) == ["a.wav"]
 
 
@@ -97,15 +97,17 @@ def test_all_is_on_disk_before_it_is_seen(outbox: Outbox, monkeypatch: pytest.Mo
         log.append(os.readlink(f"/proc/self/fd/{fd}").removeprefix(str(outbox.folder)))
         real_fsync(fd)
 
-    def rename(source: Path, target: Path) -> None:
-        log.append("rename")
-        real_rename(source, target)
+    def rename(source: str, target: str, **folders: int) -> None:
+        log.append(f"{source} -> {target}")
+        real_rename(source, target, **folders)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "rename", rename)
     publish(outbox, "radio/hello")
     staging = f"/.voicespool/{INBOX}"
-    assert log == [f"{staging}/job/manifest.json", f"{staging}/job", staging, "", "rename", "/radio"]
+    made = ["", ".voicespool-job -> job"]
+    assembled = [f"{staging}/job/manifest.json", f"{staging}/job", staging]
+    assert log == [*made, *assembled, "job -> hello", "/radio"]
 
 
 def test_cleaning_keeps_to_its_own_inbox_and_to_what_is_not_wanted(tmp_path: Path, outbox: Outbox) -> None:
@@ -192,10 +194,11 @@ def test_another_spool_that_is_quicker_gets_the_name(
     """Between the look and the rename: the kernel refuses to replace a folder with files in it."""
     other, real = opened(tmp_path / "outbox", inbox_id="another"), os.rename
 
-    def late(source: Path, target: Path) -> None:
-        monkeypatch.setattr(os, "rename", real)
-        publish(other, "hello", content="theirs")
-        real(source, target)
+    def late(source: str, target: str, **folders: int) -> None:
+        if target == "hello":
+            monkeypatch.setattr(os, "rename", real)
+            publish(other, "hello", content="theirs")
+        real(source, target, **folders)
 
     monkeypatch.setattr(os, "rename", late)
     assert publish(outbox, "hello", content="ours") == "hello~2"
@@ -236,10 +239,10 @@ def test_the_old_result_is_kept_until_the_new_one_is_there(tmp_path: Path, monke
     publish(outbox, "hello", content="old")
     real = os.rename
 
-    def refused(source: Path, target: Path) -> None:
-        if Path(target).name == "hello":
+    def refused(source: str, target: str, **folders: int) -> None:
+        if target == "hello":
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-        real(source, target)
+        real(source, target, **folders)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", refused)
@@ -259,14 +262,14 @@ def modes(outbox: Outbox, *names: str) -> list[str]:
 
 
 def test_results_are_as_readable_as_the_umask_says_whatever_went_into_them(outbox: Outbox, tmp_path: Path) -> None:
-    """The spool's own copy of a job file is private, its name in a result is not."""
+    """What the worker made is private, its copy in a result is not."""
     (tmp_path / "private").touch(mode=0o600)
-    folder = outbox.assemble("job", lambda folder: os.link(tmp_path / "private", folder / "hello.yaml"))
-    outbox.place(folder, "radio/hello", "done")
+    outbox.assemble("job", "radio/hello", lambda result: result.copy(tmp_path / "private", "hello.wav"))
+    outbox.place("job", "radio/hello", "done")
     mask = os.umask(0)
     os.umask(mask)
     folders, files = oct(0o777 & ~mask), oct(0o666 & ~mask)
-    assert modes(outbox, "radio", "radio/hello", "radio/hello/hello.yaml") == [folders, folders, files]
+    assert modes(outbox, "radio", "radio/hello", "radio/hello/hello.wav") == [folders, folders, files]
 
 
 @pytest.mark.parametrize(("mode", "files"), [(0o750, 0o640), (0o2775, 0o664), (0o700, 0o600)])
@@ -295,5 +298,6 @@ def test_an_outbox_without_permissions_of_its_own_is_no_trouble(
     def refused(*_arguments: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(os, "chmod", refused)
+    monkeypatch.setattr(os, "fchmod", refused)
+    outbox.policy = Policy(folder_mode=0o700)
     assert publish(outbox, "radio/hello") == "radio/hello"
