@@ -12,11 +12,12 @@ import os
 import shutil
 import signal
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 BLOCK_BYTES = 1 << 20
+SLICE_BYTES, SYNC_BYTES = 8 << 20, 32 << 20  # of a long copy: between two breaths; between two waits for the disk
 NEVER_A_LINK = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
 
 
@@ -211,21 +212,59 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
-        copy_beginning(source, target)
+        copy(source, target)
 
 
-def copy_beginning(source: Path, target: Path, longest_bytes: int | None = None) -> bool:
-    """Make a durable copy of a regular file, or of its first bytes. Returns whether it is all of it."""
+def copy(source: Path, target: Path) -> None:
+    """Make a durable copy of a regular file under a new name."""
     with opened_regular(source) as (fd, status), target.open("xb") as writer:
-        offset, end = 0, status.st_size if longest_bytes is None else min(longest_bytes, status.st_size)
-        while offset < end and (block := os.pread(fd, min(BLOCK_BYTES, end - offset), offset)):
-            writer.write(block)
-            offset += len(block)
-        writer.flush()
+        copy_slices(fd, writer.fileno(), status.st_size)
         os.fsync(writer.fileno())
-    return end == status.st_size
 
 
+def nothing() -> None:
+    """Do nothing between two slices."""
+
+
+def copy_slices(source: int, target: int, length_bytes: int, breathe: Callable[[], None] = nothing) -> None:
+    """Copy the beginning of one open file into another, empty one.
+
+    `breathe` is called between slices. What is written is forced to disk on the way, so that the last fsync is short.
+
+    Raises:
+        OSError: EIO when the source has become shorter; else the system's own.
+    """
+    copied = 0
+    while copied < length_bytes:
+        part = _copy_part(source, target, copied, min(SLICE_BYTES, length_bytes - copied))
+        if not part:
+            raise OSError(errno.EIO, "the file became shorter while it was copied")
+        before, copied = copied, copied + part
+        if before // SYNC_BYTES != copied // SYNC_BYTES:
+            os.fdatasync(target)
+        if before // SLICE_BYTES != copied // SLICE_BYTES:
+            breathe()
+
+
+def _copy_part(source: int, target: int, offset: int, length_bytes: int) -> int:
+    """Copy some bytes from and to the same place: in the kernel, or through memory where that can't be."""
+    try:
+        if copied := os.copy_file_range(source, target, length_bytes, offset, offset):
+            return copied
+    except OSError as error:
+        if error.errno not in _NO_KERNEL_COPY:
+            raise
+    return os.pwrite(target, os.pread(source, min(length_bytes, BLOCK_BYTES), offset), offset)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it; one call may write less."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+_NO_KERNEL_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES}
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -279,10 +318,20 @@ def rename_exclusively(source: Path, name: str, folder_fd: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(source))
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it; nothing happens when it is gone already."""
-    if os.path.lexists(path):
-        shutil.rmtree(path, onerror=_unless_gone)
+def remove_tree(path: str | Path, dir_fd: int | None = None) -> None:
+    """Remove a folder and all in it, or a file or link; nothing happens when it is gone already.
+
+    Args:
+        dir_fd: Of the folder that `path` starts in.
+    """
+    try:
+        is_folder = stat.S_ISDIR(os.lstat(path, dir_fd=dir_fd).st_mode)
+    except FileNotFoundError:
+        return
+    if is_folder:
+        shutil.rmtree(path, onerror=_unless_gone, dir_fd=dir_fd)
+    else:
+        os.unlink(path, dir_fd=dir_fd)
 
 
 def _unless_gone(_function: Any, _path: str, failure: Any) -> None:

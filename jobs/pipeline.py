@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,9 +23,10 @@ from typing import Any, Protocol
 from engines.errors import CheckpointRefused
 from jobs import answer, report
 from jobs.answer import ERROR_TEXT, Made
+from jobs.assembly import Assembly
 from jobs.checkpoint_names import Model
 from jobs.errors import Cancelled, Hold, JobError, JobInvalid, OutboxGone, Problem, RenderFailed, holding, printable
-from jobs.files import copy_beginning, fsync, link_or_copy, remove_tree, write_new
+from jobs.files import fsync, nothing, opened_regular, read_at_most, remove_tree, write_new
 from jobs.lock import Lock
 from jobs.manifest import Status
 from jobs.names import safe_name
@@ -42,7 +42,7 @@ from jobs.schedule import URGENT, Ticket
 from jobs.spec import JobSpec
 from jobs.store import Claim, Store, deadly
 
-LONGEST_COPY_BYTES = 64 << 20  # of a file that is no job; more would keep everything else waiting
+BEGINNING_BYTES = 4096  # of a job file that is too large to be read
 
 
 class Renderer(Protocol):
@@ -68,6 +68,7 @@ class Spool:
         deaths: After so many daemons in a row that died while reading a file, it is not read again.
         elsewhere: Reads what may take long; None where nothing else has to go on meanwhile.
         wait: Called for a reading that is needed now; returns when it has ended, or raises.
+        breathe: Called again and again while a large result is copied.
     """
 
     store: Store
@@ -81,6 +82,7 @@ class Spool:
     deaths: int
     elsewhere: ReadElsewhere | None = None
     wait: Callable[[Reading], None] = lambda _reading: None
+    breathe: Callable[[], None] = field(default=nothing)
 
     @property
     def open_outbox(self) -> Outbox:
@@ -385,11 +387,13 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback | 
 
 def _publish(spool: Spool, story: Story) -> Outcome:
     """Assemble out of sight, write down the intent, rename into sight, let the claim go."""
-    claim, outcome = story.claim, _outcome(story)
+    claim, outcome, outbox = story.claim, _outcome(story), spool.open_outbox
     try:
+        with holding("the state folder of the inbox"):
+            job_file, story.missing = _job_file(claim, spool.longest_bytes)
         with holding("the outbox can't take the result"):
-            spool.open_outbox.check()
-            assembled = spool.open_outbox.assemble(claim.job_id, lambda folder: _fill(story, folder))
+            outbox.check()
+            outbox.assemble(claim.job_id, claim.name, lambda result: _fill(story, job_file, result, spool.breathe))
     except Hold:
         if story.made:
             with holding("the state folder of the inbox"):
@@ -397,17 +401,17 @@ def _publish(spool: Spool, story: Story) -> Outcome:
         raise
     with holding("the state folder of the inbox"):
         intent = {"status": outcome.status, "duration_s": outcome.duration_s, "message": outcome.message}
-        spool.store.intend(claim, intent | {"outbox": spool.open_outbox.outbox_id})
-    return _show(spool, claim, assembled, outcome)
+        spool.store.intend(claim, intent | {"outbox": outbox.outbox_id})
+    return _show(spool, outbox, claim, outcome)
 
 
-def _show(spool: Spool, claim: Claim, assembled: Path, outcome: Outcome) -> Outcome:
+def _show(spool: Spool, outbox: Outbox, claim: Claim, outcome: Outcome) -> Outcome:
     """The rename that publishes, while the lock and the inbox are still ours; then the claim is let go."""
     with holding("the state folder of the inbox"):
         spool.store.check()  # an inbox that is away is no lost lock, so it comes first
         spool.lock.check()
     with holding("the outbox can't take the result"):
-        folder = spool.open_outbox.place(assembled, claim.name, outcome.status)
+        folder = outbox.place(claim.job_id, claim.name, outcome.status)
     _release(spool, claim)
     return replace(outcome, folder=folder)
 
@@ -421,16 +425,17 @@ def _settle(spool: Spool, claim: Claim, intent: Mapping[str, Any]) -> Outcome | 
     outcome = Outcome(
         claim.job_id, claim.name, intent["status"], Path(), claim.sha256, intent["duration_s"], intent["message"]
     )
+    outbox = spool.open_outbox
     with holding("the outbox"):
-        spool.open_outbox.check()
-        assembled = spool.open_outbox.staging / claim.job_id
-        if intent["outbox"] != spool.open_outbox.outbox_id:
+        outbox.check()
+        if intent["outbox"] != outbox.outbox_id:
             spool.store.forget_intent(claim)
             return None
-        if assembled.is_dir():
-            return _show(spool, claim, assembled, outcome)
+        is_assembled = outbox.is_assembled(claim.job_id)
+    if is_assembled:
+        return _show(spool, outbox, claim, outcome)
     _release(spool, claim)
-    return replace(outcome, folder=spool.open_outbox.folder)
+    return replace(outcome, folder=outbox.folder)
 
 
 def _release(spool: Spool, claim: Claim) -> None:
@@ -439,38 +444,37 @@ def _release(spool: Spool, claim: Claim) -> None:
         spool.snapshots.let_go(claim.recordings.values())
 
 
-def _fill(story: Story, folder: Path) -> None:
+def _fill(story: Story, job_file: bytes | None, result: Assembly, breathe: Callable[[], None]) -> None:
     """Write a result's files: the audio or ERROR.txt, the job file, the manifest."""
-    claim = story.claim
-    story.missing = _hand_back(claim, folder / f"{_stem(claim)}{claim.suffix}")
+    if job_file is not None:
+        result.write(f"{_stem(story.claim)}{story.claim.suffix}", job_file)
     if story.made:
         for name in story.made.rendering.files:
-            link_or_copy(story.made.folder / name, folder / name)
+            result.copy(story.made.folder / name, name, breathe)
     if story.failure:
-        (folder / ERROR_TEXT).write_text(report.error_text(story), encoding="utf-8", errors="backslashreplace")
-    (folder / MANIFEST).write_bytes(report.manifest(story).to_json())
+        result.write(ERROR_TEXT, report.error_text(story).encode(errors="backslashreplace"))
+    result.write(MANIFEST, report.manifest(story).to_json())
 
 
-def _hand_back(claim: Claim, target: Path) -> str:
-    """Put the job file into its result. Returns a sentence about what is missing of it, or "".
+def _job_file(claim: Claim, longest_bytes: int) -> tuple[bytes | None, str]:
+    """The job file as its result gets it, and a sentence about what is missing of it, or "".
 
-    The spool's own copy gets a second name. A file that was never read is a stranger's: it may be huge, of another
-    user, or unreadable by now, and none of that may keep the spool from its work.
+    A file that was never read is a stranger's: it may be huge, or unreadable by now, and neither may keep the spool
+    from its work.
     """
+    if claim.withheld:
+        return None, "The job file is not in this folder: it may be somebody else's."
     if not claim.never_read:
-        link_or_copy(claim.job_file, target)
-        return ""
+        return claim.job_file.read_bytes(), ""
     try:
-        if os.geteuid() in {0, os.lstat(claim.original).st_uid}:
-            with contextlib.suppress(OSError):
-                os.link(claim.original, target, follow_symlinks=False)
-                return ""
-        if copy_beginning(claim.original, target, LONGEST_COPY_BYTES):
-            return ""
-    except PermissionError:
-        target.unlink(missing_ok=True)
-        return "The job file is not in this folder: the spool was not allowed to read it."
-    return f"Only the first {LONGEST_COPY_BYTES >> 20} MiB of the job file are in this folder."
+        with opened_regular(claim.original) as (fd, status):
+            if status.st_size <= longest_bytes:
+                return read_at_most(fd, longest_bytes), ""
+            return read_at_most(
+                fd, BEGINNING_BYTES - 1
+            ), f"Only the first {BEGINNING_BYTES >> 10} KiB of the job file are in this folder."
+    except OSError as error:
+        return None, f"The job file is not in this folder: the spool could not read it ({error.strerror})."
 
 
 def _outcome(story: Story) -> Outcome:

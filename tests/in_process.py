@@ -17,7 +17,8 @@ from jobs import files
 from jobs.checkpoint_names import Models
 from jobs.errors import JobInvalid
 from jobs.lock import Lock
-from jobs.outbox import SPOOL_FOLDER, Outbox, Policy
+from jobs.outbox import Outbox, Policy
+from jobs.outbox_id import SPOOL_FOLDER
 from jobs.parse import Document, parse
 from jobs.pipeline import Outcome, Spool, Step, process, resume, take
 from jobs.recordings import Places, Snapshots
@@ -64,13 +65,14 @@ def refused_at(number: int, times: int, code: int) -> Iterator[list[str]]:
 
 @contextmanager
 def _intercepted(at: Callable[[list[str]], None]) -> Iterator[list[str]]:
-    modules = dict.fromkeys((*CHANGES, "open", "write"), os) | {"rename_exclusively": files}
+    watched = (*CHANGES, "open", "write", "copy_file_range", "fchmod", "fchown")
+    modules = dict.fromkeys(watched, os) | {"rename_exclusively": files}
     real = {name: getattr(module, name) for name, module in modules.items()}
     calls: list[str] = []
 
     def counted(name: str) -> Any:
         def call(*arguments: Any, **keywords: Any) -> Any:
-            if name not in {"open", "write"}:
+            if name in CHANGES or name == "rename_exclusively":
                 calls.append(name)
                 at(calls)
             elif calls:
@@ -157,13 +159,13 @@ class Desk:
     """Folders below `folder`, opened and dropped as often as a test likes.
 
     Attributes:
-        settings: Of `Spool`: longest_bytes, attempts, deaths.
+        settings: Of `Spool`: longest_bytes, attempts, deaths, breathe.
     """
 
     folder: Path
     outbox: Path | None = None
     policy: Policy = field(default_factory=Policy)
-    settings: dict[str, int] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     spool: Spool | None = None
 
     def __post_init__(self) -> None:
@@ -206,7 +208,7 @@ class Desk:
                 snapshots=Snapshots(self.state / "recordings", Places(self.inbox, self.voices, self.state)),
                 rules=Rules(engines=ENGINES, default_engine="voice", models=Models(self.models)),
                 device={},
-                **{"longest_bytes": 1 << 20, "attempts": 3, "deaths": 10, **self.settings},  # type: ignore[arg-type]
+                **{"longest_bytes": 1 << 20, "attempts": 3, "deaths": 10, **self.settings},
             )
             spool.snapshots.sweep()
             undo.pop_all()

@@ -286,6 +286,10 @@ class Daemon:
             if self.signals.stop:
                 raise PutBack
 
+    def _breathe(self) -> None:
+        """One turn without waiting, between two slices of something long."""
+        self.tend(wait=False)
+
     def _check_wanted(self, order: Order) -> None:
         """End a render that nobody wants, or whose inbox is gone."""
         if self.intake is None:
@@ -316,7 +320,7 @@ class Daemon:
         """Open the inbox; what an earlier daemon claimed there is read back in slices."""
         try:
             with holding("the inbox"):
-                session = Session.open(self.config, self.events, self.readers, self._await)
+                session = Session.open(self.config, self.events)
         except (LockHeld, LockLost):
             raise
         except Hold as hold:
@@ -327,6 +331,7 @@ class Daemon:
                 raise
             self._hold("inbox", Hold(error.message, error.hint))
             return
+        session.spool.elsewhere, session.spool.wait, session.spool.breathe = self.readers, self._await, self._breathe
         self.session, self.inbox_id, self.new_inbox_since = session, session.spool.store.inbox_id, None
         self.inbox_device = _device(self.config.inbox)
         self.intake = Intake(session, self._queued, self._running)

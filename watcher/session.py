@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from jobs.errors import holding
 from jobs.lock import Lock
 from jobs.outbox import Outbox, Policy
 from jobs.pipeline import Spool
-from jobs.reading import Reading
 from jobs.recordings import Places, Snapshots
 from jobs.rules import ModelsElsewhere, Rules
 from jobs.schedule import Schedule, Ticket
@@ -21,7 +19,6 @@ from watcher.arrivals import Arrivals
 from watcher.config import Config
 from watcher.events import Events
 from watcher.job_rules import job_rules
-from watcher.readers import Readers
 
 
 def places(config: Config) -> Places:
@@ -83,12 +80,8 @@ class Session:
     deferred: dict[str, Deferred] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, config: Config, events: Events, readers: Readers, wait: Callable[[Reading], None]) -> Session:
+    def open(cls, config: Config, events: Events) -> Session:
         """Make the folders, take the lock, find what an earlier daemon left.
-
-        Args:
-            readers: Read what may take long.
-            wait: Goes on with everything else until a reading has ended.
 
         Raises:
             ConfigError: A folder can't be what it is meant to be.
@@ -100,12 +93,10 @@ class Session:
             lock = Lock.acquire(config.state_dir / "lock")
         try:
             with holding("the state folder of the inbox"):
-                session = cls._opened(config, events, lock)
+                return cls._opened(config, events, lock)
         except BaseException:
             lock.release()
             raise
-        session.spool.elsewhere, session.spool.wait = readers, wait
-        return session
 
     @classmethod
     def _opened(cls, config: Config, events: Events, lock: Lock) -> Session:

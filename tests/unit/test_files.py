@@ -170,13 +170,50 @@ def test_a_second_name_where_that_can_be_and_a_copy_elsewhere(tmp_path: Path, ot
             files.link_or_copy(source, taken)
 
 
-def test_the_beginning_of_a_file_is_copied_when_it_is_too_long(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(b"0123456789")
-    assert not files.copy_beginning(source, tmp_path / "cut", 4)
-    assert files.copy_beginning(source, tmp_path / "whole", 10)
-    assert (tmp_path / "cut").read_bytes() == b"0123"
-    assert (tmp_path / "whole").read_bytes() == b"0123456789"
+@pytest.mark.parametrize("where", ["here", "another file system"])
+def test_a_long_copy_breathes_and_waits_for_the_disk_on_the_way(
+    tmp_path: Path, other_file_system: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Once for each 8 MiB, in the kernel or through memory; and it holds nothing back for the last fsync."""
+    source, folder = tmp_path / "source", tmp_path if where == "here" else other_file_system
+    source.write_bytes(b"".join(number.to_bytes(4, "big") * (1 << 18) for number in range(65)) + b"end")
+    breaths: list[int] = []
+    waits: list[int] = []
+    real = os.fdatasync
+
+    def fdatasync(fd: int) -> None:
+        waits.append(os.fstat(fd).st_size)
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    with source.open("rb") as reader, (folder / "copy").open("xb") as writer:
+        target = writer.fileno()
+        files.copy_slices(
+            reader.fileno(), target, source.stat().st_size, lambda: breaths.append(os.fstat(target).st_size)
+        )
+    assert breaths == [number << 23 for number in range(1, 9)]
+    assert waits == [1 << 25, 1 << 26]
+    assert (folder / "copy").read_bytes() == source.read_bytes()
+
+
+def test_a_file_that_becomes_shorter_while_it_is_copied_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"short")
+    with (
+        (tmp_path / "source").open("rb") as reader,
+        (tmp_path / "copy").open("xb") as writer,
+        pytest.raises(OSError, match="became shorter"),
+    ):
+        files.copy_slices(reader.fileno(), writer.fileno(), 6)
+
+
+def test_removing_a_link_leaves_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").touch()
+    (tmp_path / "link").symlink_to("folder")
+    files.remove_tree(tmp_path / "link")
+    files.remove_tree(tmp_path / "link")
+    assert os.listdir(tmp_path) == ["folder"]
+    assert os.listdir(tmp_path / "folder") == ["file"]
 
 
 @pytest.mark.parametrize("links", [True, False])

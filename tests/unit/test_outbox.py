@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jobs.assembly import Assembly
 from jobs.errors import OutboxGone
 from jobs.outbox import Outbox, Policy
+from tests.mounting import command, mount_again, mount_tmpfs, private_mounts
 
 INBOX = "inbox-id"
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
 
 
 def opened(folder: Path, policy: Policy | None = None, inbox_id: str = INBOX) -> Outbox:
@@ -28,10 +33,8 @@ def outbox(tmp_path: Path) -> Outbox:
 def publish(outbox: Outbox, name: str, status: str = "done", content: str = "{}") -> str:
     """Publish a result and say under which path."""
 
-    def fill(folder: Path) -> None:
-        (folder / "manifest.json").write_text(content)
-
-    return str(outbox.place(outbox.assemble("job", fill), name, status).relative_to(outbox.folder))
+    outbox.assemble("job", name, lambda result: result.write("manifest.json", content.encode()))
+    return str(outbox.place("job", name, status).relative_to(outbox.folder))
 
 
 def visible(outbox: Outbox) -> list[str]:
@@ -70,13 +73,60 @@ def test_another_folder_in_the_configuration_is_a_fresh_start(tmp_path: Path) ->
     assert first.outbox_id != second.outbox_id
 
 
+def test_a_spool_folder_that_is_a_link_or_a_file_is_refused_and_not_touched(tmp_path: Path) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "outbox"
+    opened(elsewhere)
+    before = sorted(path.stat().st_mtime_ns for path in elsewhere.rglob("*"))
+    folder.mkdir()
+    (folder / ".voicespool").symlink_to(elsewhere / ".voicespool")
+    with pytest.raises(OutboxGone, match="is a link or a file"):
+        opened(folder, inbox_id="another")
+    assert sorted(path.stat().st_mtime_ns for path in elsewhere.rglob("*")) == before
+    (folder / ".voicespool").unlink()
+    (folder / ".voicespool").touch()
+    with pytest.raises(OutboxGone, match="is a link or a file"):
+        opened(folder)
+
+
+@as_root
+def test_a_spool_folder_of_another_user_is_refused_also_later(outbox: Outbox) -> None:
+    os.chown(outbox.staging.parent, 4711, -1)
+    for look in (outbox.check, lambda: opened(outbox.folder)):
+        with pytest.raises(OutboxGone, match="belongs to user 4711"):
+            look()
+    os.chown(outbox.staging.parent, 0, -1)
+    outbox.staging.chmod(0o770)
+    with pytest.raises(OutboxGone, match="others may write"):
+        opened(outbox.folder)
+
+
+def test_a_file_system_where_everybody_owns_everything_is_no_trouble(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """exFAT and SMB show one owner and one mode for all that is there, also for what was made just now."""
+    real = os.fstat
+
+    def shown(fd: int) -> os.stat_result:
+        values: list[Any] = list(real(fd))
+        values[stat.ST_MODE] |= 0o777
+        values[stat.ST_UID] = 4711
+        return os.stat_result(values)
+
+    monkeypatch.setattr(os, "fstat", shown)
+    again = opened(outbox.folder)
+    assert publish(again, "radio/hello") == "radio/hello"
+    assert os.listdir(outbox.staging) == []
+
+
 # --- assembling ------------------------------------------------------------------------------------
 
 
 def test_nothing_is_visible_before_it_is_placed_and_all_of_it_after(outbox: Outbox) -> None:
-    folder = outbox.assemble("job", lambda folder: (folder / "a.wav").touch())
+    outbox.assemble("job", "hello", lambda result: result.write("a.wav", b""))
     assert visible(outbox) == []
-    placed = outbox.place(folder, "hello", "done")
+    assert outbox.is_assembled("job")
+    placed = outbox.place("job", "hello", "done")
+    assert not outbox.is_assembled("job")
     assert os.listdir(placed) == ["a.wav"]
 
 
@@ -97,15 +147,17 @@ def test_all_is_on_disk_before_it_is_seen(outbox: Outbox, monkeypatch: pytest.Mo
         log.append(os.readlink(f"/proc/self/fd/{fd}").removeprefix(str(outbox.folder)))
         real_fsync(fd)
 
-    def rename(source: Path, target: Path) -> None:
-        log.append("rename")
-        real_rename(source, target)
+    def rename(source: str, target: str, **folders: int) -> None:
+        log.append(f"{source} -> {target}")
+        real_rename(source, target, **folders)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "rename", rename)
     publish(outbox, "radio/hello")
     staging = f"/.voicespool/{INBOX}"
-    assert log == [f"{staging}/job/manifest.json", f"{staging}/job", staging, "", "rename", "/radio"]
+    made = ["", ".voicespool-job -> job"]
+    assembled = [f"{staging}/job/manifest.json", f"{staging}/job", staging]
+    assert log == [*made, *assembled, "job -> hello", "/radio"]
 
 
 def test_cleaning_keeps_to_its_own_inbox_and_to_what_is_not_wanted(tmp_path: Path, outbox: Outbox) -> None:
@@ -116,6 +168,126 @@ def test_cleaning_keeps_to_its_own_inbox_and_to_what_is_not_wanted(tmp_path: Pat
     outbox.clean(keep=lambda job_id: job_id == "wanted")
     assert os.listdir(outbox.staging) == ["wanted"]
     assert os.listdir(other.staging) == ["theirs"]
+
+
+def test_what_could_not_be_assembled_takes_no_space(outbox: Outbox) -> None:
+    def fails(result: Assembly) -> None:
+        result.write("a.wav", b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left"):
+        outbox.assemble("job", "radio/hello", fails)
+    assert os.listdir(outbox.staging) == []
+    assert os.listdir(outbox.folder / "radio") == []
+
+
+def test_a_copy_for_which_there_is_no_space_is_not_begun(tmp_path: Path) -> None:
+    with private_mounts():
+        mount_tmpfs(tmp_path / "outbox", "size=1m,mode=755")
+        outbox = opened(tmp_path / "outbox")
+        with (tmp_path / "long.wav").open("wb") as file:
+            file.truncate(2 << 20)
+        breaths: list[int] = []
+        with pytest.raises(OSError, match="No space left") as refused:
+            outbox.assemble(
+                "job", "hello", lambda result: result.copy(tmp_path / "long.wav", "a.wav", lambda: breaths.append(1))
+            )
+        assert str(refused.value.filename).endswith("/job/a.wav")
+        assert not breaths
+
+
+@pytest.mark.parametrize("left", ["folder", "link", "full folder"])
+def test_what_a_crash_left_under_the_hidden_name_is_removed(outbox: Outbox, tmp_path: Path, left: str) -> None:
+    """Between making the folder and moving it out of sight; a link that was planted there is not followed."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").touch()
+    hidden = outbox.folder / "radio" / ".voicespool-job"
+    hidden.parent.mkdir()
+    if left == "link":
+        hidden.symlink_to(tmp_path / "precious")
+    else:
+        hidden.mkdir()
+        if left == "full folder":
+            (hidden / "manifest.json").touch()
+    assert publish(outbox, "radio/hello") == "radio/hello"
+    assert os.listdir(hidden.parent) == ["hello"]
+    assert os.listdir(tmp_path / "precious") == ["file"]
+
+
+@as_root
+def test_a_folder_that_somebody_puts_in_place_of_the_new_one_is_not_filled(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.rename
+
+    def swapped(source: str, target: str, **folders: int) -> None:
+        real(source, target, **folders)
+        os.chown(target, 4711, -1, dir_fd=folders["dst_dir_fd"])
+
+    monkeypatch.setattr(os, "rename", swapped)
+    with pytest.raises(PermissionError, match="another folder in its place"):
+        publish(outbox, "hello")
+    assert visible(outbox) == []
+
+
+# --- whose trouble it is ---------------------------------------------------------------------------
+
+
+def test_trouble_with_one_folder_is_told_from_trouble_with_the_outbox(tmp_path: Path) -> None:
+    """A subfolder that takes nothing, then the whole; errors name the place."""
+    with private_mounts():
+        mount_tmpfs(tmp_path / "outbox", "size=1m,mode=755")
+        outbox, radio = opened(tmp_path / "outbox"), tmp_path / "outbox" / "radio"
+        mount_again(tmp_path, radio)
+        command("mount", "-o", "remount,bind,ro", radio)
+        with pytest.raises(OSError, match="Read-only") as refused:
+            publish(outbox, "radio/hello")
+        assert str(refused.value.filename).startswith(str(radio))
+        assert outbox.refuses() is None
+        assert publish(outbox, "hello") == "hello"
+        with (tmp_path / "outbox" / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        assert refusal(outbox) == errno.ENOSPC
+        (tmp_path / "outbox" / "filler").unlink()
+        assert outbox.refuses() is None
+        command("mount", "-o", "remount,ro", tmp_path / "outbox")
+        assert refusal(outbox) == errno.EROFS
+        command("mount", "-o", "remount,rw", tmp_path / "outbox")
+        assert outbox.refuses() is None
+        assert os.listdir(outbox.staging) == []
+        assert visible(outbox) == ["hello", "radio"]
+
+
+def test_a_subfolder_on_another_file_system_is_named_and_left_clean(tmp_path: Path) -> None:
+    """Nothing can be moved there by one rename."""
+    with private_mounts():
+        outbox = opened(tmp_path / "outbox")
+        mount_tmpfs(outbox.folder / "radio")
+        with pytest.raises(OSError, match="cross-device"):
+            publish(outbox, "radio/hello")
+        assert os.listdir(outbox.folder / "radio") == []
+        assert outbox.refuses() is None
+
+
+def test_an_outbox_that_is_gone_or_gives_no_group_refuses_all(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    outbox.policy = Policy(group=os.getegid())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fchown", refused)
+        assert refusal(outbox) == errno.EPERM
+    assert outbox.refuses() is None
+    outbox.folder.rename(outbox.folder.with_name("away"))
+    error = outbox.refuses()
+    assert isinstance(error, FileNotFoundError)
+    assert error.strerror == f"the outbox {outbox.folder} is not there"
+
+
+def refusal(outbox: Outbox) -> int | None:
+    error = outbox.refuses()
+    return error.errno if error else None
 
 
 # --- names -----------------------------------------------------------------------------------------
@@ -177,6 +349,21 @@ def test_a_file_of_somebody_else_is_left_alone(outbox: Outbox) -> None:
     assert (outbox.folder / "hello").read_text() == "notes"
 
 
+@pytest.mark.parametrize("policy", [Policy(), Policy(replace=True)])
+def test_a_link_to_a_folder_or_to_a_result_is_a_taken_name(outbox: Outbox, tmp_path: Path, policy: Policy) -> None:
+    outbox.policy = policy
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "hello").mkdir(parents=True)
+    (elsewhere / "hello" / "manifest.json").write_text("theirs")
+    (outbox.folder / "radio").symlink_to(elsewhere)
+    (outbox.folder / "hello").symlink_to(elsewhere / "hello")
+    assert publish(outbox, "radio/hello") == "radio~2/hello"
+    assert publish(outbox, "hello") == "hello~2"
+    assert (outbox.folder / "hello").is_symlink()
+    assert os.listdir(elsewhere) == ["hello"]
+    assert (elsewhere / "hello" / "manifest.json").read_text() == "theirs"
+
+
 def test_deep_folders_of_strange_names_can_not_stop_the_outbox(outbox: Outbox) -> None:
     """In the inbox such a path is short enough; escaped, it would be too long for any system call."""
     name = "/".join(["|" * 70] * 50 + ["hello"])
@@ -192,10 +379,11 @@ def test_another_spool_that_is_quicker_gets_the_name(
     """Between the look and the rename: the kernel refuses to replace a folder with files in it."""
     other, real = opened(tmp_path / "outbox", inbox_id="another"), os.rename
 
-    def late(source: Path, target: Path) -> None:
-        monkeypatch.setattr(os, "rename", real)
-        publish(other, "hello", content="theirs")
-        real(source, target)
+    def late(source: str, target: str, **folders: int) -> None:
+        if target == "hello":
+            monkeypatch.setattr(os, "rename", real)
+            publish(other, "hello", content="theirs")
+        real(source, target, **folders)
 
     monkeypatch.setattr(os, "rename", late)
     assert publish(outbox, "hello", content="ours") == "hello~2"
@@ -236,10 +424,10 @@ def test_the_old_result_is_kept_until_the_new_one_is_there(tmp_path: Path, monke
     publish(outbox, "hello", content="old")
     real = os.rename
 
-    def refused(source: Path, target: Path) -> None:
-        if Path(target).name == "hello":
+    def refused(source: str, target: str, **folders: int) -> None:
+        if target == "hello":
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-        real(source, target)
+        real(source, target, **folders)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", refused)
@@ -259,14 +447,14 @@ def modes(outbox: Outbox, *names: str) -> list[str]:
 
 
 def test_results_are_as_readable_as_the_umask_says_whatever_went_into_them(outbox: Outbox, tmp_path: Path) -> None:
-    """The spool's own copy of a job file is private, its name in a result is not."""
+    """What the worker made is private, its copy in a result is not."""
     (tmp_path / "private").touch(mode=0o600)
-    folder = outbox.assemble("job", lambda folder: os.link(tmp_path / "private", folder / "hello.yaml"))
-    outbox.place(folder, "radio/hello", "done")
+    outbox.assemble("job", "radio/hello", lambda result: result.copy(tmp_path / "private", "hello.wav"))
+    outbox.place("job", "radio/hello", "done")
     mask = os.umask(0)
     os.umask(mask)
     folders, files = oct(0o777 & ~mask), oct(0o666 & ~mask)
-    assert modes(outbox, "radio", "radio/hello", "radio/hello/hello.yaml") == [folders, folders, files]
+    assert modes(outbox, "radio", "radio/hello", "radio/hello/hello.wav") == [folders, folders, files]
 
 
 @pytest.mark.parametrize(("mode", "files"), [(0o750, 0o640), (0o2775, 0o664), (0o700, 0o600)])
@@ -295,5 +483,6 @@ def test_an_outbox_without_permissions_of_its_own_is_no_trouble(
     def refused(*_arguments: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(os, "chmod", refused)
+    monkeypatch.setattr(os, "fchmod", refused)
+    outbox.policy = Policy(folder_mode=0o700)
     assert publish(outbox, "radio/hello") == "radio/hello"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -101,7 +102,7 @@ def test_the_outbox_may_lie_on_another_file_system(tmp_path: Path, other_file_sy
         (ticket,) = at.take("b.yaml")
         outcome = at.process(ticket, never)
         assert outcome is not None
-        assert (outcome.folder / "b.yaml").stat().st_size == 6 + (1 << 21)
+        assert (outcome.folder / "b.yaml").read_bytes() == b"text: ".ljust(4096, b"x")
 
 
 # --- failures --------------------------------------------------------------------------------------
@@ -245,49 +246,85 @@ def test_nothing_that_a_worker_says_or_leaves_stops_the_spool(at: Desk, renderer
     assert at.published()["a.failed"]["error"]["code"] == "engine_failed"
 
 
-def test_a_file_too_large_fails_and_is_handed_back_unread(at: Desk) -> None:
-    """A stranger's file of a terabyte: a second name for it costs nothing."""
-    path = at.drop("a.yaml", "")
+def test_a_file_too_large_fails_and_its_beginning_is_handed_back(at: Desk) -> None:
+    """A stranger's file of a terabyte takes no space in the outbox, and no time."""
+    path = at.drop("a.yaml", "text: the beginning\n")
     os.truncate(path, 1 << 40)
     found = replace(at.look_at_large("a.yaml"), set_aside="the file is too large")
     (ticket,) = at.take_found(found)
     outcome = at.process(ticket, never)
     assert outcome is not None
-    assert (outcome.folder / "a.yaml").stat().st_size == 1 << 40
-    assert "too large" in (outcome.folder / "ERROR.txt").read_text()
+    assert (outcome.folder / "a.yaml").read_bytes() == b"text: the beginning\n".ljust(4096, b"\0")
+    assert manifest(outcome.folder)["warnings"] == ["Only the first 4 KiB of the job file are in this folder."]
+    error = (outcome.folder / "ERROR.txt").read_text()
+    assert "too large" in error
+    assert "first 4 KiB" in error
 
 
-def test_a_file_too_large_for_another_file_system_is_handed_back_in_part(
-    tmp_path: Path, other_file_system: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_strangers_file_is_copied_and_left_as_it_is(at: Desk, tmp_path: Path) -> None:
+    """A second name for somebody's private file, cancelled before it was read: neither shared nor given a mode."""
+    private = tmp_path / "private"
+    private.write_bytes(b"text: secret\n")
+    private.chmod(0o600)
+    if os.geteuid() == 0:
+        os.chown(private, 4711, 4712)
+    os.link(private, at.inbox / "a.yaml")
+    before = os.stat(private)
+    (ticket,) = at.take_found(replace(at.look("a.yaml"), set_aside="it was cancelled"))
+    outcome = at.process(ticket, never)
+    assert outcome is not None
+    assert (outcome.folder / "a.yaml").read_bytes() == b"text: secret\n"
+    assert not (outcome.folder / "a.yaml").samefile(private)
+    after = os.stat(private)
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert after.st_nlink == 1
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_a_file_that_can_not_be_read_any_more_does_not_hold_the_outbox_up(
+    at: Desk, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """Copying a terabyte of nothing would keep everything else waiting."""
-    monkeypatch.setattr(pipeline, "LONGEST_COPY_BYTES", 3 << 20)
-    with desk(tmp_path / "spool", outbox=other_file_system) as at:
-        os.truncate(at.drop("a.yaml", ""), 1 << 40)
-        (ticket,) = at.take_found(at.look_at_large("a.yaml"))
-        outcome = at.process(ticket, never)
-        assert outcome is not None
-        assert (outcome.folder / "a.yaml").stat().st_size == 3 << 20
-        assert manifest(outcome.folder)["warnings"] == ["Only the first 3 MiB of the job file are in this folder."]
-        assert "first 3 MiB" in (outcome.folder / "ERROR.txt").read_text()
-
-
-def test_a_file_that_must_not_be_read_any_more_does_not_hold_the_outbox_up(
-    at: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its owner, another user, changed its permissions after it was claimed."""
+    """Its owner, another user, changed its permissions after it was claimed; or its disk is broken there."""
     at.drop("a.yaml")
     (ticket,) = at.take_found(replace(at.look("a.yaml"), set_aside="it is too large"))
-    monkeypatch.setattr(os, "geteuid", lambda: 4711)
 
-    def refused(*_arguments: Any) -> bool:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    def refused(*_arguments: Any) -> bytes:
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(pipeline, "copy_beginning", refused)
+    monkeypatch.setattr(pipeline, "read_at_most", refused)
     outcome = at.process(ticket, never)
     assert outcome is not None
     assert sorted(os.listdir(outcome.folder)) == ["ERROR.txt", "manifest.json"]
-    assert "not allowed to read it" in (outcome.folder / "ERROR.txt").read_text()
+    assert f"could not read it ({os.strerror(code)})" in (outcome.folder / "ERROR.txt").read_text()
+
+
+def test_nothing_in_a_result_is_shared_with_the_state_and_a_long_copy_breathes(tmp_path: Path) -> None:
+    """The audio is 17 MiB: two whole slices."""
+    private: list[os.stat_result] = []
+    breaths: list[list[str]] = []
+
+    def long(order: Order, timeout_s: float | None) -> Rendering:
+        made = render(order, timeout_s)
+        path = Path(order.result_dir, made.files[0])
+        os.truncate(path, 17 << 20)
+        private.append(os.stat(path))
+        audio = {**made.audio[0], "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        return replace(made, audio=(audio,))
+
+    outbox = tmp_path / "outbox"
+    with desk(
+        tmp_path / "spool", outbox=outbox, settings={"breathe": lambda: breaths.append(os.listdir(outbox))}
+    ) as at:
+        at.drop("a.yaml")
+        (ticket,) = at.take("a.yaml")
+        private.append(os.stat(at.state / "claimed" / ticket.job_id / "job.yaml"))
+        outcome = at.process(ticket, long)
+        assert outcome is not None
+        assert breaths == [[".voicespool"]] * 2
+        files = [os.stat(path) for path in outcome.folder.iterdir()]
+        assert all(file.st_nlink == 1 for file in files)
+        assert not {file.st_ino for file in files} & {file.st_ino for file in private}
+        assert list(at.published()) == ["a"]
 
 
 def test_a_claimed_file_that_kills_daemons_is_put_aside_alone(at: Desk) -> None:
@@ -555,11 +592,11 @@ def test_what_is_rendered_waits_for_the_outbox_and_is_not_rendered_again(
     (ticket,) = at.take("a.yaml")
     at.find_outbox()
 
-    def full(path: str, *_arguments: Any, **_keywords: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    def full(*_arguments: Any, **_keywords: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "link", full)
+        patch.setattr(os, "copy_file_range", full)
         with pytest.raises(Hold, match="No space left on device"):
             at.process(ticket)
     assert at.published() == {}

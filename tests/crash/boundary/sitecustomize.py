@@ -37,10 +37,11 @@ class _Trouble:
 
     def around(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
-            is_counted = "status.json" not in " ".join(map(_shown, arguments))
+            words = _words(arguments, keywords)
+            is_counted = "status.json" not in words
             self.calls += is_counted
-            kill = self._meant(self.kill_at, name, arguments) and (is_counted or ":" in self.kill_at)
-            fail = self._meant(self.fail_at, name, arguments) and os.path.exists(self.fail_while)
+            kill = self._meant(self.kill_at, name, words) and (is_counted or ":" in self.kill_at)
+            fail = self._meant(self.fail_at, name, words) and os.path.exists(self.fail_while)
             if kill and not self.kill_at.endswith("+"):
                 os.kill(os.getpid(), signal.SIGKILL)
             if fail and not self.fail_at.endswith("+"):
@@ -56,15 +57,22 @@ class _Trouble:
 
         return call
 
-    def _meant(self, which: str, name: str, arguments: tuple[Any, ...]) -> bool:
+    def _meant(self, which: str, name: str, words: str) -> bool:
         called, named, text = which.rstrip("+").partition(":")
         if not named:
             return self.calls == int(called or 0)
-        return called == name and text in " ".join(map(_shown, arguments))
+        return called == name and text in words
 
     def _error(self) -> OSError:
         number = getattr(errno, self.error)
         return OSError(number, os.strerror(number))
+
+
+def _words(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str:
+    """What a call is made with; names in an open folder with the folder's path."""
+    folders = {0: keywords.get("src_dir_fd", keywords.get("dir_fd")), 1: keywords.get("dst_dir_fd")}
+    shown = {at: _shown(fd) for at, fd in folders.items() if fd is not None}
+    return " ".join(os.path.join(shown.get(at, ""), _shown(argument)) for at, argument in enumerate(arguments))
 
 
 def _shown(argument: Any) -> str:

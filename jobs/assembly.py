@@ -1,0 +1,64 @@
+"""One result being assembled: every file is made in its folder, so that the kernel gives it group and ACL."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jobs.files import copy_slices, nothing, opened_regular, write_all
+from jobs.open_folder import OpenFolder, named
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """A folder that nobody sees yet.
+
+    Attributes:
+        permit: Given the descriptor of a new file: sets the group and the mode that the operator asked for.
+    """
+
+    folder: OpenFolder
+    permit: Callable[[int], None]
+    _names: list[str] = field(default_factory=list)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Make a file with this content."""
+        with self._created(name) as fd:
+            write_all(fd, data)
+
+    def copy(self, source: Path, name: str, breathe: Callable[[], None] = nothing) -> None:
+        """Make a copy of a regular file; a large one in slices, with a call of `breathe` after each.
+
+        Raises:
+            OSError: ENOSPC before anything is written, when the file system has less space than that; ELOOP or EINVAL
+                when `source` is not a regular file; else the system's own.
+        """
+        with opened_regular(source) as (fd, status), self._created(name) as made:
+            disk = os.fstatvfs(made)
+            if disk.f_blocks and disk.f_bfree * disk.f_frsize < status.st_size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            copy_slices(fd, made, status.st_size, breathe)
+
+    def sync(self) -> None:
+        """Force the files and their names to disk."""
+        for name in self._names:
+            self.folder.sync(name)
+        self.folder.sync()
+
+    @contextlib.contextmanager
+    def _created(self, name: str) -> Iterator[int]:
+        fd = self.folder.create(name)
+        try:
+            with named(self.folder.path / name):
+                self.permit(fd)
+                yield fd
+                # Begins to write it, so that the fsync of the first file takes what the others need along.
+                with contextlib.suppress(OSError):
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
+        self._names.append(name)

@@ -1,0 +1,101 @@
+"""A folder held open: what is done in it can't be led elsewhere by a link or a rename of its path."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.files import remove_tree
+
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Put a path into errors of calls that were given a descriptor, so that people see where it happened."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or not os.path.isabs(error.filename):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFolder:
+    """A folder by its descriptor; closed at the end of a `with`. Errors name the whole path.
+
+    Attributes:
+        path: Where it was when it was opened: for errors, and to hand out. No call uses it.
+    """
+
+    fd: int
+    path: Path
+
+    @classmethod
+    def at(cls, path: Path) -> OpenFolder:
+        """Open a folder by its path, which may contain links."""
+        return cls(os.open(path, FOLDER), path)
+
+    def below(self, name: str) -> OpenFolder:
+        """Open a folder in this one.
+
+        Raises:
+            NotADirectoryError: It is a link or a file.
+        """
+        with named(self.path / name):
+            return OpenFolder(os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=self.fd), self.path / name)
+
+    def __enter__(self) -> OpenFolder:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        os.close(self.fd)
+
+    def has(self, name: str) -> bool:
+        """Whether anything has this name."""
+        with named(self.path / name):
+            try:
+                os.lstat(name, dir_fd=self.fd)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def names(self) -> list[str]:
+        with named(self.path):
+            return os.listdir(self.fd)
+
+    def make(self, name: str, mode: int = 0o777) -> None:
+        """Make a folder; the kernel gives it this one's group and default ACL, and applies the umask."""
+        with named(self.path / name):
+            os.mkdir(name, mode, dir_fd=self.fd)
+
+    def create(self, name: str, mode: int = 0o666) -> int:
+        """Make a file that does not exist yet, open for writing. Returns its descriptor."""
+        with named(self.path / name):
+            return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=self.fd)
+
+    def move(self, name: str, into: OpenFolder, new_name: str) -> None:
+        with named(into.path / new_name):
+            os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=into.fd)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, a link, or a folder and all in it; nothing happens when it is gone already."""
+        with named(self.path / name):
+            remove_tree(name, dir_fd=self.fd)
+
+    def sync(self, name: str | None = None) -> None:
+        """Force the names in this folder to disk, or a file in it."""
+        if name is None:
+            with named(self.path):
+                os.fsync(self.fd)
+            return
+        with named(self.path / name):
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.fd)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
