@@ -12,7 +12,7 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from jobs.errors import (
     LockHeld,
     LockLost,
     OutboxGone,
+    WorkerUnready,
     holding,
     printable,
 )
@@ -45,6 +46,7 @@ from watcher.supervisor import PutBack, Supervisor
 from watcher.worker import Progress, Worker
 
 HOLD_LOOKS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+HOLD_NAMES: Mapping[type[Hold], str] = {OutboxGone: "outbox", WorkerUnready: "worker"}
 NEW_INBOX_AFTER_S = 30.0
 INBOX_LOOK_S = 1.0
 
@@ -152,7 +154,7 @@ class Daemon:
         if not session.can_start(paused=session.arrivals.paused()):
             if self.bulletin.holds:
                 self._look_for_outbox(session)
-                self._resumed("work")
+                self._resumed("work", "worker")
             return
         ticket = session.schedule.choose(time.time(), time.monotonic(), self._warm())
         if ticket is not None:
@@ -226,7 +228,7 @@ class Daemon:
             self._lose_inbox(hold)
         else:
             session.spool.outbox = None  # found anew, and looked at, before the next try
-            self._hold("outbox" if isinstance(hold, OutboxGone) else "work", hold)
+            self._hold(HOLD_NAMES.get(type(hold), "work"), hold)
 
     def _check_wanted(self, order: Order) -> None:
         """End a render that nobody wants, or whose inbox is gone."""
@@ -371,6 +373,8 @@ class Daemon:
                 self.signals.drain()
         if self.bulletin.running is None:
             self.worker.receive()  # an idle worker has nothing to say, but may die
+        if self.worker.ready:
+            self._resumed("worker")
 
     def _idle_for_s(self) -> float:
         now, session = time.monotonic(), self.session

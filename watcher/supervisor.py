@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobs.errors import Hold, RenderFailed
+from jobs.errors import Hold, RenderFailed, WorkerUnready
 from jobs.rendering import Order, Rendering
 from watcher import systemd
 from watcher.config import Limits
@@ -48,6 +48,7 @@ class Supervisor:
 
         Raises:
             RenderFailed: The engine or its worker failed, or took too long.
+            WorkerUnready: There was no worker to give it to; nothing is wrong with the order.
             Cancelled, Hold, PutBack: The worker was made to stop.
         """
         self.started_s = self.asked_s = None
@@ -79,14 +80,17 @@ class Supervisor:
         elif isinstance(event, Failed):
             self._failed(event)
         elif isinstance(event, Died):
+            if not event.was_ready:
+                printed = f"; it printed: {event.last_line}" if event.last_line else ""
+                raise WorkerUnready(f"the worker {event.reason} before it was ready{printed}")
             raise RenderFailed(f"The worker {event.reason}.", code=event.code)
         return None
 
     def _failed(self, event: Failed) -> None:
-        if event.code == "hold":
-            raise Hold(event.message, event.hint)
         if event.retryable:  # the engine may be in disorder: the next attempt gets a fresh worker
             self.worker.kill()
+        if event.code == Hold.code:
+            raise Hold(event.message, event.hint)
         raise RenderFailed(event.message, event.hint, code=event.code, retryable=event.retryable)
 
     def _check_time(self, timeout_s: float | None) -> None:
@@ -98,6 +102,8 @@ class Supervisor:
                 code="timeout",
             )
         if now - self.worker.last_progress > self.limits.stall_s:
+            if not self.worker.ready:
+                raise WorkerUnready(f"the worker was not ready after limits.stall_s ({self.limits.stall_s:g} s)")
             raise RenderFailed(
                 f"The render made no progress for limits.stall_s ({self.limits.stall_s:g} s).",
                 "If the engine needs longer for one chunk on this machine, raise limits.stall_s in config.yaml.",
