@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -572,6 +573,29 @@ def test_fifty_workers_leave_no_file_open_and_no_process(worker: Worker) -> None
     assert sorted(os.listdir("/proc/self/fd")) == before
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
     assert not {process.pid for process in psutil.Process().children()} & set(pids)
+
+
+def test_a_start_that_lacks_open_files_is_a_hold_and_leaves_none_open(worker: Worker) -> None:
+    """At whichever step of the start they run out."""
+    worker.start()
+    worker.kill()
+    before = sorted(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, before))
+    for free in range(1, 20):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + free, hard))
+        try:
+            worker.start()
+        except Hold as hold:
+            refused = hold.message
+        else:
+            break
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert refused.startswith("the worker can't be started: Too many open files")
+        assert sorted(os.listdir("/proc/self/fd")) == before
+    assert worker.alive
+    assert free > 5
 
 
 # The daemon dies, or the machine runs out of memory.
