@@ -186,11 +186,9 @@ class Cancelled(JobError):
 
 @contextlib.contextmanager
 def holding(what: str, kind: type[Hold] = Hold) -> Iterator[None]:
-    """Turn what the system refuses, memory included, into a hold: nothing fails for it, the spool looks again later."""
+    """Turn what the system refuses into a hold: nothing fails for it, the spool looks again later."""
     try:
         yield
-    except MemoryError as error:
-        raise kind(f"{what}: not enough memory") from error
     except OSError as error:
         place = f" ({printable(error.filename)})" if error.filename else ""
         raise kind(f"{what}: {error.strerror or printable(error)}{place}") from error

@@ -101,7 +101,7 @@ class Outcome:
     Attributes:
         folder: Of the result, when it was published.
         duration_s: Of the audio.
-        message: What went wrong, or what took the place of a checkpoint, in words.
+        message: What went wrong, or what took the place of a checkpoint and that the file came back, in words.
     """
 
     job_id: str
@@ -445,7 +445,9 @@ def _outcome(story: Story) -> Outcome:
         Path(),
         claim.sha256,
         duration_s=sum(file["duration_s"] for file in audio),
-        message=story.failure.message if story.failure else str(fallback or ""),
+        message=story.failure.message
+        if story.failure
+        else " ".join(map(str, filter(None, [fallback, *claim.warnings]))),
     )
 
 

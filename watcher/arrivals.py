@@ -7,6 +7,7 @@ in small steps, so that the daemon can tend to the running job between any two.
 from __future__ import annotations
 
 import errno
+import hashlib
 import heapq
 import os
 import stat
@@ -106,6 +107,7 @@ class Arrivals:
     Attributes:
         read: Parses a job file's bytes, given its path in the inbox.
         deaths: How many daemons have died in a row while reading a file.
+        recall: When a file of this path, digest and modification time (ns) was claimed within the last day, in words.
         clock: Monotonic seconds.
         cancels: Paths of `NAME.cancel` files found.
         ignored: Paths left alone, and why; the first 1,000 of the last sweep.
@@ -120,6 +122,7 @@ class Arrivals:
     events: Events
     read: Callable[[bytes, str], tuple[Document, ...]]
     deaths: Callable[[str], int]
+    recall: Callable[[str, str, int], str] = lambda *_: ""
     clock: Callable[[], float] = time.monotonic
     cancels: set[str] = field(default_factory=set)
     ignored: dict[str, str] = field(default_factory=dict)
@@ -410,6 +413,7 @@ class Arrivals:
             if reason := self._not_to_be_read(sighting.source, status):
                 return Arrival(sighting.source, status, set_aside=reason)
             data = read_at_most(fd, self.policy.limits.job_file_bytes)
+        self._skip_what_came_back(sighting, status, data)
         grace_ends = sighting.still_since + self.policy.ready.unparsable_grace_s
         try:
             documents = self.read(data, sighting.source)
@@ -431,6 +435,16 @@ class Arrivals:
         if (deaths := self.deaths(source)) >= limits.daemon_deaths:
             return deadly(deaths)
         return ""
+
+    def _skip_what_came_back(self, sighting: Sighting, status: os.stat_result, data: bytes) -> None:
+        """Leave a file alone for as long as it is just what was claimed before, if the configuration says so."""
+        if self.policy.ready.on_duplicate == "render":
+            return
+        if at := self.recall(sighting.source, hashlib.sha256(data).hexdigest(), status.st_mtime_ns):
+            reason = f"skipped: the same file was claimed at {at} (ready.on_duplicate: skip)"
+            if reason != sighting.reason:
+                log.warning("file skipped", action="skip", file=sighting.source, reason=reason)
+            raise Wait(reason)
 
     def _wait_for_companions(self, sighting: Sighting, documents: tuple[Document, ...], now: float) -> None:
         sighting.parsed_since = sighting.parsed_since or now

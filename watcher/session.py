@@ -88,6 +88,7 @@ class Session:
             events=events,
             read=spool.read,
             deaths=store.deaths,
+            recall=store.lately.recall,
         )
         schedule = Schedule(config.limits.affinity_s)
         return cls(config, lock, spool, incoming, schedule, left=store.claimed_ids()[::-1])
