@@ -231,11 +231,11 @@ class Store:
             write_new(claim.job_file, data)
             if identity(os.fstat(fd)) != identity(status):
                 raise Changed
-        known = claim.source, _digest(data), status.st_mtime_ns
-        warnings = tuple(map(_came_back, filter(None, [self.lately.recall(*known)])))
-        described = self.describe(replace(claim, sha256=_digest(data), warnings=warnings))
-        self.lately.note(*known)
-        return described, data
+        this = claim.source, _digest(data), status.st_mtime_ns
+        warnings = tuple(map(_came_back, filter(None, [self.lately.recall(*this)])))
+        claim = self.describe(replace(claim, sha256=_digest(data), warnings=warnings))
+        self.lately.note(*this)
+        return claim, data
 
     def _put_back(self, claim: Claim) -> None:
         """Undo a claim. If its name is taken by now, the file returns under a name beside it; if its folder is gone,

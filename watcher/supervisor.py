@@ -14,6 +14,8 @@ from watcher.log import log
 from watcher.signals import Signals
 from watcher.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
 
+READY_S = 60.0  # a cold disk or a busy machine may take half of that
+
 
 class PutBack(Exception):
     """The daemon is asked to stop: the job goes back to the queue with what is done."""
@@ -101,9 +103,11 @@ class Supervisor:
                 "Give the job more time, or split its text.",
                 code="timeout",
             )
-        if now - self.worker.last_progress > self.limits.stall_s:
-            if not self.worker.ready:
-                raise WorkerUnready(f"the worker was not ready after limits.stall_s ({self.limits.stall_s:g} s)")
+        silent_s = now - self.worker.last_progress
+        if not self.worker.ready:
+            if silent_s > max(READY_S, self.limits.stall_s):
+                raise WorkerUnready(f"the worker was not ready after {silent_s:.0f} s")
+        elif silent_s > self.limits.stall_s:
             raise RenderFailed(
                 f"The render made no progress for limits.stall_s ({self.limits.stall_s:g} s).",
                 "If the engine needs longer for one chunk on this machine, raise limits.stall_s in config.yaml.",

@@ -21,13 +21,15 @@ import psutil
 import pytest
 import structlog
 
-from jobs.errors import Hold
+from jobs.errors import Hold, WorkerUnready
 from jobs.order import Order
 from jobs.spec import JobSpec
 from tests.headers import save
 from tests.spooling import PATIENCE_S, PLUGINS, ROOT, until
-from watcher import oom
+from watcher import oom, supervisor
 from watcher import worker as worker_module
+from watcher.config import Limits
+from watcher.signals import Signals
 from watcher.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
 from watcher.worker_process import WorkerProcess
 
@@ -596,6 +598,26 @@ def test_a_start_that_lacks_open_files_is_a_hold_and_leaves_none_open(worker: Wo
         assert sorted(os.listdir("/proc/self/fd")) == before
     assert worker.alive
     assert free > 5
+
+
+def test_a_worker_that_hangs_before_it_is_ready_is_a_hold_and_is_killed(
+    worker: Worker, orders: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "READY_S", 0.3)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE / "start"), os.environ["PYTHONPATH"]]))
+    monkeypatch.setenv("START_FAULT", "hang")
+    monkeypatch.setenv("START_WHILE", str(tmp_path))
+
+    def tend() -> None:
+        select.select([worker], [], [], 0.05)
+
+    def nothing(_: object) -> None:
+        """The order is wanted, and nobody asks how far it is."""
+
+    supervise = supervisor.Supervisor(worker, Signals(), Limits(stall_s=0.1), tend, check=nothing, progress=nothing)
+    with pytest.raises(WorkerUnready, match="the worker was not ready after"):
+        supervise(orders(), None)
+    assert not worker.alive
 
 
 # The daemon dies, or the machine runs out of memory.
