@@ -13,6 +13,11 @@ hint: a sentence that tells the user what to do.
 
 from __future__ import annotations
 
+import errno
+
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN})
+"""No more open files or processes: the machine's trouble, and passing."""
+
 
 class EngineError(Exception):
     """A render failed.

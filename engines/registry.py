@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import cast
 
 from engines.base import Device, EngineClass, EngineInfo
-from engines.errors import EngineMissing
+from engines.errors import SHORTAGES, EngineMissing
 
 GROUP = "voicespool.engines"
 
@@ -54,7 +54,11 @@ def _plugin(point: EntryPoint) -> EngineClass:
     try:
         engine = cast(EngineClass, point.load())
         said = engine.info().name
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code: whatever it does, the spool starts
+    except MemoryError:
+        raise  # passing, and what is found here is kept
+    except (Exception, SystemExit) as error:  # a stranger's code: whatever it does, the spool starts
+        if isinstance(error, OSError) and error.errno in SHORTAGES:
+            raise
         return _missing(point.name, package, f"{type(error).__name__}: {error}")
     if said != point.name:
         return _missing(point.name, package, f"it calls itself {said!r}, its entry point {point.name!r}")

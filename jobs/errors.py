@@ -5,6 +5,7 @@
     ├── Hold                   nothing is wrong with any job; wait and look again     exit code 75
     │   ├── LockHeld           another daemon has this inbox
     │   ├── LockLost           the lock lapsed (network file systems) and somebody else has it
+    │   ├── WorkerUnready      the worker can't be started, or ends before it is ready
     │   ├── InboxGone          the inbox is not there, or is another one
     │   └── OutboxGone         the outbox is not there, or is not the one of before
     └── JobError               this job can't be done; it fails, the next one runs    exit code 1
@@ -100,6 +101,16 @@ class LockLost(Hold):
     hint = "Another daemon took this inbox over; this one stops without publishing."
 
 
+class WorkerUnready(Hold):
+    """The worker can't be started, or ended before it was ready for an order: that is never a job's fault."""
+
+    code = "worker_unready"
+    hint = (
+        "Free memory, or raise the limits on memory, open files or processes; the log has all that the worker "
+        "printed. Nothing is lost, and work resumes by itself."
+    )
+
+
 class InboxGone(Hold):
     code = "inbox_gone"
     hint = (
@@ -174,10 +185,10 @@ class Cancelled(JobError):
 
 
 @contextlib.contextmanager
-def holding(what: str) -> Iterator[None]:
-    """Turn trouble of the file system into a hold: nothing fails for it, the spool looks again later."""
+def holding(what: str, kind: type[Hold] = Hold) -> Iterator[None]:
+    """Turn what the system refuses into a hold: nothing fails for it, the spool looks again later."""
     try:
         yield
     except OSError as error:
         place = f" ({printable(error.filename)})" if error.filename else ""
-        raise Hold(f"{what}: {error.strerror or printable(error)}{place}") from error
+        raise kind(f"{what}: {error.strerror or printable(error)}{place}") from error

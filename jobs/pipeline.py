@@ -117,7 +117,7 @@ class Outcome:
     Attributes:
         folder: Of the result, when it was published.
         duration_s: Of the audio.
-        message: What went wrong, or what took the place of a checkpoint, in words.
+        message: What went wrong, or what took the place of a checkpoint and that the file came back, in words.
     """
 
     job_id: str
@@ -338,12 +338,14 @@ def _attempt(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback 
     if made := answer.kept(claim.folder):
         return made
     while True:
-        failed = [attempt["outcome"] for attempt in spool.store.attempts(claim) if attempt["outcome"]]
+        attempts = spool.store.attempts(claim)
+        failed = [attempt["outcome"] for attempt in attempts if attempt["outcome"]]
         if failed and (len(failed) >= spool.attempts or not failed[-1]["retryable"]):
             raise RenderFailed(**failed[-1])
         with holding("the state folder of the inbox"):
             order = _order(spool, claim, spec, model, len(failed) + 1)
-            spool.store.note_attempt(claim, started_at=report.now())
+            if not attempts or attempts[-1]["outcome"]:  # else one is open: a hold that lasts for weeks adds nothing
+                spool.store.note_attempt(claim, started_at=report.now())
         try:
             return answer.checked(renderer(order, spec.timeout_s), order)
         except RenderFailed as failure:
@@ -481,6 +483,7 @@ def _outcome(story: Story) -> Outcome:
     claim = story.claim
     audio = story.made.rendering.audio if story.made else ()
     fallback = Fallback.told(story.made.rendering.engine) if story.made else None
+    notes = " ".join(map(str, filter(None, [fallback, *claim.warnings])))
     return Outcome(
         claim.job_id,
         claim.name,
@@ -488,7 +491,7 @@ def _outcome(story: Story) -> Outcome:
         Path(),
         claim.sha256,
         duration_s=sum(file["duration_s"] for file in audio),
-        message=story.failure.message if story.failure else str(fallback or ""),
+        message=story.failure.message if story.failure else notes,
     )
 
 

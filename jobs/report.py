@@ -60,7 +60,7 @@ def manifest(story: Story) -> Manifest:
         checks=Checks(**made.checks) if made else None,
         timing=_timing(story),
         attempts=story.attempts + (made is not None),
-        warnings=(*(made.warnings if made else ()), *filter(None, [story.missing])),
+        warnings=(*(made.warnings if made else ()), *story.claim.warnings, *filter(None, [story.missing])),
         error=_failure(story.failure) if story.failure else None,
         host=socket.gethostname(),
         version=own_version(),

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from jobs.claimed_lately import ClaimedLately
 from jobs.errors import ConfigError, InboxGone, holding
 from jobs.files import (
     from_json,
@@ -56,6 +57,7 @@ class Claim:
         recordings: Each name in the job's `speaker_wav` -> digest of the copy under `recordings/`.
         transcripts: Each of those names that has a text beside it -> that text.
         problems: Sentences about files the job names that can't be had.
+        warnings: Sentences for the manifest of each of its jobs.
         dropped_ns: When the file came to its name in the inbox (its change time), nanoseconds; 0 when not known.
     """
 
@@ -68,6 +70,7 @@ class Claim:
     recordings: Mapping[str, str] = field(default_factory=dict)
     transcripts: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     dropped_ns: int = 0
     withheld: bool = False
 
@@ -110,11 +113,16 @@ class Changed(Exception):
 
 @dataclass(slots=True)
 class Store:
-    """The claims of one inbox. OSErrors come through as they are; callers turn them into holds."""
+    """The claims of one inbox. OSErrors come through as they are; callers turn them into holds.
+
+    Attributes:
+        lately: Which files were claimed within the last day.
+    """
 
     inbox: Path
     state: Path
     inbox_id: str
+    lately: ClaimedLately
     _reading: int
     _deaths: dict[str, int]
 
@@ -130,7 +138,8 @@ class Store:
             (state / name).mkdir(mode=0o700, exist_ok=True)
         reading = os.open(state / "reading", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            store = cls(inbox, state, read_id(state) or _new_id(state), reading, {})
+            lately = ClaimedLately.open(state / "claimed-lately")
+            store = cls(inbox, state, read_id(state) or _new_id(state), lately, reading, {})
             store._count_deaths()
         except BaseException:
             os.close(reading)
@@ -226,7 +235,11 @@ class Store:
             write_new(claim.job_file, data)
             if identity(os.fstat(fd)) != identity(status):
                 raise Changed
-        return self.describe(replace(claim, sha256=_digest(data))), data
+        this = claim.source, _digest(data), status.st_mtime_ns
+        warnings = tuple(map(_came_back, filter(None, [self.lately.recall(*this)])))
+        claim = self.describe(replace(claim, sha256=_digest(data), warnings=warnings))
+        self.lately.note(*this)
+        return claim, data
 
     def _may_be_linked(self, claim: Claim, status: os.stat_result) -> bool:
         """Whether a claimed file may be somebody else's; see `has_other_names`."""
@@ -500,6 +513,13 @@ def too_large(longest_bytes: int) -> str:
     return f"the file is larger than limits.job_file_bytes ({longest_bytes} bytes)"
 
 
+def _came_back(claimed_at: str) -> str:
+    return (
+        f"The same file, with the same modification time, was claimed at {claimed_at} already. A sync tool may have "
+        "put it back; ready.on_duplicate: skip leaves such files alone."
+    )
+
+
 def deadly(deaths: int) -> str:
     """Why a file is set aside."""
     return f"{deaths} daemons in a row died while they were reading this file"
@@ -515,4 +535,4 @@ def _packed(claim: Claim) -> bytes:
 
 def _unpacked(folder: Path, packed: Mapping[str, Any]) -> Claim:
     known = {key: packed[key] for key in Claim.__dataclass_fields__ if key in packed}
-    return Claim(folder, **(known | {"problems": tuple(known.get("problems", ()))}))
+    return Claim(folder, **(known | {key: tuple(known.get(key, ())) for key in ("problems", "warnings")}))

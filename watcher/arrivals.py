@@ -81,7 +81,7 @@ class Sighting:
         reason: Why it waits, in words; empty before the first look.
         held: It waits for the operator: the file system refused something.
         reading: It is being read elsewhere, or has just been.
-        digest: Of the bytes that `reading` and `needs` are about.
+        digest: SHA-256, hex, of the bytes that `reading` and `needs` are about.
         needs: What was read of it before, as far as it says what has to be there too.
     """
 
@@ -96,7 +96,7 @@ class Sighting:
     since: float = 0.0
     held: bool = False
     reading: Reading | None = None
-    digest: bytes = b""
+    digest: str = ""
     needs: Needs | None = None
 
 
@@ -139,6 +139,7 @@ class Arrivals:
         read: Has a job file's bytes parsed, given its path in the inbox.
         lacks_room: Why recordings can't be copied now, given their paths; "" when they can.
         deaths: How many daemons have died in a row while reading a file.
+        recall: When a file of this path, digest and modification time (ns) was claimed within the last day, in words.
         clock: Monotonic seconds.
         cancels: Paths of `NAME.cancel` files found.
         ignored: Paths left alone, and why; the first 1,000 of the last sweep.
@@ -154,6 +155,7 @@ class Arrivals:
     read: Callable[[bytes, str], Reading]
     deaths: Callable[[str], int]
     lacks_room: Callable[[Sequence[Path]], str] = lambda _paths: ""
+    recall: Callable[[str, str, int], str] = lambda *_: ""
     clock: Callable[[], float] = time.monotonic
     cancels: set[str] = field(default_factory=set)
     ignored: dict[str, str] = field(default_factory=dict)
@@ -454,7 +456,9 @@ class Arrivals:
                     raise Wait(reason, grace_ends)
                 return Arrival(sighting.source, status, set_aside=reason)
             unknown, data = somebody_writes(fd) is None, read_at_most(fd, self.policy.limits.job_file_bytes)
-        if self._is_known(sighting, data):
+        self._note_bytes(sighting, data)
+        self._skip_what_came_back(sighting, status)
+        if sighting.needs is not None and sighting.reading is None:  # it was read before
             self._wait_for_companions(sighting, now)
         try:
             documents = self._documents(sighting, data)
@@ -483,12 +487,11 @@ class Arrivals:
         if somebody_writes(fd) is True:
             raise Wait("somebody has it open for writing", now + LOOK_AGAIN_S)
 
-    def _is_known(self, sighting: Sighting, data: bytes) -> bool:
-        """Whether it is known what a file with these bytes needs, so that it need not be read to wait for that."""
-        digest = hashlib.sha256(data).digest()
+    def _note_bytes(self, sighting: Sighting, data: bytes) -> None:
+        """What was read of a file is of use as long as it has the same bytes."""
+        digest = hashlib.sha256(data).hexdigest()
         if digest != sighting.digest:
             sighting.digest, sighting.reading, sighting.needs = digest, None, None
-        return sighting.needs is not None and sighting.reading is None
 
     def _documents(self, sighting: Sighting, data: bytes) -> tuple[Document, ...]:
         """What a file says. Raises JobInvalid, or Wait while it is being read elsewhere."""
@@ -510,6 +513,16 @@ class Arrivals:
         if (deaths := self.deaths(source)) >= limits.daemon_deaths:
             return deadly(deaths)
         return ""
+
+    def _skip_what_came_back(self, sighting: Sighting, status: os.stat_result) -> None:
+        """Leave a file alone for as long as it is just what was claimed before, if the configuration says so."""
+        if self.policy.ready.on_duplicate == "render":
+            return
+        if at := self.recall(sighting.source, sighting.digest, status.st_mtime_ns):
+            reason = f"skipped: the same file was claimed at {at} (ready.on_duplicate: skip)"
+            if reason != sighting.reason:
+                log.warning("file skipped", action="skip", file=sighting.source, reason=reason)
+            raise Wait(reason)
 
     def _wait_for_companions(self, sighting: Sighting, now: float) -> None:
         """Raise Wait while something that the jobs of a file need is not there, or there is no room for it."""

@@ -13,7 +13,7 @@ import errno
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from jobs.errors import (
     LockHeld,
     LockLost,
     OutboxGone,
+    WorkerUnready,
     holding,
     printable,
 )
@@ -48,6 +49,7 @@ from watcher.supervisor import PutBack, Supervisor
 from watcher.worker import Progress, Worker
 
 HOLD_LOOKS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+HOLD_NAMES: Mapping[type[Hold], str] = {OutboxGone: "outbox", WorkerUnready: "worker"}
 NEW_INBOX_AFTER_S = 30.0
 OF_THE_DISK = {
     errno.ENOSPC,
@@ -179,7 +181,7 @@ class Daemon:
         if not session.can_start(paused=paused):
             if self.bulletin.holds:
                 self._look_for_outbox(session)
-                self._resumed("work")
+                self._resumed("work", "worker")
             return
         ticket = session.schedule.choose(time.time(), time.monotonic(), self._warm(), only_urgent=paused)
         if ticket is not None:
@@ -263,7 +265,7 @@ class Daemon:
             self._lose_inbox(hold)
         else:
             session.spool.outbox = None  # found anew, and looked at, before the next try
-            self._hold("outbox" if isinstance(hold, OutboxGone) else "work", hold)
+            self._hold(HOLD_NAMES.get(type(hold), "work"), hold)
 
     def _is_its_own(self, session: Session, hold: Hold) -> bool:
         """Whether the trouble that a job ran into is of some file of its own: the folders themselves are well.
@@ -434,6 +436,8 @@ class Daemon:
                 self.signals.drain()
         if self.bulletin.running is None:
             self.worker.receive()  # an idle worker has nothing to say, but may die
+        if self.worker.ready:
+            self._resumed("worker")
 
     def _idle_for_s(self) -> float:
         now, session = time.monotonic(), self.session

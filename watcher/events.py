@@ -64,10 +64,11 @@ class Events:
             from watchdog.observers.inotify_c import InotifyFD
 
             try:
-                self._reader = InotifyFD()
-                self._reader.start()
-            except OSError as error:
-                self.trouble = f"no file events ({error.strerror}); the inbox is scanned"
+                reader = InotifyFD()
+                reader.start()
+                self._reader = reader
+            except (OSError, RuntimeError) as error:  # RuntimeError: no process is left for a thread
+                self.trouble = f"no file events ({getattr(error, 'strerror', error)}); the inbox is scanned"
 
     def watch(self, folder: Path) -> None:
         """Watch one folder, not what lies deeper. Watching it again is cheap."""

@@ -9,6 +9,7 @@ on its socket as the end of its work.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 from typing import NoReturn
@@ -24,6 +25,9 @@ def tie_to(daemon_pid: int, life_fd: int) -> None:
     Args:
         daemon_pid: Who started this process.
         life_fd: Reading end of a pipe whose other end only the daemon has; taken over.
+
+    Raises:
+        OSError: There is no process left for the keeper.
     """
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(_PR_SET_NAME, b"voicespool-work")
@@ -46,11 +50,15 @@ def _start_keeper(life_fd: int, prctl: ctypes._NamedFuncPointer) -> None:
     middle = os.fork()
     if middle:
         os.close(life_fd)
-        os.waitpid(middle, 0)
+        if os.waitpid(middle, 0)[1]:
+            raise OSError(errno.EAGAIN, "no process is left for the keeper of the worker")
         return
     try:
         if os.fork():
             os._exit(0)
+    except OSError:
+        os._exit(1)
+    try:
         prctl(_PR_SET_NAME, b"voicespool-keep")
         os.closerange(0, life_fd)
         os.closerange(life_fd + 1, _HIGHEST_FD_AT_START)

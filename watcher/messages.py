@@ -1,7 +1,7 @@
 """What the daemon and its worker say to each other: one JSON object a line, on a socket of their own.
 
     daemon -> worker    order, stop, end
-    worker -> daemon    loaded, progress, done, failed, stopped
+    worker -> daemon    ready, loaded, progress, done, failed, stopped
 
 The worker runs code from outside (engines, models), so what comes from it is checked before it is believed:
 anything that is not exactly one of these messages is a `NotAMessage`.
@@ -23,6 +23,11 @@ LONGEST_MESSAGE_BYTES = 32 << 20
 
 class NotAMessage(Exception):
     """Bytes that are not what the other side says when it is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker has imported what every order needs and takes the first one. Said once, before all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +77,18 @@ class Died:
         reason: Continues "The worker …": `crashed (segmentation fault, SIGSEGV)`.
         code: For the manifest: `worker_oom` when the kernel ended it for memory, else `worker_died`.
         signal: `SIGSEGV`, or None when no signal ended it.
+        was_ready: Whether it ever took orders. If not, no job is to blame.
+        last_line: What it printed last, printable; "" when it printed nothing.
     """
 
     reason: str
     code: str = "worker_died"
     signal: str | None = None
+    was_ready: bool = True
+    last_line: str = ""
 
 
-Said = Loaded | Progress | Done | Failed | Stopped
+Said = Ready | Loaded | Progress | Done | Failed | Stopped
 Event = Said | Died
 
 
@@ -146,6 +155,7 @@ def event_from(line: bytes) -> Said:
 
 _NUMBER = (int, float)
 _SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "ready": {},
     "loaded": {"load_s": _NUMBER},
     "progress": {"done": int, "total": int, "audio_s": _NUMBER},
     "failed": {"code": str, "message": str, "hint": str, "retryable": bool},
@@ -177,6 +187,7 @@ def _done(message: dict[str, Any]) -> Done:
 
 
 _EVENTS: Mapping[str, Any] = {
+    "ready": lambda message: Ready(**message),
     "loaded": lambda message: Loaded(**message),
     "progress": lambda message: Progress(**message),
     "failed": _failed,

@@ -123,6 +123,7 @@ class Session:
             read=spool.read,
             deaths=store.deaths,
             lacks_room=spool.snapshots.why_no_room,
+            recall=store.lately.recall,
         )
         schedule = Schedule(config.limits.affinity_s)
         return cls(config, lock, spool, incoming, schedule, left=store.claimed_ids()[::-1])

@@ -35,7 +35,7 @@ class HoldNow(Part):
     """Something that has to be mended outside before work goes on."""
 
     what: str
-    """inbox, outbox, state, …"""
+    """inbox, outbox, worker, work"""
     reason: str
     since: str
     """ISO 8601, UTC, as all times here."""
@@ -94,7 +94,7 @@ class Ended(Part):
     """Seconds of audio."""
     source_sha256: str
     message: str | None
-    """Why it failed, or what took the place of its checkpoint."""
+    """Why it failed, what took the place of its checkpoint, or that its file came back."""
 
 
 class Counts(Part):

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobs.errors import Hold, RenderFailed
+from jobs.errors import Hold, RenderFailed, WorkerUnready
 from jobs.rendering import Order, Rendering
 from watcher import systemd
 from watcher.config import Limits
 from watcher.log import log
 from watcher.signals import Signals
 from watcher.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
+
+READY_S = 60.0  # a cold disk or a busy machine may take half of that
 
 
 class PutBack(Exception):
@@ -48,6 +50,7 @@ class Supervisor:
 
         Raises:
             RenderFailed: The engine or its worker failed, or took too long.
+            WorkerUnready: There was no worker to give it to; nothing is wrong with the order.
             Cancelled, Hold, PutBack: The worker was made to stop.
         """
         self.started_s = self.asked_s = None
@@ -79,14 +82,17 @@ class Supervisor:
         elif isinstance(event, Failed):
             self._failed(event)
         elif isinstance(event, Died):
+            if not event.was_ready:
+                printed = f"; it printed: {event.last_line}" if event.last_line else ""
+                raise WorkerUnready(f"the worker {event.reason} before it was ready{printed}")
             raise RenderFailed(f"The worker {event.reason}.", code=event.code)
         return None
 
     def _failed(self, event: Failed) -> None:
-        if event.code == "hold":
-            raise Hold(event.message, event.hint)
         if event.retryable:  # the engine may be in disorder: the next attempt gets a fresh worker
             self.worker.kill()
+        if event.code == Hold.code:
+            raise Hold(event.message, event.hint)
         raise RenderFailed(event.message, event.hint, code=event.code, retryable=event.retryable)
 
     def _check_time(self, timeout_s: float | None) -> None:
@@ -97,7 +103,11 @@ class Supervisor:
                 "Give the job more time, or split its text.",
                 code="timeout",
             )
-        if now - self.worker.last_progress > self.limits.stall_s:
+        silent_s = now - self.worker.last_progress
+        if not self.worker.ready:
+            if silent_s > max(READY_S, self.limits.stall_s):
+                raise WorkerUnready(f"the worker was not ready after {silent_s:.0f} s")
+        elif silent_s > self.limits.stall_s:
             raise RenderFailed(
                 f"The render made no progress for limits.stall_s ({self.limits.stall_s:g} s).",
                 "If the engine needs longer for one chunk on this machine, raise limits.stall_s in config.yaml.",

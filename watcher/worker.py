@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from jobs.errors import Hold
+from jobs.errors import Hold, WorkerUnready, holding
 from jobs.order import Order, Progress
 from watcher import deaths, messages, oom
-from watcher.messages import Died, Done, Event, Failed, Loaded, NotAMessage, Stopped
+from watcher.messages import Died, Done, Event, Failed, Loaded, NotAMessage, Ready, Said, Stopped
 from watcher.worker_line import READ_BYTES, WorkerLine
 from watcher.worker_output import OutputLog
 from watcher.worker_process import WorkerProcess
@@ -38,13 +38,25 @@ READS_AT_DEATH = 256
 
 @dataclass
 class _Running:
-    """What belongs to one worker process."""
+    """What belongs to one worker process.
+
+    Attributes:
+        ready: It has said that it takes orders.
+    """
 
     process: WorkerProcess
     line: WorkerLine
     outputs: dict[int, OutputLog]
     oom_before: oom.KillCount | None
     hung_up_at_s: float | None = None
+    ready: bool = False
+
+    def died(self, died: Died) -> Died:
+        """Its death; if it was never ready, with what it printed last, its errors first."""
+        if self.ready:
+            return died
+        last_lines = [output.last_line for output in reversed(self.outputs.values()) if output.last_line]
+        return replace(died, was_ready=False, last_line="".join(last_lines[:1]))
 
 
 class Worker:
@@ -99,6 +111,11 @@ class Worker:
         return self._order is not None
 
     @property
+    def ready(self) -> bool:
+        """Whether the worker has imported what it needs and takes orders."""
+        return self._running is not None and self._running.ready
+
+    @property
     def warm(self) -> tuple[str, str | None] | None:
         """Engine and checkpoint that the worker holds loaded, or None."""
         return self._warm[:2] if self._warm is not None else None
@@ -113,7 +130,8 @@ class Worker:
         While an order is out nothing happens: if its worker is dead, `receive` has to say so first.
 
         Raises:
-            Hold: The machine can't start a process now, or the last one was killed and is not gone yet.
+            WorkerUnready: The machine can't start a process now.
+            Hold: The last one was killed and is not gone yet.
         """
         if self.alive or self.busy:
             return
@@ -131,9 +149,14 @@ class Worker:
         }
         line = WorkerLine(process.channel)
         self._running = _Running(process, line, outputs, oom.kill_count())
-        for descriptor in (process.channel.fileno(), *outputs, process.death_fd):
-            if descriptor is not None:
-                self._epoll.register(descriptor, select.EPOLLIN)
+        try:
+            with holding("the worker can't be started", WorkerUnready):
+                for descriptor in (process.channel.fileno(), *outputs, process.death_fd):
+                    if descriptor is not None:
+                        self._epoll.register(descriptor, select.EPOLLIN)
+        except Hold:
+            self.kill()
+            raise
         self._log.info("worker started", action="worker_started", pid=process.pid)
 
     def submit(self, order: Order) -> None:
@@ -181,7 +204,7 @@ class Worker:
             complaint = "closed its line to the spool and was killed for it"
         if complaint is not None and not dead:
             self.kill()
-            events.append(Died(complaint))
+            events.append(running.died(Died(complaint)))
         return events
 
     def kill(self) -> None:
@@ -235,16 +258,23 @@ class Worker:
             for line in running.line.read(reads):
                 event = messages.event_from(line)
                 self._note(running, event)
-                events.append(event)
+                if not isinstance(event, Ready):
+                    events.append(event)
         finally:
             self._watch_line(running)
             if running.line.hung_up and running.hung_up_at_s is None:
                 running.hung_up_at_s = time.monotonic()
 
-    def _note(self, running: _Running, event: Event) -> None:
-        if self._order is None:
-            raise NotAMessage(f"{type(event).__name__.lower()} without an order")
+    def _note(self, running: _Running, event: Said) -> None:
+        name = type(event).__name__.lower()
+        if isinstance(event, Ready) is running.ready:
+            raise NotAMessage(f"{name} {'after' if running.ready else 'before'} ready")
+        running.ready = True
         self.last_progress = time.monotonic()
+        if isinstance(event, Ready):
+            return
+        if self._order is None:
+            raise NotAMessage(f"{name} without an order")
         if isinstance(event, Loaded):
             self._warm = self._order.model
         if isinstance(event, Done | Failed | Stopped):
@@ -281,7 +311,7 @@ class Worker:
     def _bury(self, running: _Running) -> Died:
         """It is dead: end what it leaves behind and say what it died of."""
         self._forget(running, BURY_WAIT_S)
-        died = deaths.cause(running.process.returncode or 0, running.oom_before)
+        died = running.died(deaths.cause(running.process.returncode or 0, running.oom_before))
         self._log.warning("worker died", action="worker_died", pid=running.process.pid, reason=died.reason)
         return died
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.base import EngineClass
-from engines.errors import CheckpointRefused, EngineError, EngineMissing, OutOfMemory, RequestRefused
+from engines.errors import SHORTAGES, CheckpointRefused, EngineError, EngineMissing, OutOfMemory, RequestRefused
 from jobs.errors import Hold, SpoolError
 from jobs.order import Order, Progress, Rendering, Stopped
 from watcher import leash, messages
@@ -44,9 +44,10 @@ def main() -> None:
     _behave()
     os.set_inheritable(socket_fd, False)
     with socket.socket(fileno=socket_fd) as channel:
-        bench = Bench(Line(channel))
+        line = Line(channel)
         _import_ahead()
-        bench.work()
+        line.say(messages.Ready())
+        Bench(line).work()
 
 
 def _behave() -> None:
@@ -66,15 +67,17 @@ def _behave() -> None:
 
 
 def _import_ahead() -> None:
-    """Load what every order needs while the daemon still looks for the first; failures show up then."""
-    with contextlib.suppress(Exception):
-        import numpy  # noqa: F401
-        import sentencex  # noqa: F401
+    """Load what every order needs while the daemon still looks for the first.
 
-        from engines import registry
-        from jobs import preparation, rendering  # noqa: F401
+    What fails here would fail every order: the worker ends with it before it is ready, and no job is to blame.
+    """
+    import numpy  # noqa: F401
+    import sentencex  # noqa: F401
 
-        registry.engines()
+    from engines import registry
+    from jobs import preparation, rendering  # noqa: F401
+
+    registry.engines()
 
 
 class Line:
@@ -177,6 +180,13 @@ class Bench:
             self._stop = True
 
 
+class Shortage(Hold):
+    """No open files or processes are left while an engine is loaded, which has not seen the job's text yet."""
+
+    retryable = True
+    hint = "Raise the limits on open files and processes, or end what uses them up. Work resumes by itself."
+
+
 class WarmEngine:
     """The engine that is loaded now, if any; another one only after this one is closed."""
 
@@ -189,6 +199,7 @@ class WarmEngine:
         """The order's engine, loaded with its model as that was when the order was written.
 
         Raises:
+            Shortage: Nothing is wrong with the order.
             CheckpointRefused: The engine can't speak with that checkpoint. What is loaded stays when the same one
                 comes again: jobs that fall back on the base model need not load it each time.
         """
@@ -211,6 +222,8 @@ class WarmEngine:
             if isinstance(error, RequestRefused) and order.checkpoint:
                 self._refused = key, (error.message, error.hint)
                 raise CheckpointRefused(error.message, error.hint) from error
+            if isinstance(error, OSError) and error.errno in SHORTAGES:
+                raise Shortage(f"the engine {order.engine} can't be loaded: {error.strerror}") from error
             raise
         self._key, self._ready = key, Ready(engine, facts, time.monotonic() - started_s)
         return self._ready
@@ -251,7 +264,7 @@ def failure(error: BaseException) -> Failed:
             OutOfMemory.retryable,
         )
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return Failed(Hold.code, said, "Free space, or bring the disk back; work goes on by itself.", retryable=True)
+        return Failed(Hold.code, said, "Free space, or bring the disk back; work goes on by itself.", retryable=False)
     return Failed(EngineError.code, f"the engine failed ({said})", EngineError.hint, EngineError.retryable)
 
 

@@ -26,6 +26,9 @@ class OutputLog:
         say: Gets each line, safe to print.
         say_dropped: Gets the number of lines that were left out since the last call.
         clock: Seconds that only go up.
+
+    Attributes:
+        last_line: What was handed on last, safe to print.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class OutputLog:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._say, self._say_dropped, self._clock = say, say_dropped, clock
+        self.last_line = ""
         self._partial = b""
         self._cut = False
         self._window_ends_at_s = clock() + WINDOW_S
@@ -95,4 +99,5 @@ class OutputLog:
         self._last_dropped.clear()
 
     def _show(self, line: bytes) -> None:
-        self._say(printable(line[: LINE_BYTES + 1].decode("utf-8", "replace").rstrip(), LINE_CHARS))
+        self.last_line = printable(line[: LINE_BYTES + 1].decode("utf-8", "replace").rstrip(), LINE_CHARS)
+        self._say(self.last_line)

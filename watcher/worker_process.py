@@ -17,9 +17,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, cast
 
-from jobs.errors import Hold
+from jobs.errors import WorkerUnready, holding
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_S = 0.002
@@ -35,38 +34,35 @@ class WorkerProcess:
         environment: Variables that it gets besides ours.
 
     Raises:
-        Hold: This machine can't start a process now.
+        WorkerUnready: This machine can't start a process now. Nothing is left of it.
     """
 
     def __init__(self, python: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
-        ours, theirs = socket.socketpair()
-        life_reader, life_writer = os.pipe()
-        try:
+        refused = holding("the worker can't be started", WorkerUnready)
+        with refused, contextlib.ExitStack() as undo, contextlib.ExitStack() as for_the_worker:
+            self.channel, theirs = socket.socketpair()
+            undo.callback(self.channel.close)
+            for_the_worker.callback(theirs.close)
+            life_reader, self._life_fd = _pipe(for_the_worker, undo)
+            # Popen's own pipes would stay open if the second one failed.
+            self.stdout_fd, stdout = _pipe(undo, for_the_worker)
+            self.stderr_fd, stderr = _pipe(undo, for_the_worker)
+            for descriptor in (self.channel.fileno(), self.stdout_fd, self.stderr_fd):
+                os.set_blocking(descriptor, False)
             arguments = map(str, (theirs.fileno(), life_reader, os.getpid()))
             # Unsafe path off: a folder that strangers write to may be the current one.
             self._popen = subprocess.Popen(
                 [python, "-P", "-X", "no_debug_ranges", "-m", "watcher.worker_main", *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stdout=stdout,
+                stderr=stderr,
                 pass_fds=(theirs.fileno(), life_reader),
                 start_new_session=True,
                 umask=0o077,
                 env={**environment_of(os.environ), **environment},
             )
-        except OSError as error:
-            ours.close()
-            os.close(life_writer)
-            raise Hold(f"the worker process can't be started: {error.strerror}", "It is tried again.") from error
-        finally:
-            theirs.close()
-            os.close(life_reader)
+            undo.pop_all()
         self.pid = self._popen.pid
-        self.channel, self._life_fd = ours, life_writer
-        self._outputs = (cast(IO[bytes], self._popen.stdout), cast(IO[bytes], self._popen.stderr))
-        self.stdout_fd, self.stderr_fd = (stream.fileno() for stream in self._outputs)
-        for descriptor in (ours.fileno(), self.stdout_fd, self.stderr_fd):
-            os.set_blocking(descriptor, False)
         self.death_fd = _death_fd(self.pid)
 
     @property
@@ -103,9 +99,8 @@ class WorkerProcess:
     def close(self) -> None:
         """Give our ends of all lines back. Call it once, after `kill`."""
         self.channel.close()
-        for stream in self._outputs:
-            stream.close()
-        os.close(self._life_fd)
+        for descriptor in (self.stdout_fd, self.stderr_fd, self._life_fd):
+            os.close(descriptor)
         if self.death_fd is not None:
             os.close(self.death_fd)
             self.death_fd = None  # `kill` may be asked again and then looks every few milliseconds
@@ -113,6 +108,14 @@ class WorkerProcess:
     def _signal_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+
+
+def _pipe(for_reader: contextlib.ExitStack, for_writer: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe; each stack closes one end of it."""
+    reader, writer = os.pipe()
+    for_reader.callback(os.close, reader)
+    for_writer.callback(os.close, writer)
+    return reader, writer
 
 
 def environment_of(ours: Mapping[str, str]) -> dict[str, str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import platform
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests import refusing
 from tests.depriving import as_an_ordinary_user, with_kernel_limit
 from tests.spooling import Spool, until
 
@@ -74,6 +77,26 @@ def test_once_says_by_75_that_a_file_is_held_after_all_others_are_done(ordinary:
         assert ordinary.command("run", "--until-idle").returncode == 0
     assert ordinary.once().returncode == 0
     assert ordinary.results() == ["good", "secret"]
+
+
+def test_a_share_that_refuses_to_set_permissions_and_times_takes_jobs_and_results(spool: Spool) -> None:
+    """After the data is written `submit`, `cp -p` and the publication meet EPERM: each job is done all the same."""
+    if platform.machine() not in refusing.CALLS:
+        pytest.skip("the numbers of this machine's system calls are not known here")
+    spool.prefix = refusing.WORDS
+    spool.config["results"] = {"mode": "0640"}
+    spool.start()
+    assert spool.command("submit", "--name", "a", "--text", "Good morning.", "--engine", "faulty").returncode == 0
+    (spool.folder / "b.yaml").write_text("text: Good evening.\n")
+    copied = subprocess.run(
+        [*spool.prefix, "cp", "-p", spool.folder / "b.yaml", spool.inbox], capture_output=True, text=True, check=False
+    )
+    assert "Operation not permitted" in copied.stderr
+    for name in ("a", "b"):
+        assert spool.manifest(name)["attempts"] == 1
+        assert {path.suffix for path in spool.result(name).iterdir()} == {".wav", ".yaml", ".json"}
+    assert spool.stop() == 0
+    assert not spool.lines("hold")
 
 
 def test_an_outbox_that_turns_read_only_is_a_hold_and_ends_by_itself(ordinary: Spool) -> None:

@@ -82,6 +82,26 @@ def test_a_chunk_that_outlasts_the_grace_is_cut_off(spool: Spool) -> None:
     assert spool.results() == []
 
 
+def test_a_stop_that_ends_in_a_kill_in_the_middle_of_a_chunk_loses_nothing(spool: Spool) -> None:
+    """As systemd and Docker do: TERM, and KILL when their patience is over. The next daemon has the finished chunks."""
+    journal = spool.folder / "journal"
+    once_only = {"only": "Two", "times": 1, "counter": spool.folder / "counter"}
+    spool.drop("a.yaml", with_settings(fault="hang_with_child", journal=journal, **once_only))
+    process = spool.start()
+    until(lambda: chunks_begun(journal)[2:], "the second chunk is in work, with a process of its own")
+    worker = spool.worker_pid()
+    signalled(spool, signal.SIGTERM)
+    until(lambda: spool.status()["state"] == "stopping", "the daemon waits for the chunk")
+    assert spool.stop(signal.SIGKILL) == -signal.SIGKILL
+    until(lambda: not processes_of(process.pid, worker), "the worker is gone, and all that it started")
+    assert spool.results() == []
+    assert len(spool.claims()) == 1
+    assert spool.once().returncode == 0
+    assert chunks_begun(journal) == ["One.", "Two.", "child", "Two.", "Three."]
+    assert spool.manifest("a")["attempts"] == 1
+    assert spool.results() == ["a"]
+
+
 # SIGHUP.
 
 

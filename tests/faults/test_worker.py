@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -20,13 +21,15 @@ import psutil
 import pytest
 import structlog
 
-from jobs.errors import Hold
+from jobs.errors import Hold, WorkerUnready
 from jobs.order import Order
 from jobs.spec import JobSpec
 from tests.headers import save
 from tests.spooling import PATIENCE_S, PLUGINS, ROOT, until
-from watcher import oom
+from watcher import oom, supervisor
 from watcher import worker as worker_module
+from watcher.config import Limits
+from watcher.signals import Signals
 from watcher.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
 from watcher.worker_process import WorkerProcess
 
@@ -572,6 +575,49 @@ def test_fifty_workers_leave_no_file_open_and_no_process(worker: Worker) -> None
     assert sorted(os.listdir("/proc/self/fd")) == before
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
     assert not {process.pid for process in psutil.Process().children()} & set(pids)
+
+
+def test_a_start_that_lacks_open_files_is_a_hold_and_leaves_none_open(worker: Worker) -> None:
+    """At whichever step of the start they run out."""
+    worker.start()
+    worker.kill()
+    before = sorted(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, before))
+    for free in range(1, 20):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + free, hard))
+        try:
+            worker.start()
+        except Hold as hold:
+            refused = hold.message
+        else:
+            break
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert refused.startswith("the worker can't be started: Too many open files")
+        assert sorted(os.listdir("/proc/self/fd")) == before
+    assert worker.alive
+    assert free > 5
+
+
+def test_a_worker_that_hangs_before_it_is_ready_is_a_hold_and_is_killed(
+    worker: Worker, orders: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "READY_S", 0.3)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE / "start"), os.environ["PYTHONPATH"]]))
+    monkeypatch.setenv("START_FAULT", "hang")
+    monkeypatch.setenv("START_WHILE", str(tmp_path))
+
+    def tend() -> None:
+        select.select([worker], [], [], 0.05)
+
+    def nothing(_: object) -> None:
+        """The order is wanted, and nobody asks how far it is."""
+
+    supervise = supervisor.Supervisor(worker, Signals(), Limits(stall_s=0.1), tend, check=nothing, progress=nothing)
+    with pytest.raises(WorkerUnready, match="the worker was not ready after"):
+        supervise(orders(), None)
+    assert not worker.alive
 
 
 # The daemon dies, or the machine runs out of memory.

@@ -13,6 +13,7 @@ from watcher.messages import (
     Failed,
     Loaded,
     NotAMessage,
+    Ready,
     Said,
     Stopped,
     event_from,
@@ -37,6 +38,7 @@ RENDERING = Rendering(
 @pytest.mark.parametrize(
     "event",
     [
+        Ready(),
         Loaded(0.5),
         Loaded(0),
         Progress(1, 2, 0.5),

@@ -161,6 +161,19 @@ def _allocate(chunk: Chunk) -> NoReturn:
     raise MemoryError(f"{len(taken)} MB taken, no limit met")
 
 
+def _no_memory(chunk: Chunk) -> NoReturn:
+    """Takes memory up to a limit that is near."""
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 20, resource.RLIM_INFINITY))
+    _allocate(chunk)
+
+
+def _no_files(chunk: Chunk) -> NoReturn:
+    """Opens files up to a limit that is near."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    while True:
+        os.open(os.devnull, os.O_RDONLY)
+
+
 FAULTS: dict[str, Callable[[Chunk], Audio | str | None]] = {
     "segfault": _segfault,
     "abort": _abort,
@@ -186,4 +199,6 @@ FAULTS: dict[str, Callable[[Chunk], Audio | str | None]] = {
     "missing": _missing,
     "oom": _oom,
     "allocate": _allocate,
+    "no_memory": _no_memory,
+    "no_files": _no_files,
 }
