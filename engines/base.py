@@ -90,7 +90,7 @@ class Chunk:
     Attributes:
         text: What to speak; never empty, NFC, one line.
         language: One of the engine's own `languages`.
-        seed: 0 … 2**63 - 1; the chunk's audio depends on this and the other fields alone, never on its neighbours.
+        seed: 0 … 2**53 - 1; the chunk's audio depends on this and the other fields alone, never on its neighbours.
         speaker: A built-in voice, or None.
         recordings: Reference recordings, absolute paths.
         speaker_text: What is said in the first recording, or None.

@@ -35,6 +35,19 @@ class Fallback:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one job that only the worker can hold; named as in the `limits` of the configuration.
+
+    Attributes:
+        audio_s: Longest audio, pauses included.
+        speaker_text_chars: Longest transcript of a recording, whoever wrote it.
+    """
+
+    audio_s: float = 86_400.0
+    speaker_text_chars: int = 4_000
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """One job as the worker gets it. JSON through and through, so that it can cross a pipe.
 
@@ -53,6 +66,7 @@ class Order:
         checkpoint_state: Changes when the checkpoint is replaced; see `checkpoint_names.Model.state`.
         fallback: What the base model takes the place of; None when it is not that.
         transcribe: As in `Rules`.
+        limits: See `Limits`.
     """
 
     job_id: str
@@ -69,6 +83,7 @@ class Order:
     checkpoint_state: tuple[int, ...] = ()
     fallback: Fallback | None = None
     transcribe: str = "off"
+    limits: Limits = Limits()
 
     def where(self) -> Device:
         """The device as engines see it."""

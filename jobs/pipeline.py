@@ -16,7 +16,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +30,7 @@ from jobs.files import copy_beginning, fsync, link_or_copy, remove_tree, write_n
 from jobs.lock import Lock
 from jobs.manifest import Status
 from jobs.names import safe_name
-from jobs.order import Fallback
+from jobs.order import Fallback, Limits
 from jobs.outbox import MANIFEST, Outbox
 from jobs.parse import Document, parse
 from jobs.recordings import NotAllowed, Snapshots, transcript_beside
@@ -65,6 +65,7 @@ class Spool:
         longest_bytes: Of a job file.
         attempts: How often a job is tried that the engine fails on.
         deaths: After so many daemons in a row that died while reading a file, it is not read again.
+        limits: What a worker holds each job to.
     """
 
     store: Store
@@ -76,6 +77,7 @@ class Spool:
     longest_bytes: int
     attempts: int
     deaths: int
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def open_outbox(self) -> Outbox:
@@ -338,6 +340,7 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback | 
         checkpoint_state=file.state() if file else (),
         fallback=model if isinstance(model, Fallback) else None,
         transcribe=spool.rules.transcribe,
+        limits=spool.limits,
     )
 
 

@@ -7,6 +7,7 @@ is imported until `render` runs.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from jobs.errors import printable
 from jobs.kept_chunks import KeptChunks, Length
 from jobs.order import Order, Progress, Rendering, Stopped
 from jobs.preparation import Prepared
-from jobs.script import Line, Stage
+from jobs.script import Line, Stage, too_long
 
 __all__ = ["Order", "Progress", "Ready", "Rendering", "Stopped", "render"]
 
@@ -52,12 +53,13 @@ def render(prepared: Prepared, ready: Ready, stop: Callable[[], bool], report: C
 
     Raises:
         EngineError: and whatever else the engine raises.
+        RequestRefused: the audio is longer than limits.audio_s.
         BadAudio: the engine returned something that is not the speech asked for.
         Stopped: see `stop`.
         OSError: a folder or disk does not do what it should.
     """
     stage = prepared.stage
-    work = _Work(prepared.lines, KeptChunks(Path(stage.order.chunks_dir)), stop, report)
+    work = _Work(prepared.lines, KeptChunks(Path(stage.order.chunks_dir)), stop, report, stage.order.limits.audio_s)
     work.find_kept()
     started_s = time.monotonic()
     work.speak_missing(ready.engine)
@@ -82,19 +84,24 @@ class _Work:
     Attributes:
         lengths: Key of a finished chunk -> how long its audio is.
         doubts: Sentences about chunks rendered now or before.
-        audio_s: Length of the finished chunks together.
+        most_s: Longest audio that the job may have.
+        audio_s: Length of the finished chunks together, each counted once.
+        whole_s: Length of the finished audio as far as it is known: chunks as often as they occur, and all pauses.
     """
 
     lines: Sequence[Line]
     kept: KeptChunks
     stop: Callable[[], bool]
     report: Callable[[Progress], None]
+    most_s: float
     lengths: dict[str, Length] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
     audio_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.chunks: Mapping[str, Chunk] = {line.key: line.chunk for line in self.lines if line.chunk}
+        self.uses = Counter(line.key for line in self.lines)
+        self.whole_s = sum(line.pause_after_ms for line in self.lines) / 1000
 
     def find_kept(self) -> None:
         """Take what an attempt before has finished."""
@@ -142,6 +149,10 @@ class _Work:
     def _note(self, chunk: Chunk, key: str, doubts: Sequence[str], length: Length) -> None:
         self.lengths[key] = length
         self.audio_s += length.duration_s
+        self.whole_s += length.duration_s * self.uses[key]
+        if self.whole_s > self.most_s:
+            part = f"{len(self.lengths)} of {len(self.chunks)} chunks"
+            raise too_long(self.most_s, f"{part} and its pauses add up to {self.whole_s:.0f} s")
         self.doubts += [f"{doubt} ({printable(chunk.text, 60)!r})" for doubt in doubts]
 
     def tell(self) -> None:

@@ -167,7 +167,7 @@ class JobSpec(Part):
     )
     speaker_text: Text | None = Field(default=None, description="What is said in the first recording.")
     speaker: Name | None = Field(default=None, description="Instead: a voice that the model or engine has built in.")
-    seed: Annotated[int | None, Field(ge=0, lt=2**63), Allowed("a whole number from 0 to 2**63-1")] = Field(
+    seed: Annotated[int | None, Field(ge=0, lt=2**53), Allowed("a whole number from 0 to 2**53-1")] = Field(
         default=None, description="For engines with chance in them. Default: follows from the text."
     )
     settings: Settings = Field(

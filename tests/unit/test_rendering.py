@@ -17,6 +17,7 @@ from engines import registry
 from engines.base import Audio, Chunk, Device, Engine, EngineClass, EngineInfo
 from engines.errors import BadAudio, EngineError, EngineMissing, RequestRefused
 from jobs.manifest import AudioFile, Checks, SpokenSegment
+from jobs.order import Limits
 from jobs.preparation import prepare
 from jobs.rendering import Order, Progress, Ready, Rendering, Stopped, render
 from jobs.spec import JobSpec
@@ -395,6 +396,47 @@ def test_hours_of_silence_are_refused(desk: Desk) -> None:
     with pytest.raises(RequestRefused, match="pauses"):
         desk.render({"text": "One. [pause 60s] " * 61})
     desk.render({"text": "One. " * 50 + "[pause 60s] Two."})
+
+
+def limited(**limits: float) -> dict[str, Limits]:
+    return {"limits": Limits(**limits)}  # type: ignore[arg-type]
+
+
+def test_no_job_is_longer_than_its_audio_may_be(desk: Desk) -> None:
+    """Counted are pauses of any kind before anything is spoken, and then every chunk as often as it occurs."""
+    settings = desk.settings(audio_ms=500)
+    with pytest.raises(RequestRefused, match=r"limits\.audio_s \(60 s\): its pauses alone add up to 90 s"):
+        desk.render({"text": "a\n- " * 300, "settings": settings}, **limited(audio_s=60.0))
+    assert desk.spoken() == []
+    with pytest.raises(RequestRefused, match=r"limits\.audio_s \(60 s\): 2 of 3 chunks") as refusal:
+        desk.render({"text": "a\n- " * 150 + "One.", "settings": settings}, **limited(audio_s=60.0))
+    assert desk.spoken() == ["a", "- a"]
+    assert not refusal.value.retryable
+    made = desk.render({"text": "a\n- " * 70 + "One.", "settings": settings}, **limited(audio_s=60.0))
+    assert made.audio[0]["duration_s"] < 60
+
+
+def test_list_items_without_words_take_no_time(desk: Desk) -> None:
+    """However many there are; the pause stays that of one."""
+    settings = {"audio_ms": 500}
+    once = desk.render({"text": "One.\n- \nTwo.", "settings": settings})
+    often = desk.render({"text": "One." + "\n- " * 10_000 + "\n\n* * *\n\n" * 1_000 + "\nTwo.", "settings": settings})
+    assert often.audio[0]["duration_s"] - once.audio[0]["duration_s"] < 0.5
+
+
+def test_a_transcript_has_a_longest_length(desk: Desk) -> None:
+    """Whoever wrote it; before a model is loaded, and only where the engine needs it."""
+    (desk.folder / "0123").write_bytes(sounds.recording())
+    given: dict[str, Any] = {"recordings": {"ana\x1b.wav": str(desk.folder / "0123")}, **limited(speaker_text_chars=50)}
+    spec = {"text": "One.", "language": "en", "speaker_wav": "ana\x1b.wav"}
+    f5, faulty = registry.engines()["f5"], registry.engines()["faulty"]
+    long = {"ana\x1b.wav": "word " * 20}
+    with pytest.raises(RequestRefused, match=r"^speaker_text has 100 characters; limits\.speaker_text_chars allows 50"):
+        prepare(desk.order({**spec, "engine": "f5", "speaker_text": "word " * 20}, **given), f5)
+    with pytest.raises(RequestRefused, match=r"^the transcript of ana\\x1b\.wav has 100 characters"):
+        prepare(desk.order({**spec, "engine": "f5"}, **given, transcripts=long), f5)
+    prepared = prepare(desk.order({**spec, "engine": "faulty"}, **given, transcripts=long), faulty)
+    assert [line.chunk.speaker_text for line in prepared.lines if line.chunk] == [None]
 
 
 def test_a_language_it_does_not_speak_is_refused(desk: Desk) -> None:
