@@ -104,10 +104,12 @@ class Rendering:
         files: Names of the files in `result_dir`, in the order of the manifest.
         engine: name, library, version, checkpoint (name, architecture, sha256, step, validation_loss; or None),
             fallback (wanted, reason; or None), device, precision, settings, seed.
-        voice: `{"files": [{"file", "sha256"}]}`, with `transcript` and `transcribed_by` where Whisper listened; or
-            `{"speaker": name}`.
+        voice: `{"files": [{"file", "sha256"}]}`, with `transcript` where the engine needs one, and `transcribed_by`
+            where Whisper listened; `{"speaker": name}` for what is not spoken with a recording.
         audio: One object per file: file, sha256, format, sample_rate, channels, duration_s, peak_dbfs, loudness_lufs.
-        segments: text, start_s, end_s, seed, takes.
+        segments: start_s, end_s, seed, takes, language, speaker or recordings; text where the job has segments.
+        chunks: text, start_s, end_s; empty when they are in a file of their own.
+        chunks_file: Name of that one, among `files`; else "".
         checks: `{"verdict": "ok" | "doubtful", "reasons": [...]}`.
         timing: load_s, synthesis_s.
         warnings: Sentences.
@@ -121,6 +123,8 @@ class Rendering:
     checks: Mapping[str, Any]
     timing: Mapping[str, float]
     warnings: tuple[str, ...] = ()
+    chunks: tuple[Mapping[str, Any], ...] = ()
+    chunks_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

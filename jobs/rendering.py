@@ -15,12 +15,14 @@ from typing import Any
 
 from engines.base import Audio, Chunk, Engine
 from engines.errors import BadAudio, EngineError, RequestRefused
+from jobs import spoken
 from jobs.audio import WavWriter, checked, frames_of
 from jobs.errors import printable
 from jobs.kept_chunks import KeptChunks, Length
 from jobs.order import Order, Progress, Rendering, Stopped
 from jobs.preparation import Prepared
 from jobs.script import Line, Stage, too_long
+from jobs.spoken import MOST_CHUNKS, Spans
 
 __all__ = ["Order", "Progress", "Ready", "Rendering", "Stopped", "render"]
 
@@ -64,13 +66,16 @@ def render(prepared: Prepared, ready: Ready, stop: Callable[[], bool], report: C
     started_s = time.monotonic()
     work.speak_missing(ready.engine)
     synthesis_s = time.monotonic() - started_s
-    audio, segments = _assemble(stage, work)
+    audio, spans = _assemble(stage, work)
+    chunks_file = _chunks_file(stage, spans)
     return Rendering(
-        files=(audio["file"],),
+        files=(audio["file"], *filter(None, [chunks_file])),
         engine=_engine_facts(stage, ready.facts),
-        voice=_voice_facts(stage),
+        voice=spoken.voice(stage),
         audio=(audio,),
-        segments=segments,
+        segments=spans.segments(),
+        chunks=() if chunks_file else tuple(spans.told()),
+        chunks_file=chunks_file,
         checks=_verdict([*map(str, filter(None, [stage.order.fallback])), *work.doubts]),
         timing={"load_s": ready.load_s, "synthesis_s": round(synthesis_s, 6)},
         warnings=(*prepared.warnings, *map(printable, ready.facts.get("warnings", ()))),
@@ -170,8 +175,8 @@ def _one_of(missing: Sequence[tuple[str, Chunk]], index: object) -> tuple[str, C
     return missing[index]
 
 
-def _assemble(stage: Stage, work: _Work) -> tuple[Mapping[str, Any], tuple[Mapping[str, Any], ...]]:
-    """Join chunks and pauses into the file, chunk by chunk; what is said of the file and of each segment."""
+def _assemble(stage: Stage, work: _Work) -> tuple[Mapping[str, Any], Spans]:
+    """Join chunks and pauses into the file, chunk by chunk; what is said of the file, and what lies where in it."""
     rate_hz = work.rate_hz()
     wanted_hz = stage.spec.output.sample_rate
     if wanted_hz not in (None, rate_hz):
@@ -180,7 +185,7 @@ def _assemble(stage: Stage, work: _Work) -> tuple[Mapping[str, Any], tuple[Mappi
         (work.lengths[line.key].frames if line.chunk else 0) + frames_of(line.pause_after_ms, rate_hz)
         for line in work.lines
     )
-    spans = _Spans(stage)
+    spans = Spans(stage)
     path = Path(stage.order.result_dir) / f"{stage.order.stem}.wav"
     with WavWriter(path, rate_hz, frames) as wav:
         for number, line in enumerate(work.lines):
@@ -191,7 +196,16 @@ def _assemble(stage: Stage, work: _Work) -> tuple[Mapping[str, Any], tuple[Mappi
             wav.silence(line.pause_after_ms)
             if number % LINES_PER_SIGN_OF_LIFE == LINES_PER_SIGN_OF_LIFE - 1:
                 work.tell()
-    return wav.facts(), spans.segments()
+    return wav.facts(), spans
+
+
+def _chunks_file(stage: Stage, spans: Spans) -> str:
+    """Name of the file that holds the times of more chunks than a manifest should; "" when there are fewer."""
+    if len(spans.chunks) <= MOST_CHUNKS:
+        return ""
+    name = f"{stage.order.stem}.chunks.json"
+    spans.keep(Path(stage.order.result_dir) / name)
+    return name
 
 
 def _kept(work: _Work, line: Line) -> Audio:
@@ -199,37 +213,6 @@ def _kept(work: _Work, line: Line) -> Audio:
     if audio is None:
         raise EngineError("a finished chunk was damaged on disk before it could be used; it is rendered again")
     return audio
-
-
-@dataclass
-class _Spans:
-    """Where each segment of the job lies in the file: from its first chunk to the end of its last."""
-
-    stage: Stage
-    found: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-    def add(self, line: Line, start_s: float, end_s: float) -> None:
-        span = self.found.setdefault(line.segment, {"start_s": start_s, "end_s": end_s, "seed": None})
-        if line.chunk is None:
-            return
-        if span["seed"] is None:
-            span["start_s"], span["seed"] = start_s, line.chunk.seed
-        span["end_s"] = end_s
-
-    def segments(self) -> tuple[Mapping[str, Any], ...]:
-        """For the manifest. A segment's seed is the job's if it gives one, else that of its first chunk."""
-        job_seed = self.stage.spec.seed
-        return tuple(
-            {
-                "text": passage.text,
-                "start_s": round(span["start_s"], 6),
-                "end_s": round(span["end_s"], 6),
-                "seed": job_seed if job_seed is not None else span["seed"] or 0,
-                "takes": 1,
-            }
-            for index, passage in enumerate(self.stage.spec.passages())
-            if (span := self.found.get(index))
-        )
 
 
 def _engine_facts(stage: Stage, facts: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -248,15 +231,3 @@ def _engine_facts(stage: Stage, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         "settings": {**defaults, **facts.get("settings", {}), **stage.spec.settings},
         "seed": stage.spec.seed,
     }
-
-
-def _voice_facts(stage: Stage) -> Mapping[str, Any]:
-    if stage.recordings:
-        return {
-            "files": [{"file": name, "sha256": sha, **_heard(stage, name)} for name, sha in stage.recordings.items()]
-        }
-    return {"speaker": stage.spec.speaker}
-
-
-def _heard(stage: Stage, name: str) -> Mapping[str, str]:
-    return {"transcript": stage.heard[name], "transcribed_by": "whisper"} if name in stage.heard else {}

@@ -160,6 +160,8 @@ _SHAPES: Mapping[str, Mapping[str, Any]] = {
         "checks": dict,
         "timing": dict,
         "warnings": list,
+        "chunks": list,
+        "chunks_file": str,
     },
 }
 
@@ -173,7 +175,7 @@ def _done(message: dict[str, Any]) -> Done:
     for name in message["files"]:
         if not isinstance(name, str) or "/" in name or "\0" in name or name in {"", ".", ".."}:
             raise NotAMessage(f"a file that is not in the result's folder, {printable(name, 60)!r}")
-    lists = {key: tuple(message[key]) for key in ("files", "audio", "segments", "warnings")}
+    lists = {key: tuple(message[key]) for key in ("files", "audio", "segments", "warnings", "chunks")}
     return Done(Rendering(**{**message, **lists}))
 
 
