@@ -223,7 +223,7 @@ def _copy_recordings(spool: Spool, claim: Claim, names: Sequence[str]) -> Claim:
             problems.append(str(error))
         else:
             if text := transcript_beside(path):
-                transcripts[name] = text
+                transcripts[name] = text[: spool.limits.speaker_text_chars + 1]  # longer ones are refused later
     if recordings:
         fsync(claim.folder / "recordings")
     described = replace(claim, recordings=recordings, transcripts=transcripts, problems=tuple(problems))

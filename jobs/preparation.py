@@ -138,7 +138,7 @@ def _check_transcripts(stage: Stage) -> None:
     for what, text in told:
         if len(text) > most:
             raise RequestRefused(
-                f"{what} has {len(text):,} characters; limits.speaker_text_chars allows {most:,}",
+                f"{what} has more than the {most:,} characters that limits.speaker_text_chars allows",
                 "Cut the recording to 6 to 12 s, and what is said in it likewise.",
             )
 

@@ -182,7 +182,7 @@ class JobSpec(Part):
     not_before: Moment | None = Field(default=None, description="Do not start before. Without a zone: local time.")
     timeout_s: Annotated[
         float | None, Field(gt=0, le=YEAR_S), Allowed("a number of seconds above 0, at most a year")
-    ] = Field(default=None, description="Longest time to render, in seconds. Default: none.")
+    ] = Field(default=None, description="Longest time to render, in seconds. Default: the spool's limits.render_s.")
     on_checkpoint_error: Annotated[Literal["fail", "base"], Allowed("fail or base")] = Field(
         default="fail",
         description="When the checkpoint does not load: fail, or render with the base model and say so.",
