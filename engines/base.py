@@ -147,10 +147,10 @@ class Engine(Protocol):
 
         Returns:
             Facts for the manifest: `device` and `precision`; of the model `architecture`, `sha256`, `step` and
-            `validation_loss`, as far as they are known; anything else the engine wants to say. Two keys have a
+            `validation_loss`, as far as they are known; anything else the engine wants to say. Three keys have a
             meaning of their own: `warnings`, a list of sentences, joins the manifest's warnings each time that this
             model is used; `settings` holds what this model uses where a job says nothing, instead of the options'
-            defaults.
+            defaults; `transcripts`, path of a recording -> text, what of its transcript the job was spoken with.
 
         Raises:
             EngineMissing, RequestRefused, OutOfMemory, EngineError.

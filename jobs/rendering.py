@@ -27,6 +27,7 @@ from jobs.spoken import MOST_CHUNKS, Spans
 __all__ = ["Order", "Progress", "Ready", "Rendering", "Stopped", "render"]
 
 MODEL_FACTS = ("architecture", "sha256", "step", "validation_loss")
+_NOT_ENGINE = {"warnings", "settings", "transcripts", *MODEL_FACTS}
 MOST_REASONS = 20
 LINES_PER_SIGN_OF_LIFE = 500
 
@@ -71,7 +72,7 @@ def render(prepared: Prepared, ready: Ready, stop: Callable[[], bool], report: C
     return Rendering(
         files=(audio["file"], *filter(None, [chunks_file])),
         engine=_engine_facts(stage, ready.facts),
-        voice=spoken.voice(stage),
+        voice=spoken.voice(stage, ready.facts.get("transcripts", {})),
         audio=(audio,),
         segments=spans.segments(),
         chunks=() if chunks_file else tuple(spans.told()),
@@ -218,7 +219,9 @@ def _kept(work: _Work, line: Line) -> Audio:
 def _engine_facts(stage: Stage, facts: Mapping[str, Any]) -> Mapping[str, Any]:
     """For the manifest: what the engine said when it was loaded, put in order."""
     info, order = stage.info, stage.order
-    told = {key: value for key, value in facts.items() if key not in {"warnings", "settings", *MODEL_FACTS}}
+    told = {
+        key: value for key, value in facts.items() if key not in {"warnings", "settings", "transcripts", *MODEL_FACTS}
+    }
     model = {key: facts[key] for key in MODEL_FACTS if key in facts}
     defaults = {option.name: option.default for option in info.options}
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,33 @@ class Spans:
         return ({"text": text, "start_s": start_s, "end_s": end_s} for text, start_s, end_s in self.chunks)
 
 
-def voice(stage: Stage) -> Mapping[str, Any]:
-    """For the manifest: the recordings that were used, and the first voice that is not one."""
-    files = [{"file": name, "sha256": sha, **_transcript(stage, name)} for name, sha in stage.recordings.items()]
-    speakers = (_voice(passage, stage).get("speaker") for passage in stage.spec.passages())
+def voice(stage: Stage, used: Mapping[str, str]) -> Mapping[str, Any]:
+    """For the manifest: the recordings that were used, and the first voice that is not one.
+
+    Args:
+        used: Path of a recording -> what of its transcript the engine says that it used.
+    """
+    passages = stage.spec.passages()
+    told = _transcripts(stage, passages)
+    files = []
+    for name, sha256 in stage.recordings.items():
+        file = {"file": name, "sha256": sha256}
+        if text := used.get(stage.order.recordings[name], told.get(name)):
+            file["transcript"] = text
+        if name in stage.heard and told.get(name) == stage.heard[name]:
+            file["transcribed_by"] = "whisper"
+        files.append(file)
+    speakers = (_voice(passage, stage).get("speaker") for passage in passages)
     speaker = next(filter(None, speakers), None)
     return {**({"files": files} if files else {}), **({"speaker": speaker} if speaker else {})}
+
+
+def _transcripts(stage: Stage, passages: Sequence[Segment]) -> Mapping[str, str]:
+    """What an engine that needs to know was told of each recording; the first, where the job tells several things."""
+    if not stage.info.needs_transcript:
+        return {}
+    given = {one.speaker_wav[0]: one.speaker_text for one in reversed(passages) if one.speaker_wav and one.speaker_text}
+    return {**stage.transcripts(), **given}
 
 
 def _voice(passage: Segment, stage: Stage) -> Mapping[str, Any]:
@@ -92,14 +113,3 @@ def _voice(passage: Segment, stage: Stage) -> Mapping[str, Any]:
         return {"recordings": list(passage.speaker_wav)}
     own = stage.info.default_speakers.get(stage.languages[passage.language or ""], DEFAULT_SPEAKER)
     return {"speaker": passage.speaker or own}
-
-
-def _transcript(stage: Stage, name: str) -> Mapping[str, str]:
-    """What the engine was told is said in a recording; nothing where it does not need to know."""
-    if not stage.info.needs_transcript:
-        return {}
-    spoken = (passage for passage in stage.spec.passages() if passage.speaker_wav[:1] == (name,))
-    given = next((passage.speaker_text for passage in spoken if passage.speaker_text), None)
-    text = given or stage.transcripts().get(name)
-    heard = {"transcribed_by": "whisper"} if text and text == stage.heard.get(name) else {}
-    return {"transcript": text, **heard} if text else {}

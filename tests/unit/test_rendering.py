@@ -212,20 +212,20 @@ def test_each_segment_says_who_spoke_it_in_which_language(desk: Desk) -> None:
 
 def test_what_an_engine_was_told_of_a_recording_is_told(desk: Desk) -> None:
     """By the job, by a text next to the recording, by Whisper; where the engine needs to know."""
-    (desk.folder / "0123").write_bytes(sounds.recording())
     names = ("ana.wav", "eva.wav", "rui.wav")
     segments = [{"text": "One.", "speaker_wav": name} for name in names]
     segments[0]["speaker_text"] = "Bom dia."
     order = desk.order(
         {"segments": segments, "language": "en", "engine": "f5"},
-        recordings={name: str(desk.folder / "0123") for name in names}, transcripts={"eva.wav": "Boa tarde."},
+        recordings={name: str(desk.folder / name) for name in names}, transcripts={"eva.wav": "Boa tarde."},
     )  # fmt: skip
     info = replace(registry.engines()["f5"].info(), missing=None)
     spec = JobSpec.model_validate_json(json.dumps({"segments": segments}))
     stage = Stage(order, spec, info, {"": "en"}, dict.fromkeys(names, "0" * 64), {"rui.wav": "Boa noite."})
-    assert [{**file, "sha256": ""} for file in spoken.voice(stage)["files"]] == [
+    used = {str(desk.folder / "eva.wav"): "Boa"}  # a recording that was too long, cut with its transcript
+    assert [{**file, "sha256": ""} for file in spoken.voice(stage, used)["files"]] == [
         {"file": "ana.wav", "sha256": "", "transcript": "Bom dia."},
-        {"file": "eva.wav", "sha256": "", "transcript": "Boa tarde."},
+        {"file": "eva.wav", "sha256": "", "transcript": "Boa"},
         {"file": "rui.wav", "sha256": "", "transcript": "Boa noite.", "transcribed_by": "whisper"},
     ]
 
