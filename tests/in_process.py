@@ -139,13 +139,13 @@ class Desk:
     """Folders below `folder`, opened and dropped as often as a test likes.
 
     Attributes:
-        settings: Of `Spool`: longest_bytes, attempts, deaths.
+        settings: Of `Spool`: longest_bytes, attempts, deaths, limits.
     """
 
     folder: Path
     outbox: Path | None = None
     policy: Policy = field(default_factory=Policy)
-    settings: dict[str, int] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     spool: Spool | None = None
 
     def __post_init__(self) -> None:

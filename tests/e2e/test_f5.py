@@ -151,8 +151,8 @@ def test_the_reported_file_is_published_with_no_configuration_at_all(
     }
     assert engine["settings"].keys() == {option.name for option in OPTIONS}
     assert {"nfe_step": 5, "cfg_strength": 2.0, "cross_fade_s": 0.15}.items() <= engine["settings"].items()
-    told = {"file": "rui.wav", "sha256": sha256(recording()).hexdigest(), "transcript": WORDS.strip()}
-    assert manifest["voice"] == {"files": [told]}
+    voice = {"file": "rui.wav", "sha256": sha256(recording()).hexdigest(), "transcript": WORDS.strip()}
+    assert manifest["voice"] == {"files": [voice]}
     assert manifest["checks"]["verdict"] == "ok"
     assert done(spool, "b")["audio"][0]["sha256"] == manifest["audio"][0]["sha256"]
 

@@ -202,8 +202,8 @@ def test_each_segment_says_who_spoke_it_in_which_language(desk: Desk) -> None:
     assert who == [("Bom dia.", "pt-BR", "roa/pt-BR"), ("Hello.", "en", "f3"), ("[pause 1s]", None, None)]
     assert made.voice == {"speaker": "roa/pt-BR"}
     (desk.folder / "0123").write_bytes(sounds.recording())
-    segments = [{"text": "One.", "speaker_wav": ["ana.wav"]}, {"text": "Two.", "speaker": "low"}, {"text": "Three."}]
-    made = desk.render({"segments": segments}, recordings={"ana.wav": str(desk.folder / "0123")})
+    more = [{"text": "One.", "speaker_wav": "ana.wav"}, {"text": "Two.", "speaker": "low"}, {"text": "Three."}]
+    made = desk.render({"segments": more}, recordings={"ana.wav": str(desk.folder / "0123")})
     assert [(part.get("recordings"), part.get("speaker")) for part in made.segments] == [
         (["ana.wav"], None), (None, "low"), (None, "default")
     ]  # fmt: skip
