@@ -57,6 +57,7 @@ class EngineInfo:
             a text beside the recording. Such an engine has no built-in voices.
         takes_checkpoints: Whether `load` takes a fine-tuned model; one for another engine is refused before.
         speakers: Names of built-in voices a job may give as `speaker`; empty when they depend on the model.
+        default_speakers: Language (of `languages`) -> name of the voice that speaks where a job names none.
         model: What it speaks with when a job names no checkpoint, in words.
         device: What it runs on here: `cpu`, or as the configuration says it.
         max_chars: The longest text it likes in one chunk, in characters; longer texts are split before.
@@ -77,6 +78,7 @@ class EngineInfo:
     needs_transcript: bool = False
     takes_checkpoints: bool = False
     speakers: tuple[str, ...] = ()
+    default_speakers: Mapping[str, str] = field(default_factory=dict)
     model: str = "built in"
     device: str = "cpu"
     max_chars: int = 400
@@ -90,7 +92,7 @@ class Chunk:
     Attributes:
         text: What to speak; never empty, NFC, one line.
         language: One of the engine's own `languages`.
-        seed: 0 … 2**63 - 1; the chunk's audio depends on this and the other fields alone, never on its neighbours.
+        seed: 0 … 2**53 - 1; the chunk's audio depends on this and the other fields alone, never on its neighbours.
         speaker: A built-in voice, or None.
         recordings: Reference recordings, absolute paths.
         speaker_text: What is said in the first recording, or None.
@@ -145,10 +147,10 @@ class Engine(Protocol):
 
         Returns:
             Facts for the manifest: `device` and `precision`; of the model `architecture`, `sha256`, `step` and
-            `validation_loss`, as far as they are known; anything else the engine wants to say. Two keys have a
+            `validation_loss`, as far as they are known; anything else the engine wants to say. Three keys have a
             meaning of their own: `warnings`, a list of sentences, joins the manifest's warnings each time that this
             model is used; `settings` holds what this model uses where a job says nothing, instead of the options'
-            defaults.
+            defaults; `transcripts`, path of a recording -> text, what of its transcript the job was spoken with.
 
         Raises:
             EngineMissing, RequestRefused, OutOfMemory, EngineError.

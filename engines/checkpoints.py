@@ -5,7 +5,6 @@ Nothing in the file is run, and nothing of its weights is read; a file of 5 GB t
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -13,9 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from engines import f5_variant, f5_vocabulary, tensors
+from engines import bounded_json, f5_variant, f5_vocabulary, tensors
 from engines.architectures import Architecture, recognise, some
 from engines.digests import digest
 from engines.f5_layout import Sizes
@@ -33,7 +31,6 @@ _COMPANIONS = re.compile(
 )
 _ORIGINALS = "XTTS_v2.0_original_model_files"
 """Beside its runs, coqui's recipe for training XTTS keeps what it started from in a folder of this name."""
-_LARGEST_VOCABULARY = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,15 +277,16 @@ _WHOLE_WEIGHTS = "Use the one in float32, float16 or bfloat16 that it was made f
 def _vocabulary_fault(vocab: Path, rows: int) -> str:
     try:
         tokens = _tokens(vocab)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+    except bounded_json.TooMuch as error:
+        return f"{vocab.name} beside it can't be read: {error}."
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return f"{vocab.name} beside it can't be read."
     return f"{vocab.name} beside it has {tokens} tokens, and it was trained with {rows}." if tokens != rows else ""
 
 
 def _tokens(vocab: Path) -> int:
     """Highest number of a token in a tokenizer's JSON, plus one."""
-    with vocab.open("rb") as file:
-        said: Any = json.loads(file.read(_LARGEST_VOCABULARY))
+    said = bounded_json.read(vocab)
     numbers = [*said["model"]["vocab"].values(), *(token["id"] for token in said.get("added_tokens") or ())]
     return int(max(numbers)) + 1
 
@@ -298,6 +296,7 @@ def _tokens(vocab: Path) -> int:
 _STEPS = ("step", "global_step", "update")
 _VALIDATION = ("val_loss", "eval_loss", "validation_loss", "model_loss", "loss")
 _TRAINING = ("train_loss", "training_loss")
+_LONGEST_NUMBER = 100
 _STEP_IN_NAME = re.compile(r"(?:best_model|checkpoint|model|ckpt|step)[_-]([0-9]{1,12})", re.IGNORECASE)
 
 
@@ -313,12 +312,19 @@ def _number(values: Mapping[str, object], names: tuple[str, ...]) -> float | Non
     for name in names:
         value = values.get(name)
         try:
-            number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
-        except (ValueError, OverflowError):
+            number = math.nan if isinstance(value, bool) else float(_short(value))
+        except (ValueError, TypeError, OverflowError):
             continue
         if math.isfinite(number):
             return number
     return None
+
+
+def _short(value: object) -> float | str:
+    """A number, or text that is short enough for one: what is longer takes long to read."""
+    if isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _LONGEST_NUMBER):
+        return value
+    raise TypeError
 
 
 def _whole(values: Mapping[str, object], names: tuple[str, ...]) -> int | None:

@@ -72,6 +72,7 @@ class Espeak:
             languages=tuple(sorted(voices.files)) if voices else (),
             options=OPTIONS,
             speakers=voices.speakers if voices else (),
+            default_speakers=voices.files if voices else {},
         )
 
     @classmethod

@@ -120,19 +120,25 @@ def _inside(file: TensorFile, sizes: Sizes) -> tuple[Flags | None, str]:
 
 def _configurations(values: Mapping[str, object]) -> Iterator[Mapping[str, Any]]:
     """Mappings among a file's values; in the metadata of safetensors they are text."""
+    left = sidecar.LARGEST  # of text, all together
     for value in values.values():
         if isinstance(value, Mapping):
             yield value
-        elif isinstance(value, str) and value.lstrip().startswith("{") and len(value) <= sidecar.LARGEST:
+        elif isinstance(value, str) and len(value) <= left and value.lstrip().startswith("{"):
+            left -= len(value) + _TEXT_COST
             try:
                 yield sidecar.parse(value)
             except ValueError:
                 continue
 
 
+_TEXT_COST = 1000
+"""Characters that a parser could have read in the time that it takes to begin."""
+
+
 # --- beside it -------------------------------------------------------------------------------------------------------
 
-_MOST_BESIDE = 100
+_MOST_BESIDE, _MOST_NAMES = 20, 10_000
 
 
 def _beside(model: Path, sizes: Sizes) -> tuple[Variant, list[str]]:
@@ -165,7 +171,7 @@ def _own(model: Path) -> list[Path]:
 def _of_training(model: Path) -> list[Path]:
     """What a training run of f5-tts leaves beside its checkpoints: its configuration, Hydra's and the web page's."""
     try:
-        there = sorted(model.parent.iterdir())[: 100 * _MOST_BESIDE]
+        there = sorted(model.parent.iterdir())[:_MOST_NAMES]
     except OSError:
         return []
     others = {one.stem for one in there if one.suffix in (".pt", ".pth", ".safetensors")}

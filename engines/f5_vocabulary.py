@@ -19,7 +19,9 @@ LIBRARY_SYMBOLS = 2545
 """In the library's own vocab.txt: that of the published models and of nearly every fine-tuned one."""
 
 _BYTES = 256  # symbols of a model that has no vocabulary: f5-tts trains such ones, and speaks with none
-_LARGEST = 4 << 20
+_LARGEST = 1 << 20
+_MOST_LINES = 100_000
+_MOST_BYTES = 4 << 20  # of all that are looked at in one place; the library's own has 11,000
 _MOST_FOLDERS, _MOST_FILES = 2_000, 200
 _FOLDERS_ABOVE = 3  # from ckpts/NAME/DATE of a training run to its root
 
@@ -69,7 +71,9 @@ def read(path: Path) -> Vocabulary:
     with path.open("rb") as file:
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
-        raise ValueError(f"{path.name} is too large")
+        raise ValueError(f"it is larger than {_LARGEST:,} bytes")
+    if max(data.count(b"\n"), data.count(b"\r")) > _MOST_LINES:
+        raise ValueError(f"it has more than {_MOST_LINES:,} lines")
     lines = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
     return Vocabulary(path, (lines[0] or " ", *lines[1:]))
 
@@ -140,8 +144,9 @@ def _judged(own: Path, model: Path, symbols: int, shelf: Shelf) -> Found:
     name = _shown(own.name)
     try:
         vocabulary = read(own)
-    except (OSError, ValueError):
-        return Found(own, f"{name} beside it can't be read.", "It has to be text in UTF-8, a symbol on each line.")
+    except (OSError, ValueError) as error:
+        why = f": {error}" if type(error) is ValueError else ""
+        return Found(own, f"{name} beside it can't be read{why}.", "It has to be text in UTF-8, a symbol on each line.")
     if vocabulary.fits(symbols):
         return Found(own)
     fault = f"{name} beside it has {vocabulary.size} symbols, and the model was trained with {symbols}."
@@ -211,7 +216,7 @@ def _nearby(model: Path) -> Iterator[Vocabulary]:
 def _beside(model: Path) -> list[Path]:
     """Files beside a model that may be vocabularies; no pipe, which would have to be waited for."""
     paths = (model.parent / name for name in _names(model.parent) if _is_one(name))
-    return [path for path in paths if path.is_file()]
+    return list(islice(filter(Path.is_file, paths), _MOST_FILES))
 
 
 def _names(folder: Path) -> list[str]:
@@ -226,9 +231,13 @@ def _is_one(name: str) -> bool:
 
 
 def _readable(paths: Sequence[Path]) -> Iterator[Vocabulary]:
+    left = _MOST_BYTES
     for path in paths:
         try:
             if path.is_file():
+                left -= path.stat().st_size
+                if left < 0:
+                    return
                 yield read(path)
         except (OSError, ValueError):
             continue

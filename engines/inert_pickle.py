@@ -5,26 +5,28 @@ instructions; this machine knows those that data need, and makes descriptions of
 where its bytes are, of an object of the few libraries that save their configuration its attributes. Anything else that
 the program names would run if the file were loaded the usual way; such a file is refused, with that name.
 
-Time and memory are bounded by the number of instructions, since each takes no more than what it made or put aside:
-whatever is used again is shared, never copied. Keys of dictionaries become text, so that no key can be nested, or
-chosen so that many collide.
+Time and memory are bounded by the number of instructions and the length of the pickle, since each instruction takes
+no more than what it made or put aside: whatever is used again is shared, never copied. Keys of dictionaries become
+text, so that no key can be nested, or chosen so that many collide; and nothing but text is ever looked up, because the
+hash of a tuple that is nested deep enough ends the process.
 """
 
 from __future__ import annotations
 
 import pickletools
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import count
 from typing import Any
 
 from engines.tensor_file import DAMAGED, ITEM_BYTES, HoldsCode, Unreadable, quoted
 
-MOST_INSTRUCTIONS = 1_000_000
-"""Ten times what a trainer's file with 3,300 tensors needs."""
+MOST_INSTRUCTIONS = 300_000
+"""Two and a half times what a whole XTTS-v2 with the state of its optimizer needs (3,852 tensors); half a second."""
 MOST_ARGUMENTS = 64
-LONGEST_NAME = 500
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,21 @@ def load(stream: BytesIO) -> Any:
         HoldsCode: It would run something.
         Unreadable: It is damaged, too large, or does what no torch file does.
     """
+    return next(several(stream))
+
+
+def several(stream: BytesIO) -> Iterator[Any]:
+    """Read pickles that follow one another, as `load`; all of them together have `MOST_INSTRUCTIONS`."""
+    used = count(1)
+    while True:
+        yield _one(stream, used)
+
+
+def _one(stream: BytesIO, used: Iterator[int]) -> Any:
     machine = _Machine()
     try:
-        for count, (instruction, argument, _place) in enumerate(pickletools.genops(stream)):
-            if count >= MOST_INSTRUCTIONS:
+        for instruction, argument, _place in pickletools.genops(stream):
+            if next(used) > MOST_INSTRUCTIONS:
                 raise Unreadable(f"its list of contents has more than {MOST_INSTRUCTIONS:,} parts", DAMAGED)
             step = _STEPS.get(instruction.name)
             if step is None:
@@ -186,13 +199,18 @@ def _tensor_of_type(storage: Any, offset: Any, shape: Any, stride: Any, *others:
 def _number(dtype: Record, content: bytes) -> Any:
     """A number of numpy's: trainers save losses so."""
     order = ">" if isinstance(dtype.state, tuple) and dtype.state[1] == ">" else "<"
-    code = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "b1": "?"}[dtype.arguments[0]]
+    code = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "b1": "?"}[_text(dtype.arguments[0])]
     return struct.unpack(order + code, content)[0]
 
 
 def _encoded(text: str, _encoding: Any = "latin1") -> bytes:
     """Bytes, as the older protocols write them; long ones are of no interest here."""
     return text.encode("latin1") if len(text) <= 16 else b""
+
+
+def _empty() -> dict[str, Any]:
+    """A dictionary before anything is in it. It takes no argument: each call would copy that one again."""
+    return {}
 
 
 def _same(value: Any = (), *_others: Any) -> Any:
@@ -211,7 +229,7 @@ _CALLS: Mapping[str, Callable[..., Any]] = {
     "torch._tensor._rebuild_from_type_v2": lambda name, _kind, given, *_others: _TENSORS[name.path](*_few(given)),
     "torch.Size": _same,
     "torch.device": _same,
-    "collections.OrderedDict": dict,
+    "collections.OrderedDict": _empty,
     "collections.Counter": lambda *_counts: {},
     "collections.defaultdict": lambda *_factory: {},
     "builtins.set": _same,
@@ -230,7 +248,7 @@ _CALLS: Mapping[str, Callable[..., Any]] = {
 
 def _named(module: str, name: str) -> Name:
     """Raises: HoldsCode for whatever is not known to be data."""
-    if len(module) + len(name) > LONGEST_NAME:
+    if len(_text(module)) + len(_text(name)) > LONGEST_NAME:
         raise ValueError
     path = f"{_REAL_MODULES.get(module, module)}.{name}"
     if any(path in known for known in (_CALLS, _STORAGES, _DTYPES, _CLASSES)):
@@ -248,6 +266,12 @@ def _named(module: str, name: str) -> Name:
         "Nothing in it was run. Don't load it with anything else unless you know who made it. Who made it can save the "
         "weights alone: torch.save(model.state_dict(), …), or safetensors.",
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def _called(name: Any, arguments: Any) -> Any:

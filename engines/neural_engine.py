@@ -80,8 +80,13 @@ class Facts(dict[str, object]):
         self._of_job.add(sentence)
         self.warn(sentence)
 
+    def use_transcript(self, recording: Path, text: str) -> None:
+        """What of a recording's transcript the job is spoken with."""
+        self["transcripts"] = {**cast("dict[str, str]", self.get("transcripts", {})), str(recording): text}
+
     def begin_job(self) -> None:
         """Forget what was told of the job before."""
+        self.pop("transcripts", None)
         self["warnings"] = [words for words in self._warnings if words not in self._of_job]
         self._of_job.clear()
 

@@ -5,14 +5,16 @@ Format: https://huggingface.co/docs/safetensors. Every offset is checked against
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+from engines import bounded_json
 from engines.tensor_file import DAMAGED, ITEM_BYTES, MOST_DIMENSIONS, Entry, Source, Unreadable, cut_off, quoted
 
-LARGEST_HEADER = 4 << 20
+LARGEST_HEADER = 2 << 20
 """Bytes. The format allows 100 MB; the header of a speech model has a tenth of one."""
+MOST_VALUES = 150_000
+"""Commas and brackets; XTTS-v2 has 10,000."""
 
 _DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
@@ -44,8 +46,8 @@ def read(source: Source) -> tuple[dict[str, Entry], dict[str, object]]:
 
 def _parsed(text: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
+        header = bounded_json.parse(text, MOST_VALUES, _unique)
+    except ValueError:
         raise Unreadable("its header is not the JSON of safetensors", DAMAGED) from None
     if not isinstance(header, dict):
         raise Unreadable("its header is not the JSON of safetensors", DAMAGED)
@@ -60,12 +62,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(name: str, described: object, start: int) -> Entry:
-    wrong = Unreadable(f"its header describes the tensor {quoted(name)} wrongly", DAMAGED)
     if not isinstance(described, Mapping):
-        raise wrong
+        raise _wrong(name)
     kind, shape, places = (described.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not (_sizes(shape) and _sizes(places)) or len(places) != 2 or len(shape) > MOST_DIMENSIONS:
-        raise wrong
+        raise _wrong(name)
     if not isinstance(kind, str) or kind not in _DTYPES:
         raise Unreadable(
             f"the tensor {quoted(name)} is of a kind that is not known here: {quoted(str(kind))}",
@@ -74,8 +75,12 @@ def _entry(name: str, described: object, start: int) -> Entry:
     dtype = _DTYPES[kind]
     entry = Entry(dtype, tuple(shape), start + places[0], places[1] - places[0])
     if entry.size != entry.count * ITEM_BYTES[dtype]:
-        raise wrong
+        raise _wrong(name)
     return entry
+
+
+def _wrong(name: str) -> Unreadable:
+    return Unreadable(f"its header describes the tensor {quoted(name)} wrongly", DAMAGED)
 
 
 def _sizes(value: object) -> TypeGuard[list[int]]:

@@ -6,8 +6,9 @@ Format: torch/serialization.py and caffe2/serialize/inline_container.cc of PyTor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import BytesIO
+from itertools import islice
 from typing import Any
 
 from engines import inert_pickle, zip_directory
@@ -15,11 +16,15 @@ from engines.inert_pickle import Name, Record, Storage, Tensor
 from engines.tensor_file import DAMAGED, ITEM_BYTES, MOST_DIMENSIONS, Entry, HoldsCode, Source, Unreadable, quoted
 from engines.zip_directory import Record as Archived
 
-LARGEST_PICKLE = 16 << 20
-"""Bytes; a trainer's file with 3,300 tensors has 300,000."""
+LARGEST_PICKLE = 4 << 20
+"""Bytes; a whole XTTS-v2 with the state of its optimizer (3,852 tensors) has 370,000."""
 DEEPEST = 32
-MOST_PARTS = 200_000
+MOST_PARTS = 30_000
+"""Tensors, values, and what holds them; that file has 6,100."""
 LONGEST_NAME = 500
+MOST_NAMES = 2 << 20
+"""Characters in the names of all parts; that file has 230,000."""
+_LONGEST_ORDER = 16
 
 _SAVE_AGAIN = "Load it where you trust it, with a current torch, and save it again: torch.save(model.state_dict(), …)."
 
@@ -29,7 +34,7 @@ def read(source: Source) -> tuple[dict[str, Entry], dict[str, object]]:
     records = zip_directory.records(source)
     root = _root(records)
     order = records.get(f"{root}/byteorder")
-    if order is not None and zip_directory.content(source, order) != b"little":
+    if order is not None and (order.size > _LONGEST_ORDER or zip_directory.content(source, order) != b"little"):
         raise Unreadable("it was saved on a big-endian machine", "Save it again on a machine of the usual byte order.")
     listing = records[f"{root}/data.pkl"]
     if listing.size > LARGEST_PICKLE:
@@ -43,8 +48,8 @@ def refuse_old(source: Source) -> None:
     """Say what a bare pickle is: code, or what torch wrote before version 1.6. Raises: Unreadable, always."""
     stream = BytesIO(source.at(0, min(source.size, LARGEST_PICKLE)))
     try:
-        for _ in range(4):  # magic number, version, machine, and then the object itself
-            inert_pickle.load(stream)
+        for _ in islice(inert_pickle.several(stream), 4):  # magic number, version, machine, then the object itself
+            pass
     except HoldsCode:
         raise
     except Unreadable:
@@ -79,17 +84,17 @@ class _Parts:
     def __init__(self, root: Any) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.values: dict[str, object] = {}
-        self._looked_at = 0
+        self._looked_at = self._named = 0
         children = _children(root)
-        self._sort({"tensor": root} if children is None else children, "", 1)
+        self._sort([("tensor", root)] if children is None else children, "", 1)
 
-    def _sort(self, children: Mapping[str, Any], prefix: str, depth: int) -> object:
+    def _sort(self, children: Iterable[tuple[str, Any]], prefix: str, depth: int) -> object:
         """Note down what stands under a name; without any tensor there it is one value.
 
         Returns:
             The children as plain values, or `_HOLDS_TENSORS` when they are noted down one by one.
         """
-        plain = {key: self._look_at(child, f"{prefix}{key}", depth) for key, child in children.items()}
+        plain = {key: self._look_at(child, f"{prefix}{key}", depth) for key, child in children}
         if prefix and all(value is not _HOLDS_TENSORS for value in plain.values()):
             return plain
         for key, value in plain.items():
@@ -99,7 +104,9 @@ class _Parts:
 
     def _look_at(self, part: Any, name: str, depth: int) -> object:
         self._looked_at += 1
-        if self._looked_at > MOST_PARTS or depth > DEEPEST or len(name) > LONGEST_NAME:
+        self._named += len(name)
+        is_too_much = self._looked_at > MOST_PARTS or self._named > MOST_NAMES
+        if is_too_much or depth > DEEPEST or len(name) > LONGEST_NAME:
             raise Unreadable("its list of contents is nested beyond all measure", DAMAGED)
         if isinstance(part, Tensor):
             if name in self.tensors:
@@ -113,14 +120,14 @@ class _Parts:
         return list(found.values()) if isinstance(found, dict) and isinstance(part, list | tuple) else found
 
 
-def _children(part: Any) -> Mapping[str, Any] | None:
-    """What a part consists of; None for what has no parts."""
+def _children(part: Any) -> Iterable[tuple[str, Any]] | None:
+    """What a part consists of, by names, never a copy of it; None for what has no parts."""
     if isinstance(part, Record):
         part = part.state if isinstance(part.state, dict) else part.arguments
     if isinstance(part, dict):
-        return part
+        return part.items()
     if isinstance(part, list | tuple):
-        return {str(index): child for index, child in enumerate(part)}
+        return ((str(index), child) for index, child in enumerate(part))
     return None
 
 

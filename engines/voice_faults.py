@@ -24,6 +24,10 @@ RATE_STEP_HZ = 25
 them exactly would take a filter of gigabytes."""
 MOST_CHANNELS = 8
 """As many as 7.1 has; libsndfile would take a thousand."""
+LONGEST_S = 3600.0
+"""No recording of a voice is longer; what claims to be is a whole audio book, or a header with a wrong length."""
+LOUDEST = 100.0
+"""40 dB above full scale. Programs that count in floats go over it by some dB; what is louder is no sound."""
 SILENT_DBFS = -60.0
 """Where the noise of a cheap microphone lies; speech at this level is not there for any engine."""
 QUIET_DBFS = -40.0
@@ -73,6 +77,10 @@ FAULTS = {
     "odd_rate": Fault(True, "has {rate_hz} samples a second, which is no usual rate", _CONVERT),
     "crowd": Fault(True, "has {channels} channels, more than a voice needs", _CONVERT),
     "not_numbers": Fault(True, "holds samples that are not numbers", "export it again from the program that made it"),
+    "endless": Fault(True, "is {hours:.1f} hours long", "cut out the best 10 to 30 s"),
+    "too_loud": Fault(
+        True, "holds samples {times:.0e} times as loud as can be", "export it again from the program that made it"
+    ),
     "silent": Fault(True, "holds nothing but silence", "record it again, with the microphone switched on"),
     "inverted": Fault(
         True,

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from struct import Struct
 
 from engines.tensor_file import COPY_AGAIN, DAMAGED, Source, Unreadable, quoted
 
 LARGEST_DIRECTORY = 4 << 20
-"""Bytes; that of a trainer's file with 3,300 tensors has 400,000."""
+"""Bytes; that of a whole XTTS-v2 with the state of its optimizer (3,852 tensors) has 400,000."""
+MOST_RECORDS = 15_000
+_LONGEST_EXTRA = 128
+"""Bytes of a record's extra fields: zip64's has 28, and other archivers add times and owners."""
 
 _END = Struct("<4s4H2LH")
 _END_64_PLACE = Struct("<4sLQL")
@@ -44,7 +47,9 @@ class Record:
 def records(source: Source) -> dict[str, Record]:
     """Every record by its name. Raises: Unreadable."""
     place, size = _directory(source)
-    found = sorted(_records(source.at(place, size)), key=lambda record: record.header)
+    found = sorted(islice(_records(source.at(place, size)), MOST_RECORDS + 1), key=lambda record: record.header)
+    if len(found) > MOST_RECORDS:
+        raise Unreadable(f"its directory has more than {MOST_RECORDS:,} records", DAMAGED)
     named = {}
     for record, end in pairwise([*found, Record("", place, 0)]):
         if record.name in named:
@@ -101,6 +106,8 @@ def _records(directory: bytes) -> Iterator[Record]:
         (_signature, _made, _needed, flags, method, _time, _date, _crc, packed, size, name_length, extra_length,
          comment_length, _disk, _inner, _outer, header) = _CENTRAL.unpack_from(directory, place)  # fmt: skip
         place += _CENTRAL.size
+        if extra_length > _LONGEST_EXTRA:
+            raise Unreadable("its directory is damaged", DAMAGED)
         name = directory[place : place + name_length]
         extra = directory[place + name_length : place + name_length + extra_length]
         place += name_length + extra_length + comment_length

@@ -12,7 +12,7 @@ from typing import Any
 
 from jobs.errors import RenderFailed, printable
 from jobs.files import from_json, replace, sha256_of, to_json
-from jobs.manifest import AudioFile, Checks, SpokenSegment, Timing
+from jobs.manifest import AudioFile, Checks, SpokenChunk, SpokenSegment, Timing, without_gaps
 from jobs.order import Order, Rendering
 from jobs.outbox import MANIFEST
 
@@ -40,16 +40,20 @@ def checked(rendering: Rendering, order: Order) -> Made:
             AudioFile.model_validate(audio, strict=True)  # "3.0" is no number to calculate with
         for segment in rendering.segments:
             SpokenSegment.model_validate(segment, strict=True)
+        for chunk in rendering.chunks:
+            SpokenChunk.model_validate(chunk, strict=True)
         Checks.model_validate(rendering.checks)
         Timing.model_validate({"queued_s": 0.0, "total_s": 0.0, **rendering.timing}, strict=True)
         # Neither NaN nor half a surrogate pair, anywhere; the words of warnings are texts.
-        json.dumps(_to_json(rendering), ensure_ascii=False, allow_nan=False).encode()
+        json.dumps(without_gaps(_to_json(rendering)), ensure_ascii=False, allow_nan=False).encode()
         "".join(rendering.warnings)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise RenderFailed(f"the worker's answer makes no sense: {printable(error, 300)}") from None
     taken = {MANIFEST, ERROR_TEXT, f"{order.stem}.yaml", f"{order.stem}.yml", f"{order.stem}.json"}
     if len(set(rendering.files) - taken) < len(rendering.files):
         raise RenderFailed("the worker's files have names that are not theirs to have")
+    if rendering.chunks_file and rendering.chunks_file not in rendering.files:
+        raise RenderFailed("the worker names a file of chunks that it did not make")
     if not all("/" not in name and _is_regular(folder / name) for name in rendering.files):
         raise RenderFailed("the worker says that it is done, but its files are not there")
     return Made(rendering, folder)
@@ -94,5 +98,5 @@ def _to_json(rendering: Rendering) -> dict[str, Any]:
 
 
 def _from_json(value: Mapping[str, Any]) -> Rendering:
-    tuples: dict[str, Callable[[Any], Any]] = dict.fromkeys(("files", "audio", "segments", "warnings"), tuple)
+    tuples: dict[str, Callable[[Any], Any]] = dict.fromkeys(("files", "audio", "segments", "warnings", "chunks"), tuple)
     return Rendering(**{name: tuples.get(name, lambda same: same)(part) for name, part in value.items()})

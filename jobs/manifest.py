@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from jobs.errors import printable_json
 
@@ -51,12 +53,30 @@ class AudioFile(Part):
 class SpokenSegment(Part):
     """What a segment of the job became."""
 
-    text: str
+    text: str | None = None
+    """As the job's `segments` have it; not there where the job is one text, which `request` has."""
     start_s: Seconds
     end_s: Seconds
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
+    """The job's, else that of the first chunk; not there for a pause alone."""
     takes: int = 1
     """How often it was rendered before it passed the checks."""
+    language: str | None = None
+    """BCP-47, as the job or the configuration has it."""
+    speaker: str | None = None
+    """The voice where it is no recording: as the job names it, else the engine's name for its own; `default` where it
+    has none."""
+    recordings: Annotated[tuple[str, ...], Strict(False)] = ()
+    """Names of the recordings that it was spoken with; `voice.files` has their checksums."""
+
+
+class SpokenChunk(Part):
+    """What was rendered at once: a sentence, or a part of a long one."""
+
+    text: str
+    """As the engine got it."""
+    start_s: Seconds
+    end_s: Seconds
 
 
 class Checks(Part):
@@ -89,7 +109,11 @@ class Failure(Part):
 
 
 class Manifest(Part):
-    """manifest.json of a result folder."""
+    """manifest.json of a result folder.
+
+    What is empty is left out: a key that is not there has nothing to say. Always there are the keys that are required
+    here, `audio`, `warnings` and `attempts`; and inside of `engine` and `metadata` nothing is left out.
+    """
 
     model_config = ConfigDict(title="voicespool result manifest", populate_by_name=True)
 
@@ -99,17 +123,26 @@ class Manifest(Part):
     """The job file's path in the inbox without extension."""
     status: Status
     source: Source
-    request: dict[str, Any] | None
-    """The job as understood, defaults filled in; null when the file could not be understood."""
+    finished_at: str
+    """When the result was made, ISO 8601, UTC."""
+    request: dict[str, Any] | None = None
+    """The job as understood, defaults filled in; not there when the file could not be understood."""
     engine: dict[str, Any] | None = None
     """name, library, version, checkpoint (`name` in models/, null for the base model, `architecture`, `sha256`,
     `step`, `validation_loss`, as far as the engine knows them; null where it has no model files), fallback
     (`wanted` and `reason`, where the base model takes the place of a checkpoint; else null), device, precision,
     settings as used, seed."""
     voice: dict[str, Any] | None = None
-    """`files` with their sha256, or `speaker`."""
+    """`files`: the recordings (`file`, `sha256`; `transcript`, what the engine was told is said in it, where it needs
+    to know; `transcribed_by`, where Whisper wrote it). `speaker`: the first voice that is no recording. `segments` has
+    the voice of each."""
     audio: tuple[AudioFile, ...] = ()
     segments: tuple[SpokenSegment, ...] = ()
+    """One for each of the job's `segments`, or one for its `text`."""
+    chunks: tuple[SpokenChunk, ...] = ()
+    """In the order of the audio, up to 500."""
+    chunks_file: str | None = None
+    """Name of the file in this folder that holds `chunks` instead, where there are more."""
     checks: Checks | None = None
     timing: Timing
     attempts: int = 0
@@ -121,7 +154,22 @@ class Manifest(Part):
 
     def to_json(self) -> bytes:
         """Indented JSON with a final newline; text stays readable, what a terminal could trip over is escaped."""
-        return printable_json(self.model_dump_json(by_alias=True, indent=2)).encode() + b"\n"
+        said = without_gaps(json.loads(self.model_dump_json(by_alias=True)))
+        return printable_json(json.dumps(said, ensure_ascii=False, indent=2)).encode() + b"\n"
+
+
+_MEANT = frozenset({"audio", "warnings", "peak_dbfs"})
+"""Keys that stay when they are empty: lists that programs go through, and digital silence."""
+_THEIRS = frozenset({"metadata", "engine"})
+"""What is in them belongs to the job and to the engine."""
+
+
+def without_gaps(part: Any) -> Any:
+    """The same JSON without what is empty in it, but for what is the job's or the engine's own."""
+    if isinstance(part, Mapping):
+        kept = {key: value if key in _THEIRS else without_gaps(value) for key, value in part.items()}
+        return {key: value for key, value in kept.items() if key in _MEANT or value not in (None, [], {})}
+    return [without_gaps(one) for one in part] if isinstance(part, list | tuple) else part
 
 
 def schema() -> dict[str, Any]:

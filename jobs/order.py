@@ -35,6 +35,19 @@ class Fallback:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one job that only the worker can hold; named as in the `limits` of the configuration.
+
+    Attributes:
+        audio_s: Longest audio, pauses included.
+        speaker_text_chars: Longest transcript of a recording, whoever wrote it.
+    """
+
+    audio_s: float = 86_400.0
+    speaker_text_chars: int = 4_000
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """One job as the worker gets it. JSON through and through, so that it can cross a pipe.
 
@@ -53,6 +66,7 @@ class Order:
         checkpoint_state: Changes when the checkpoint is replaced; see `checkpoint_names.Model.state`.
         fallback: What the base model takes the place of; None when it is not that.
         transcribe: As in `Rules`.
+        limits: See `Limits`.
     """
 
     job_id: str
@@ -69,6 +83,7 @@ class Order:
     checkpoint_state: tuple[int, ...] = ()
     fallback: Fallback | None = None
     transcribe: str = "off"
+    limits: Limits = Limits()
 
     def where(self) -> Device:
         """The device as engines see it."""
@@ -89,10 +104,12 @@ class Rendering:
         files: Names of the files in `result_dir`, in the order of the manifest.
         engine: name, library, version, checkpoint (name, architecture, sha256, step, validation_loss; or None),
             fallback (wanted, reason; or None), device, precision, settings, seed.
-        voice: `{"files": [{"file", "sha256"}]}`, with `transcript` and `transcribed_by` where Whisper listened; or
-            `{"speaker": name}`.
+        voice: `{"files": [{"file", "sha256"}]}`, with `transcript` where the engine needs one, and `transcribed_by`
+            where Whisper listened; `{"speaker": name}` for what is not spoken with a recording.
         audio: One object per file: file, sha256, format, sample_rate, channels, duration_s, peak_dbfs, loudness_lufs.
-        segments: text, start_s, end_s, seed, takes.
+        segments: start_s, end_s, seed, takes, language, speaker or recordings; text where the job has segments.
+        chunks: text, start_s, end_s; empty when they are in a file of their own.
+        chunks_file: Name of that one, among `files`; else "".
         checks: `{"verdict": "ok" | "doubtful", "reasons": [...]}`.
         timing: load_s, synthesis_s.
         warnings: Sentences.
@@ -106,6 +123,8 @@ class Rendering:
     checks: Mapping[str, Any]
     timing: Mapping[str, float]
     warnings: tuple[str, ...] = ()
+    chunks: tuple[Mapping[str, Any], ...] = ()
+    chunks_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from jobs.files import fsync, nothing, opened_regular, read_at_most, remove_tree
 from jobs.lock import Lock
 from jobs.manifest import Status
 from jobs.names import safe_name
-from jobs.order import Fallback
+from jobs.order import Fallback, Limits
 from jobs.outbox import MANIFEST, Outbox
 from jobs.parse import Document
 from jobs.reading import AT_ONCE_BYTES, ReadElsewhere, Reading, keep_understood, understood
@@ -69,6 +69,7 @@ class Spool:
         elsewhere: Reads what may take long; None where nothing else has to go on meanwhile.
         wait: Called for a reading that is needed now; returns when it has ended, or raises.
         breathe: Called again and again while a large result is copied.
+        limits: What a worker holds each job to.
     """
 
     store: Store
@@ -83,6 +84,7 @@ class Spool:
     elsewhere: ReadElsewhere | None = None
     wait: Callable[[Reading], None] = lambda _reading: None
     breathe: Callable[[], None] = field(default=nothing)
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def open_outbox(self) -> Outbox:
@@ -257,6 +259,7 @@ def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Cop
                 continue
             recordings[name] = yield from copies.take(path, claim.folder / "recordings")
             if text := transcript_beside(path):
+                text = text[: spool.limits.speaker_text_chars + 1]  # longer ones are refused later
                 copies.count(len(text.encode()))
                 transcripts[name] = text
         except NotAllowed as error:
@@ -381,6 +384,7 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback | 
         checkpoint_state=file.state() if file else (),
         fallback=model if isinstance(model, Fallback) else None,
         transcribe=spool.rules.transcribe,
+        limits=spool.limits,
     )
 
 

@@ -54,6 +54,7 @@ def prepare(order: Order, engine: EngineClass) -> Prepared:
     warnings = (*map(str, filter(None, [order.fallback])), *_unused(stage), *_listened(stage))
     if untold:
         stage = replace(stage, heard={name: _words(name, stage) for name in untold})
+    _check_transcripts(stage)
     said = (f"{printable(name)} has no transcript; Whisper heard: {printable(stage.heard[name])}" for name in untold)
     return Prepared(stage, lines_of(stage), (*warnings, *said))
 
@@ -123,6 +124,23 @@ def _words(name: str, stage: Stage) -> str:
 
     path, device = Path(stage.order.recordings[name]), stage.order.where()
     return transcripts.hear(path, printable(name), stage.recordings[name], device).text
+
+
+def _check_transcripts(stage: Stage) -> None:
+    """An engine takes memory for each character.
+
+    Raises:
+        RequestRefused: What is said in a recording is longer than it may be.
+    """
+    most = stage.order.limits.speaker_text_chars
+    told = [("speaker_text", passage.speaker_text or "") for passage in stage.spec.passages()]
+    told += ((f"the transcript of {printable(name)}", text) for name, text in stage.transcripts().items())
+    for what, text in told:
+        if len(text) > most:
+            raise RequestRefused(
+                f"{what} has more than the {most:,} characters that limits.speaker_text_chars allows",
+                "Cut the recording to 6 to 12 s, and what is said in it likewise.",
+            )
 
 
 @lru_cache(maxsize=1000)

@@ -7,6 +7,7 @@ is imported until `render` runs.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,16 +15,19 @@ from typing import Any
 
 from engines.base import Audio, Chunk, Engine
 from engines.errors import BadAudio, EngineError, RequestRefused
+from jobs import spoken
 from jobs.audio import WavWriter, checked, frames_of
 from jobs.errors import printable
 from jobs.kept_chunks import KeptChunks, Length
 from jobs.order import Order, Progress, Rendering, Stopped
 from jobs.preparation import Prepared
-from jobs.script import Line, Stage
+from jobs.script import Line, Stage, too_long
+from jobs.spoken import MOST_CHUNKS, Spans
 
 __all__ = ["Order", "Progress", "Ready", "Rendering", "Stopped", "render"]
 
 MODEL_FACTS = ("architecture", "sha256", "step", "validation_loss")
+_NOT_ENGINE = {"warnings", "settings", "transcripts", *MODEL_FACTS}
 MOST_REASONS = 20
 LINES_PER_SIGN_OF_LIFE = 500
 
@@ -52,23 +56,27 @@ def render(prepared: Prepared, ready: Ready, stop: Callable[[], bool], report: C
 
     Raises:
         EngineError: and whatever else the engine raises.
+        RequestRefused: the audio is longer than limits.audio_s.
         BadAudio: the engine returned something that is not the speech asked for.
         Stopped: see `stop`.
         OSError: a folder or disk does not do what it should.
     """
     stage = prepared.stage
-    work = _Work(prepared.lines, KeptChunks(Path(stage.order.chunks_dir)), stop, report)
+    work = _Work(prepared.lines, KeptChunks(Path(stage.order.chunks_dir)), stop, report, stage.order.limits.audio_s)
     work.find_kept()
     started_s = time.monotonic()
     work.speak_missing(ready.engine)
     synthesis_s = time.monotonic() - started_s
-    audio, segments = _assemble(stage, work)
+    audio, spans = _assemble(stage, work)
+    chunks_file = _chunks_file(stage, spans)
     return Rendering(
-        files=(audio["file"],),
+        files=(audio["file"], *filter(None, [chunks_file])),
         engine=_engine_facts(stage, ready.facts),
-        voice=_voice_facts(stage),
+        voice=spoken.voice(stage, ready.facts.get("transcripts", {})),
         audio=(audio,),
-        segments=segments,
+        segments=spans.segments(),
+        chunks=() if chunks_file else tuple(spans.told()),
+        chunks_file=chunks_file,
         checks=_verdict([*map(str, filter(None, [stage.order.fallback])), *work.doubts]),
         timing={"load_s": ready.load_s, "synthesis_s": round(synthesis_s, 6)},
         warnings=(*prepared.warnings, *map(printable, ready.facts.get("warnings", ()))),
@@ -82,19 +90,24 @@ class _Work:
     Attributes:
         lengths: Key of a finished chunk -> how long its audio is.
         doubts: Sentences about chunks rendered now or before.
-        audio_s: Length of the finished chunks together.
+        most_s: Longest audio that the job may have.
+        audio_s: Length of the finished chunks together, each counted once.
+        whole_s: Length of the finished audio as far as it is known: chunks as often as they occur, and all pauses.
     """
 
     lines: Sequence[Line]
     kept: KeptChunks
     stop: Callable[[], bool]
     report: Callable[[Progress], None]
+    most_s: float
     lengths: dict[str, Length] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
     audio_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.chunks: Mapping[str, Chunk] = {line.key: line.chunk for line in self.lines if line.chunk}
+        self.uses = Counter(line.key for line in self.lines)
+        self.whole_s = sum(line.pause_after_ms for line in self.lines) / 1000
 
     def find_kept(self) -> None:
         """Take what an attempt before has finished."""
@@ -142,6 +155,10 @@ class _Work:
     def _note(self, chunk: Chunk, key: str, doubts: Sequence[str], length: Length) -> None:
         self.lengths[key] = length
         self.audio_s += length.duration_s
+        self.whole_s += length.duration_s * self.uses[key]
+        if self.whole_s > self.most_s:
+            part = f"{len(self.lengths)} of {len(self.chunks)} chunks"
+            raise too_long(self.most_s, f"{part} and its pauses add up to {self.whole_s:.0f} s")
         self.doubts += [f"{doubt} ({printable(chunk.text, 60)!r})" for doubt in doubts]
 
     def tell(self) -> None:
@@ -159,8 +176,8 @@ def _one_of(missing: Sequence[tuple[str, Chunk]], index: object) -> tuple[str, C
     return missing[index]
 
 
-def _assemble(stage: Stage, work: _Work) -> tuple[Mapping[str, Any], tuple[Mapping[str, Any], ...]]:
-    """Join chunks and pauses into the file, chunk by chunk; what is said of the file and of each segment."""
+def _assemble(stage: Stage, work: _Work) -> tuple[Mapping[str, Any], Spans]:
+    """Join chunks and pauses into the file, chunk by chunk; what is said of the file, and what lies where in it."""
     rate_hz = work.rate_hz()
     wanted_hz = stage.spec.output.sample_rate
     if wanted_hz not in (None, rate_hz):
@@ -169,7 +186,7 @@ def _assemble(stage: Stage, work: _Work) -> tuple[Mapping[str, Any], tuple[Mappi
         (work.lengths[line.key].frames if line.chunk else 0) + frames_of(line.pause_after_ms, rate_hz)
         for line in work.lines
     )
-    spans = _Spans(stage)
+    spans = Spans(stage)
     path = Path(stage.order.result_dir) / f"{stage.order.stem}.wav"
     with WavWriter(path, rate_hz, frames) as wav:
         for number, line in enumerate(work.lines):
@@ -180,7 +197,16 @@ def _assemble(stage: Stage, work: _Work) -> tuple[Mapping[str, Any], tuple[Mappi
             wav.silence(line.pause_after_ms)
             if number % LINES_PER_SIGN_OF_LIFE == LINES_PER_SIGN_OF_LIFE - 1:
                 work.tell()
-    return wav.facts(), spans.segments()
+    return wav.facts(), spans
+
+
+def _chunks_file(stage: Stage, spans: Spans) -> str:
+    """Name of the file that holds the times of more chunks than a manifest should; "" when there are fewer."""
+    if len(spans.chunks) <= MOST_CHUNKS:
+        return ""
+    name = f"{stage.order.stem}.chunks.json"
+    spans.keep(Path(stage.order.result_dir) / name)
+    return name
 
 
 def _kept(work: _Work, line: Line) -> Audio:
@@ -190,41 +216,12 @@ def _kept(work: _Work, line: Line) -> Audio:
     return audio
 
 
-@dataclass
-class _Spans:
-    """Where each segment of the job lies in the file: from its first chunk to the end of its last."""
-
-    stage: Stage
-    found: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-    def add(self, line: Line, start_s: float, end_s: float) -> None:
-        span = self.found.setdefault(line.segment, {"start_s": start_s, "end_s": end_s, "seed": None})
-        if line.chunk is None:
-            return
-        if span["seed"] is None:
-            span["start_s"], span["seed"] = start_s, line.chunk.seed
-        span["end_s"] = end_s
-
-    def segments(self) -> tuple[Mapping[str, Any], ...]:
-        """For the manifest. A segment's seed is the job's if it gives one, else that of its first chunk."""
-        job_seed = self.stage.spec.seed
-        return tuple(
-            {
-                "text": passage.text,
-                "start_s": round(span["start_s"], 6),
-                "end_s": round(span["end_s"], 6),
-                "seed": job_seed if job_seed is not None else span["seed"] or 0,
-                "takes": 1,
-            }
-            for index, passage in enumerate(self.stage.spec.passages())
-            if (span := self.found.get(index))
-        )
-
-
 def _engine_facts(stage: Stage, facts: Mapping[str, Any]) -> Mapping[str, Any]:
     """For the manifest: what the engine said when it was loaded, put in order."""
     info, order = stage.info, stage.order
-    told = {key: value for key, value in facts.items() if key not in {"warnings", "settings", *MODEL_FACTS}}
+    told = {
+        key: value for key, value in facts.items() if key not in {"warnings", "settings", "transcripts", *MODEL_FACTS}
+    }
     model = {key: facts[key] for key in MODEL_FACTS if key in facts}
     defaults = {option.name: option.default for option in info.options}
     return {
@@ -237,15 +234,3 @@ def _engine_facts(stage: Stage, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         "settings": {**defaults, **facts.get("settings", {}), **stage.spec.settings},
         "seed": stage.spec.seed,
     }
-
-
-def _voice_facts(stage: Stage) -> Mapping[str, Any]:
-    if stage.recordings:
-        return {
-            "files": [{"file": name, "sha256": sha, **_heard(stage, name)} for name, sha in stage.recordings.items()]
-        }
-    return {"speaker": stage.spec.speaker}
-
-
-def _heard(stage: Stage, name: str) -> Mapping[str, str]:
-    return {"transcript": stage.heard[name], "transcribed_by": "whisper"} if name in stage.heard else {}

@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from jobs.answer import Made
 from jobs.errors import Cancelled, JobError, JobInvalid, Problem, printable
-from jobs.manifest import AudioFile, Checks, Failure, Manifest, Source, SpokenSegment, Status, Timing
+from jobs.manifest import AudioFile, Checks, Failure, Manifest, Source, SpokenChunk, SpokenSegment, Status, Timing
 from jobs.spec import JobSpec
 from jobs.store import Claim
 
@@ -52,11 +52,14 @@ def manifest(story: Story) -> Manifest:
         name=printable(story.claim.name),
         status=story.status,
         source=_source(story.claim),
+        finished_at=now(),
         request=story.spec.model_dump(mode="json", exclude_none=True) if story.spec else None,
         engine=dict(made.engine) if made else None,
         voice=dict(made.voice) if made else None,
         audio=tuple(AudioFile(**audio) for audio in made.audio) if made else (),
         segments=tuple(SpokenSegment(**segment) for segment in made.segments) if made else (),
+        chunks=tuple(SpokenChunk(**chunk) for chunk in made.chunks) if made else (),
+        chunks_file=made.chunks_file or None if made else None,
         checks=Checks(**made.checks) if made else None,
         timing=_timing(story),
         attempts=story.attempts + (made is not None),

@@ -75,6 +75,15 @@ class Stage:
     recordings: Mapping[str, str]
     heard: Mapping[str, str] = field(default_factory=dict)
 
+    def transcripts(self) -> Mapping[str, str]:
+        """Name of each recording of which something besides the job tells what is said in it -> that.
+
+        One that is longer than it may be counts as none where the engine can do without.
+        """
+        found = {**self.heard, **self.order.transcripts}
+        most = self.order.limits.speaker_text_chars
+        return {name: text for name, text in found.items() if self.info.needs_transcript or len(text) <= most}
+
 
 def lines_of(stage: Stage) -> list[Line]:
     """Write the script of a job.
@@ -88,12 +97,27 @@ def lines_of(stage: Stage) -> list[Line]:
     if not any(line.chunk for line in lines):
         raise RequestRefused("there is nothing to speak in this job", "Its text needs at least one letter or digit.")
     silence_s = sum(line.pause_after_ms for line in lines) / 1000
+    if silence_s > stage.order.limits.audio_s:
+        raise too_long(stage.order.limits.audio_s, f"its pauses alone add up to {silence_s:.0f} s")
     if silence_s > MOST_SILENCE_S + len(lines) * PARAGRAPH_PAUSE_MS / 1000:
         raise RequestRefused(
             f"the pauses of this job add up to {silence_s:.0f} s; at most {MOST_SILENCE_S:.0f} s are allowed",
             "Shorten the pauses, or make several jobs of it.",
         )
     return lines
+
+
+def too_long(most_s: float, why: str) -> RequestRefused:
+    """The error for a job with more audio than it may have.
+
+    Args:
+        most_s: limits.audio_s.
+        why: A clause.
+    """
+    return RequestRefused(
+        f"the audio of this job would be longer than limits.audio_s ({most_s:g} s): {why}",
+        "Make several jobs of it, or raise limits.audio_s in config.yaml.",
+    )
 
 
 def recordings_of(spec: JobSpec, order: Order) -> dict[str, str]:
@@ -137,8 +161,7 @@ def _line(index: int, text: str, pause_ms: int, context: tuple[Voice, Stage]) ->
 
 def _voice(passage: Segment, stage: Stage) -> Voice:
     names: Sequence[str] = passage.speaker_wav if stage.info.clones_voices else ()
-    told = {**stage.heard, **stage.order.transcripts}
-    speaker_text = (passage.speaker_text or told.get(names[0])) if names else None
+    speaker_text = (passage.speaker_text or stage.transcripts().get(names[0])) if names else None
     language = stage.languages[passage.language or ""]
     identity = {
         "language": language,
@@ -162,6 +185,6 @@ def _identity(stage: Stage) -> dict[str, object]:
 
 
 def _seed(text: str, voice: Voice, job_seed: int | None) -> int:
-    """0 … 2**63 - 1."""
+    """0 … 2**53 - 1: what every reader of JSON takes for the same number."""
     content = json.dumps([text, voice.identity, job_seed], sort_keys=True).encode()
-    return int.from_bytes(blake2b(content, digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "big") >> 11

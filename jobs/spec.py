@@ -167,7 +167,7 @@ class JobSpec(Part):
     )
     speaker_text: Text | None = Field(default=None, description="What is said in the first recording.")
     speaker: Name | None = Field(default=None, description="Instead: a voice that the model or engine has built in.")
-    seed: Annotated[int | None, Field(ge=0, lt=2**63), Allowed("a whole number from 0 to 2**63-1")] = Field(
+    seed: Annotated[int | None, Field(ge=0, lt=2**53), Allowed("a whole number from 0 to 2**53-1")] = Field(
         default=None, description="For engines with chance in them. Default: follows from the text."
     )
     settings: Settings = Field(
@@ -182,7 +182,7 @@ class JobSpec(Part):
     not_before: Moment | None = Field(default=None, description="Do not start before. Without a zone: local time.")
     timeout_s: Annotated[
         float | None, Field(gt=0, le=YEAR_S), Allowed("a number of seconds above 0, at most a year")
-    ] = Field(default=None, description="Longest time to render, in seconds. Default: none.")
+    ] = Field(default=None, description="Longest time to render, in seconds. Default: the spool's limits.render_s.")
     on_checkpoint_error: Annotated[Literal["fail", "base"], Allowed("fail or base")] = Field(
         default="fail",
         description="When the checkpoint does not load: fail, or render with the base model and say so.",

@@ -72,7 +72,7 @@ class Defaults(Section):
     is the one that it is for."""
     on_checkpoint_error: Literal["fail", "base"] = "fail"
     """When a checkpoint does not load: fail the job, or render it with the base model."""
-    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**53, strict=True)] | None = None
     """Seed of every job; left out, it follows from the content."""
     settings: Mapping[str, Any] = Field(default_factory=dict)
     """The engine's own options, as in a job file; `voicespool engines` lists them."""

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn
 
 from jobs.errors import printable
-from jobs.order import Fallback, Order, Progress, Rendering
+from jobs.order import Fallback, Limits, Order, Progress, Rendering
 
 LONGEST_MESSAGE_BYTES = 32 << 20
 """Far above a `Rendering` of the largest job file; what is longer is not one of ours."""
@@ -121,6 +121,7 @@ def order_from(message: Mapping[str, Any]) -> Order:
     parts = {field.name: message[field.name] for field in fields(Order)}
     parts["checkpoint_state"] = tuple(parts["checkpoint_state"])
     parts["fallback"] = Fallback(**parts["fallback"]) if parts["fallback"] else None
+    parts["limits"] = Limits(**parts["limits"])
     return Order(**parts)
 
 
@@ -169,6 +170,8 @@ _SHAPES: Mapping[str, Mapping[str, Any]] = {
         "checks": dict,
         "timing": dict,
         "warnings": list,
+        "chunks": list,
+        "chunks_file": str,
     },
 }
 
@@ -182,7 +185,7 @@ def _done(message: dict[str, Any]) -> Done:
     for name in message["files"]:
         if not isinstance(name, str) or "/" in name or "\0" in name or name in {"", ".", ".."}:
             raise NotAMessage(f"a file that is not in the result's folder, {printable(name, 60)!r}")
-    lists = {key: tuple(message[key]) for key in ("files", "audio", "segments", "warnings")}
+    lists = {key: tuple(message[key]) for key in ("files", "audio", "segments", "warnings", "chunks")}
     return Done(Rendering(**{**message, **lists}))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from jobs.errors import holding
 from jobs.lock import Lock
+from jobs.order import Limits
 from jobs.outbox import Outbox, Policy
 from jobs.pipeline import Spool
 from jobs.recordings import Places, Snapshots
@@ -19,6 +20,11 @@ from watcher.arrivals import Arrivals
 from watcher.config import Config
 from watcher.events import Events
 from watcher.job_rules import job_rules
+
+
+def worker_limits(config: Config) -> Limits:
+    """What a worker holds each job to."""
+    return Limits(config.limits.audio_s, config.limits.speaker_text_chars)
 
 
 def places(config: Config) -> Places:
@@ -112,6 +118,7 @@ class Session:
             longest_bytes=config.limits.job_file_bytes,
             attempts=config.limits.attempts,
             deaths=config.limits.daemon_deaths,
+            limits=worker_limits(config),
         )
         _bound(spool.snapshots, config)
         spool.snapshots.sweep()
@@ -140,6 +147,7 @@ class Session:
         self.spool.longest_bytes = config.limits.job_file_bytes
         self.spool.attempts = config.limits.attempts
         self.spool.deaths = config.limits.daemon_deaths
+        self.spool.limits = worker_limits(config)
         self.spool.snapshots.places = places(config)
         _bound(self.spool.snapshots, config)
         if self.spool.outbox is not None:

@@ -46,7 +46,7 @@ class Supervisor:
         """Render an order.
 
         Args:
-            timeout_s: Longest time for rendering, loading not counted.
+            timeout_s: Longest time for rendering, loading not counted; None for limits.render_s.
 
         Raises:
             RenderFailed: The engine or its worker failed, or took too long.
@@ -97,11 +97,12 @@ class Supervisor:
 
     def _check_time(self, timeout_s: float | None) -> None:
         now = time.monotonic()
-        if timeout_s is not None and self.started_s is not None and now - self.started_s > timeout_s:
+        most_s = timeout_s or self.limits.render_s
+        if self.started_s is not None and now - self.started_s > most_s:
+            bound = "the job's timeout_s" if timeout_s else "limits.render_s"
+            more = "Give the job more time" if timeout_s else "Raise limits.render_s in config.yaml"
             raise RenderFailed(
-                f"Rendering took longer than the job's timeout_s ({timeout_s:g} s).",
-                "Give the job more time, or split its text.",
-                code="timeout",
+                f"Rendering took longer than {bound} ({most_s:g} s).", f"{more}, or split its text.", code="timeout"
             )
         silent_s = now - self.worker.last_progress
         if not self.worker.ready:

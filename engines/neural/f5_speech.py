@@ -45,12 +45,14 @@ class Voice:
         text: What is said in it, closed.
         s_per_letter: How fast.
         warning: What was done to the recording; "" for nothing.
+        transcript: What is said in it, as it was given.
     """
 
     reference: Reference
     text: str
     s_per_letter: float
     warning: str = ""
+    transcript: str = ""
 
     @property
     def frames(self) -> int:
@@ -192,6 +194,7 @@ class Speech:
             if len(self._voices) >= MOST_VOICES:
                 del self._voices[next(iter(self._voices))]
             self._voices[key] = self._heard(*key)
+        self._facts.use_transcript(chunk.recordings[0], self._voices[key].transcript)
         if warning := self._voices[key].warning:
             self._facts.warn_of_job(warning)
         return self._voices[key]
@@ -206,7 +209,7 @@ class Speech:
         length_s = found.samples.size / rate_hz
         cut = found.cut_from_s and f"from {found.cut_from_s:.1f} to {length_s:.1f} s"
         warning = f"the recording was cut {cut}, and its transcript with it" if cut else ""
-        return Voice(reference, closed(found.text), length_s / letters, warning)
+        return Voice(reference, closed(found.text), length_s / letters, warning, found.text)
 
     def _settle(self, voice: Voice) -> Generator[None, None, None]:
         """v0 or v1, where nothing tells: measured with the job's own recording, once for each checkpoint."""

@@ -7,7 +7,6 @@ stays at what is kept.
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from engines import bounded_json
 from engines.errors import RequestRefused
 from engines.tensors import Entry
 
 MOST_NAMES = 3
-LARGEST_JSON = 16 << 20
+LARGEST_JSON = 1 << 20
 _FILLS = {Tensor.normal_, Tensor.uniform_}
 _FILLING_MODULES = {"torch.nn.init", "transformers.initialization"}
 
@@ -178,9 +178,8 @@ class Adapter:
 
 
 def json_in(path: Path) -> Any:
-    """What a small file beside the weights says. Raises: OSError, ValueError, RecursionError."""
-    with path.open("rb") as file:
-        return json.loads(file.read(LARGEST_JSON))
+    """What a small file beside the weights says. Raises: OSError, ValueError."""
+    return bounded_json.read(path, LARGEST_JSON)
 
 
 def _lora_strength(config: Path) -> tuple[int, float]:
@@ -193,7 +192,7 @@ def _lora_strength(config: Path) -> tuple[int, float]:
         if said.get("alpha_pattern"):
             raise ValueError("alpha_pattern makes some layers stronger than others, which is not followed here")
         return rank, alpha / (math.sqrt(rank) if said.get("use_rslora") else rank)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         words = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise RequestRefused(f"the adapter's {config.name} can't be used ({words})", _ITS_CONFIG) from None
 

@@ -272,7 +272,7 @@ def _read(config: Path) -> Mapping[str, Any]:
         said = weights.json_in(config)
         if not isinstance(said, dict):
             raise ValueError("it is not an object")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RequestRefused(f"{config} can't be read ({error})", "Copy it again from the training run.") from None
     return said
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MOST_ROWS = {"cpu": 32, "cuda": 128}
 MEMORY_PART = 0.5  # of what is free, for the rows of a batch; the rest is for the vocoder and everybody else
 VOCODER_ROWS = {"cpu": 1, "cuda": 16}  # a processor gains nothing from more than one
-LONGEST_REFERENCE_S = 600.0
+LONGEST_REFERENCE_S = 61.0  # no option lets the model listen to more than 60; what is cut leaves no trace there
 MOST_VOICES = 100  # kept at hand, of 0.13 MB; every job brings its recordings under names of its own
 
 Voice = tuple[Tensor, Tensor]

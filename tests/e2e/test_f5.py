@@ -151,7 +151,8 @@ def test_the_reported_file_is_published_with_no_configuration_at_all(
     }
     assert engine["settings"].keys() == {option.name for option in OPTIONS}
     assert {"nfe_step": 5, "cfg_strength": 2.0, "cross_fade_s": 0.15}.items() <= engine["settings"].items()
-    assert manifest["voice"] == {"files": [{"file": "rui.wav", "sha256": sha256(recording()).hexdigest()}]}
+    voice = {"file": "rui.wav", "sha256": sha256(recording()).hexdigest(), "transcript": WORDS.strip()}
+    assert manifest["voice"] == {"files": [voice]}
     assert manifest["checks"]["verdict"] == "ok"
     assert done(spool, "b")["audio"][0]["sha256"] == manifest["audio"][0]["sha256"]
 
@@ -307,7 +308,8 @@ def test_whisper_writes_down_what_is_said_where_the_configuration_says_so(spool:
         "file": "eva.wav", "sha256": "", "transcript": said, "transcribed_by": "whisper",
     }  # fmt: skip
     assert f"eva.wav has no transcript; Whisper heard: {said}" in heard["warnings"]
-    assert "transcript" not in told["voice"]["files"][0]
+    assert told["voice"]["files"][0]["transcript"] == said
+    assert "transcribed_by" not in told["voice"]["files"][0]
     assert heard["audio"][0]["sha256"] == told["audio"][0]["sha256"]
     assert "Whisper is in" in spool.command("doctor").stdout
     (spool.folder / "models/whisper/model.safetensors").unlink()

@@ -131,6 +131,21 @@ def test_a_render_without_progress_or_over_its_time_is_killed_with_all_it_starte
     assert warm.stop() == 0
 
 
+def test_a_job_without_a_timeout_has_the_operators(spool: Spool) -> None:
+    """limits.render_s ends a rendering that makes progress; a job's own timeout_s takes its place."""
+    spool.config["limits"] = {"attempts": 1, "render_s": 0.2}
+    settings = json.dumps({"chunk_ms": 100})
+    text = " ".join(f"Number {number}." for number in range(20))
+    spool.drop("long.yaml", f"text: {text}\nsettings: {settings}\n")
+    spool.drop("own.yaml", f"text: One. Two. Three.\nsettings: {settings}\ntimeout_s: 60\n")
+    assert spool.once().returncode == 1
+    error = failed_in(spool, "long")
+    assert error["code"] == "timeout"
+    assert "limits.render_s (0.2 s)" in error["message"]
+    assert "limits.render_s" in error["hint"]
+    assert spool.manifest("own")["status"] == "done"
+
+
 def test_a_worker_that_hangs_while_it_loads_is_killed_too(spool: Spool) -> None:
     spool.config["limits"] = {"attempts": 1, "stall_s": 2.0}
     spool.drop("a.yaml")

@@ -132,13 +132,16 @@ def test_sounds_fade_into_each_other() -> None:
 
 
 def test_what_is_told_of_one_job_is_not_told_of_the_next(engine: F5, folder: Path) -> None:
-    """Characters that it can't say, recordings that were cut."""
+    """Characters that it can't say, recordings that were cut, and what is said in those that were used."""
     facts = told(engine, Device("cpu", "float32"))
     before = list(facts["warnings"])
     spoken(engine, chunk(folder, "Good 𓀀 morning, 𓁐."), chunk(folder, "𓀀 again"))
     assert facts["warnings"] == [*before, "the model was not trained with '𓀀', '𓁐': it can't say them"]
     spoken(engine, chunk(folder))
     assert facts["warnings"] == before
+    assert facts["transcripts"] == {str(folder / "voice.wav"): WORDS}
+    spoken(engine)
+    assert "transcripts" not in facts
 
 
 def test_what_a_voice_lacks_is_refused_in_words(engine: F5, folder: Path) -> None:

@@ -197,12 +197,19 @@ def test_a_lost_space_is_recognised(tmp_path: Path) -> None:
     assert one.cure == "Its first line, a single space, is missing: put it back."
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe \0\n\0", b"a\n" * (3 << 20)])
-def test_what_can_not_be_read_is_said(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\xff\xfe \0\n\0", "can't be read."),
+        (b"a\n" * (3 << 20), "can't be read: it is larger than 1,048,576 bytes."),
+        (b"a\n" * 110_000, "can't be read: it has more than 100,000 lines."),
+    ],
+)
+def test_what_can_not_be_read_is_said(tmp_path: Path, content: bytes, why: str) -> None:
     """Another encoding; more than any vocabulary has."""
     (tmp_path / "vocab.txt").write_bytes(content)
     one = inspected(model(tmp_path, 88))
-    assert one.why_not == "vocab.txt beside it can't be read."
+    assert one.why_not == f"vocab.txt beside it {why}"
     assert "UTF-8" in one.cure
 
 

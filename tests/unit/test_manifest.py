@@ -19,6 +19,7 @@ from jobs.manifest import AudioFile, Checks, Failure, Manifest, Source, SpokenSe
 def manifest(**more: object) -> Manifest:
     parts: dict[str, object] = {
         "schema": 1, "job_id": "1", "name": "hello", "status": "done", "request": None, "host": "h", "version": "0",
+        "finished_at": "2026-11-21T00:00:01Z",
         "source": Source(file="hello.yaml", sha256="", claimed_at="2026-11-21T00:00:00Z"),
         "timing": Timing(queued_s=0, total_s=0),
     }  # fmt: skip
@@ -31,7 +32,7 @@ FULL = manifest(
             file="a.wav", sha256="0" * 64, format="wav", sample_rate=8000, channels=1, duration_s=1, peak_dbfs=None
         ),
     ),
-    segments=(SpokenSegment(text="a", start_s=0, end_s=1, seed=2**63 - 1),),
+    segments=(SpokenSegment(text="a", start_s=0, end_s=1, seed=2**53 - 1),),
     checks=Checks(verdict="doubtful", reasons=("silence",)),
     error=Failure(
         code="x", message="m", hint="h", retryable=False, problems=({"line": 1, "key": "k", "message": "m"},)
@@ -44,6 +45,25 @@ FULL = manifest(
 @pytest.mark.parametrize("one", [manifest(), FULL], ids=["least", "most"])
 def test_it_keeps_to_its_schema(one: Manifest) -> None:
     jsonschema.validate(json.loads(one.to_json()), schema())
+
+
+def test_nothing_empty_is_in_it() -> None:
+    """But for lists that programs go through, silence, and what is the job's or the engine's own."""
+    engine, mine = {"name": "espeak", "fallback": None}, {"metadata": {"empty": [], "none": None}, "text": "a"}
+    request = {**mine, "speaker_wav": [], "segments": [], "settings": {}, "output": {"subtitles": []}}
+    told = json.loads(manifest(request=request, engine=engine, checks=Checks(verdict="ok")).to_json())
+    assert told["request"] == mine
+    assert (told["engine"], told["checks"], told["audio"], told["warnings"]) == (engine, {"verdict": "ok"}, [], [])
+    assert not {"voice", "segments", "chunks", "chunks_file", "error"} & told.keys()
+    assert json.loads(FULL.to_json())["audio"][0]["peak_dbfs"] is None
+    assert "loudness_lufs" not in json.loads(FULL.to_json())["audio"][0]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**53])
+def test_seeds_are_numbers_for_every_reader(seed: int) -> None:
+    """jq and JavaScript calculate in doubles."""
+    with pytest.raises(ValidationError):
+        SpokenSegment(start_s=0, end_s=1, seed=seed)
 
 
 def test_it_reads_back_as_it_was() -> None:

@@ -277,7 +277,7 @@ class TestValues:
             ("priority: 5.0", "priority: found the number 5.0; allowed is a whole number"),
             ('priority: "5"', 'priority: found "5"; allowed is a whole number'),
             ("seed: -1", "seed: found the number -1; allowed is a whole number from 0"),
-            ("seed: 9223372036854775808", "allowed is a whole number from 0 to 2**63-1"),
+            ("seed: 9007199254740992", "allowed is a whole number from 0 to 2**53-1"),
             ("timeout_s: 0", "above 0"),
             ("timeout_s: .inf", "timeout_s: found the number inf; allowed is a number of seconds"),
             ("timeout_s: .nan", "found the number nan"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +16,12 @@ import soundfile
 from engines import registry
 from engines.base import Audio, Chunk, Device, Engine, EngineClass, EngineInfo
 from engines.errors import BadAudio, EngineError, EngineMissing, RequestRefused
-from jobs.manifest import AudioFile, Checks, SpokenSegment
+from jobs import spoken
+from jobs.manifest import AudioFile, Checks, SpokenChunk, SpokenSegment
+from jobs.order import Limits
 from jobs.preparation import prepare
 from jobs.rendering import Order, Progress, Ready, Rendering, Stopped, render
+from jobs.script import Stage
 from jobs.spec import JobSpec
 from tests import sounds
 
@@ -115,7 +118,8 @@ def test_real_speech_from_text(desk: Desk) -> None:
     assert made.checks == {"verdict": "ok", "reasons": []}
     assert made.engine["name"] == "espeak"
     assert made.engine["settings"]["speed"] == 1.0
-    assert made.segments[0]["text"] == "Olá, mundo. Tudo bem?"
+    assert [chunk["text"] for chunk in made.chunks] == ["Olá, mundo.", "Tudo bem?"]
+    assert made.voice == {"speaker": "roa/pt-BR"}
     assert made.warnings == ()
 
 
@@ -162,6 +166,68 @@ def test_segments_lie_where_the_manifest_says(desk: Desk) -> None:
     times = [(segment["start_s"], segment["end_s"]) for segment in made.segments]
     assert times == [(0, 0.5), (1.5, 2.8), (3.1, 3.6)]
     assert made.audio[0]["duration_s"] == 3.6
+
+
+def test_chunks_lie_where_the_manifest_says(desk: Desk) -> None:
+    """Each with its text and times, as often as it is spoken; the text of the whole job is not said again."""
+    made = desk.render({"text": "A. [pause 1s] Beta. A.", "settings": {"audio_ms": 500}})
+    assert [(chunk["text"], chunk["start_s"], chunk["end_s"]) for chunk in made.chunks] == [
+        ("A.", 0, 0.5), ("Beta.", 1.5, 2.0), ("A.", 2.3, 2.8)
+    ]  # fmt: skip
+    assert made.chunks_file == ""
+    assert "text" not in made.segments[0]
+    assert 0 <= made.segments[0]["seed"] < 2**53
+
+
+def test_many_chunks_are_a_file_of_their_own(desk: Desk) -> None:
+    """Next to the audio, for any reader, and harmless in any terminal."""
+    text = "Hey\u202e. " + " ".join(f"Number {number}." for number in range(500))
+    for count, spec in ((500, text.partition(" ")[2]), (501, text)):
+        made = desk.render({"text": spec, "settings": {"audio_ms": 10}})
+        if count == 500:
+            assert (len(made.chunks), made.chunks_file, made.files) == (500, "", ("hello.wav",))
+    assert (made.chunks, made.chunks_file, made.files) == ((), "hello.chunks.json", ("hello.wav", "hello.chunks.json"))
+    raw = (desk.folder / f"result-{desk.count}" / "hello.chunks.json").read_text("utf-8")
+    chunks = json.loads(raw)["chunks"]
+    assert [SpokenChunk(**chunk).text for chunk in chunks] == ["Hey.", *(f"Number {n}." for n in range(500))]
+    assert chunks[-1]["end_s"] == made.audio[0]["duration_s"]
+    assert raw.count("\n") == 503
+
+
+def test_each_segment_says_who_spoke_it_in_which_language(desk: Desk) -> None:
+    """A recording by its name, a voice as the job names it, the engine's own by the engine's name."""
+    segments = [{"text": "Bom dia."}, {"text": "Hello.", "speaker": "f3", "language": "en"}, {"text": "[pause 1s]"}]
+    made = desk.render({"segments": segments, "language": "pt-BR", "engine": "espeak"})
+    who = [(part.get("text"), part.get("language"), part.get("speaker")) for part in made.segments]
+    assert who == [("Bom dia.", "pt-BR", "roa/pt-BR"), ("Hello.", "en", "f3"), ("[pause 1s]", None, None)]
+    assert made.voice == {"speaker": "roa/pt-BR"}
+    (desk.folder / "0123").write_bytes(sounds.recording())
+    more = [{"text": "One.", "speaker_wav": "ana.wav"}, {"text": "Two.", "speaker": "low"}, {"text": "Three."}]
+    made = desk.render({"segments": more}, recordings={"ana.wav": str(desk.folder / "0123")})
+    assert [(part.get("recordings"), part.get("speaker")) for part in made.segments] == [
+        (["ana.wav"], None), (None, "low"), (None, "default")
+    ]  # fmt: skip
+    assert (made.voice["files"][0]["file"], made.voice["speaker"]) == ("ana.wav", "low")
+
+
+def test_what_an_engine_was_told_of_a_recording_is_told(desk: Desk) -> None:
+    """By the job, by a text next to the recording, by Whisper; where the engine needs to know."""
+    names = ("ana.wav", "eva.wav", "rui.wav")
+    segments = [{"text": "One.", "speaker_wav": name} for name in names]
+    segments[0]["speaker_text"] = "Bom dia."
+    order = desk.order(
+        {"segments": segments, "language": "en", "engine": "f5"},
+        recordings={name: str(desk.folder / name) for name in names}, transcripts={"eva.wav": "Boa tarde."},
+    )  # fmt: skip
+    info = replace(registry.engines()["f5"].info(), missing=None)
+    spec = JobSpec.model_validate_json(json.dumps({"segments": segments}))
+    stage = Stage(order, spec, info, {"": "en"}, dict.fromkeys(names, "0" * 64), {"rui.wav": "Boa noite."})
+    used = {str(desk.folder / "eva.wav"): "Boa"}  # a recording that was too long, cut with its transcript
+    assert [{**file, "sha256": ""} for file in spoken.voice(stage, used)["files"]] == [
+        {"file": "ana.wav", "sha256": "", "transcript": "Bom dia."},
+        {"file": "eva.wav", "sha256": "", "transcript": "Boa"},
+        {"file": "rui.wav", "sha256": "", "transcript": "Boa noite.", "transcribed_by": "whisper"},
+    ]
 
 
 def test_nothing_clicks_where_sound_meets_silence(desk: Desk) -> None:
@@ -395,6 +461,49 @@ def test_hours_of_silence_are_refused(desk: Desk) -> None:
     with pytest.raises(RequestRefused, match="pauses"):
         desk.render({"text": "One. [pause 60s] " * 61})
     desk.render({"text": "One. " * 50 + "[pause 60s] Two."})
+
+
+def limited(**limits: float) -> dict[str, Limits]:
+    return {"limits": Limits(**limits)}  # type: ignore[arg-type]
+
+
+def test_no_job_is_longer_than_its_audio_may_be(desk: Desk) -> None:
+    """Counted are pauses of any kind before anything is spoken, and then every chunk as often as it occurs."""
+    settings = desk.settings(audio_ms=500)
+    with pytest.raises(RequestRefused, match=r"limits\.audio_s \(60 s\): its pauses alone add up to 90 s"):
+        desk.render({"text": "a\n- " * 300, "settings": settings}, **limited(audio_s=60.0))
+    assert desk.spoken() == []
+    with pytest.raises(RequestRefused, match=r"limits\.audio_s \(60 s\): 2 of 3 chunks") as refusal:
+        desk.render({"text": "a\n- " * 150 + "One.", "settings": settings}, **limited(audio_s=60.0))
+    assert desk.spoken() == ["a", "- a"]
+    assert not refusal.value.retryable
+    made = desk.render({"text": "a\n- " * 70 + "One.", "settings": settings}, **limited(audio_s=60.0))
+    assert made.audio[0]["duration_s"] < 60
+
+
+def test_list_items_without_words_take_no_time(desk: Desk) -> None:
+    """However many there are; the pause stays that of one."""
+    settings = {"audio_ms": 500}
+    once = desk.render({"text": "One.\n- \nTwo.", "settings": settings})
+    often = desk.render({"text": "One." + "\n- " * 10_000 + "\n\n* * *\n\n" * 1_000 + "\nTwo.", "settings": settings})
+    assert often.audio[0]["duration_s"] - once.audio[0]["duration_s"] < 0.5
+
+
+def test_a_transcript_has_a_longest_length(desk: Desk) -> None:
+    """Whoever wrote it; before a model is loaded, and only where the engine needs it."""
+    (desk.folder / "0123").write_bytes(sounds.recording())
+    given: dict[str, Any] = {"recordings": {"ana\x1b.wav": str(desk.folder / "0123")}, **limited(speaker_text_chars=50)}
+    spec = {"text": "One.", "language": "en", "speaker_wav": "ana\x1b.wav"}
+    f5, faulty = registry.engines()["f5"], registry.engines()["faulty"]
+    long = {"ana\x1b.wav": "word " * 20}
+    with pytest.raises(
+        RequestRefused, match=r"^speaker_text has more than the 50 characters that limits\.speaker_text_chars"
+    ):
+        prepare(desk.order({**spec, "engine": "f5", "speaker_text": "word " * 20}, **given), f5)
+    with pytest.raises(RequestRefused, match=r"^the transcript of ana\\x1b\.wav has more than the 50 char"):
+        prepare(desk.order({**spec, "engine": "f5"}, **given, transcripts=long), f5)
+    prepared = prepare(desk.order({**spec, "engine": "faulty"}, **given, transcripts=long), faulty)
+    assert [line.chunk.speaker_text for line in prepared.lines if line.chunk] == [None]
 
 
 def test_a_language_it_does_not_speak_is_refused(desk: Desk) -> None:

@@ -100,7 +100,7 @@ def _write_a_lie() -> None:
     """A complete answer, but with a file from elsewhere."""
     message: dict[str, object] = {"say": "done", "files": ["../../../etc/passwd"]}
     message |= {key: {} for key in ("engine", "voice", "checks", "timing")}
-    message |= {key: [] for key in ("audio", "segments", "warnings")}
+    message |= {key: [] for key in ("audio", "segments", "warnings", "chunks")} | {"chunks_file": ""}
     _write(json.dumps(message).encode() + b"\n")
 
 
