@@ -66,6 +66,38 @@ def test_a_file_of_mode_000_and_a_read_only_folder_hold_their_files_alone(ordina
     assert ordinary.stop() == 0
 
 
+def test_a_folder_of_the_outbox_that_takes_no_result_delays_its_own_jobs_alone(ordinary: Spool) -> None:
+    """Nobody else waits, no hold is told, and the job goes on when it can, rendered once."""
+    closed = ordinary.outbox / "closed"
+    closed.mkdir(parents=True)
+    with mode(closed, 0o555):
+        ordinary.start()
+        ordinary.drop("closed/a.yaml")
+        until(lambda: "closed/a" in reasons(ordinary), "the job is deferred")
+        assert "Permission denied" in reasons(ordinary)["closed/a"]
+        ordinary.drop("good.yaml")
+        assert ordinary.manifest("good")["status"] == "done"
+        assert ordinary.status()["holds"] == []
+    assert ordinary.manifest("closed/a")["status"] == "done"
+    assert len(ordinary.lines("render")) == 2
+    until(lambda: ordinary.status()["held"] == [], "nothing is held any more")
+
+
+def test_a_deferred_job_can_be_cancelled_and_a_passing_run_says_that_it_waits(ordinary: Spool) -> None:
+    closed = ordinary.outbox / "closed"
+    closed.mkdir(parents=True)
+    with mode(closed, 0o555):
+        ordinary.drop("closed/a.yaml")
+        ended = ordinary.once()
+        assert ended.returncode == 75
+        assert "closed/a: " in ended.stderr
+        ordinary.start()
+        until(lambda: "closed/a" in reasons(ordinary), "the job is deferred")
+        ordinary.drop("closed/a.cancel", "")
+        until(lambda: not (ordinary.inbox / "closed/a.cancel").exists(), "the cancellation is heard")
+    assert ordinary.manifest("closed/a.cancelled")["status"] == "cancelled"
+
+
 def test_once_says_by_75_that_a_file_is_held_after_all_others_are_done(ordinary: Spool) -> None:
     secret = ordinary.drop("secret.yaml")
     ordinary.drop("good.yaml")
