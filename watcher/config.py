@@ -129,8 +129,8 @@ class Limits(Section):
     read_s: Seconds = 10.0
     """Longest time to read and check one job file, in seconds of processor time."""
     free_bytes: Count = 256 * 1024 * 1024
-    """Space that is left free on the disk of the inbox (or a twentieth of the disk, if that is less): recordings that
-    would not leave it are not copied, and their jobs wait."""
+    """Space to leave free on the disk of the inbox, or a twentieth of the disk if that is less. Jobs whose recordings
+    would not leave it wait."""
     attempts: Count = 3
     """How often a job is tried whose engine or worker fails."""
     daemon_deaths: Count = 10

@@ -434,6 +434,8 @@ class Daemon:
         for descriptor, _events in self.poll.poll(max(0.0, seconds) * 1000):
             if descriptor == self.signals.fd:
                 self.signals.drain()
+            elif descriptor == self.events.wake_fd and self.intake is None:
+                self.events.take()  # nobody else does while the inbox is away, and the descriptor would stay readable
         if self.bulletin.running is None:
             self.worker.receive()  # an idle worker has nothing to say, but may die
         if self.worker.ready:

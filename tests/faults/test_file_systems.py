@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.mounting import (
@@ -129,6 +131,25 @@ def test_an_inbox_that_is_deleted_and_made_again_is_a_hold_at_first(spool: Spool
     assert spool.stop() == 0
     assert [path.name for path in spool.inbox.iterdir()] == ["a.yaml"]
     assert spool.results() == []
+
+
+def test_a_daemon_whose_inbox_is_away_sleeps_between_two_looks(spool: Spool) -> None:
+    """Also when its last event was about the inbox that went: one that spins never gives its processor up by itself."""
+    spool.start()
+    spool.drop("a.yaml")
+    spool.result("a")
+
+    def removed() -> bool:
+        shutil.rmtree(spool.inbox, ignore_errors=True)  # the daemon may be writing into it
+        return not spool.inbox.exists()
+
+    until(removed, "the inbox is gone")
+    until(lambda: spool.lines("hold"), "a hold")
+    assert spool.process is not None
+    process = psutil.Process(spool.process.pid)
+    before = process.num_ctx_switches().voluntary
+    until(lambda: process.num_ctx_switches().voluntary > before + 3, "it sleeps")
+    assert spool.stop() == 0
 
 
 @pytest.mark.long
