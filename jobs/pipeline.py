@@ -12,9 +12,10 @@ lies in the folders.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,7 +77,7 @@ class Spool:
     longest_bytes: int
     attempts: int
     deaths: int
-    breathe: Callable[[], None] = field(default=nothing)
+    breathe: Callable[[], None] = nothing
 
     @property
     def open_outbox(self) -> Outbox:
@@ -428,9 +429,8 @@ def _job_file(claim: Claim, longest_bytes: int) -> tuple[bytes | None, str]:
         with opened_regular(claim.original) as (fd, status):
             if status.st_size <= longest_bytes:
                 return read_at_most(fd, longest_bytes), ""
-            return read_at_most(
-                fd, BEGINNING_BYTES - 1
-            ), f"Only the first {BEGINNING_BYTES >> 10} KiB of the job file are in this folder."
+            beginning = os.pread(fd, BEGINNING_BYTES, 0)
+            return beginning, f"Only the first {BEGINNING_BYTES >> 10} KiB of the job file are in this folder."
     except OSError as error:
         return None, f"The job file is not in this folder: the spool could not read it ({error.strerror})."
 
