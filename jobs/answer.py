@@ -86,7 +86,7 @@ def _is_whole(made: Made, name: str) -> bool:
 
 
 def _is_regular(path: Path) -> bool:
-    """A link would be published as a link, and its target given the permissions of a result."""
+    """Only what the worker made itself is published, never what a link leads to."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:

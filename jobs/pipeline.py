@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -83,7 +84,7 @@ class Spool:
     deaths: int
     elsewhere: ReadElsewhere | None = None
     wait: Callable[[Reading], None] = lambda _reading: None
-    breathe: Callable[[], None] = field(default=nothing)
+    breathe: Callable[[], None] = nothing
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -476,9 +477,8 @@ def _job_file(claim: Claim, longest_bytes: int) -> tuple[bytes | None, str]:
         with opened_regular(claim.original) as (fd, status):
             if status.st_size <= longest_bytes:
                 return read_at_most(fd, longest_bytes), ""
-            return read_at_most(
-                fd, BEGINNING_BYTES - 1
-            ), f"Only the first {BEGINNING_BYTES >> 10} KiB of the job file are in this folder."
+            beginning = os.pread(fd, BEGINNING_BYTES, 0)
+            return beginning, f"Only the first {BEGINNING_BYTES >> 10} KiB of the job file are in this folder."
     except OSError as error:
         return None, f"The job file is not in this folder: the spool could not read it ({error.strerror})."
 

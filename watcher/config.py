@@ -169,9 +169,10 @@ class Results(Section):
     """When a result of that name exists: number makes NAME~2, replace moves the old one aside first."""
     mode: str | None = None
     """Permissions, octal and in quotes ("0640", "2775"): folders get x wherever there is r, files lose x and
-    the special bits. Default: as the daemon's umask says."""
+    the special bits. Default: as for any file made in that folder (its default ACL, else the daemon's umask)."""
     group: Annotated[int, Field(ge=0, lt=2**32 - 1, strict=True)] | Name | None = None
-    """Group of results: a name or a number. The user that the daemon runs as must be a member of it."""
+    """Group of results: a name or a number. The user that the daemon runs as must be a member of it. Default: the
+    group of the folder if that is setgid, else the daemon's own."""
 
     @field_validator("mode", mode="before")
     @classmethod
@@ -202,7 +203,7 @@ class Results(Section):
 
     @property
     def folder_mode(self) -> int | None:
-        """Permission bits of result folders, or None for the umask's."""
+        """Permission bits of result folders, or None for those of any new folder."""
         if self.mode is None:
             return None
         bits = int(self.mode, 8)
