@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-JOB_SUFFIXES = (".yaml", ".yml", ".json")
+from jobs.names import JOB_SUFFIXES as JOB_SUFFIXES
+
 CANCEL_SUFFIX = ".cancel"
 PAUSE = "PAUSE"
 NEVER_A_JOB = "defaults.yaml"

@@ -38,6 +38,9 @@ def job_rules(config: Config) -> Rules:
         transcribe=config.transcribe,
         text_chars=config.limits.text_chars,
         documents=config.limits.documents,
+        recordings=config.limits.recordings,
+        recording_uses=config.limits.recording_uses,
+        speaker_text_chars=config.limits.speaker_text_chars,
     )
 
 
