@@ -57,9 +57,9 @@ class AsWritten:
         return tuple(problem for problem, excused in zip(self.tree.problems, is_text, strict=True) if not excused)
 
     def told(self) -> tuple[Problem, ...]:
-        """The warnings, at most 20 and one that counts the others."""
+        """The warnings in the order of the file, at most 20 and one that counts the others."""
         more = (Problem(f"and {self.more} more texts that a comment follows"),) if self.more else ()
-        return (*self.warnings.values(), *more)
+        return (*(self.warnings[line] for line in sorted(self.warnings)), *more)
 
     def _part(self, path: Path, value: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
         """The job or a segment. What it shares with others is copied."""

@@ -84,7 +84,7 @@ def checked_name(name: str) -> str:
     if not parts or name.endswith("/"):
         raise ValueError("a job needs a name")
     if name.startswith("/") or ".." in parts:
-        raise ValueError("a name is a path inside the inbox, without a leading / and without ..")
+        raise ValueError("a name is a path such as radio/news, without a leading / and without ..")
     if any(unicodedata.category(char) in _NOT_TYPED for char in name):
         raise ValueError("a name is text without control characters")
     if any(part.startswith(".") for part in parts):
@@ -97,6 +97,11 @@ def checked_name(name: str) -> str:
 def numbered(name: str, number: int) -> str:
     """`hello`, `hello~2`, `hello~3`, …"""
     return name if number == 1 else f"{name}~{number}"
+
+
+def numbered_document(name: str, number: int, count: int) -> str:
+    """`hello-2` for the second of up to nine documents in a file, `hello-02` for that of ten and more."""
+    return f"{name}-{number:0{len(str(count))}d}"
 
 
 def folded(name: str) -> str:

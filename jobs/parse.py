@@ -26,9 +26,10 @@ from jobs.shape import shape
 from jobs.spec import JobSpec, Output
 from jobs.tree import Bounds, Tree, Unreadable, dotted
 
-_ANY_CASE = 3
-
 __all__ = ["Document", "Rules", "parse"]
+
+SHOWN_AT_LEAST = 3
+"""Problems of each document, however many the documents before it have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ class _Left:
 
     @property
     def most(self) -> int:
-        return min(self.bounds.problems, max(_ANY_CASE, self.bounds.file_problems - self.shown))
+        return min(self.bounds.problems, max(SHOWN_AT_LEAST, self.bounds.file_problems - self.shown))
 
     def less(self, document: Document) -> Document:
         self.shown += len(document.problems)

@@ -163,7 +163,8 @@ class JobSpec(Part):
         description="A fine-tuned model: a name under models/, or a path in it. Default: the engine's base model.",
     )
     speaker_wav: Recordings = Field(
-        default=(), description="Recording or recordings of the voice: next to the job file first, then in voices/. "
+        default=(),
+        description="Recording or recordings of the voice: next to the job file first, then in voices/. "
         "The ending may be left out.",
     )
     speaker_text: Text | None = Field(default=None, description="What is said in the first recording.")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from jobs.names import JOB_SUFFIXES as JOB_SUFFIXES
+from jobs import names
 
+JOB_SUFFIXES = names.JOB_SUFFIXES
 CANCEL_SUFFIX = ".cancel"
 PAUSE = "PAUSE"
 NEVER_A_JOB = "defaults.yaml"
