@@ -17,6 +17,7 @@ import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
@@ -29,7 +30,7 @@ from jobs.recordings import NotAllowed, check_place
 PREFERRED = ("model", "best_model")
 BEST = "best"
 MOST_FOLDERS = 10_000
-MOST_COMPARED = 1_000
+MOST_LOOKED_AT, MOST_COMPARED = 1_000, 200
 MOST_REMEMBERED = 1_000
 SETTLED_NS = 2 * 10**9  # two changes within the grain of a file system's clock look like one
 
@@ -292,8 +293,8 @@ def _why_none(name: str, shelf: Shelf) -> str:
         return f"there is no model {shown(name)}: there are none in models/"
     if PurePosixPath(name).name == BEST and shelf.folders(PurePosixPath(name).parent):
         return f"{shown(name)} can't be told: none of these says its validation loss; there is {listed(files)}"
-    near = nearest(name, islice(shelf.named, MOST_COMPARED))
-    return f"there is no model {shown(name)} in models/; there is {listed(files)}{near}"
+    alike = nsmallest(MOST_COMPARED, islice(shelf.named, MOST_LOOKED_AT), key=lambda word: abs(len(word) - len(name)))
+    return f"there is no model {shown(name)} in models/; there is {listed(files)}{nearest(name, alike)}"
 
 
 def _state_of(file: Path) -> tuple[int, ...]:

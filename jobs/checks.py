@@ -14,6 +14,7 @@ from typing import Any
 from engines.base import EngineInfo, Option
 from jobs.errors import printable
 from jobs.findings import Findings, listed, nearest, shown
+from jobs.names import checked_name
 from jobs.rules import Rules
 from jobs.spec import JobSpec, Segment
 from jobs.text import has_words, wrong_marks
@@ -23,7 +24,24 @@ NOT_YET = "not available in this version"
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HUGE = 1e300
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_ESCAPES = {
+    char: f"; in double quotes `\\{escape}` is {what}, so write the name with `/`, or in single quotes"
+    for char, escape, what in (
+        ("\0", "0", "a zero"),
+        ("\a", "a", "a bell"),
+        ("\b", "b", "a backspace"),
+        ("\t", "t", "a tab"),
+        ("\n", "n", "a new line"),
+        ("\v", "v", "a vertical tab"),
+        ("\f", "f", "a form feed"),
+        ("\r", "r", "a carriage return"),
+        ("\x1b", "e", "an escape character"),
+        ("\x85", "N", "a new line"),
+        ("\u2028", "L", "a line separator"),
+        ("\u2029", "P", "a paragraph separator"),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +75,7 @@ class Check:
         self.any_voice()
         self.later()
         self.metadata()
+        self.name()
 
     def _parts(self) -> list[tuple[Path, JobSpec | Segment]]:
         return [
@@ -82,15 +101,16 @@ class Check:
             self._speakable(("segments", index, "text"), segment.text)
         chars = len(self.spec.text or "") + sum(len(segment.text) for segment in self.spec.segments)
         if chars > self.rules.text_chars:
-            message = f"{chars} characters of text; at most {self.rules.text_chars} are allowed in one job"
+            most = self.rules.text_chars
+            message = f"{chars} characters of text; at most {most} are allowed in one job (limits.text_chars)"
             self.findings.add(tuple(given[:1]), message)
 
     def _speakable(self, path: Path, text: str) -> None:
         for sentence in wrong_marks(text):
             self.findings.add(path, printable(sentence))
         if not has_words(text):
-            message = f"found {shown(text)}, which has nothing to speak; at least one letter or digit is needed"
-            self.findings.add(path, message)
+            message = "which has nothing to speak; at least one letter or digit is needed"
+            self.findings.add(path, lambda: f"found {shown(text)}, {message}")
 
     def engine(self) -> None:
         name = self.spec.engine or self.rules.default_engine
@@ -110,11 +130,11 @@ class Check:
         if tag is None or self.info is None or not self.info.languages:
             return
         if not self.rules.speaks(self.info.name, tag):
-            languages = self.info.languages
+            name, languages = self.info.name, self.info.languages
             known = (
                 f"it speaks {listed(languages)}" if len(languages) <= 20 else "`voicespool engines` lists those it does"
             )
-            self.findings.add(path, f"{self.info.name} does not speak {shown(tag)}; {known}{nearest(tag, languages)}")
+            self.findings.add(path, lambda: f"{name} does not speak {shown(tag)}; {known}{nearest(tag, languages)}")
 
     def settings(self, path: Path, settings: Mapping[str, Any]) -> None:
         known = self.info is not None and not _unknown_engine(self.info)
@@ -142,8 +162,11 @@ class Check:
             message = f"{self.info.name} has no built-in voices; give speaker_wav, a recording"
             self.findings.add((*place, "speaker"), message)
         if part.speaker is not None and speakers and part.speaker not in speakers:
-            message = f"there is no voice {shown(part.speaker)}; there is {listed(speakers)}"
-            self.findings.add((*place, "speaker"), message + nearest(part.speaker, speakers))
+            self.findings.add((*place, "speaker"), lambda: _no_voice(str(part.speaker), speakers))
+        if part.speaker_text is not None and len(part.speaker_text) > self.rules.speaker_text_chars:
+            most = self.rules.speaker_text_chars
+            message = f"{len(part.speaker_text)} characters; at most {most} are allowed (limits.speaker_text_chars)"
+            self.findings.add((*place, "speaker_text"), message)
         if part.speaker_text is not None and not (part.speaker_wav or self.has_recordings):
             message = "says what is said in a recording, but there is no speaker_wav"
             self.findings.add((*place, "speaker_text"), message)
@@ -153,9 +176,9 @@ class Check:
             for name in part.speaker_wav:
                 if fault := path_fault(name):
                     self.findings.add((*place, "speaker_wav"), f"found {shown(name)}; {fault}")
-        count = len(self.spec.recordings())
-        if count > self.rules.recordings:
-            message = f"the job names {count} recordings; at most {self.rules.recordings} are allowed"
+        count, most = len(self.spec.recordings()), self.rules.recordings
+        if count > most:
+            message = f"the job names {count} recordings; at most {most} are allowed (limits.recordings)"
             self.findings.add(("segments",) if self.spec.segments else ("speaker_wav",), message)
 
     def any_voice(self) -> None:
@@ -169,8 +192,11 @@ class Check:
         silent = [not (part.speaker or part.speaker_wav) for part in self.spec.passages()]
         if all(silent):
             self.findings.add(("speaker_wav",), needs)
-        for index in (index for index, is_silent in enumerate(silent) if is_silent and not all(silent)):
-            if not self.findings.has(("segments", index)):
+            return
+        for index in (index for index, is_silent in enumerate(silent) if is_silent):
+            if self.findings.full:
+                self.findings.more += 1
+            elif not self.findings.has(("segments", index)):
                 self.findings.add(("segments", index), f"{needs}, here or for the whole job")
 
     def later(self) -> None:
@@ -203,6 +229,17 @@ class Check:
             message = f"{size} bytes as JSON; at most {self.rules.metadata_bytes} are allowed"
             self.findings.add(("metadata",), message)
 
+    def name(self) -> None:
+        if self.spec.name is not None:
+            try:
+                checked_name(self.spec.name)
+            except ValueError as error:
+                self.findings.add(("name",), f"found {shown(self.spec.name)}; {error}")
+
+
+def _no_voice(name: str, speakers: tuple[str, ...]) -> str:
+    return f"there is no voice {shown(name)}; there is {listed(speakers)}{nearest(name, speakers)}"
+
 
 def _unknown_engine(info: EngineInfo) -> bool:
     """Whether the engine is not installed, so that nobody can say what it takes."""
@@ -215,8 +252,8 @@ def _is_plain(value: object) -> bool:
 
 def path_fault(name: str) -> str:
     """Why a job may not name a file so, "" when it may. Where it leads is looked up later, link by link."""
-    if _CONTROL.search(name):
-        return "control characters are not allowed in the name of a file"
+    if found := _CONTROL.search(name):
+        return "control characters are not allowed in the name of a file" + _ESCAPES.get(found[0], "")
     if _ADDRESS.match(name):
         return "the name of a file is needed; nothing is downloaded"
     if ".." in name.replace("\\", "/").split("/"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from jobs.errors import Problem, printable
@@ -22,23 +23,29 @@ class Findings:
         tree: The document, for lines.
         most: Further problems are counted, not kept.
         moved: Settings that are written at the top level, in the older form.
+        warnings: What is odd, but not wrong.
     """
 
     tree: Tree
     most: int
     moved: frozenset[str] = frozenset()
+    warnings: tuple[Problem, ...] = ()
     found: dict[str, Problem] = field(default_factory=dict)
     more: int = 0
 
     def __post_init__(self) -> None:
         for problem in self.tree.problems:
-            self.found.setdefault(problem.key, problem)
+            if problem.key in self.found or not self.full:
+                self.found.setdefault(problem.key, problem)
+            else:
+                self.more += 1
 
     @property
     def full(self) -> bool:
         return len(self.found) >= self.most
 
-    def add(self, path: Path, message: str) -> None:
+    def add(self, path: Path, message: str | Callable[[], str]) -> None:
+        """Note what is wrong at a place. A message that costs something is a function, called only if it is shown."""
         if path[:1] == ("settings",) and path[1:2] and path[1] in self.moved:
             path = path[1:]
         key = dotted(path)
@@ -47,11 +54,13 @@ class Findings:
         if self.full:
             self.more += 1
             return
-        self.found[key] = Problem(message, key, self.tree.line_of(path))
+        sentence = message if isinstance(message, str) else message()
+        self.found[key] = Problem(sentence, key, self.tree.line_of(path))
 
     def has(self, *paths: Path) -> bool:
         """Whether something is wrong at one of these places or inside of it."""
-        return any(_inside(key, dotted(path)) for path in paths for key in self.found)
+        places = [dotted(path) for path in paths]
+        return any(_inside(key, place) for place in places for key in self.found)
 
     def problems(self) -> tuple[Problem, ...]:
         """All of them in the order of the file."""
@@ -87,6 +96,11 @@ def nearest(word: object, known: Iterable[str]) -> str:
     """` did you mean …?` with the nearest known word, or "" when none is near."""
     if not isinstance(word, str) or len(word) > _LONGEST_COMPARED:
         return ""
+    return _nearest(word, tuple(known))
+
+
+@lru_cache(maxsize=1000)
+def _nearest(word: str, known: tuple[str, ...]) -> str:
     by_form = {name.lower().replace("-", "_"): name for name in known}
     form = word.strip().lower().replace("-", "_")
     parts = [name for name in by_form if len(form) > 2 and form in name.split("_")]

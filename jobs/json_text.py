@@ -14,7 +14,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]  # C, there si
 from typing import Any
 
 from jobs.errors import printable
-from jobs.tree import Bounds, Builder, Scalar, Tree, Unreadable, fraction, number
+from jobs.tree import TOO_LARGE, Bounds, Builder, Scalar, Tree, Unreadable, Written, fraction, number
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:(\.[0-9]+)?([eE][-+]?[0-9]+)?)")
@@ -24,18 +24,19 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _NEWLINE = re.compile(r"\r\n?|\n")
 
 
-def read(text: str, bounds: Bounds, most: int) -> list[tuple[Tree, str]]:
+def read(text: str, bounds: Bounds, most: int, *, in_yaml: bool = False) -> list[tuple[Tree, str]]:
     """Read a file: each job in it, with its own part of the text.
 
     Args:
         text: The whole file, decoded.
         bounds: For each job.
         most: More jobs than this are refused.
+        in_yaml: A key that takes text takes `true` and `false` as well, not only numbers, as they are written.
 
     Raises:
         Unreadable: It is no JSON, neither an object nor an array, or too deep or too large.
     """
-    reader = _Reader(text)
+    reader = _Reader(text, in_yaml)
     at = reader.space(0)
     if text[at : at + 1] != "[":
         tree, end = reader.value(at, bounds)
@@ -63,6 +64,7 @@ class _Reader:
     """The text, and where its lines begin."""
 
     text: str
+    in_yaml: bool
     starts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,15 +135,15 @@ class _Reader:
 
     def _literal(self, builder: Builder, at: int, line: int) -> int:
         if word := _WORD.match(self.text, at):
-            builder.put(_WORDS[word[0]], line, len(word[0]))
+            is_text = self.in_yaml and word[0] != "null"
+            builder.put(_WORDS[word[0]], line, len(word[0]), written=Written(word[0], line) if is_text else None)
             return word.end()
         match = _NUMBER.match(self.text, at)
         if match is None:
             raise self.wrong(at, "a value: text in double quotes, a number, true, false, null, { or [")
         found = fraction(match[0]) if match[1] or match[2] else number(match[0])
-        if found is None:
-            builder.problem("this number is too large; if text is meant, put it in quotes", line)
-        builder.put(found, line, len(match[0]))
+        fault = TOO_LARGE if found is None else ""
+        builder.put(match[0] if fault else found, line, len(match[0]), written=Written(match[0], line, fault=fault))
         return match.end()
 
     def _string(self, builder: Builder, at: int) -> tuple[str, int]:

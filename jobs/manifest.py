@@ -120,7 +120,7 @@ class Manifest(Part):
     schema_: Literal[1] = Field(1, alias="schema")
     job_id: str
     name: str
-    """The job file's path in the inbox without extension."""
+    """The job file's path in the inbox without extension, or the job's own `name`."""
     status: Status
     source: Source
     finished_at: str

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 RESULT_MARKS = {"done": "", "failed": ".failed", "cancelled": ".cancelled"}
 
 # 255 bytes is the limit of every common file system; this leaves room for `.cancelled~12345` and `.subtitle`.
 LONGEST_BYTES = 220
 LONGEST_FOLDERS_BYTES = 2000  # a path has 4095 in all; escaped, a name can be three times as long as in the inbox
+
+JOB_SUFFIXES = (".yaml", ".yml", ".json")
+LONGEST_GIVEN_BYTES = 243  # as a file's name it gets an extension, and a number where it is taken
+_NOT_TYPED = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 _FORBIDDEN = frozenset('<>:"/\\|?*%')
 _JOINERS = frozenset("\u200c\u200d")  # part of correct spelling in Indic scripts and of emoji
@@ -65,9 +71,37 @@ def _percent(char: str) -> str:
     return "".join(f"%{byte:02X}" for byte in char.encode(errors="surrogateescape"))
 
 
+def checked_name(name: str) -> str:
+    """Check a name that somebody gives to a job: a path such as `radio/news`; a job file's extension is taken off.
+
+    Raises:
+        ValueError: with a sentence, when no job can have this name.
+    """
+    for suffix in JOB_SUFFIXES:
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+    parts = PurePosixPath(name).parts
+    if not parts or name.endswith("/"):
+        raise ValueError("a job needs a name")
+    if name.startswith("/") or ".." in parts:
+        raise ValueError("a name is a path such as radio/news, without a leading / and without ..")
+    if any(unicodedata.category(char) in _NOT_TYPED for char in name):
+        raise ValueError("a name is text without control characters")
+    if any(part.startswith(".") for part in parts):
+        raise ValueError("no part of a name begins with a dot, since such files are hidden")
+    if any(len(os.fsencode(part)) > LONGEST_GIVEN_BYTES for part in parts):
+        raise ValueError(f"each part of a name is at most {LONGEST_GIVEN_BYTES} bytes long")
+    return "/".join(parts)
+
+
 def numbered(name: str, number: int) -> str:
     """`hello`, `hello~2`, `hello~3`, …"""
     return name if number == 1 else f"{name}~{number}"
+
+
+def numbered_document(name: str, number: int, count: int) -> str:
+    """`hello-2` for the second of up to nine documents in a file, `hello-02` for that of ten and more."""
+    return f"{name}-{number:0{len(str(count))}d}"
 
 
 def folded(name: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engines.base import EngineInfo
@@ -19,13 +19,17 @@ from jobs.checkpoint_names import Model
 from jobs.checks import Check, fits
 from jobs.choice import Choice, choose
 from jobs.errors import JobInvalid, Problem
+from jobs.names import checked_name
 from jobs.order import Fallback
 from jobs.rules import Rules
 from jobs.shape import shape
 from jobs.spec import JobSpec, Output
-from jobs.tree import Tree, Unreadable
+from jobs.tree import Bounds, Tree, Unreadable, dotted
 
 __all__ = ["Document", "Rules", "parse"]
+
+SHOWN_AT_LEAST = 3
+"""Problems of each document, however many the documents before it have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Document:
             one document, the file, byte for byte.
         recordings: Every recording it names, once each, in order; with problems, as far as they could be
             read.
+        named_at: Of each recording that the file itself names, the key and the line where it first does.
+        warnings: What is odd, but not wrong, in the order of the file: text that YAML takes for a comment.
         untold: Those of them whose words its engine has to know, and neither the job nor Whisper tells.
         maybe_unfinished: The last document of a stream breaks off, or a `---` with nothing behind it follows: more
             bytes may be on their way.
@@ -52,6 +58,8 @@ class Document:
     maybe_unfinished: bool = False
     model: Model | Fallback | None = None
     untold: tuple[str, ...] = ()
+    named_at: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    warnings: tuple[Problem, ...] = ()
 
 
 def parse(data: bytes, suffix: str, rules: Rules) -> tuple[Document, ...]:
@@ -78,10 +86,10 @@ def parse(data: bytes, suffix: str, rules: Rules) -> tuple[Document, ...]:
     if len(documents) == 1:
         (only,) = documents
         return (replace(only, source=data),)
-    recordings = len({name for document in documents for name in document.recordings})
-    if recordings > rules.file_recordings:  # each is looked for, in the daemon, before the file is claimed
-        message = f"the jobs of this file name {recordings} different recordings; at most {rules.file_recordings}"
-        raise JobInvalid([Problem(f"{message} are allowed, so make several files of it")])
+    uses = sum(len(document.recordings) for document in documents)
+    if uses > rules.recording_uses:  # each is looked for, copied and described
+        message = f"the jobs of this file name {uses} recordings together; at most {rules.recording_uses} are allowed"
+        raise JobInvalid([Problem(f"{message} (limits.recording_uses), so make several files of it")])
     return tuple(documents)
 
 
@@ -111,8 +119,24 @@ def decode(data: bytes) -> str:
 
 
 def _json(text: str, rules: Rules) -> list[Document]:
-    jobs = json_text.read(text, rules.bounds, rules.documents)
-    return [_document(tree, part.encode(), rules) for tree, part in jobs]
+    jobs, left = json_text.read(text, rules.bounds, rules.documents), _Left(rules.bounds)
+    return [left.less(_document(tree, part.encode(), rules, left.most)) for tree, part in jobs]
+
+
+@dataclass(slots=True)
+class _Left:
+    """How many problems of a file are still to be shown: a thousand wrong documents are named, but briefly."""
+
+    bounds: Bounds
+    shown: int = 0
+
+    @property
+    def most(self) -> int:
+        return min(self.bounds.problems, max(SHOWN_AT_LEAST, self.bounds.file_problems - self.shown))
+
+    def less(self, document: Document) -> Document:
+        self.shown += len(document.problems)
+        return document
 
 
 def _yaml(text: str, rules: Rules) -> list[Document]:
@@ -122,6 +146,7 @@ def _yaml(text: str, rules: Rules) -> list[Document]:
         if len(pieces) > rules.documents:
             raise Unreadable(f"more than {rules.documents} jobs in one file", piece.line, maybe_unfinished=False)
     documents: list[Document] = []
+    left = _Left(rules.bounds)
     unreadable: Unreadable | None = None
     for piece in pieces:
         try:
@@ -133,7 +158,7 @@ def _yaml(text: str, rules: Rules) -> list[Document]:
             unreadable = error
             continue
         if tree is not None:
-            documents.append(_document(tree, piece.text.encode(), rules))
+            documents.append(left.less(_document(tree, piece.text.encode(), rules, left.most)))
         elif piece is pieces[-1] and documents and piece.text.startswith("---"):
             documents[-1] = replace(documents[-1], maybe_unfinished=True)
     if unreadable is not None and len(documents) == 1:
@@ -146,15 +171,15 @@ def _json_in_yaml(piece: yaml12.Piece, rules: Rules) -> Tree | None:
     if piece.line > 1 or not piece.text.lstrip().startswith("{"):
         return None
     try:
-        return json_text.read(piece.text, rules.bounds, 1)[0][0]
+        return json_text.read(piece.text, rules.bounds, 1, in_yaml=True)[0][0]
     except Unreadable:
         return None
 
 
-def _document(tree: Tree, source: bytes, rules: Rules) -> Document:
-    spec, findings = shape(tree, rules.bounds.problems)
+def _document(tree: Tree, source: bytes, rules: Rules, most_problems: int) -> Document:
+    spec, findings = shape(tree, most_problems)
     if spec is None:
-        return Document(None, findings.problems(), source, ())
+        return Document(None, findings.problems(), source, (), warnings=findings.warnings)
     choice = choose(spec, rules, findings)
     info = rules.info(choice.engine) if choice.engine is not None else None
     voice = _default_voice(spec, rules, choice, info)
@@ -163,12 +188,21 @@ def _document(tree: Tree, source: bytes, rules: Rules) -> Document:
     )
     Check(spec, rules, findings, info, has_recordings, bool(voice)).all()
     problems = findings.problems()
+    named_at = {name: (dotted(path), tree.line_of(path)) for name, path in spec.named_at().items()}
     if problems:
-        return Document(None, problems, source, spec.recordings())
+        return Document(None, problems, source, tuple(named_at), named_at=named_at, warnings=findings.warnings)
     spec = _with_defaults(spec, rules, choice, info).model_copy(update=voice)
     is_needed = info is not None and info.needs_transcript and rules.transcribe == "off"
-    untold = spec.untold(()) if is_needed else ()
-    return Document(spec, (), source, spec.recordings(), model=choice.model, untold=untold)
+    return Document(
+        spec,
+        (),
+        source,
+        spec.recordings(),
+        model=choice.model,
+        untold=spec.untold(()) if is_needed else (),
+        named_at=named_at,
+        warnings=findings.warnings,
+    )
 
 
 def _with_defaults(spec: JobSpec, rules: Rules, choice: Choice, info: EngineInfo | None) -> JobSpec:
@@ -180,6 +214,8 @@ def _with_defaults(spec: JobSpec, rules: Rules, choice: Choice, info: EngineInfo
         "checkpoint": choice.checkpoint,
         "language": spec.language or rules.default_language,
     }
+    if spec.name is not None:
+        update["name"] = checked_name(spec.name)
     for key in ("seed", "priority", "timeout_s", "on_checkpoint_error"):
         if key in defaults and key not in given:
             update[key] = defaults[key]

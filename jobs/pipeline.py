@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ from jobs.order import Fallback, Limits
 from jobs.outbox import MANIFEST, Outbox
 from jobs.parse import Document
 from jobs.reading import AT_ONCE_BYTES, ReadElsewhere, Reading, keep_understood, understood
-from jobs.recordings import Copies, NotAllowed, Snapshots, transcript_beside
+from jobs.recordings import MOST_NEAREST, Copies, NotAllowed, Snapshots, transcript_beside
 from jobs.rendering import Order, Rendering
 from jobs.report import Story
 from jobs.rules import NotHere, Rules
@@ -219,6 +220,9 @@ def _keep(spool: Spool, claim: Claim, data: bytes, result: Document | JobInvalid
 
 def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> Iterator[Step]:
     _keep(spool, claim, document.source, document)
+    if document.spec is not None and document.spec.name and document.spec.name != claim.own_name:
+        with holding("the state folder of the inbox"):
+            claim = spool.store.describe(replace(claim, own_name=document.spec.name))
     if document.spec is not None and document.recordings and not claim.recordings:
         with holding("the state folder of the inbox"):
             claim = yield from _copy_recordings(spool, claim, document, copies)
@@ -246,17 +250,21 @@ def _shared(engine: str, checkpoint: str) -> tuple[str, str]:
 
 def urgent(claim: Claim) -> Ticket:
     """A ticket for a job that needs no rendering: a failure to report, a result to settle."""
-    return Ticket(claim.job_id, claim.name, claim.claimed_ns, URGENT, claim.document)
+    name, file_name = claim.name, sys.intern(claim.file_name)  # one for all documents of a file
+    return Ticket(claim.job_id, name, claim.claimed_ns, URGENT, claim.document, file_name=file_name)
 
 
 def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Copies) -> Generator[None, None, Claim]:
     """Copy the recordings by content, so that what the job speaks with is what was there when it was claimed."""
-    recordings, transcripts, problems = {}, {}, []
+    recordings: dict[str, str] = {}
+    transcripts: dict[str, str] = {}
+    problems: dict[str, str] = {}
+    places, folder = spool.snapshots.places, (spool.store.inbox / claim.source).parent
     for name in document.recordings:
         try:
-            path = spool.snapshots.places.find(name, (spool.store.inbox / claim.source).parent)
+            path = places.find(name, folder)
             if path is None:
-                problems.append(f"the recording {printable(name)} is neither beside the job file nor in voices/")
+                problems[name] = places.missing(name, folder, with_nearest=len(problems) < MOST_NEAREST)
                 continue
             recordings[name] = yield from copies.take(path, claim.folder / "recordings")
             if text := transcript_beside(path):
@@ -264,10 +272,10 @@ def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Cop
                 copies.count(len(text.encode()))
                 transcripts[name] = text
         except NotAllowed as error:
-            problems.append(str(error))
+            problems[name] = str(error)
     if recordings:
         fsync(claim.folder / "recordings")
-    described = replace(claim, recordings=recordings, transcripts=transcripts, problems=tuple(problems))
+    described = replace(claim, recordings=recordings, transcripts=transcripts, problems=problems)
     return spool.store.describe(described)
 
 
@@ -307,30 +315,36 @@ def process(spool: Spool, job_id: str, renderer: Renderer) -> Outcome | None:
             return settled
     story = Story(claim, started_s)
     try:
-        story.spec, model = _understand(spool, claim)
-        story.made = _attempt(spool, claim, story.spec, model, renderer)
+        document = _understand(spool, claim)
+        story.spec, story.warnings = document.spec, document.warnings
+        if document.spec is None or claim.problems:
+            raise JobInvalid(document.problems or _without_recordings(claim, document))
+        story.made = _attempt(spool, claim, document.spec, document.model, renderer)
     except JobError as error:
         story.failure = error
     story.attempts = sum(attempt["outcome"] is not None for attempt in spool.store.attempts(claim))
     return _publish(spool, story)
 
 
-def _understand(spool: Spool, claim: Claim) -> tuple[JobSpec, Model | Fallback | None]:
+def _understand(spool: Spool, claim: Claim) -> Document:
     """Parse the bytes that are the spool's own: what was validated is what runs. Its checkpoint is found anew."""
     if is_cancelled(claim):
         raise Cancelled("the job was cancelled")
-    if claim.set_aside or claim.problems:
-        raise JobInvalid([Problem(sentence) for sentence in (claim.set_aside, *claim.problems) if sentence])
+    if claim.set_aside:
+        raise JobInvalid([Problem(claim.set_aside)])
     with holding("the claimed job file"):
         data = claim.job_file.read_bytes()
     if hashlib.sha256(data).hexdigest() != claim.sha256:
         raise JobInvalid([Problem("the spool's own copy of the file is damaged on disk")])
     reading = understood(claim.folder, spool.key_of(claim), data) or spool.read_claimed(data, claim)
     spool.wait(reading)
-    document = reading.documents()[0]
-    if document.spec is None:
-        raise JobInvalid(document.problems)
-    return document.spec, document.model
+    return reading.documents()[0]
+
+
+def _without_recordings(claim: Claim, document: Document) -> list[Problem]:
+    """What is wrong with the recordings that it names, each with the line that names it."""
+    places = {name: document.named_at.get(name, ("", None)) for name in claim.problems}
+    return [Problem(sentence, *places[name]) for name, sentence in claim.problems.items()]
 
 
 def _attempt(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback | None, renderer: Renderer) -> Made:

@@ -120,6 +120,7 @@ def _pack(document: Document, *, alone: bool) -> dict[str, Any]:
     return value | {
         "spec": spec.model_dump(mode="json", exclude_unset=True) if spec is not None else None,
         "problems": _pack_problems(document.problems),
+        "warnings": _pack_problems(document.warnings),
         "source": None if alone else document.source.decode(),
         "model": _pack_model(model) if model is not None else None,
     }
@@ -133,6 +134,8 @@ def _unpack(value: Mapping[str, Any], data: bytes) -> Document:
         | {
             "spec": JobSpec.model_validate_json(json.dumps(spec)) if spec is not None else None,
             "problems": tuple(Problem(*problem) for problem in value["problems"]),
+            "warnings": tuple(Problem(*warning) for warning in value["warnings"]),
+            "named_at": {name: (key, line) for name, (key, line) in value["named_at"].items()},
             "source": data if source is None else source.encode(),
             "model": _unpack_model(model) if model is not None else None,
         }

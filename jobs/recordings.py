@@ -10,6 +10,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from jobs.errors import printable
@@ -24,9 +25,16 @@ from jobs.files import (
     somebody_writes,
     write_sparse,
 )
+from jobs.findings import listed, nearest
 
-TRANSCRIPT_BYTES = 1 << 16
 BLOCKS_A_SLICE = 8
+TRANSCRIPT_BYTES = 1 << 16
+MOST_COMPARED = 1_000
+MOST_NEAREST = 5
+"""For how many recordings of one job the nearest name is looked for."""
+ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".wave", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
+"""Of recordings that libsndfile reads."""
+WRITTEN_ENDINGS = (*ENDINGS, *(ending.upper() for ending in ENDINGS))
 
 
 class NotAllowed(Exception):
@@ -51,15 +59,18 @@ class Places:
     longest_bytes: int = 1 << 30
 
     def find(self, name: str, job_folder: Path) -> Path | None:
-        """Find a file that a job names: beside the job file first, then under `voices`.
+        """Find a file that a job names: next to the job file first, then under `voices`. The exact name first, then
+        the same with the ending of a recording.
 
         Returns:
             Its real path, every link resolved, or None when it is not there (yet).
 
         Raises:
-            NotAllowed: The name leads out of the folders, or to something that is not a file.
+            NotAllowed: The name leads out of the folders, or to something that is not a file, or fits several files.
         """
-        for candidate in self._candidates(name, job_folder):
+        is_folder = False
+        candidates = self._candidates(name, job_folder)
+        for candidate in (*candidates, *(found for place in candidates for found in _with_ending(name, place))):
             try:
                 real = candidate.resolve(strict=True)
                 usable = real.is_file()
@@ -68,10 +79,29 @@ class Places:
                     continue
                 raise NotAllowed(f"{printable(name)} can't be opened: {printable(error)}") from None
             self._check(name, real)
-            if not usable:
-                raise NotAllowed(f"{printable(name)} is not a file")
-            return real
+            if usable:
+                return real
+            is_folder = True
+        if is_folder:
+            raise NotAllowed(f"{printable(name)} is not a file")
         return None
+
+    def missing(self, name: str, job_folder: Path, *, with_nearest: bool = True) -> str:
+        """What to say of a recording that is not there: where it was looked for, and the nearest that is."""
+        is_whole = PurePosixPath(name).suffix.lower() in ENDINGS
+        there = self._there(name, job_folder) if with_nearest else ()
+        near = nearest(name, (printable(other if is_whole else os.path.splitext(other)[0]) for other in there))
+        return f"the recording {printable(name)} is neither next to the job file nor in voices/{near}"
+
+    def _there(self, name: str, job_folder: Path) -> Iterator[str]:
+        """Recordings where one of this name would lie, at most 1,000 of each folder, named as in a job file."""
+        for candidate in self._candidates(name, job_folder):
+            with contextlib.suppress(OSError, RuntimeError, NotAllowed):
+                folder = candidate.parent.resolve(strict=True)
+                self._check(name, folder)
+                for entry in _listed(folder):
+                    if PurePosixPath(entry).suffix.lower() in ENDINGS:
+                        yield str(PurePosixPath(name).with_name(entry))
 
     def _candidates(self, name: str, job_folder: Path) -> list[Path]:
         parts = PurePosixPath(name)
@@ -84,6 +114,38 @@ class Places:
     def _check(self, name: str, real: Path) -> None:
         in_state = real.is_relative_to(self.state.resolve())
         check_place(name, real, () if in_state else (self.inbox, self.voices, *self.allowed_roots))
+
+
+def _with_ending(name: str, place: Path) -> list[Path]:
+    """The file of a name that was given without the ending of a recording.
+
+    Raises:
+        NotAllowed: There are several.
+    """
+    if PurePosixPath(name).suffix.lower() in ENDINGS or not place.name:
+        return []
+    found: dict[tuple[int, int], Path] = {}
+    for ending in WRITTEN_ENDINGS:
+        with contextlib.suppress(OSError):
+            file = place.with_name(place.name + ending)
+            status = os.lstat(file)
+            found.setdefault((status.st_dev, status.st_ino), file)  # where case does not count, one file has two names
+    if len(found) > 1:
+        names = listed([file.name for file in found.values()])
+        raise NotAllowed(f"{printable(name)} fits several recordings in one folder: {names}; name one with its ending")
+    return list(found.values())
+
+
+def _listed(folder: Path) -> list[str]:
+    """Names in a folder given by its real path, in no order, at most 1,000; none if a link took its place meanwhile."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if Path(os.readlink(f"/proc/self/fd/{fd}")) != folder:
+            return []
+        with os.scandir(fd) as entries:
+            return [entry.name for entry in islice(entries, MOST_COMPARED)]
+    finally:
+        os.close(fd)
 
 
 def check_place(name: str, real: Path, roots: Iterable[Path]) -> None:

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from jobs.answer import Made
 from jobs.errors import Cancelled, JobError, JobInvalid, Problem, printable
 from jobs.manifest import AudioFile, Checks, Failure, Manifest, Source, SpokenChunk, SpokenSegment, Status, Timing
+from jobs.order import Rendering
 from jobs.spec import JobSpec
 from jobs.store import Claim
 
@@ -26,6 +27,7 @@ class Story:
         spec: None when the file could not be understood.
         attempts: How many ended badly.
         missing: A sentence about what the result lacks of the job file; "" when it is there as it was.
+        warnings: What is odd about the job file, so that the audio may not be what was meant.
     """
 
     claim: Claim
@@ -35,6 +37,7 @@ class Story:
     failure: JobError | None = None
     attempts: int = 0
     missing: str = ""
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def status(self) -> Status:
@@ -46,6 +49,7 @@ class Story:
 def manifest(story: Story) -> Manifest:
     """manifest.json of a job that has ended."""
     made = story.made.rendering if story.made else None
+    doubts = tuple(map(str, story.warnings))
     return Manifest(
         schema=1,
         job_id=story.claim.job_id,
@@ -60,10 +64,10 @@ def manifest(story: Story) -> Manifest:
         segments=tuple(SpokenSegment(**segment) for segment in made.segments) if made else (),
         chunks=tuple(SpokenChunk(**chunk) for chunk in made.chunks) if made else (),
         chunks_file=made.chunks_file or None if made else None,
-        checks=Checks(**made.checks) if made else None,
+        checks=_checks(made, doubts) if made else None,
         timing=_timing(story),
         attempts=story.attempts + (made is not None),
-        warnings=(*(made.warnings if made else ()), *story.claim.warnings, *filter(None, [story.missing])),
+        warnings=(*doubts, *(made.warnings if made else ()), *story.claim.warnings, *filter(None, [story.missing])),
         error=_failure(story.failure) if story.failure else None,
         host=socket.gethostname(),
         version=own_version(),
@@ -102,6 +106,14 @@ def iso(seconds: float) -> str:
 def own_version() -> str:
     """The version of voicespool."""
     return version("voicespool")
+
+
+def _checks(made: Rendering, doubts: tuple[str, ...]) -> Checks:
+    """What the worker says of the audio, and in doubt where the job file may mean something else."""
+    checks = Checks(**made.checks)
+    if not doubts:
+        return checks
+    return checks.model_copy(update={"verdict": "doubtful", "reasons": (*doubts, *checks.reasons)})
 
 
 def _source(claim: Claim) -> Source:

@@ -43,7 +43,9 @@ class Rules:
         text_chars: Longest text of one job.
         documents: Most jobs in one file.
         metadata_bytes: Largest `metadata`, as JSON.
-        recordings, file_recordings: Most different recordings that one job, and all jobs of one file, may name.
+        recordings: Most different recordings that one job may name.
+        recording_uses: Most that all jobs of one file may name; each counts those that it names.
+        speaker_text_chars: Longest `speaker_text`.
         bounds: For reading, before anybody asks what it means.
     """
 
@@ -58,7 +60,8 @@ class Rules:
     documents: int = 1_000
     metadata_bytes: int = 64 * 1024
     recordings: int = 100
-    file_recordings: int = 1_000
+    recording_uses: int = 10_000
+    speaker_text_chars: int = 4_000
     bounds: Bounds = field(default_factory=Bounds)
     token: str = field(default_factory=lambda: secrets.token_hex(8), compare=False)
     _known: dict[str, EngineInfo] = field(default_factory=dict, init=False, repr=False, compare=False)

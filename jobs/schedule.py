@@ -18,12 +18,13 @@ class Ticket:
 
     Attributes:
         job_id: Its claim.
-        name: For people; ends in `-2` for the second of several documents.
+        name: For people, and of its result.
         claimed_ns: Unix time, nanoseconds.
         priority: 0 (last) … 9 (first); URGENT for what needs no rendering (a failure to report, a result to settle).
         document: 0, or which document of its file it is.
         not_before: Unix time in seconds before which it must not start; 0 for at once.
         model: Engine and checkpoint, for keeping a loaded model in use.
+        file_name: That of its file without extension: what `NAME.cancel` may say as well.
     """
 
     job_id: str
@@ -33,11 +34,7 @@ class Ticket:
     document: int = 0
     not_before: float = 0.0
     model: tuple[str, str] = ("", "")
-
-    @property
-    def file_name(self) -> str:
-        """The name of its file without extension: what `NAME.cancel` may say as well."""
-        return self.name.removesuffix(f"-{self.document}") if self.document else self.name
+    file_name: str = ""
 
     def is_meant_by(self, name: str) -> bool:
         """Whether `NAME.cancel` means this job: of that name, or from the file of that name."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from jobs.as_written import takes_text
 from jobs.shape import LEGACY_SETTINGS
-from jobs.spec import JobSpec
+from jobs.spec import JobSpec, Segment
 
 _SOURCES = ("text", "text_file", "segments")
 
@@ -26,6 +27,8 @@ def job_schema(
     """
     schema = _untitled(JobSpec.model_json_schema())
     properties = schema["properties"]
+    for part, model in ((schema, JobSpec), (schema["$defs"]["Segment"], Segment)):
+        part["properties"] |= {key: _as_written(part["properties"][key]) for key in takes_text(model)}
     names = [*sorted(engines), *planned]
     properties["engine"] = {**properties["engine"], "anyOf": [{"enum": names}, {"type": ["string", "null"]}]}
     for key in LEGACY_SETTINGS:
@@ -40,6 +43,18 @@ def job_schema(
         **schema,
         "oneOf": [_given(key) for key in _SOURCES],
     }
+
+
+def _as_written(schema: Any) -> Any:
+    """Where text is taken, `3.10` and `true` are text as well; an editor reads them as a number and a word."""
+    if isinstance(schema, list):
+        return [_as_written(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {key: _TEXT if (key, value) == ("type", "string") else _as_written(value) for key, value in schema.items()}
+
+
+_TEXT = ["string", "number", "boolean"]
 
 
 def _given(key: str) -> dict[str, Any]:

@@ -7,18 +7,22 @@ say about the others.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from jobs import other_tools
+from jobs.as_written import AsWritten
 from jobs.errors import printable
 from jobs.findings import Findings, listed, nearest, shown
 from jobs.spec import Allowed, JobSpec, Output, Segment
 from jobs.tree import Path, Tree
 
 LEGACY_SETTINGS = ("speed", "temperature", "repetition_penalty", "length_penalty", "top_k", "top_p")
+_MOST_LISTED = 8
 _PLACEHOLDER = {"text": "x"}
 
 
@@ -26,24 +30,26 @@ def shape(tree: Tree, most: int) -> tuple[JobSpec | None, Findings]:
     """Read a document as a job.
 
     Returns:
-        The job as far as it could be understood (None: not at all), and what is wrong with it. In a job that
+        The job as far as it could be understood (None: not at all), and what is wrong with it, or odd. In a job that
         has findings, wrong values are left out and segments without text say "x".
     """
     if not isinstance(tree.value, dict):
         findings = Findings(tree, most)
         findings.add((), f"a job is keys with values, such as `text: Hello`; found {shown(tree.value)}")
         return None, findings
-    data = _without_nothing(tree.value)
+    typed = AsWritten(tree)
+    data = _without_nothing(typed.value)
     moved = frozenset(key for key in LEGACY_SETTINGS if key in data)
-    findings = Findings(tree, most, moved)
+    findings = Findings(replace(tree, problems=typed.faults()), most, moved, typed.told())
     if moved:
         _fold(data, moved, findings)
     try:
         return JobSpec.model_validate(data), findings
     except ValidationError as error:
         details = _deepest(error.errors(include_url=False, include_context=False))
-    for detail in details:
+    for number, detail in enumerate(details):
         if findings.full:
+            findings.more += len(details) - number
             break
         findings.add(*_complaint(detail["type"], detail["loc"], data))
     try:
@@ -112,7 +118,9 @@ def _unknown(loc: Path) -> str:
         if key in other.model_fields:
             where = {JobSpec: "the job as a whole", Output: "`output`", Segment: "a segment"}[other]
             return f"{said}; it belongs to {where}"
-    return said + (nearest(key, known) or f"; those it has are {listed(known, 30)}")
+    if instead := other_tools.here(key):
+        return f"{said}; here it is {instead}"
+    return said + (nearest(key, known) or f"; those it has are {listed(known, _MOST_LISTED)}")
 
 
 def _model(path: Path) -> type[BaseModel]:

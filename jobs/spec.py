@@ -163,7 +163,9 @@ class JobSpec(Part):
         description="A fine-tuned model: a name under models/, or a path in it. Default: the engine's base model.",
     )
     speaker_wav: Recordings = Field(
-        default=(), description="Recording or recordings of the voice: beside the job file first, then in voices/."
+        default=(),
+        description="Recording or recordings of the voice: next to the job file first, then in voices/. "
+        "The ending may be left out.",
     )
     speaker_text: Text | None = Field(default=None, description="What is said in the first recording.")
     speaker: Name | None = Field(default=None, description="Instead: a voice that the model or engine has built in.")
@@ -189,6 +191,9 @@ class JobSpec(Part):
     )
     metadata: Annotated[dict[str, Any], Allowed("keys with values of your own")] = Field(
         default_factory=dict, description="Yours; comes back in the manifest."
+    )
+    name: Annotated[FileName | None, Allowed("a name such as evening/news")] = Field(
+        default=None, description="Name of the result; `/` makes subfolders. Default: that of the job file."
     )
 
     def passages(self) -> tuple[Segment, ...]:
@@ -217,5 +222,12 @@ class JobSpec(Part):
 
     def recordings(self) -> tuple[str, ...]:
         """Every recording that it names, once each, in order."""
-        names = [*self.speaker_wav, *(name for segment in self.segments for name in segment.speaker_wav)]
-        return tuple(dict.fromkeys(names))
+        return tuple(self.named_at())
+
+    def named_at(self) -> dict[str, tuple[str | int, ...]]:
+        """Every recording that it names -> the place of the list in which it does so first, as in `tree.Path`."""
+        places: dict[str, tuple[str | int, ...]] = dict.fromkeys(self.speaker_wav, ("speaker_wav",))
+        for index, segment in enumerate(self.segments):
+            for name in segment.speaker_wav:
+                places.setdefault(name, ("segments", index, "speaker_wav"))
+        return places

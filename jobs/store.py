@@ -37,6 +37,7 @@ from jobs.files import (
     write_new,
 )
 from jobs.files import replace as replace_file
+from jobs.names import numbered_document
 
 FORMAT = "1"
 NOT_REGULAR = frozenset({errno.ELOOP, errno.EINVAL})  # what `opened_regular` says of links, pipes and the like
@@ -56,9 +57,11 @@ class Claim:
         withheld: Not a byte of it may be published: it may be a file of somebody who did not put it here.
         recordings: Each name in the job's `speaker_wav` -> digest of the copy under `recordings/`.
         transcripts: Each of those names that has a text beside it -> that text.
-        problems: Sentences about files the job names that can't be had.
+        problems: Each recording that the job names and can't have -> why, a sentence.
         warnings: Sentences for the manifest of each of its jobs.
         dropped_ns: When the file came to its name in the inbox (its change time), nanoseconds; 0 when not known.
+        documents: How many jobs its file holds, for the width of their numbers; 0 where that does not matter.
+        own_name: The name that the job itself asks for; "" for that of its file.
     """
 
     folder: Path
@@ -69,10 +72,12 @@ class Claim:
     set_aside: str = ""
     recordings: Mapping[str, str] = field(default_factory=dict)
     transcripts: Mapping[str, str] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     dropped_ns: int = 0
     withheld: bool = False
+    documents: int = 0
+    own_name: str = ""
 
     @property
     def job_id(self) -> str:
@@ -84,9 +89,15 @@ class Claim:
 
     @property
     def name(self) -> str:
-        """Path in the inbox without extension; `-2` behind it for the second of several documents."""
-        stem = self.source.removesuffix(self.suffix)
-        return f"{stem}-{self.document}" if self.document else stem
+        """The job's own name, else that of its file; `-2` (of ten or more `-02`) behind it for the second document."""
+        if self.own_name or not self.document:
+            return self.own_name or self.file_name
+        return numbered_document(self.file_name, self.document, self.documents)
+
+    @property
+    def file_name(self) -> str:
+        """Path in the inbox without extension."""
+        return self.source.removesuffix(self.suffix)
 
     @property
     def job_file(self) -> Path:
@@ -295,7 +306,7 @@ class Store:
             folder = claim.folder.with_name(f"{claim.job_id}-{number}")
             remove_tree(folder)
             folder.mkdir(mode=0o700)
-            child = replace(claim, folder=folder, document=number, sha256=_digest(data))
+            child = replace(claim, folder=folder, document=number, documents=len(documents), sha256=_digest(data))
             write_new(child.job_file, data)
             write_new(folder / "claim.json", _packed(child))
             fsync(folder)
@@ -535,4 +546,6 @@ def _packed(claim: Claim) -> bytes:
 
 def _unpacked(folder: Path, packed: Mapping[str, Any]) -> Claim:
     known = {key: packed[key] for key in Claim.__dataclass_fields__ if key in packed}
-    return Claim(folder, **(known | {key: tuple(known.get(key, ())) for key in ("problems", "warnings")}))
+    if isinstance(problems := known.get("problems"), list):  # as the first version wrote them, without names
+        known["problems"] = dict(zip(problems, problems, strict=True))
+    return Claim(folder, **known | {"warnings": tuple(known.get("warnings", ()))})

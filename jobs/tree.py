@@ -17,6 +17,7 @@ from jobs.errors import Problem, printable
 Scalar = str | int | float | bool | None
 Path = tuple[str | int, ...]
 
+TOO_LARGE = "this number is too large; if text is meant, put it in quotes"
 _LONGEST_NUMBER = 300
 
 
@@ -29,7 +30,8 @@ class Bounds:
         values: Values and keys written in it.
         aliases: YAML aliases in it.
         alias_chars: Characters that all its aliases stand for, followed to the end; a mapping costs 8 more.
-        problems: More than so many are not counted.
+        problems: Of one document; more are counted, not shown.
+        file_problems: Of all documents of a file together, about.
     """
 
     depth: int = 32
@@ -37,6 +39,7 @@ class Bounds:
     aliases: int = 1_000
     alias_chars: int = 1 << 20
     problems: int = 100
+    file_problems: int = 1_000
 
 
 class Unreadable(Exception):
@@ -55,6 +58,23 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """A value without quotes, as it stands in the file: a key that takes text means this.
+
+    Attributes:
+        text: `3.10` and not 3.1, `no`, `1e3`.
+        line: The one that it ends in, 1-based.
+        comment: What follows it in that line and is no part of it, with its `#`; "" for nothing.
+        fault: Why it is no value where it is not text; "" when it is one.
+    """
+
+    text: str
+    line: int
+    comment: str = ""
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Tree:
     """One document.
 
@@ -63,12 +83,14 @@ class Tree:
         line: Where it starts, 1-based.
         lines: id of a container in `value` -> the line of each of its keys (dict) or items (list).
         problems: What is wrong in it though it could be read: keys given twice, tags, endless numbers.
+        written: id of a container -> its keys or items that would be others if they were text -> what stands there.
     """
 
     value: Any
     line: int
     lines: Mapping[int, Mapping[str, int] | Sequence[int]]
     problems: tuple[Problem, ...] = ()
+    written: Mapping[int, Mapping[str | int, Written]] = field(default_factory=dict)
 
     def line_of(self, path: Path) -> int:
         """The line of a key or item; of the nearest one above it when it is not in the file."""
@@ -104,13 +126,14 @@ class Builder:
     problems: list[Problem] = field(default_factory=list)
     lines: dict[int, Any] = field(default_factory=dict)
     stack: list[_Frame] = field(default_factory=list)
-    anchors: dict[str, tuple[Any, int, int] | None] = field(default_factory=dict)
+    anchors: dict[str, tuple[Any, int, int, Written | None] | None] = field(default_factory=dict)
+    written: dict[int, dict[str | int, Written]] = field(default_factory=dict)
     count: int = 0
     aliases: int = 0
     alias_chars: int = 0
 
     def tree(self) -> Tree:
-        return Tree(self.root, self.line or 1, self.lines, tuple(self.problems))
+        return Tree(self.root, self.line or 1, self.lines, tuple(self.problems), self.written)
 
     @property
     def wants_key(self) -> bool:
@@ -130,11 +153,14 @@ class Builder:
         else:
             frame.lines[key] = line
 
-    def put(self, value: Scalar, line: int, chars: int, anchor: str | None = None) -> None:
-        """A value that holds no others; `chars` is how long it is written."""
+    def put(
+        self, value: Scalar, line: int, chars: int, anchor: str | None = None, written: Written | None = None
+    ) -> None:
+        """A value that holds no others; `chars` is how long it is written, `written` what it would be as text."""
         self._counted(line)
         if anchor is not None:
-            self.anchors[anchor] = (value, 0, chars + 8)
+            self.anchors[anchor] = (value, 0, chars + 8, written)
+        self._note(written, line)
         self._place(value, line, 0, chars + 8)
 
     def open(self, value: dict[str, Any] | list[Any], line: int, anchor: str | None = None) -> None:
@@ -151,7 +177,7 @@ class Builder:
     def close(self) -> None:
         frame = self.stack.pop()
         if frame.anchor is not None:
-            self.anchors[frame.anchor] = (frame.value, frame.height, frame.chars)
+            self.anchors[frame.anchor] = (frame.value, frame.height, frame.chars, None)
         if self.stack:
             self._grown(frame.height, frame.chars)
             self.stack[-1].key = None
@@ -167,12 +193,13 @@ class Builder:
         target = self.anchors[name]
         if target is None:
             raise Unreadable(f"`*{shown}` stands inside of what it stands for", line, maybe_unfinished=False)
-        value, height, chars = target
+        value, height, chars, written = target
         self.alias_chars += chars
         if self.alias_chars > self.bounds.alias_chars:
             message = f"its aliases stand for more than {self.bounds.alias_chars} characters"
             raise Unreadable(message, line, maybe_unfinished=False)
         self._deep_enough(height, line)
+        self._note(written, line)
         self._place(value, line, height, chars)
 
     def problem(self, message: str, line: int) -> None:
@@ -189,6 +216,19 @@ class Builder:
             elif frame.key is not None:
                 steps.append(frame.key)
         return tuple(steps)
+
+    def _note(self, written: Written | None, line: int) -> None:
+        """Keep what stands there for the value that comes next, unless its key was given before."""
+        if written is None:
+            return
+        if written.fault:
+            self.problem(written.fault, line)
+        if not self.stack:
+            return
+        frame = self.stack[-1]
+        step = len(frame.value) if frame.key is None else frame.key
+        if frame.key is None or frame.key not in frame.value:
+            self.written.setdefault(id(frame.value), {})[step] = written
 
     def _place(self, value: Any, line: int, height: int, chars: int) -> None:
         self._attach(value, line)

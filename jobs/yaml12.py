@@ -18,7 +18,7 @@ import yaml
 from yaml import events
 
 from jobs.errors import printable
-from jobs.tree import Bounds, Builder, Scalar, Tree, Unreadable, fraction, number
+from jobs.tree import TOO_LARGE, Bounds, Builder, Scalar, Tree, Unreadable, Written, fraction, number
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -26,6 +26,7 @@ _MARKER = re.compile(r"(?:\A|(?<=[\r\n]))(---|\.\.\.)(?=[ \t\r\n]|\Z)")
 _CONTENT = re.compile(r"(?:\A|(?<=[\r\n]))(?![ \t]*(?:#|[\r\n]|\Z)|%|\.{3}(?=\s|\Z))[^\r\n]")
 _TAG_LINE = re.compile(r"(?:(?:[ \t]*(?:#[^\r\n]*)?|%(?!TAG)[^\r\n]*)(?:\r\n?|\n))*+%TAG")
 _NEWLINE = re.compile(r"\r\n?|\n")
+_COMMENT = re.compile(r"[ \t]+(#[^\r\n]*)")
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 # Line breaks in YAML 1.1, and so to libyaml; ordinary characters since 1.2. They pass its scanner as private
@@ -95,7 +96,7 @@ def read(piece: Piece, bounds: Bounds) -> Tree | None:
             if kind in _ENDS:
                 builder.close()
             elif kind in _HANDLERS:
-                _HANDLERS[kind](builder, event, event.start_mark.line + piece.line)
+                _HANDLERS[kind](builder, event, piece)
     except yaml.YAMLError as error:
         raise _unreadable(error, piece) from None
     finally:
@@ -125,6 +126,9 @@ _PLAIN_WORDS = {
     "did not find expected ',' or '}'": "keys in { } lack a comma or their end",
     "could not find expected ':'": "a key without its colon, or a text that goes on without being indented",
     "did not find expected key": "a key was expected; look at the indentation, and at quotation marks inside quotes",
+    "found unknown escape character": r"a `\` inside double quotes begins an escape; use single quotes, or `/`",
+    "did not find expected hexdecimal number": r"`\x`, `\u` and `\U` inside double quotes need a number; use single "
+    "quotes, or `/`",
     "did not find expected '-' indicator": "a list entry was expected; look at the indentation",
 }
 
@@ -146,7 +150,8 @@ def _no_beginning(lines: list[str], column: int) -> str:
     return f"a text can't begin with `{printable(char)}`; put it in quotes" if char else "put the text in quotes"
 
 
-def _container(builder: Builder, event: Any, line: int) -> None:
+def _container(builder: Builder, event: Any, piece: Piece) -> None:
+    line = event.start_mark.line + piece.line
     if builder.wants_key:
         raise Unreadable("a key must be text, not a list or a mapping", line, maybe_unfinished=False)
     mapping = isinstance(event, events.MappingStartEvent)
@@ -154,32 +159,38 @@ def _container(builder: Builder, event: Any, line: int) -> None:
     builder.open({} if mapping else [], line, event.anchor)
 
 
-def _alias(builder: Builder, event: Any, line: int) -> None:
+def _alias(builder: Builder, event: Any, piece: Piece) -> None:
+    line = event.start_mark.line + piece.line
     if builder.wants_key:
         raise Unreadable("a key must be text, not an alias", line, maybe_unfinished=False)
     builder.alias(event.anchor, line)
 
 
-def _scalar(builder: Builder, event: Any, line: int) -> None:
+def _scalar(builder: Builder, event: Any, piece: Piece) -> None:
+    line = event.start_mark.line + piece.line
     text = event.value if event.value.isascii() else event.value.translate(_SHOW)
     if builder.wants_key:
         builder.key(text, line)
         _refuse_tag(builder, event.tag, line, "str")
         return
-    value = text
+    value: Scalar = text
+    written: Written | None = None
     if event.implicit[0] and not event.style:
         if not (text or builder.stack):
             return
         value, fault = plain(text)
+        comment = _COMMENT.match(piece.text, event.end_mark.index)
         if fault:
-            builder.problem(fault, line)
+            value = text
+        if fault or (value is not None and (comment or value is not text)):
+            written = Written(text, event.end_mark.line + piece.line, comment[1] if comment else "", fault)
     else:
         _refuse_tag(builder, event.tag, line, "str")
-    builder.put(value, line, len(text), event.anchor)
+    builder.put(value, line, len(text), event.anchor, written)
 
 
 _ENDS = frozenset({events.SequenceEndEvent, events.MappingEndEvent})
-_HANDLERS: dict[type, Callable[[Builder, Any, int], None]] = {
+_HANDLERS: dict[type, Callable[[Builder, Any, Piece], None]] = {
     events.ScalarEvent: _scalar,
     events.SequenceStartEvent: _container,
     events.MappingStartEvent: _container,
@@ -228,4 +239,4 @@ def plain(text: str) -> tuple[Scalar, str]:
         value = fraction(text)
     else:
         return text, ""
-    return value, "" if value is not None else "this number is too large; if text is meant, put it in quotes"
+    return value, "" if value is not None else TOO_LARGE

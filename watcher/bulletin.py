@@ -143,6 +143,7 @@ class Bulletin:
         return {
             "job_id": job.ticket.job_id,
             "name": printable(job.ticket.name),
+            "file": printable(job.ticket.file_name),
             "engine": job.engine,
             "chunk": job.chunk,
             "chunks": job.chunks,
@@ -169,6 +170,7 @@ def _queued(place: int, ticket: Ticket) -> dict[str, Any]:
     return {
         "job_id": ticket.job_id,
         "name": printable(ticket.name),
+        "file": printable(ticket.file_name),
         "place": place,
         "priority": min(ticket.priority, 9),
         "not_before": iso(ticket.not_before) if ticket.not_before else None,

@@ -6,6 +6,7 @@ As in `watcher.commands`, each says here what it takes and prints; what it does 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +142,7 @@ def _text_job(config: Config, rules: Rules, keys: dict[str, Any], name: str | No
     if len(set(names)) < len(names):
         raise click.UsageError("two recordings have the same name")
     path = Path(f"{(name or name_from(keys['text'])).rpartition('/')[2]}.yaml")
-    return check_data(path, text_job({**keys, "speaker_wav": names}), config, rules, here)
+    return replace(check_data(path, text_job({**keys, "speaker_wav": names}), config, rules, here), by_options=True)
 
 
 def _submitted(config: Config, jobs: list[Checked], how: dict[str, Any]) -> int:

@@ -6,41 +6,29 @@ import ctypes
 import errno
 import os
 import secrets
-import unicodedata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from jobs import names
 from jobs.errors import Hold, printable
 from jobs.files import fsync, rename_to_free_name, write_new
-from watcher.ignored import CANCEL_SUFFIX, JOB_SUFFIXES, is_job_name, is_walked
+from watcher.ignored import CANCEL_SUFFIX, is_job_name, is_walked
 
-_LONGEST_NAME_BYTES = 255
-_NO_NAME = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _NOT_OFFERED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 def checked_name(name: str) -> str:
-    """Check the name of a job, its path in the inbox without extension; a job file's extension is taken off.
+    """Check the name of a job's file, its path in the inbox without extension, which is taken off.
 
     Raises:
         ValueError: with a sentence, when no job can have this name.
     """
-    for suffix in JOB_SUFFIXES:
-        if name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
-    *folders, last = PurePosixPath(name).parts or ("",)
-    if not last or name.endswith("/"):
-        raise ValueError("a job needs a name")
-    if name.startswith("/") or ".." in folders or last == "..":
-        raise ValueError("a name is a path inside the inbox, without a leading / and without ..")
-    if any(unicodedata.category(char) in _NO_NAME for char in name):
-        raise ValueError("a name is text without control characters; choose another with --name")
+    name = names.checked_name(name)
+    *folders, last = name.split("/")
     if not all(map(is_walked, folders)) or not is_job_name(f"{last}.yaml"):
         raise ValueError(f"the spool leaves files of this name alone: {printable(name)}")
-    if any(len(os.fsencode(part)) > _LONGEST_NAME_BYTES - 12 for part in (*folders, last)):
-        raise ValueError("a name is at most 243 bytes long")
-    return "/".join((*folders, last))
+    return name
 
 
 def drop(inbox: Path, name: str, suffix: str, data: bytes, *, only: bool = False) -> str:

@@ -176,7 +176,9 @@ def knows(config: Config, status: Mapping[str, Any], name: str) -> bool:
     running = status.get("running")
     claimed = [*entries(status, "next"), *([running] if isinstance(running, Mapping) else [])]
     its_documents = re.compile(rf"{re.escape(printable(name))}(-[0-9]+)?")
-    return any(its_documents.fullmatch(str(entry.get("name"))) for entry in claimed)
+    return any(
+        its_documents.fullmatch(str(entry.get("name"))) or entry.get("file") == printable(name) for entry in claimed
+    )
 
 
 def _delay(entry: Mapping[str, Any], status: Mapping[str, Any]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-JOB_SUFFIXES = (".yaml", ".yml", ".json")
+from jobs import names
+
+JOB_SUFFIXES = names.JOB_SUFFIXES
 CANCEL_SUFFIX = ".cancel"
 PAUSE = "PAUSE"
 NEVER_A_JOB = "defaults.yaml"

@@ -24,7 +24,7 @@ def job_rules(config: Config) -> Rules:
     """
     defaults = {key: value for key, value in config.defaults.model_dump().items() if value is not None}
     models = Models(config.models, config.allowed_roots)
-    problems = dict.fromkeys(_wrong_defaults(defaults, models))
+    problems = dict.fromkeys(_wrong_defaults(defaults, models, config.limits.speaker_text_chars))
     if problems:
         lines = (f"{problem.key}: {problem.message}" for problem in problems)
         raise ConfigError("\n".join(lines), "Mend `defaults` in config.yaml; `voicespool engines` lists what there is.")
@@ -38,19 +38,23 @@ def job_rules(config: Config) -> Rules:
         transcribe=config.transcribe,
         text_chars=config.limits.text_chars,
         documents=config.limits.documents,
+        recordings=config.limits.recordings,
+        recording_uses=config.limits.recording_uses,
+        speaker_text_chars=config.limits.speaker_text_chars,
     )
 
 
-def _wrong_defaults(defaults: dict[str, Any], models: Models) -> Iterator[Problem]:
+def _wrong_defaults(defaults: dict[str, Any], models: Models, speaker_text_chars: int) -> Iterator[Problem]:
     """Jobs made of the defaults, and what is wrong with them.
 
     Several, since a recording and a built-in voice exclude each other in one job, and the checkpoint decides the
     engine. What is wrong about a key that the defaults do not have, such as a voice, is left to each job.
     """
-    rules = Rules(engines(), planned(), default_engine=defaults["engine"], models=models)
+    engine = defaults["engine"]
+    rules = Rules(engines(), planned(), default_engine=engine, models=models, speaker_text_chars=speaker_text_chars)
     replaced = {"engine"} if "checkpoint" in defaults else set()
     jobs = [{key: value for key, value in defaults.items() if key not in out | replaced} for out in _SEPARATE]
-    for job in [*jobs, {"engine": defaults["engine"]}]:
+    for job in [*jobs, {"engine": engine}]:
         for problem in _problems({"text": "Hello.", **job}, rules):
             if not problem.key or problem.key.partition(".")[0] in job:
                 yield Problem(problem.message, f"defaults.{problem.key}" if problem.key else "defaults")

@@ -46,6 +46,8 @@ class Running(Part):
 
     job_id: str
     name: str
+    """Of its result: the job file's path in the inbox without extension, or the job's own `name`."""
+    file: str = ""
     """The job file's path in the inbox without extension."""
     engine: str
     chunk: int
@@ -62,6 +64,8 @@ class Queued(Part):
 
     job_id: str
     name: str
+    file: str = ""
+    """As in `running`."""
     place: int
     """1 is next."""
     priority: int

@@ -12,7 +12,7 @@ from typing import Any
 from jobs.errors import SpoolError, printable
 from jobs.files import sha256_of
 from watcher.config import Config
-from watcher.drop import drop
+from watcher.drop import checked_name, drop
 from watcher.results import Result, results_of
 from watcher.validate import Checked
 
@@ -103,6 +103,18 @@ def name_from(text: str) -> str:
     return slug.lower() or "text"
 
 
+def _file_of(result: Result, name: str) -> str:
+    """The name of a result's job file in the inbox: that of the result, unless the job names itself."""
+    file, document = str(result.source.get("file", "")), result.source.get("document") or ""
+    try:
+        file = checked_name(file)
+    except ValueError:
+        return name
+    if re.fullmatch(rf"{re.escape(file)}(-0*{document})?", printable(name)):
+        return name
+    return f"{file}-{document}" if document else file
+
+
 def retry(config: Config, name: str) -> tuple[Result, str]:
     """Drop the job file of the newest failed or cancelled result of a name again; the result stays where it is.
 
@@ -120,16 +132,16 @@ def retry(config: Config, name: str) -> tuple[Result, str]:
             "`voicespool status` lists the last results; a name is the path in the inbox without extension.",
         )
     newest = unsuccessful[-1]
-    job_file = newest.job_file()
+    job_file, file = newest.job_file(), _file_of(newest, name)
     if job_file is None:
         raise Refused(
             f"{printable(newest.folder)} has no job file any more",
             "Submit the job file from where it was made.",
         )
     try:
-        return newest, drop(config.inbox, name, job_file.suffix, job_file.read_bytes(), only=True)
+        return newest, drop(config.inbox, file, job_file.suffix, job_file.read_bytes(), only=True)
     except FileExistsError:
         raise Refused(
-            f"a job file named {printable(name)} waits in the inbox already",
+            f"a job file named {printable(file)} waits in the inbox already",
             "`voicespool status` says what it waits for.",
         ) from None

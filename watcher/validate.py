@@ -12,13 +12,16 @@ from typing import Any
 
 from jobs.errors import JobInvalid, Problem, printable
 from jobs.files import opened_regular, read_at_most
+from jobs.names import numbered_document
 from jobs.order import Fallback
 from jobs.parse import Document, parse
-from jobs.recordings import NotAllowed, Places, transcript_beside, transcript_wanted
+from jobs.recordings import WRITTEN_ENDINGS, NotAllowed, Places, transcript_beside, transcript_wanted
 from jobs.rules import Rules
 from watcher.complaints import in_file
 from watcher.config import Config
 from watcher.ignored import why_ignored
+
+_OPTIONS = {"settings": "setting"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,8 @@ class Checked:
         data: Its bytes; b"" when it could not be read.
         documents: Its jobs, also those that are wrong; () when it could not be understood.
         problems: All of them, those of recordings too.
-        beside: Recordings that lie beside the file: name in the job -> real path.
+        beside: Recordings that lie beside the file: name in the job, with its ending -> real path.
+        by_options: Whether options of `submit` describe the job, so that there is no file whose lines could be named.
     """
 
     path: Path
@@ -38,15 +42,26 @@ class Checked:
     documents: tuple[Document, ...]
     problems: tuple[Problem, ...]
     beside: dict[str, Path]
+    by_options: bool = False
 
     def sentences(self) -> list[str]:
-        """`FILE:LINE: key: message` for each problem."""
-        return [in_file(printable(self.path), problem) for problem in self.problems]
+        """`FILE:LINE: key: message` for each problem, `--option: message` where there is no file."""
+        return [self._sentence(problem) for problem in self.problems]
 
     def warnings(self) -> list[str]:
-        """`FILE: …` for each job that would be rendered, but not with the checkpoint that it asks for."""
-        models = (document.model for document in self.documents)
-        return [f"{printable(self.path)}: {model}" for model in models if isinstance(model, Fallback)]
+        """The same for what would be rendered, but maybe not as it was meant: a text that YAML cuts, or a checkpoint
+        in whose place the base model speaks.
+        """
+        models = [document.model for document in self.documents if isinstance(document.model, Fallback)]
+        odd = [problem for document in self.documents for problem in document.warnings]
+        return [self._sentence(problem) for problem in (*odd, *(Problem(str(model)) for model in models))]
+
+    def _sentence(self, problem: Problem) -> str:
+        if not self.by_options:
+            return in_file(printable(self.path), problem)
+        key, _dot, setting = problem.key.partition("[")[0].partition(".")
+        option = f"--{_OPTIONS.get(key, key).replace('_', '-')} {setting}".rstrip()
+        return f"{option}: {problem.message}" if key else problem.message
 
     def as_json(self) -> dict[str, Any]:
         problems = [{"line": p.line, "key": p.key, "message": p.message} for p in self.problems]
@@ -61,9 +76,14 @@ class Checked:
     def jobs(self, name: str) -> list[tuple[str, str]]:
         """The name and the SHA-256 (hex) of each job that it becomes when it is dropped as `name`."""
         if len(self.documents) < 2:
-            return [(name, hashlib.sha256(self.data).hexdigest())]
+            return [("".join(self._own_names()) or name, hashlib.sha256(self.data).hexdigest())]
         digests = [hashlib.sha256(document.source).hexdigest() for document in self.documents]
-        return [(f"{name}-{number}", digest) for number, digest in enumerate(digests, start=1)]
+        names = [numbered_document(name, number + 1, len(digests)) for number in range(len(digests))]
+        return [(own or name, digest) for own, name, digest in zip(self._own_names(), names, digests, strict=True)]
+
+    def _own_names(self) -> list[str]:
+        """The name that each job asks for itself; "" for none."""
+        return [(document.spec.name or "") if document.spec else "" for document in self.documents]
 
 
 def check(path: Path, config: Config, rules: Rules) -> Checked:
@@ -89,9 +109,11 @@ def check_data(
     problems = [problem for document in documents for problem in document.problems]
     names = dict.fromkeys(name for document in documents for name in document.recordings)
     folder = path.resolve().parent
-    found, missing = _recordings([name for name in names if name not in known], folder, config)
+    named_at = {name: place for document in reversed(documents) for name, place in document.named_at.items()}
+    found, missing = _recordings([name for name in names if name not in known], folder, config, named_at)
     untold = _transcripts(documents, {**known, **found})
-    beside = {name: real for name, real in found.items() if (folder / name).exists() and not Path(name).is_absolute()}
+    named = {_whole(name, folder): real for name, real in found.items()}
+    beside = {name: real for name, real in named.items() if (folder / name).exists() and not Path(name).is_absolute()}
     return Checked(path, data, documents, (*problems, *missing, *untold), {**known, **beside})
 
 
@@ -113,7 +135,16 @@ def _read(path: Path, longest_bytes: int) -> bytes:
     return data
 
 
-def _recordings(names: list[str], folder: Path, config: Config) -> tuple[dict[str, Path], list[Problem]]:
+def _whole(name: str, folder: Path) -> str:
+    """The name of a recording with the ending that it may be given without, if it lies in this folder."""
+    if (folder / name).is_file():
+        return name
+    return next((name + ending for ending in WRITTEN_ENDINGS if (folder / (name + ending)).is_file()), name)
+
+
+def _recordings(
+    names: list[str], folder: Path, config: Config, named_at: Mapping[str, tuple[str, int]]
+) -> tuple[dict[str, Path], list[Problem]]:
     """Where the recordings lie that a job in a folder names, and a problem for each that the spool would not find."""
     places = Places(
         inbox=folder,
@@ -124,17 +155,17 @@ def _recordings(names: list[str], folder: Path, config: Config) -> tuple[dict[st
     )
     there, problems = {}, []
     for name in names:
+        place = named_at.get(name, ("speaker_wav", None))
         try:
             found = places.find(name, folder)
         except NotAllowed as error:
-            problems.append(Problem(str(error), "speaker_wav"))
+            problems.append(Problem(str(error), *place))
             continue
         if found is None:
-            message = f"{printable(name)} lies neither beside the file nor in {printable(config.voices)}"
-            problems.append(Problem(message, "speaker_wav"))
+            problems.append(Problem(places.missing(name, folder), *place))
         elif found.stat().st_size > places.longest_bytes:
             message = f"{printable(name)} is larger than limits.recording_bytes ({places.longest_bytes} bytes)"
-            problems.append(Problem(message, "speaker_wav"))
+            problems.append(Problem(message, *place))
         else:
             there[name] = found
     return there, problems

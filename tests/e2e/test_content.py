@@ -270,7 +270,9 @@ def test_recordings_that_never_come_or_never_end(tmp_path: Path) -> None:
         spool.drop("never.yaml", SPEAKS.format("radio/never.wav"))
         spool.drop("grows.yaml", SPEAKS.format("grows.wav"))
         spool.drop("empty.yaml", SPEAKS.format("empty.wav"))
-        assert "radio/never.wav is neither beside the job file nor in voices/" in error_text(spool, "never")
+        assert "line 2: speaker_wav: the recording radio/never.wav is neither next to the job file" in error_text(
+            spool, "never"
+        )
         assert "grows.wav is still being written" in error_text(spool, "grows")
         assert "empty.wav is empty" in error_text(spool, "empty")
 

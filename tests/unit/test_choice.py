@@ -281,5 +281,5 @@ class TestVoice:
         assert problems(models, {"engine": "continues", "speaker": "Zoe"}) == {"speaker": has_none}
 
     def test_that_is_wrong_is_complained_about_once(self, models: Path) -> None:
-        assert set(problems(models, {"engine": "xtts", "speaker_wav": 3})) == {"speaker_wav"}
-        assert set(problems(models, {"engine": "xtts", "speaker": 3})) == {"speaker"}
+        assert set(problems(models, {"engine": "xtts", "speaker_wav": [[]]})) == {"speaker_wav[0]"}
+        assert set(problems(models, {"engine": "xtts", "speaker": [3]})) == {"speaker"}

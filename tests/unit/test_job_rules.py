@@ -83,3 +83,15 @@ def test_the_name_is_looked_up_in_the_configured_folder_and_allowed_roots(tmp_pa
     assert isinstance(rules.models, Models)
     assert rules.models.folder == tmp_path / "elsewhere"
     assert rules.models.find(str(far)) == far
+
+
+def test_limits_of_the_configuration_are_limits_of_job_files(tmp_path: Path) -> None:
+    """Each fails by the name of its key, in the defaults too."""
+    limits = {"recordings": 1, "recording_uses": 2, "speaker_text_chars": 5}
+    (tmp_path / "config.yaml").write_text(json.dumps({"limits": limits}))
+    rules = job_rules(load(tmp_path / "config.yaml"))
+    assert (rules.recordings, rules.recording_uses, rules.speaker_text_chars) == (1, 2, 5)
+    voice = {"speaker_wav": "ana.wav", "speaker_text": "too long"}
+    (tmp_path / "config.yaml").write_text(json.dumps({"limits": limits, "defaults": voice}))
+    with pytest.raises(ConfigError, match=r"limits\.speaker_text_chars"):
+        job_rules(load(tmp_path / "config.yaml"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.base import EngineClass, EngineInfo, Option
+from jobs import checks, shape
 from jobs.errors import JobInvalid
+from jobs.findings import nearest
 from jobs.parse import Document, Rules, parse
 from jobs.spec import JobSpec
 
@@ -292,14 +294,22 @@ class TestValues:
             ("engine: xtts", "engine: xtts is not available in this version: this version has no xtts engine yet"),
             ("speaker: ana", 'speaker: there is no voice "ana"; there is Ana and Rui; did you mean `Ana`?'),
             ("speaker: [Ana]", "speaker: found a list of 1; allowed is a name, as text"),
-            ("speaker_wav: 3", "speaker_wav: found the number 3; allowed is the name of a recording, or a list"),
+            ("speaker_wav: {a: b}", "speaker_wav: found keys with values (a); allowed is the name of a recording, or"),
             ("speaker_wav: [" + "a," * 33 + "]", "speaker_wav: found a list of 33; allowed is the name of a recording"),
-            ("speaker_wav: [3]", "speaker_wav[0]: found the number 3; allowed is the name of a recording"),
+            ("speaker_wav: [[a]]", "speaker_wav[0]: found a list of 1; allowed is the name of a recording"),
             ("speaker_wav: ../x.wav", "`..` is not allowed"),
             ("speaker_wav: a/../../x.wav", "`..` is not allowed"),
             ("speaker_wav: 'a\\..\\x.wav'", "`..` is not allowed"),
             ("speaker_wav: https://x.org/a.wav", "nothing is downloaded"),
             ('speaker_wav: "a\\0b"', "control characters are not allowed"),
+            ('speaker_wav: "D:\\tts\\nina.wav"', "in double quotes `\\t` is a tab, so write the name with `/`, or in"),
+            ('speaker_wav: "D:\\nina.wav"', "in double quotes `\\n` is a new line"),
+            ('checkpoint: "D:\\best"', "in double quotes `\\b` is a backspace"),
+            ("name: ../news", "name: found \"../news\"; a name is a path such as"),
+            ("name: /news", "without a leading / and without"),
+            ("name: a/.b", "no part of a name begins with a dot"),
+            ('name: "a\\nb"', "without control characters"),
+            (f"name: {'x' * 244}", "at most 243 bytes"),
             ("speaker_wav: voices/", "not of a folder"),
             ("speaker_text: Hello", "there is no speaker_wav"),
             ("settings: 3", "settings: found the number 3; allowed is options of the engine"),
@@ -311,7 +321,7 @@ class TestValues:
             ("settings: {steps: 0}", "settings.steps: found the number 0; allowed is a whole number, 1 or more"),
             ("settings: {deep: 1}", "settings.deep: found the number 1; allowed is true or false"),
             ("settings: {style: [x]}", "settings.style: found a list of 1; allowed is text"),
-            ("checkpoint: 3", "checkpoint: found the number 3; allowed is the name of a model"),
+            ("checkpoint: [3]", "checkpoint: found a list of 1; allowed is the name of a model"),
             ("checkpoint: a://b", "checkpoint: found \"a://b\"; the name of a file is needed; nothing is downloaded"),
             ("checkpoint: ../best", "checkpoint: found \"../best\"; `..` is not allowed"),
             ("output: {format: flac}", "output.format: flac is not available in this version; allowed is wav"),
@@ -347,8 +357,7 @@ class TestValues:
     @pytest.mark.parametrize(
         ("text", "words"),
         [
-            ("text: 12", "line 1: text: found the number 12; allowed is text: put it in quotes to have it spoken"),
-            ("text: true", "line 1: text: found true; allowed is text: put it in quotes"),
+            ("text: {a: 12}", "line 1: text: found keys with values (a); allowed is text"),
             ("text:", "line 1: text: a job needs one of text, text_file and segments; text is empty"),
             ('text: ""', "line 1: text: found an empty text; allowed is text"),
             ("text: '...'", "nothing to speak"),
@@ -549,8 +558,69 @@ def test_an_engine_that_breaks_over_a_language_breaks_in_the_worker() -> None:
 
 def test_the_recordings_of_one_file_have_a_bound() -> None:
     """Looking for each of them takes the daemon's time."""
-    rules = replace(RULES, file_recordings=3)
+    rules = replace(RULES, recording_uses=5)
     texts = [f"text: hello\nspeaker_wav: [a{number}.wav, b.wav]\n" for number in range(4)]
     assert len(parse("---\n".join(texts[:2]).encode(), ".yaml", rules)) == 2
-    with pytest.raises(JobInvalid, match="5 different recordings; at most 3"):
+    with pytest.raises(JobInvalid, match=r"8 recordings together; at most 5 are allowed \(limits.recording_uses\)"):
         parse("---\n".join(texts).encode(), ".yaml", rules)
+
+
+def test_a_backslash_that_double_quotes_can_not_read_names_its_cure() -> None:
+    for name in ("D:\\data", "D:\\Users", "D:\\x"):
+        with pytest.raises(JobInvalid, match="use single quotes, or `/`"):
+            parse(f'text: hi\nspeaker_wav: "{name}"\n'.encode(), ".yaml", RULES)
+
+
+def test_a_transcript_has_a_bound_by_name() -> None:
+    """Also in a passage: the engine would speak with all of it."""
+    rules = replace(RULES, speaker_text_chars=10)
+    said = "speaker_wav: a.wav\nspeaker_text: "
+    (document,) = parse(f"text: hi\n{said}0123456789\n".encode(), ".yaml", rules)
+    assert document.problems == ()
+    (document,) = parse(f"text: hi\n{said}0123456789a\n".encode(), ".yaml", rules)
+    assert [str(problem) for problem in document.problems] == [
+        "line 3: speaker_text: 11 characters; at most 10 are allowed (limits.speaker_text_chars)"
+    ]
+    (document,) = parse(b"segments:\n- {text: hi, speaker_wav: a.wav, speaker_text: 0123456789a}\n", ".yaml", rules)
+    assert [problem.key for problem in document.problems] == ["segments[0].speaker_text"]
+
+
+def test_the_recordings_of_one_job_have_a_bound_by_name() -> None:
+    (document,) = parse(b"text: hi\nspeaker_wav: [a, b, c]\n", ".yaml", replace(RULES, recordings=2))
+    (problem,) = document.problems
+    assert problem.message == "the job names 3 recordings; at most 2 are allowed (limits.recordings)"
+
+
+class TestWords:
+    """Words are made only for the problems that are shown: their number must not be a stranger's choice."""
+
+    @pytest.fixture
+    def made(self, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+        calls: list[object] = []
+
+        def counted(word: object, known: Iterable[str]) -> str:
+            calls.append(word)
+            return nearest(word, known)
+
+        for module in (shape, checks):
+            monkeypatch.setattr(module, "nearest", counted)
+        return calls
+
+    def test_for_a_thousand_passages(self, made: list[object]) -> None:
+        for key in ("speaker", "language"):
+            made.clear()
+            job = "segments:\n" + "".join(f"- {{text: a, {key}: x{number}}}\n" for number in range(1_000))
+            (document,) = parse(job.encode(), ".yaml", RULES)
+            assert len(document.problems) == 101
+            assert "and 900 more" in document.problems[-1].message or "and 900 more" in document.problems[0].message
+            assert len(made) == 100
+
+    def test_for_many_documents_of_many_keys(self, made: list[object]) -> None:
+        """Each fails, by its first problems and the number of the others."""
+        job = "text: a\n" + "".join(f"zz{number}: 1\n" for number in range(50))
+        documents = parse("---\n".join([job] * 100).encode(), ".yaml", RULES)
+        assert len(documents) == 100
+        assert all(document.problems for document in documents)
+        assert len(documents[0].problems) == 50
+        assert documents[99].problems[-1].message == "and 47 more like these"
+        assert len(made) <= 1_000 + 3 * 100

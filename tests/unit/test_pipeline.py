@@ -366,6 +366,64 @@ def test_documents_are_jobs_and_a_wrong_one_fails_alone(at: Desk) -> None:
     assert manifest(at.results / "b")["request"] == manifest(at.results / "radio/a-3")["request"]
 
 
+def test_ten_documents_are_numbered_with_zeros(at: Desk) -> None:
+    """So that they are in order wherever names are sorted; a crash changes no number."""
+    at.drop("a.yaml", "---\n".join(f"text: {number}\n" for number in range(10)))
+    names = [ticket.name for ticket in at.take("a.yaml")]
+    assert (names[0], names[9]) == ("a-01", "a-10")
+    at.close()
+    assert sorted(ticket.name for ticket in at.resume()) == names
+
+
+# --- a name of its own ---------------------------------------------------------------------------------------------
+
+
+def test_a_job_names_its_result(at: Desk) -> None:
+    """Folder, files and manifest; the job file can be dropped again, and takes the next number."""
+    job = "text: hello\nname: evening//news.yaml\n"
+    folder = at.run("radio/job.yml", job)
+    assert folder == at.results / "evening/news"
+    assert sorted(os.listdir(folder)) == ["manifest.json", "news.wav", "news.yml"]
+    told = manifest(folder)
+    assert (told["name"], told["source"]["file"]) == ("evening/news", "radio/job.yml")
+    assert told["request"]["name"] == "evening/news"
+    assert at.run("news.yml", (folder / "news.yml").read_bytes()) == at.results / "evening/news~2"
+
+
+def test_a_name_of_its_own_outlives_a_crash_and_a_cancellation(at: Desk) -> None:
+    """It is on disk before the job is in the queue, so that a claim that is not parsed again has it, too."""
+    at.drop("radio/job.yaml", "text: one\nname: evening/news\n---\ntext: two\n")
+    tickets = at.take("radio/job.yaml")
+    assert [(ticket.name, ticket.file_name) for ticket in tickets] == [
+        ("evening/news", "radio/job"), ("radio/job-2", "radio/job"),
+    ]  # fmt: skip
+    at.close()
+    tickets = at.resume()
+    assert [ticket.name for ticket in tickets] == ["evening/news", "radio/job-2"]
+    pipeline.cancel(at.opened.store.folder_of(tickets[0].job_id))
+    at.close()
+    for ticket in at.resume():
+        at.process(ticket)
+    assert sorted(at.published()) == ["evening/news.cancelled", "radio/job-2"]
+
+
+def test_a_job_that_is_not_understood_keeps_the_name_of_its_file(at: Desk) -> None:
+    at.drop("a.yaml", "text: hello\nname: evening/news\nlangauge: en\n")
+    (ticket,) = at.take("a.yaml")
+    outcome = at.process(ticket, never)
+    assert outcome is not None
+    assert outcome.folder == at.results / "a.failed"
+
+
+def test_what_yaml_cuts_from_a_text_makes_the_result_doubtful(at: Desk) -> None:
+    told = manifest(at.run("a.yaml", "text: Call extension #42 now\n"))
+    assert told["checks"]["verdict"] == "doubtful"
+    (reason,) = told["checks"]["reasons"]
+    assert reason in told["warnings"]
+    assert reason.startswith("line 1: text: `#42 now` is not spoken")
+    assert manifest(at.run("b.yaml", "text: 'Call extension' #42\n"))["checks"]["verdict"] == "ok"
+
+
 # --- recordings and checkpoints ------------------------------------------------------------------------------------
 
 
@@ -396,6 +454,29 @@ def test_a_recording_that_can_not_be_had_fails_the_job_in_words(at: Desk, name: 
     assert outcome is not None
     assert outcome.status == "failed"
     assert name in (outcome.folder / "ERROR.txt").read_text()
+    (problem,) = manifest(outcome.folder)["error"]["problems"]
+    assert (problem["line"], problem["key"]) == (2, "speaker_wav")
+
+
+def test_a_recording_that_is_missing_is_named_by_the_line_of_its_own_document(at: Desk) -> None:
+    """The result holds that document, so that its lines count, not those of the file it came in."""
+    at.drop("a.yaml", "text: one\n---\nsegments:\n- text: two\n  speaker_wav: gone.wav\n")
+    for ticket in at.take("a.yaml"):
+        at.process(ticket)
+    (problem,) = manifest(at.results / "a-2.failed")["error"]["problems"]
+    assert (problem["line"], problem["key"]) == (4, "segments[0].speaker_wav")
+
+
+def test_a_claim_of_the_first_version_fails_with_its_sentences(at: Desk) -> None:
+    """That version kept no names with them."""
+    at.drop("a.yaml", "text: hello\nspeaker_wav: gone.wav\n")
+    (ticket,) = at.take("a.yaml")
+    path = at.opened.store.folder_of(ticket.job_id) / "claim.json"
+    claim = json.loads(path.read_bytes())
+    path.write_text(json.dumps(claim | {"problems": list(claim["problems"].values())}))
+    outcome = at.process(ticket, never)
+    assert outcome is not None
+    assert "the recording gone.wav is neither" in (outcome.folder / "ERROR.txt").read_text()
 
 
 def test_the_worker_gets_the_checkpoint_as_it_is_when_the_job_starts(at: Desk) -> None:

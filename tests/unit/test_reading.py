@@ -26,6 +26,7 @@ output: {format: wav}
 priority: 0
 not_before: 2026-12-01T08:00:00-03:00
 timeout_s: 1.5
+name: evening/news
 metadata: {a: [1, 2.5, null, {b: "\\u2028"}], n: true}
 """
 
@@ -39,7 +40,12 @@ def read(text: str | bytes, suffix: str = ".yaml") -> tuple[Document, ...] | Job
 
 @pytest.mark.parametrize(
     "text",
-    [EVERYTHING, "text: a", "text: a\n---\nspeaker_wav: c.wav\ntext: é\n---\ntxt: b\n---\n", '{"text": "\\ud83d"}'],
+    [
+        EVERYTHING,
+        "text: a",
+        "text: a #1 b\n---\nspeaker_wav: c.wav\ntext: é\n---\ntxt: b\n---\n",
+        '{"text": "\\ud83d"}',
+    ],
 )
 def test_documents_come_back_as_they_were_read(text: str) -> None:
     documents = read(text)

@@ -55,6 +55,55 @@ def test_beside_the_job_file_first_then_under_voices(places: Places) -> None:
     assert places.find("pt/rui.wav", job_folder) == deep
 
 
+def test_the_ending_may_be_left_out(places: Places) -> None:
+    """Next to the job file first; an exact name before any ending; a folder of that name is in nobody's way."""
+    job_folder = places.inbox / "radio"
+    theirs = written(places.voices / "ana.MP3")
+    assert places.find("ana", job_folder) == theirs
+    (places.voices / "ana").mkdir()
+    assert places.find("ana", job_folder) == theirs
+    ours = written(job_folder / "ana.v2.flac")
+    assert places.find("ana.v2", job_folder) == ours
+    beside = written(job_folder / "ana.wav")
+    assert places.find("ana", job_folder) == beside
+    exact = written(places.voices / "rui")
+    written(places.voices / "rui.wav")
+    assert places.find("rui", job_folder) == exact
+    assert places.find("ana.ogg", job_folder) is None, "another ending is another recording"
+    assert places.find("ana.txt", job_folder) is None
+
+
+def test_a_name_that_several_endings_fit_is_refused_with_a_list(places: Places) -> None:
+    for ending in (".wav", ".flac"):
+        written(places.voices / f"ana{ending}")
+    with pytest.raises(NotAllowed, match=r"ana fits several recordings in one folder: ana\.wav and ana\.flac"):
+        places.find("ana", places.inbox)
+    assert places.find("ana.flac", places.inbox) == places.voices / "ana.flac"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("anna.wav", "ana.wav"), ("anna", "ana"), ("Ana.wav", "ana.wav"), ("pt/ruy.wav", "pt/rui.wav"), ("zzz.wav", "")],
+)
+def test_one_that_is_not_there_names_the_nearest_that_is(places: Places, name: str, near: str) -> None:
+    (places.voices / "pt").mkdir()
+    written(places.voices / "pt/rui.wav")
+    written(places.inbox / "radio/ana.wav")
+    written(places.inbox / "radio/anna.yaml")
+    sentence = places.missing(name, places.inbox / "radio")
+    assert sentence.startswith(f"the recording {name} is neither next to the job file nor in voices/")
+    assert sentence.endswith(f"did you mean `{near}`?" if near else "voices/")
+
+
+def test_what_lies_outside_is_not_named(places: Places, tmp_path: Path) -> None:
+    """A link to a private folder, the state and an absolute path list nothing."""
+    written(tmp_path / "outside/secret.wav")
+    written(places.state / "secret.wav")
+    (places.inbox / "out").symlink_to(tmp_path / "outside")
+    for name in ("out/secre.wav", ".voicespool/secre.wav", str(tmp_path / "outside/secre.wav")):
+        assert "did you mean" not in places.missing(name, places.inbox)
+
+
 @pytest.mark.parametrize(
     "name", ["../outside/a.wav", "x/../../outside/a.wav", "/etc/passwd", "a\0.wav", "..", "link.wav", "out/a.wav"]
 )

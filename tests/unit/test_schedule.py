@@ -112,11 +112,13 @@ def test_the_head_is_shown_without_taking_it() -> None:
 def test_a_cancel_means_the_job_or_all_documents_of_the_file() -> None:
     schedule = Schedule(PATIENCE_S)
     for document in (1, 2):
-        schedule.add(ticket(document, name=f"radio/hello-{document}", document=document))
+        schedule.add(ticket(document, name=f"radio/hello-{document}", document=document, file_name="radio/hello"))
     schedule.add(ticket(3, name="radio/hello-2"))
     schedule.add(ticket(4, name="hello"))
     assert {found.job_id for found in schedule.named("radio/hello")} == {"id1", "id2"}
     assert {found.job_id for found in schedule.named("radio/hello-2")} == {"id2", "id3"}
+    schedule.add(ticket(5, name="evening/news", file_name="radio/job"))  # a job that names itself
+    assert {found.job_id for name in ("evening/news", "radio/job") for found in schedule.named(name)} == {"id5"}
     assert schedule.named("radio") == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -193,7 +194,7 @@ def test_another_recording_of_the_same_name_is_not_overwritten(config: Config, t
 @pytest.mark.parametrize(
     ("job", "complaint"),
     [
-        ("text: x\nspeaker_wav: nobody.wav", "nobody.wav lies neither beside the file nor in"),
+        ("text: x\nspeaker_wav: nobody.wav", "the recording nobody.wav is neither next to the job file nor in voices/"),
         ("text: x\nspeaker_wav: ../secret.wav", "secret.wav"),
         ("text: x\nspeaker_wav: /etc/passwd", "/etc/passwd"),
         ("text: x\nlanguag: en", "2: languag:"),
@@ -231,6 +232,35 @@ def test_several_documents_are_several_jobs(config: Config, tmp_path: Path) -> N
     assert len({job.sha256 for job in dropped}) == 2
 
 
+def test_a_job_that_names_itself_is_followed_by_that_name(config: Config, tmp_path: Path) -> None:
+    path = write_job(tmp_path, "hello.yaml", "text: one\nname: evening/news\n---\ntext: two\n")
+    rules = job_rules(config)
+    assert [name for name, _digest in check(path, config, rules).jobs("x")] == ["evening/news", "x-2"]
+    path.write_text("text: one\nname: evening/news\n")
+    (dropped,) = submit_file(config, check(path, config, rules), "x")
+    assert (dropped.name, dropped.source) == ("evening/news", "x.yaml")
+
+
+def test_a_recording_without_its_ending_goes_with_the_job(config: Config, tmp_path: Path) -> None:
+    """Under the name that it is found by there."""
+    path = write_job(tmp_path / "mine", "hello.yaml", "text: one\nspeaker_wav: ana\n")
+    write_job(tmp_path / "mine", "ana.flac", "fLaC")
+    write_job(tmp_path / "mine", "ana.txt", "Olá")
+    submit_file(config, check(path, config, job_rules(config)), "radio/hello")
+    assert sorted(path.name for path in (config.inbox / "radio").iterdir()) == ["ana.flac", "ana.txt", "hello.yaml"]
+
+
+def test_a_missing_recording_and_a_cut_text_are_named_by_line(config: Config, tmp_path: Path) -> None:
+    path = write_job(tmp_path / "mine", "hello.yaml", "text: Call #42\nspeaker_wav: anna.wav\n")
+    write_job(tmp_path / "mine", "ana.wav", "RIFF")
+    checked = check(path, config, job_rules(config))
+    (sentence,) = checked.sentences()
+    assert sentence.startswith(f"{path}:2: speaker_wav: the recording anna.wav is neither")
+    assert sentence.endswith("did you mean `ana.wav`?")
+    (warning,) = checked.warnings()
+    assert warning.startswith(f"{path}:1: text: `#42` is not spoken")
+
+
 def failed(config: Config, folder: str, job_id: str, text: str) -> Path:
     path = config.outbox / folder
     path.mkdir(parents=True)
@@ -249,6 +279,18 @@ def test_retry_takes_the_newest_failed_result(config: Config) -> None:
     assert newest.is_dir()
     with pytest.raises(Refused, match="waits in the inbox already"):
         retry(config, "radio/hello")
+
+
+def test_retry_of_a_job_that_names_itself_drops_its_own_file_again(config: Config) -> None:
+    """What a manifest says of it is checked as a name is."""
+    result = failed(config, "evening/hello.failed", "1", "text: a\nname: evening/hello\n")
+    told = {"job_id": "1", "status": "failed"}
+    for file, document, dropped in [
+        ("radio/job.yaml", 0, "radio/job.yaml"), ("radio/many.yaml", 2, "radio/many-2.yaml"),
+        ("../../job.yaml", 0, "evening/hello.yaml"),
+    ]:  # fmt: skip
+        (result / "manifest.json").write_text(json.dumps(told | {"source": {"file": file, "document": document}}))
+        assert retry(config, "evening/hello")[1] == dropped
 
 
 def test_retry_says_when_there_is_nothing_to_retry(config: Config) -> None:

@@ -1,0 +1,46 @@
+"""Somebody who comes from another tool is told which key does it here."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs import other_tools
+from jobs.parse import parse
+from jobs.spec import JobSpec
+from tests.unit.test_parse import RULES
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("input", "here it is `text`"),
+        ("voice", "here it is `speaker` (a voice that the model or engine has built in) or `speaker_wav`"),
+        ("voice_id", "`speaker`"),
+        ("voiceId", "`speaker`"),
+        ("ref_audio", "here it is `speaker_wav`"),
+        ("reference-audio", "here it is `speaker_wav`"),
+        ("speaker_audio", "here it is `speaker_wav`"),
+        ("ref_text", "here it is `speaker_text`"),
+        ("prompt_text", "here it is `speaker_text`"),
+        ("lang", "here it is `language`"),
+        ("output_file", "here it is `name`"),
+        ("response_format", "here it is `output: {format: …}`"),
+        ("model", "here it is `checkpoint` (a fine-tuned model) or `engine`"),
+    ],
+)
+def test_a_key_of_another_tool_names_the_one_here(key: str, words: str) -> None:
+    (document,) = parse(f"text: hi\n{key}: x\n".encode(), ".yaml", RULES)
+    (problem,) = document.problems
+    assert problem.key == key
+    assert words in problem.message
+    assert "those it has" not in problem.message
+
+
+def test_what_is_a_key_here_is_nobody_elses() -> None:
+    assert [key for key in JobSpec.model_fields if other_tools.here(key)] == []
+
+
+def test_a_key_that_nobody_knows_lists_a_few() -> None:
+    (document,) = parse(b"text: hi\nzzzzzz: x\n", ".yaml", RULES)
+    (problem,) = document.problems
+    assert problem.message.endswith("speaker_text and 16 more")
