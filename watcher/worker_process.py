@@ -33,12 +33,15 @@ class WorkerProcess:
     Args:
         python: The interpreter that runs it.
         environment: Variables that it gets besides ours.
+        inherited: Open descriptors that it gets under the same numbers.
 
     Raises:
         Hold: This machine can't start a process now.
     """
 
-    def __init__(self, python: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self, python: str, environment: Mapping[str, str] = MappingProxyType({}), inherited: tuple[int, ...] = ()
+    ) -> None:
         ours, theirs = socket.socketpair()
         life_reader, life_writer = os.pipe()
         try:
@@ -49,7 +52,7 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(), life_reader),
+                pass_fds=(theirs.fileno(), life_reader, *inherited),
                 start_new_session=True,
                 umask=0o077,
                 env={**_environment(os.environ), **environment},
