@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from jobs import pipeline
 from jobs.schedule import URGENT, Ticket
 from jobs.store import Changed
+from watcher import refusals
 from watcher.ignored import CANCEL_SUFFIX
 from watcher.log import log
 from watcher.session import Session
@@ -88,7 +89,8 @@ class Intake:
             arrivals.forget(source)
         except OSError as error:
             self.session.spool.store.check()
-            arrivals.hold(source, f"it can't be taken out of its folder: {error.strerror}")
+            why = refusals.reason("it can't be taken out of its folder", arrivals.inbox, source, error)
+            arrivals.hold(source, why)
         else:
             arrivals.forget(source)
 
