@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+CURE = (
+    "Set VOICESPOOL_CACHE to a folder that the spool's user may write in (in a systemd unit also CacheDirectory=, or "
+    "ReadWritePaths=); until then voices and digests of checkpoints are computed again after each start of a worker."
+)
+
 
 def folder(name: str) -> Path | None:
     """A folder of our own for one kind of thing; made if it is not there.
@@ -20,6 +25,13 @@ def folder(name: str) -> Path | None:
     except OSError:
         return None
     return path if os.access(path, os.W_OK | os.X_OK) else None
+
+
+def unusable() -> Path | None:
+    """Where nothing can be kept although it should be; None when all is well."""
+    root = _root()
+    there = next(path for path in (root, *root.parents) if os.path.exists(path))  # False where it may not be seen
+    return None if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else root
 
 
 def _root() -> Path:

@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,21 @@ def printable(text: object, limit: int = 2000) -> str:
         return whole
     shown = "".join(" " if char == "\t" else char if _harmless(char) else _escaped(char) for char in whole[: limit + 1])
     return shown if len(shown) <= limit else shown[:limit] + "…"
+
+
+def real_paths(text: object) -> str:
+    """Text in which paths that go through an open folder are shown as the paths that they are."""
+    return _THROUGH_A_FOLDER.sub(_real_path, str(text))
+
+
+_THROUGH_A_FOLDER = re.compile(r"/proc/self/fd/\d+(?=/)")
+
+
+def _real_path(found: re.Match[str]) -> str:
+    try:
+        return os.readlink(found[0])
+    except OSError:
+        return found[0]
 
 
 def printable_json(text: str) -> str:
@@ -190,5 +206,5 @@ def holding(what: str, kind: type[Hold] = Hold) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = f" ({printable(error.filename)})" if error.filename else ""
+        place = f" ({printable(real_paths(error.filename))})" if error.filename else ""
         raise kind(f"{what}: {error.strerror or printable(error)}{place}") from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import LockHeld, LockLost, printable
+from jobs.files import opened_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Lock:
         Raises:
             LockHeld: Somebody else has it; the message says who.
         """
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             _lock(fd)
             token = secrets.token_hex(8)
@@ -83,17 +84,20 @@ def _lock(fd: int) -> None:
 
 
 def holder(path: Path) -> Mapping[str, Any] | None:
-    """Say who holds the lock, without disturbing it: pid, host, started_at. None when nobody does."""
+    """Say who holds the lock, without disturbing it: pid, host, started_at. None when nobody does.
+
+    Raises:
+        PermissionError: This user may not ask.
+    """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with opened_regular(path) as (fd, _status):
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except PermissionError:
+        raise
     except BlockingIOError:
         return _read(path)
-    finally:
-        os.close(fd)
+    except OSError:
+        return None
     return None
 
 

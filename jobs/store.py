@@ -38,8 +38,10 @@ from jobs.files import (
 )
 from jobs.files import replace as replace_file
 from jobs.names import numbered_document
+from jobs.state import State
 
 FORMAT = "1"
+LONGEST_ID_BYTES = 100
 NOT_REGULAR = frozenset({errno.ELOOP, errno.EINVAL})  # what `opened_regular` says of links, pipes and the like
 
 
@@ -131,26 +133,27 @@ class Store:
     """
 
     inbox: Path
-    state: Path
+    folder: State
     inbox_id: str
     lately: ClaimedLately
     _reading: int
     _deaths: dict[str, int]
 
     @classmethod
-    def open(cls, inbox: Path, state: Path) -> Store:
-        """Open the state of an inbox; the caller holds its lock.
+    def open(cls, inbox: Path, folder: State) -> Store:
+        """Open the claims of an inbox in its state folder; the caller holds its lock, and closes the folder.
 
         Raises:
             ConfigError: The state was written by a newer version.
         """
-        _check_format(state / "format")
+        state = folder.path
+        _check_format(state / "format", folder.real / "format")
         for name in ("claimed", "recordings", "trash"):
             (state / name).mkdir(mode=0o700, exist_ok=True)
         reading = os.open(state / "reading", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             lately = ClaimedLately.open(state / "claimed-lately")
-            store = cls(inbox, state, read_id(state) or _new_id(state), lately, reading, {})
+            store = cls(inbox, folder, read_id(state) or _new_id(state), lately, reading, {})
             store._count_deaths()
         except BaseException:
             os.close(reading)
@@ -159,6 +162,11 @@ class Store:
 
     def close(self) -> None:
         os.close(self._reading)
+
+    @property
+    def state(self) -> Path:
+        """The state folder, as it can be reached whatever happens at its path."""
+        return self.folder.path
 
     def folder_of(self, job_id: str) -> Path:
         return self.state / "claimed" / job_id
@@ -474,7 +482,7 @@ class Store:
             InboxGone: It is not there, or is another one.
         """
         try:
-            found = read_id(self.state)
+            found = read_id(self.state) if self.folder.is_in_place() else None
         except OSError as error:
             raise InboxGone(f"the inbox {self.inbox} can't be read: {error.strerror}") from error
         if found != self.inbox_id or not self.inbox.is_dir():
@@ -484,26 +492,27 @@ class Store:
 def read_id(state: Path) -> str | None:
     """The id of an inbox, from its state folder; None when it has none (yet)."""
     try:
-        return (state / "id").read_text().strip() or None
+        with opened_regular(state / "id") as (fd, _status):
+            return read_at_most(fd, LONGEST_ID_BYTES).decode(errors="replace").strip() or None
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
 def _new_id(state: Path) -> str:
     new = secrets.token_hex(8)
-    replace_file(state / "id", f"{new}\n".encode(), mode=0o644)
+    replace_file(state / "id", f"{new}\n".encode())
     return new
 
 
-def _check_format(path: Path) -> None:
+def _check_format(path: Path, shown: Path) -> None:
     try:
         found = path.read_text().strip()
     except FileNotFoundError:
-        replace_file(path, f"{FORMAT}\n".encode(), mode=0o644)
+        replace_file(path, f"{FORMAT}\n".encode())
         return
     if found != FORMAT:
         raise ConfigError(
-            f"{path} says format {found!r}; this version of voicespool reads format {FORMAT}",
+            f"{shown} says format {found!r}; this version of voicespool reads format {FORMAT}",
             "Use the version of voicespool that wrote it, or let that version finish the jobs and start with an "
             "empty state folder.",
         )

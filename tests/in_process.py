@@ -25,6 +25,7 @@ from jobs.recordings import Places, Snapshots
 from jobs.rendering import Order, Rendering
 from jobs.rules import Rules
 from jobs.schedule import Ticket
+from jobs.state import State
 from jobs.store import Store
 
 T = TypeVar("T")
@@ -196,9 +197,11 @@ class Desk:
     def open(self) -> Spool:
         """What a daemon does when it starts."""
         with contextlib.ExitStack() as undo:
+            state = State.open(self.state)
+            undo.callback(state.close)
             lock = Lock.acquire(self.state / "lock")
             undo.callback(lock.release)
-            store = Store.open(self.inbox, self.state)
+            store = Store.open(self.inbox, state)
             undo.callback(store.close)
             store.empty_trash()
             spool = Spool(
@@ -219,6 +222,7 @@ class Desk:
         """What a kill does: the kernel takes the lock and the open files back, nothing else happens."""
         if self.spool is not None:
             self.spool.store.close()
+            self.spool.store.folder.close()
             self.spool.lock.release()
             self.spool = None
 

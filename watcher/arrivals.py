@@ -34,6 +34,7 @@ from jobs.parse import Document
 from jobs.reading import Reading
 from jobs.recordings import Places
 from jobs.store import NOT_REGULAR, deadly, too_large
+from watcher import refusals
 from watcher.companions import Companions, Needs
 from watcher.config import Limits, Ready
 from watcher.events import Events
@@ -398,7 +399,7 @@ class Arrivals:
         now = self.clock()
         sighting = self._sightings.setdefault(source, Sighting(source, 0, now, False, self._sweep))
         sighting.sweep = self._sweep
-        self._wait(sighting, Wait(f"it can't be read: {error.strerror}", held=True))
+        self._wait(sighting, Wait(refusals.reason("it can't be read", self.inbox, source, error), held=True))
 
     def _plan(self, sighting: Sighting, due: float) -> None:
         sighting.due = due

@@ -7,23 +7,24 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import printable
+from jobs import lock
+from jobs.errors import ConfigError, LockLost, printable
 from jobs.files import replace, to_json
 from jobs.pipeline import Outcome
 from jobs.report import iso, own_version
 from jobs.schedule import Ticket
+from jobs.state import State
 from watcher.arrivals import Sighting
 from watcher.session import Deferred, Session
-from watcher.status import SHOWN, SHOWN_RESULTS, STATUS_NAME, read
+from watcher.status import AT_LEAST_EVERY_S, SHOWN, SHOWN_RESULTS, STATUS_NAME, entries, read
 
 AT_MOST_EVERY_S = 1.0
-AT_LEAST_EVERY_S = 15.0
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ class Bulletin:
         ended: Number of jobs that ended since the start, by status.
     """
 
-    path: Path
+    state_dir: Path
     started_s: float = field(default_factory=time.time)
     state: str = "starting"
     holds: dict[str, tuple[str, float]] = field(default_factory=dict)
@@ -73,8 +74,9 @@ class Bulletin:
     @classmethod
     def beside(cls, state_dir: Path) -> Bulletin:
         """A bulletin in this state folder that goes on with the results an earlier daemon told of."""
-        bulletin = cls(state_dir / STATUS_NAME)
-        bulletin.results.extend(result for result in read(state_dir).get("results", []) if isinstance(result, dict))
+        bulletin = cls(state_dir)
+        with contextlib.suppress(OSError, ConfigError), State.open(state_dir) as state:
+            bulletin.results.extend(entries(read(state.path), "results"))
         return bulletin
 
     def changed(self) -> None:
@@ -101,12 +103,29 @@ class Bulletin:
         age = time.monotonic() - self._written_at
         return max(0.0, (AT_MOST_EVERY_S if self._changed else AT_LEAST_EVERY_S) - age)
 
-    def write(self, session: Session | None, *, mine: bool) -> None:
-        """Replace status.json if it is `mine`. A full or absent disk is no reason to stop: the log says the same."""
+    def write(self, session: Session | None) -> None:
+        """Replace status.json, if it is this daemon's to write. A full or absent disk is no reason to stop: the log
+        says the same.
+        """
         self._written_at, self._changed = time.monotonic(), False
-        if mine:
-            with contextlib.suppress(OSError):
-                replace(self.path, to_json(self._content(session)) + b"\n", mode=0o644, durable=False)
+        with contextlib.suppress(OSError, ConfigError, LockLost), self._own_folder(session) as folder:
+            replace(folder / STATUS_NAME, to_json(self._content(session)) + b"\n", mode=0o644, durable=False)
+
+    @contextlib.contextmanager
+    def _own_folder(self, session: Session | None) -> Iterator[Path]:
+        """The state folder, of the session or, while there is none, if nobody else has it.
+
+        Raises:
+            LockLost, ConfigError, OSError: It is not this daemon's.
+        """
+        if session is not None:
+            session.lock.check()
+            yield session.state.path
+            return
+        with State.open(self.state_dir) as state:
+            if lock.holder(state.path / "lock") is not None:
+                raise LockLost("another daemon has this inbox")
+            yield state.path
 
     def _content(self, session: Session | None) -> dict[str, Any]:
         return {

@@ -18,7 +18,7 @@ from importlib.metadata import version
 import click
 
 from engines.errors import EngineError, EngineMissing
-from jobs.errors import SpoolError, printable
+from jobs.errors import SpoolError, printable, real_paths
 from watcher import commands_jobs, commands_models
 from watcher.commands import ReaderLeft, commands
 
@@ -53,7 +53,9 @@ def answer(arguments: list[str]) -> int:
     except (ReaderLeft, BrokenPipeError):
         return _reader_left()
     except OSError as error:
-        name = f"{printable(os.fsdecode(error.filename))}: " if isinstance(error.filename, str | bytes) else ""
+        name = (
+            f"{printable(real_paths(os.fsdecode(error.filename)))}: " if isinstance(error.filename, str | bytes) else ""
+        )
         return _complain(f"{name}{error.strerror or error}", "`voicespool doctor` checks the folders.", HOLD)
     except Exception as error:  # noqa: BLE001 - the last one who can say anything
         return _report(error, arguments)

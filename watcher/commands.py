@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.errors import printable, printable_json
+from jobs.errors import Hold, printable, printable_json
 from watcher import log as logging
 from watcher.config import Config, load
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from watcher.status import Snapshot
 
 
 WRONG = 1
@@ -137,9 +139,7 @@ def status(app: App, watch: bool, as_json: bool) -> int:
     config = app.config()
     if watch:
         return _watch(config, as_json)
-    from watcher.status import look
-
-    snapshot = look(config)
+    snapshot = _look(config)
     if as_json:
         click.echo(in_json(snapshot.as_json()))
     else:
@@ -149,17 +149,26 @@ def status(app: App, watch: bool, as_json: bool) -> int:
     return 0
 
 
+def _look(config: Config) -> Snapshot:
+    """Look at the spool. Raises Hold when this user may not: nothing is said that was not seen."""
+    from watcher.status import UNSEEN_CURE, look
+
+    snapshot = look(config)
+    if snapshot.unseen:
+        raise Hold(snapshot.unseen, UNSEEN_CURE)
+    return snapshot
+
+
 def _watch(config: Config, as_json: bool) -> int:
     """On a terminal one picture that changes; elsewhere each change on its own (with --json, one line each)."""
     from watcher import display
-    from watcher.status import look
 
     console = display.console(sys.stdout)
     if console.is_terminal and not as_json:
         return _picture(config, console)
     before: object = None
     while True:
-        snapshot = look(config)
+        snapshot = _look(config)
         if snapshot != before:
             before = snapshot
             if as_json:
@@ -174,12 +183,11 @@ def _picture(config: Config, console: Console) -> int:
     from rich.live import Live
 
     from watcher import display
-    from watcher.status import look
 
     with Live(console=console, auto_refresh=False) as live:
         while True:
             rows = max(3, (console.height - 14) // 5)
-            live.update(display.status(look(config), datetime.now(UTC), rows), refresh=True)
+            live.update(display.status(_look(config), datetime.now(UTC), rows), refresh=True)
             time.sleep(WATCH_EVERY_S)
 
 

@@ -99,6 +99,7 @@ def _settings(_context: click.Context, _parameter: click.Parameter, given: tuple
 @click.option("--timeout-s", type=float, metavar="SECONDS", help="Longest rendering.")
 @click.option("--name", metavar="N", callback=_name, help="Name of the job, FOLDER/NAME for a subfolder.")
 @click.option("--wait", is_flag=True, help="Follow the jobs, print where each result is, exit with 1 if one failed.")
+@click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Longest --wait; then exit with 75.")
 @click.option("--force", is_flag=True, help="Drop the file although something is wrong with it.")
 @json_option
 def submit(app: App, files: tuple[Path, ...], **options: Any) -> int:
@@ -116,7 +117,7 @@ def submit(app: App, files: tuple[Path, ...], **options: Any) -> int:
     from watcher.job_rules import job_rules
     from watcher.validate import check
 
-    how = {key: options.pop(key) for key in ("name", "wait", "force", "as_json")}
+    how = {key: options.pop(key) for key in ("name", "wait", "timeout", "force", "as_json")}
     given = [key for key, value in options.items() if value not in (None, (), {})]
     if bool(files) == ("text" in given):
         raise click.UsageError("give job files, or --text, and not both")
@@ -124,6 +125,8 @@ def submit(app: App, files: tuple[Path, ...], **options: Any) -> int:
         raise click.UsageError(f"--{given[0].replace('_', '-')} goes with --text; in a FILE it is a key")
     if how["name"] is not None and len(files) > 1:
         raise click.UsageError("--name is for one FILE")
+    if how["timeout"] is not None and not how["wait"]:
+        raise click.UsageError("--timeout goes with --wait; the longest rendering of a job is --timeout-s")
     config = app.config()
     rules = job_rules(config)
     jobs = [check(path, config, rules) for path in files] or [_text_job(config, rules, options, how["name"])]
@@ -168,7 +171,7 @@ def _submitted(config: Config, jobs: list[Checked], how: dict[str, Any]) -> int:
     from watcher.progress import follow
 
     follower.follow(dropped)
-    return max(refused, follow(follower, as_json=how["as_json"]))
+    return max(refused, follow(follower, as_json=how["as_json"], timeout_s=how["timeout"]))
 
 
 def _say_dropped(config: Config, dropped: list[Dropped], as_json: bool) -> None:
@@ -220,10 +223,14 @@ def cancel(app: App, name: str) -> int:
     snapshot = look(config)
     known = knows(config, snapshot.status, name)
     drop.cancel(config.inbox, name)
+    if snapshot.unseen:
+        click.echo(snapshot.unseen, err=True)
+        return 0
     if not known:
         click.echo(f"no job named {printable(name)} is known now; `voicespool status` lists them", err=True)
     if snapshot.daemon is None:
-        click.echo("no daemon is running; the next one cancels it", err=True)
+        seen = "" if snapshot.certain else ", as far as this user may see"
+        click.echo(f"no daemon is running{seen}; the next one cancels it", err=True)
     return 0
 
 

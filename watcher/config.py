@@ -240,8 +240,9 @@ class Config(Section):
     models: Folder = Path("models")
     """Fine-tuned and base models; beside the inbox and the outbox, not inside."""
     state_dir: Folder = Path("inbox/.voicespool")
-    """The spool's own state, on the inbox's file system. Default: .voicespool in the inbox. Put it elsewhere
-    when a sync tool mirrors the inbox. Inside the inbox it must lie under a name with a leading dot."""
+    """The spool's own state, on the inbox's file system. Default: .voicespool in the inbox. Next to the inbox
+    it is out of reach of people and sync tools that write into the inbox. Inside the inbox it must lie under a name
+    with a leading dot."""
     allowed_roots: tuple[Folder, ...] = ()
     """Further folders that paths in job files may lead into; every other path outside is refused."""
     transcribe: Literal["off", "whisper"] = "off"

@@ -17,8 +17,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines import cache
 from engines.base_models import MODELS_VARIABLE
-from jobs import lock, pipeline
+from jobs import pipeline
 from jobs.errors import (
     Cancelled,
     ConfigError,
@@ -146,6 +147,10 @@ class Daemon:
     def run(self, *, fail: bool) -> int:
         self._open(first=True)
         log.info("spool starts", action="start", inbox=str(self.config.inbox), outbox=str(self.config.outbox))
+        if cache_folder := cache.unusable():
+            log.warning(
+                "nothing can be kept between starts", action="start", folder=str(cache_folder), hint=cache.CURE
+            )  # fmt: skip
         systemd.ready()
         try:
             while not self.signals.stop and not self._finished():
@@ -336,6 +341,7 @@ class Daemon:
         session.spool.elsewhere, session.spool.wait, session.spool.breathe = self.readers, self._await, self._breathe
         self.session, self.inbox_id, self.new_inbox_since = session, session.spool.store.inbox_id, None
         self.inbox_device = _device(self.config.inbox)
+        self.worker.inherited = (session.state.fd,)
         self.intake = Intake(session, self._queued, self._running)
         if session.left and "inbox" not in self.bulletin.holds:
             log.info("reading back claimed jobs", action="recover", jobs=len(session.left))
@@ -397,6 +403,7 @@ class Daemon:
         self.lost = [printable(ticket.name) for ticket in session.schedule.first(len(session.schedule))]
         if self.bulletin.running is not None:
             self.lost.insert(0, printable(self.bulletin.running.ticket.name))
+        self.worker.kill()  # it holds the state folder open too, and an unmount would stay busy
         session.close()
         self.events.forget()
         self._hold("inbox", hold)
@@ -502,20 +509,10 @@ class Daemon:
             self.bulletin.warm = self.worker.warm
             self.bulletin.changed()
         if self.bulletin.due_in() == 0.0:
-            self.bulletin.write(self.session, mine=self._is_mine())
+            self.bulletin.write(self.session)
         if self.watchdog_s is not None and time.monotonic() >= self.watchdog_due_s:
             systemd.watchdog()
             self.watchdog_due_s = time.monotonic() + self.watchdog_s
-
-    def _is_mine(self) -> bool:
-        """Whether status.json is this daemon's to write: it holds the lock, or nobody does."""
-        try:
-            if self.session is None:
-                return lock.holder(self.config.state_dir / "lock") is None
-            self.session.lock.check()
-        except (LockLost, OSError):
-            return False
-        return True
 
     def _state(self) -> str:
         session = self.session
@@ -540,7 +537,7 @@ class Daemon:
         else:
             self.worker.close()
         self.bulletin.state = "stopped"
-        self.bulletin.write(self.session, mine=self._is_mine())
+        self.bulletin.write(self.session)
         if self.session is not None:
             self.session.close()
         log.info("spool stopped", action="stop")

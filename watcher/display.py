@@ -78,13 +78,15 @@ def _headline(snapshot: Snapshot, now: datetime) -> Text:
     said, daemon = snapshot.status, snapshot.daemon
     if daemon is not None:
         state = printable(said.get("state", "starting"), 20)
+        seen = "" if snapshot.certain else ", as far as this user may see"
         who = f"process {printable(daemon.get('pid'), 20)} on {printable(daemon.get('host'), 80)}"
         line = Text(f"{state}", style=_STYLES.get(state, "bold"))
-        return line.append(f"  {who}, for {age(daemon.get('started_at'), now)}", style="default")
+        return line.append(f"  {who}, for {age(daemon.get('started_at'), now)}{seen}", style="default")
     if not said:
         return Text("no daemon has run for this inbox yet; start one with `voicespool run`")
+    none = "no daemon is running" if snapshot.certain else "no daemon is running, as far as this user may see"
     how = "stopped" if said.get("state") == "stopped" else "ended without a word"
-    return Text(f"no daemon is running; the last one {how} {age(said.get('updated_at'), now)} ago", style="yellow")
+    return Text(f"{none}; the last one {how} {age(said.get('updated_at'), now)} ago", style="yellow")
 
 
 def _running(said: Mapping[str, Any]) -> list[RenderableType]:

@@ -14,15 +14,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from engines import checkpoints, transcripts
+from engines import cache, checkpoints, transcripts
 from engines.base_models import BASE_MODELS, BIGVGAN, BaseModel, need, places, users
 from engines.checkpoints import Checkpoint
 from engines.errors import EngineMissing
 from engines.registry import engines
-from jobs import lock
-from jobs.errors import SpoolError, printable
+from jobs import lock, state
+from jobs.errors import ConfigError, SpoolError, printable
 from jobs.files import fsync, somebody_writes
-from watcher import filesystem, torch_findings
+from watcher import filesystem, folders, torch_findings
 from watcher.config import Config
 from watcher.events import Events
 from watcher.finding import Finding, fail, ok, warn
@@ -32,6 +32,7 @@ LIBRARIES = ("pydantic", "PyYAML", "structlog", "watchdog", "numpy", "soundfile"
 FREE_BYTES = 1 << 30
 WATCHES = 8192
 EVENT_WAIT_S = 2.0
+_AS_THE_DAEMON = "Run the doctor as the user that the spool runs as."
 
 
 def examine(config: Config) -> Iterator[Finding]:
@@ -44,7 +45,8 @@ def examine(config: Config) -> Iterator[Finding]:
     yield from _read_only("voices", config.voices)
     yield from _read_only("models", config.models)
     if config.inbox.is_dir():
-        yield from _claims(config)
+        yield from _state(config)
+    yield from _cache()
     yield from _watches()
     yield from _daemon(config)
     yield from _engines(config)
@@ -116,7 +118,7 @@ def _folder(what: str, folder: Path) -> Iterator[Finding]:
 
 
 def _not_there(what: str, folder: Path) -> Iterator[Finding]:
-    above = next(parent for parent in folder.parents if parent.exists())
+    above = next(parent for parent in folder.parents if os.path.exists(parent))
     if above.is_dir() and os.access(above, os.W_OK):
         yield warn(
             what, f"{printable(folder)} is not there yet", "The first `voicespool run` makes it, or `mkdir` does."
@@ -162,16 +164,31 @@ def _writes(scratch: Path) -> Iterator[Finding]:
     yield from ()
 
 
-def _claims(config: Config) -> Iterator[Finding]:
-    state = config.state_dir if config.state_dir.is_dir() else config.inbox
-    if os.stat(state).st_dev != os.stat(config.inbox).st_dev:
-        yield fail(
-            "claims",
-            f"state_dir {printable(state)} lies on another file system than the inbox",
-            "Leave state_dir out, or name a folder on the inbox's file system.",
-            3,
-        )
+def _state(config: Config) -> Iterator[Finding]:
+    """The spool's own folder, which nobody else may put there or write in."""
+    if os.path.lexists(config.state_dir):
+        try:
+            state.check(config.state_dir)
+            folders.same_file_system(config)
+        except ConfigError as error:
+            yield fail("state", error.message, error.hint, error.exit_code)
+            return
+        except OSError as error:
+            yield fail("state", f"{printable(config.state_dir)} can't be read: {error.strerror}", _AS_THE_DAEMON)
+            return
+        yield from _claims(config, config.state_dir)
+    elif not config.state_dir.parent.is_dir():
+        yield from _not_there("state_dir", config.state_dir)
         return
+    else:
+        yield from _claims(config, config.inbox)
+    if danger := folders.exposed(config):
+        yield warn("state", danger, folders.EXPOSED_CURE)
+    else:
+        yield ok("state", f"{printable(config.state_dir)} is out of others' reach")
+
+
+def _claims(config: Config, state: Path) -> Iterator[Finding]:
     if config.outbox.is_dir() and os.stat(config.outbox).st_dev != os.stat(config.inbox).st_dev:
         yield ok("outbox", "lies on another file system than the inbox, which is allowed")
     yield from _scratch("claims", config.inbox, "", lambda scratch: _claim(scratch, state))
@@ -253,6 +270,11 @@ def _watches() -> Iterator[Finding]:
         yield ok("inotify", f"at most {limit} watches, {instances} instances")
 
 
+def _cache() -> Iterator[Finding]:
+    if folder := cache.unusable():
+        yield warn("cache", f"{printable(folder)} can't be written", cache.CURE)
+
+
 def _number(path: Path) -> int | None:
     with contextlib.suppress(OSError, ValueError):
         return int(path.read_text())
@@ -260,7 +282,11 @@ def _number(path: Path) -> int | None:
 
 
 def _daemon(config: Config) -> Iterator[Finding]:
-    holder = lock.holder(config.state_dir / "lock")
+    try:
+        holder = lock.holder(config.state_dir / "lock")
+    except PermissionError:
+        yield warn("daemon", "whether one is running can't be seen by this user", _AS_THE_DAEMON)
+        return
     if holder is None:
         yield ok("daemon", "none is running for this inbox")
     else:

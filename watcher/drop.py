@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from jobs import names
 from jobs.errors import Hold, printable
-from jobs.files import fsync, rename_to_free_name, write_new
+from jobs.files import fsync, rename_to_free_name
 from watcher.ignored import CANCEL_SUFFIX, is_job_name, is_walked
 
 _AT_FDCWD = -100
@@ -55,7 +57,7 @@ def drop(inbox: Path, name: str, suffix: str, data: bytes, *, only: bool = False
         )
     folder = (inbox / name).parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _made(folder, inbox)
         if not folder.resolve().is_relative_to(inbox.resolve()):
             raise Hold(f"{printable(folder)} leads out of the inbox", "Choose another name.")
         return _placed(inbox, name, suffix, data, only)
@@ -68,10 +70,55 @@ def drop(inbox: Path, name: str, suffix: str, data: bytes, *, only: bool = False
         ) from None
 
 
+def _made(folder: Path, inbox: Path) -> None:
+    """Make the folders that are missing, each with the mode of the one that it is in: who may take files out of that
+    one may do so here too. Only the sticky bit is left out, by which nobody but their owner could.
+    """
+    if folder == inbox:
+        return
+    _made(folder.parent, inbox)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return
+    if not _has_default_acl(folder.parent):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _permit(fd, stat.S_IMODE(os.stat(folder.parent).st_mode) & ~stat.S_ISVTX)
+        finally:
+            os.close(fd)
+
+
+def _has_default_acl(folder: Path) -> bool:
+    """Whether the operator has said what new things in a folder may be, whatever this user's umask is."""
+    try:
+        return bool(os.getxattr(folder, "system.posix_acl_default"))
+    except OSError:
+        return False
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a new file that everybody may read who may list its folder, so that the spool can too."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        if not _has_default_acl(path.parent):
+            _permit(fd, stat.S_IMODE(os.fstat(fd).st_mode) | os.stat(path.parent).st_mode & 0o444)
+        os.fsync(fd)
+
+
+def _permit(fd: int, mode: int) -> None:
+    """Set the mode of something that was just made here. Some shares have no modes of their own."""
+    if os.fstat(fd).st_uid == os.geteuid():
+        with contextlib.suppress(OSError):
+            os.fchmod(fd, mode)
+
+
 def _placed(inbox: Path, name: str, suffix: str, data: bytes, only: bool) -> str:
     scratch = (inbox / name).with_name(f".voicespool-{secrets.token_hex(8)}")
     try:
-        write_new(scratch, data, 0o666)
+        _write(scratch, data)
         number = 1
         while True:
             source = f"{name}-{number}{suffix}" if number > 1 else f"{name}{suffix}"

@@ -60,6 +60,7 @@ class Follower:
 
     Attributes:
         before: Those ids.
+        daemon: Whether one runs, as far as this user may see.
     """
 
     config: Config
@@ -86,7 +87,7 @@ class Follower:
     def look(self, now: float) -> None:
         """Look once. `now` is monotonic, in seconds."""
         snapshot = look(self.config)
-        self.daemon = snapshot.daemon is not None
+        self.daemon = snapshot.daemon is not None or bool(snapshot.unseen)
         look_at_folders = now - self._folders_at >= FOLDER_LOOK_S
         if look_at_folders:
             self._folders_at = now
@@ -100,7 +101,7 @@ class Follower:
         if look_at_folders and (seen := self._in_outbox(job)) is not None:
             return seen
         if (self.config.inbox / job.job.source).exists():
-            return replace(job, message=_waits_for(job.job.source, snapshot.status))
+            return replace(job, message=snapshot.unseen or _waits_for(job.job.source, snapshot.status))
         return self._maybe_lost(job, snapshot, now)
 
     def _in_status(self, job: Followed, status: Mapping[str, Any]) -> Followed | None:
@@ -206,11 +207,15 @@ def _known(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield running
 
 
-def wait(follower: Follower, show: Callable[[Follower], None], pause_s: float = 0.2) -> None:
-    """Look until all jobs have ended, and let `show` tell about each look."""
+def wait(
+    follower: Follower, show: Callable[[Follower], None], timeout_s: float | None = None, pause_s: float = 0.2
+) -> None:
+    """Look until all jobs have ended, at most for `timeout_s`, and let `show` tell about each look."""
+    deadline = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
     while True:
         follower.look(time.monotonic())
         show(follower)
-        if follower.ended:
+        left_s = deadline - time.monotonic()
+        if follower.ended or left_s <= 0:
             return
-        time.sleep(pause_s)
+        time.sleep(min(pause_s, left_s))

@@ -15,6 +15,7 @@ from jobs.files import opened_folder
 from jobs.reading import Reading
 from jobs.schedule import URGENT, Ticket
 from jobs.store import Changed
+from watcher import refusals
 from watcher.ignored import CANCEL_SUFFIX
 from watcher.log import log
 from watcher.session import Session
@@ -126,7 +127,8 @@ class Intake:
             arrivals.forget(source)
         except OSError as error:
             self.session.spool.store.check()
-            arrivals.hold(source, f"it can't be taken out of its folder: {error.strerror}")
+            why = refusals.reason("it can't be taken out of its folder", arrivals.inbox, source, error)
+            arrivals.hold(source, why)
         else:
             arrivals.forget(source)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import click
 
-from jobs.errors import printable
+from jobs.errors import Hold, printable
 from watcher.follow import Followed, Follower, wait
 
 FAILED = 1
@@ -23,15 +23,15 @@ _NO_DAEMON = (
 )
 
 
-def follow(follower: Follower, *, as_json: bool) -> int:
+def follow(follower: Follower, *, as_json: bool, timeout_s: float | None = None) -> int:
     """Wait for all jobs; print the folder of each result on stdout, and on stderr how far it is and what went wrong.
 
     Returns:
-        0 when all are done, else 1.
+        0 when all are done, 1 when one failed, 75 when one has not ended within `timeout_s`.
     """
     show = _Bar() if sys.stderr.isatty() else _Lines()
     try:
-        wait(follower, show)
+        wait(follower, show, timeout_s)
     finally:
         show.close()
     if as_json:
@@ -39,9 +39,13 @@ def follow(follower: Follower, *, as_json: bool) -> int:
     for job in () if as_json else follower.jobs:
         if job.folder is not None:
             click.echo(printable(job.folder, 5000))
-        if job.stage != "done" or job.message:
+        if not job.ended:
+            click.echo(f"{printable(job.job.name)}: not done after {timeout_s:g} s; {in_words(job)}", err=True)
+        elif job.stage != "done" or job.message:
             click.echo(f"{printable(job.job.name)}: {job.stage}: {printable(job.message)}".rstrip(": "), err=True)
-    return 0 if all(job.stage == "done" for job in follower.jobs) else FAILED
+    if any(job.ended and job.stage != "done" for job in follower.jobs):
+        return FAILED
+    return 0 if follower.ended else Hold.exit_code
 
 
 def _as_json(job: Followed) -> dict[str, str | None]:

@@ -14,12 +14,15 @@ from jobs.pipeline import Spool
 from jobs.recordings import Places, Snapshots
 from jobs.rules import ModelsElsewhere, Rules
 from jobs.schedule import Schedule, Ticket
+from jobs.state import State
 from jobs.store import Store
 from watcher import arrivals, filesystem, folders
 from watcher.arrivals import Arrivals
 from watcher.config import Config
 from watcher.events import Events
+from watcher.folders import EXPOSED_CURE
 from watcher.job_rules import job_rules
+from watcher.log import log
 
 
 def worker_limits(config: Config) -> Limits:
@@ -78,6 +81,7 @@ class Session:
     """
 
     config: Config
+    state: State
     lock: Lock
     spool: Spool
     arrivals: Arrivals
@@ -93,26 +97,29 @@ class Session:
             ConfigError: A folder can't be what it is meant to be.
             Hold: Another daemon has the inbox, or the file system refuses something.
         """
-        with holding("the spool's folders"):
-            folders.prepare(config)
-        with holding("the state folder of the inbox"):
-            lock = Lock.acquire(config.state_dir / "lock")
-        try:
+        with contextlib.ExitStack() as undo:
+            with holding("the spool's folders"):
+                state = folders.prepare(config)
+                undo.callback(state.close)
             with holding("the state folder of the inbox"):
-                return cls._opened(config, events, lock)
-        except BaseException:
-            lock.release()
-            raise
+                lock = Lock.acquire(state.path / "lock")
+                undo.callback(lock.release)
+                session = cls._opened(config, events, state, lock)
+                danger = folders.exposed(config)
+            undo.pop_all()
+        if danger:
+            log.warning("the state folder is in reach of others", action="start", reason=danger, hint=EXPOSED_CURE)
+        return session
 
     @classmethod
-    def _opened(cls, config: Config, events: Events, lock: Lock) -> Session:
-        store = Store.open(config.inbox, config.state_dir)
+    def _opened(cls, config: Config, events: Events, state: State, lock: Lock) -> Session:
+        store = Store.open(config.inbox, state)
         store.empty_trash()
         spool = Spool(
             store=store,
             lock=lock,
             outbox=None,
-            snapshots=Snapshots(config.state_dir / "recordings", places(config)),
+            snapshots=Snapshots(state.path / "recordings", places(config)),
             rules=_rules(config),
             device=config.device.model_dump(mode="json"),
             longest_bytes=config.limits.job_file_bytes,
@@ -133,7 +140,7 @@ class Session:
             recall=store.lately.recall,
         )
         schedule = Schedule(config.limits.affinity_s)
-        return cls(config, lock, spool, incoming, schedule, left=store.claimed_ids()[::-1])
+        return cls(config, state, lock, spool, incoming, schedule, left=store.claimed_ids()[::-1])
 
     def reload(self, config: Config) -> None:
         """Go on with another configuration of the same folders.
@@ -189,8 +196,9 @@ class Session:
             return
         with holding("the outbox can't be used"):
             store, config = self.spool.store, self.config
-            memory = config.state_dir / folders.OUTBOX_MEMORY
+            memory = self.state.path / folders.OUTBOX_MEMORY
             outbox = Outbox.open(config.outbox, memory, store.inbox_id, publishing(config))
+            folders.writable("outbox", config.outbox)  # before a model is loaded for what can't be published
             outbox.clean(keep=store.has_intent)
         self.spool.outbox = outbox
 
@@ -198,3 +206,4 @@ class Session:
         with contextlib.suppress(OSError):
             self.spool.store.close()
         self.lock.release()
+        self.state.close()

@@ -12,9 +12,11 @@ from pydantic.fields import FieldInfo
 
 from jobs.errors import Hold, printable
 from jobs.files import write_new
+from jobs.state import FOLDER_MODE
 from watcher.config import CONFIG_NAME, Config
 
 FOLDERS = ("inbox", "outbox", "voices", "models")
+STATE_FOLDER = ".voicespool-state"  # next to the inbox: out of reach of those who may write in it
 EXAMPLE_NAME = "example.yaml"
 EXAMPLE = """\
 # A job: drop this file into inbox/ (or run `voicespool submit example.yaml`), and outbox/example/ appears.
@@ -53,12 +55,13 @@ def _section(model: type[BaseModel], indent: str) -> Iterator[str]:
 
 
 def _line(name: str, field: FieldInfo) -> str:
-    """A key with its default; commented out where the default is nothing, or follows from another key."""
+    """A key with its default; commented out where the default is nothing."""
+    if name == "state_dir":
+        return f"{name}: {STATE_FOLDER}"
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is None:
         return f"# {name}:"
-    off = "# " if name == "state_dir" else ""
-    return f"{off}{name}: {_value(default)}"
+    return f"{name}: {_value(default)}"
 
 
 def _value(value: Any) -> str:
@@ -87,6 +90,10 @@ def start(folder: Path) -> list[tuple[Path, bool]]:
             new = not (folder / name).exists()
             (folder / name).mkdir(exist_ok=True)
             made.append((folder / name, new))
+        if not (folder / CONFIG_NAME).exists():
+            new = not (folder / STATE_FOLDER).exists()
+            (folder / STATE_FOLDER).mkdir(FOLDER_MODE, exist_ok=True)
+            made.append((folder / STATE_FOLDER, new))
         for name, text in ((CONFIG_NAME, template()), (EXAMPLE_NAME, EXAMPLE)):
             made.append((folder / name, _write(folder / name, text)))
     except OSError as error:

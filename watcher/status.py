@@ -1,25 +1,37 @@
 """status.json: what the daemon says of itself and of every file, and how others read it.
 
 The daemon replaces `status.json` in its state folder whenever something changes; anybody may read it. Whether
-the daemon still lives is the kernel's word alone: it holds the lock beside it.
+the daemon still lives is the kernel's word: it holds the lock next to it, which its own user may ask for. Others have
+to believe status.json, which the daemon also writes at rest.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs import lock
+from jobs.errors import printable
+from jobs.files import opened_regular, read_at_most
+from jobs.state import user_name
 from watcher.config import Config
 from watcher.ignored import is_job_name, is_walked
 
 STATUS_NAME = "status.json"
+AT_LEAST_EVERY_S = 15.0
+"""The daemon writes status.json this often, also when nothing happens."""
+UNSEEN_CURE = (
+    "Run this as the user that the spool runs as, or as a member of the group of its folders: `usermod -aG GROUP USER`."
+)
+_BELIEVED_S = 3 * AT_LEAST_EVERY_S
 SHOWN = 1000
 SHOWN_RESULTS = 100
 _LARGEST_BYTES = 64 << 20
@@ -161,18 +173,23 @@ class Snapshot:
         daemon: Who holds the inbox's lock: pid, host, started_at; None when nobody does.
         files: Job files that lie in the inbox, at most 1,000; looked up only when no daemon runs.
         files_count: How many there are in all.
+        certain: False when this user may not ask for the lock: `daemon` is then what status.json says.
+        unseen: What this user may not read, a sentence: status.json, or the inbox while no daemon runs. Else empty.
     """
 
     status: Mapping[str, Any]
     daemon: Mapping[str, Any] | None
     files: tuple[str, ...] = ()
     files_count: int = 0
+    certain: bool = True
+    unseen: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """status.json, and with it `daemon`, and without a daemon what lies in the `inbox`."""
         daemon = self.daemon or {}
         known = {key: daemon.get(key) for key in ("pid", "host", "started_at")}
-        answer = dict(self.status) | {"daemon": {"running": self.daemon is not None, **known}}
+        running = {"running": self.daemon is not None, "certain": self.certain}
+        answer = dict(self.status) | {"daemon": {**running, **known}}
         if self.daemon is None:
             answer["inbox"] = {"count": self.files_count, "files": list(self.files)}
         return answer
@@ -180,22 +197,62 @@ class Snapshot:
 
 def look(config: Config) -> Snapshot:
     """Read status.json and ask whether the daemon lives. Writes nothing, waits for nothing."""
-    daemon = lock.holder(config.state_dir / "lock")
-    status = read(config.state_dir)
+    try:
+        status = read(config.state_dir)
+    except PermissionError:
+        return Snapshot({}, None, certain=False, unseen=_unseen(config.state_dir / STATUS_NAME))
+    certain = True
+    try:
+        daemon = lock.holder(config.state_dir / "lock")
+    except PermissionError:
+        daemon, certain = _by_its_own_word(status), False
     if daemon is not None:
-        return Snapshot(status, daemon)
+        return Snapshot(status, daemon, certain=certain)
+    if os.path.exists(config.inbox) and not os.access(config.inbox, os.R_OK | os.X_OK):
+        return Snapshot(status, None, certain=certain, unseen=_unseen(config.inbox))
     files, count = _in_inbox(config.inbox)
-    return Snapshot(status, None, files, count)
+    return Snapshot(status, None, files, count, certain)
 
 
 def read(state_dir: Path) -> Mapping[str, Any]:
-    """status.json as it is; {} when there is none that can be read."""
+    """status.json as it is; {} when there is none, or it is none.
+
+    Raises:
+        PermissionError: This user may not read it.
+    """
     try:
-        with (state_dir / STATUS_NAME).open("rb") as file:
-            status = json.loads(file.read(_LARGEST_BYTES))
+        with opened_regular(state_dir / STATUS_NAME) as (fd, _status):
+            status = json.loads(read_at_most(fd, _LARGEST_BYTES))
+    except PermissionError:
+        raise
     except (OSError, ValueError):
         return {}
     return status if isinstance(status, dict) else {}
+
+
+def _by_its_own_word(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Who the daemon is, as status.json says; None when that says that it ended, is old, or its process is gone."""
+    try:
+        age_s = (datetime.now(UTC) - datetime.fromisoformat(status["updated_at"])).total_seconds()
+    except (KeyError, TypeError, ValueError):
+        return None
+    if status.get("state") == "stopped" or age_s > _BELIEVED_S:
+        return None
+    return None if status.get("host") == socket.gethostname() and _is_gone(status.get("pid")) else status
+
+
+def _is_gone(pid: object) -> bool:
+    try:
+        os.kill(pid if isinstance(pid, int) and pid > 0 else 0, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
+def _unseen(path: Path) -> str:
+    return f"{printable(path)} can't be read by user {user_name(os.geteuid())}, so nothing can be said about the spool"
 
 
 def entries(status: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

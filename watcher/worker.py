@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from jobs.errors import Hold, WorkerUnready, holding
+from jobs.errors import Hold, WorkerUnready, holding, real_paths
 from jobs.order import Order, Progress
 from watcher import deaths, messages, oom
 from watcher.messages import Died, Done, Event, Failed, Loaded, NotAMessage, Ready, Said, Stopped
@@ -69,6 +69,7 @@ class Worker:
         environment: Variables for the worker, besides our own.
 
     Attributes:
+        inherited: Descriptors that the next process gets under the same numbers.
         last_progress: When (`time.monotonic()`) the worker last took an order or said something about it.
     """
 
@@ -80,6 +81,7 @@ class Worker:
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._device, self._log, self._python, self._environment = device, log, python, environment
+        self.inherited: tuple[int, ...] = ()
         self._epoll = select.epoll()
         self._running: _Running | None = None
         self._lingering: WorkerProcess | None = None
@@ -142,7 +144,7 @@ class Worker:
                 f"the killed worker (process {self._lingering.pid}) is not gone yet",
                 "The kernel still holds it, most often for a device or a share that does not answer.",
             )
-        process = WorkerProcess(self._python, self._environment)
+        process = WorkerProcess(self._python, self._environment, self.inherited)
         outputs = {
             process.stdout_fd: self._output("stdout"),
             process.stderr_fd: self._output("stderr"),
@@ -290,7 +292,7 @@ class Worker:
             return self._log.bind(action="worker_output", stream=stream, **job)
 
         return OutputLog(
-            say=lambda line: log().info("worker printed", line=line),
+            say=lambda line: log().info("worker printed", line=real_paths(line)),
             say_dropped=lambda lines: log().warning("worker printed too much", lines_left_out=lines),
         )
 

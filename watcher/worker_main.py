@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines.base import EngineClass
 from engines.errors import SHORTAGES, CheckpointRefused, EngineError, EngineMissing, OutOfMemory, RequestRefused
-from jobs.errors import Hold, SpoolError
+from jobs.errors import Hold, SpoolError, real_paths
 from jobs.order import Order, Progress, Rendering, Stopped
 from watcher import leash, messages
 from watcher.messages import Failed
@@ -250,12 +250,12 @@ def _engine_class(name: str) -> EngineClass:
 def failure(error: BaseException) -> Failed:
     """Make words of whatever an engine raised; a traceback of what nobody foresaw goes to the log."""
     if isinstance(error, EngineError | SpoolError):
-        return Failed(error.code, error.message, error.hint, error.retryable)
+        return Failed(error.code, real_paths(error.message), error.hint, error.retryable)
     with contextlib.suppress(Exception):  # out of memory, even this can fail
         lines = traceback.format_exception(error, limit=-LAST_FRAMES)
         sys.stderr.write("".join(lines))
         sys.stderr.flush()
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    said = f"{type(error).__name__}: {real_paths(error)}" if str(error) else type(error).__name__
     if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return Failed(
             OutOfMemory.code,

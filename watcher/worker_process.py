@@ -32,12 +32,15 @@ class WorkerProcess:
     Args:
         python: The interpreter that runs it.
         environment: Variables that it gets besides ours.
+        inherited: Open descriptors that it gets under the same numbers.
 
     Raises:
         WorkerUnready: This machine can't start a process now. Nothing is left of it.
     """
 
-    def __init__(self, python: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self, python: str, environment: Mapping[str, str] = MappingProxyType({}), inherited: tuple[int, ...] = ()
+    ) -> None:
         refused = holding("the worker can't be started", WorkerUnready)
         with refused, contextlib.ExitStack() as undo, contextlib.ExitStack() as for_the_worker:
             self.channel, theirs = socket.socketpair()
@@ -56,7 +59,7 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
-                pass_fds=(theirs.fileno(), life_reader),
+                pass_fds=(theirs.fileno(), life_reader, *inherited),
                 start_new_session=True,
                 umask=0o077,
                 env={**environment_of(os.environ), **environment},

@@ -263,6 +263,16 @@ def test_retry_runs_a_mended_job_again(speaking: Spool) -> None:
     assert speaking.command("retry", "nothing").returncode == 1
 
 
+def test_wait_has_an_end(speaking: Spool) -> None:
+    """--timeout: 75, the job stays, and what it waits for is said; it goes with --wait alone."""
+    done = speaking.command("submit", "--text", "Hello.", "--name", "a", "--wait", "--timeout", "0.1")
+    assert done.returncode == 75
+    assert "no daemon is running for this inbox" in done.stderr
+    assert "a: not done after 0.1 s; dropped" in done.stderr
+    assert (speaking.inbox / "a.yaml").exists()
+    assert speaking.command("submit", "--text", "Hello.", "--timeout", "1").returncode == 2
+
+
 def test_cancel_cancels_what_waits(speaking: Spool) -> None:
     """A job that waits for its time; an unknown name is said to be unknown."""
     speaking.drop("later.yaml", "text: Later.\nnot_before: 2999-01-01T00:00:00Z\n")

@@ -24,7 +24,7 @@ from tests.mounting import (
     private_mounts,
     unmount,
 )
-from tests.spooling import PLUGINS, ROOT, Spool, until
+from tests.spooling import PLUGINS, ROOT, Spool, is_running, until
 
 BOUNDARY = Path(__file__).parents[1] / "crash" / "boundary"
 LONG_TEXT = f"text: One. {'Much more. ' * 30}\nsettings: {{audio_ms: 1000}}\n"
@@ -46,6 +46,12 @@ def held(spool: Spool, what: str, words: str) -> None:
         f"{what} on hold: {words}; {spool.status().get('holds')}",
     )
     until(lambda: spool.status()["state"] == "hold", "the state says hold")
+
+
+def opened_on(pid: int, share: Path) -> list[str]:
+    """What a process has open on a file system."""
+    device, descriptors = share.stat().st_dev, list(Path(f"/proc/{pid}/fd").iterdir())
+    return [os.readlink(path) for path in descriptors if os.path.exists(path) and path.stat().st_dev == device]
 
 
 def no_longer_held(spool: Spool) -> None:
@@ -92,6 +98,9 @@ def test_an_inbox_that_is_unmounted_and_back_puts_the_running_job_off_and_goes_o
     until(lambda: spool.lines("hold"), "a hold")
     assert spool.lines("hold")[-1]["what"] == "inbox"
     assert not list(spool.inbox.iterdir())
+    assert spool.process is not None
+    assert not opened_on(spool.process.pid, share), "an unmount would stay busy"
+    assert not is_running(worker)
     mount_again(share, spool.inbox)
     assert spool.manifest("a")["attempts"] == 1
     assert spool.manifest("b")["status"] == "done"

@@ -52,9 +52,10 @@ def test_a_file_of_mode_000_and_a_read_only_folder_hold_their_files_alone(ordina
             assert ordinary.manifest("good")["status"] == "done"
             until(lambda: len(reasons(ordinary)) == 3, "both files and the folder are held")
             assert reasons(ordinary) == {
-                "secret.yaml": "it can't be read: Permission denied",
-                "fixed/a.yaml": "it can't be taken out of its folder: Permission denied",
-                "closed/": "it can't be read: Permission denied",
+                "secret.yaml": f"it can't be read: Permission denied; to free it: chmod a+r {secret}",
+                "fixed/a.yaml": "it can't be taken out of its folder: Permission denied; "
+                f"to free it: chmod u+rwx {fixed.parent}",
+                "closed/": f"it can't be read: Permission denied; to free it: chmod u+rwx {closed.parent}",
             }
             assert ordinary.status()["holds"] == []
             assert {line["file"] for line in ordinary.lines("hold")} == {"secret.yaml", "fixed/a.yaml", "closed/"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import jsonschema
@@ -12,7 +13,7 @@ from jobs import yaml12
 from jobs.errors import ConfigError
 from jobs.tree import Bounds
 from watcher.config import Config, load, schema
-from watcher.folders import prepare
+from watcher.folders import exposed, prepare
 from watcher.starter import EXAMPLE_NAME, start, template
 
 
@@ -178,11 +179,14 @@ def test_every_key_is_documented_and_the_schema_knows_it() -> None:
 
 
 def test_the_documented_config_yaml_says_the_defaults(tmp_path: Path) -> None:
-    """What `init` writes and what lies in the repository are the models' own words, and mean the defaults."""
+    """What `init` writes and what lies in the repository are the models' own words, and mean the defaults; only the
+    state folder, which has to be out of strangers' reach, is next to the inbox, and not in it.
+    """
     assert Path("config.yaml").read_text() == template()
     config = load(write(tmp_path, template()))
     (tmp_path / "config.yaml").write_text("")
-    assert config == load(tmp_path / "config.yaml")
+    assert config.state_dir == tmp_path / ".voicespool-state"
+    assert config.model_copy(update={"state_dir": config.inbox / ".voicespool"}) == load(tmp_path / "config.yaml")
     (piece,) = yaml12.split(template())
     tree = yaml12.read(piece, Bounds())
     assert tree is not None
@@ -193,8 +197,7 @@ def test_the_documented_config_yaml_says_the_defaults(tmp_path: Path) -> None:
 def test_every_key_can_be_switched_on(tmp_path: Path) -> None:
     """Each line that is commented out in config.yaml names a known key."""
     uncommented = "\n".join(
-        line.replace("# ", "", 1) if line.strip().startswith("# ") and line.rstrip().endswith(":") else line
-        for line in template().splitlines()
+        line.replace("# ", "", 1) if re.fullmatch(r" *# \w+:", line) else line for line in template().splitlines()
     )
     load(write(tmp_path, uncommented))
 
@@ -248,3 +251,23 @@ def test_the_state_must_be_on_the_inbox_s_file_system(tmp_path: Path) -> None:
             prepare(load(write(tmp_path, f"state_dir: {state}")))
     finally:
         state.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("mode", "state_dir", "danger"),
+    [
+        (0o2777, None, "which is not sticky"),
+        (0o3777, None, ""),
+        (0o755, None, ""),
+        (0o2777, ".voicespool-state", ""),
+    ],
+)
+def test_an_inbox_in_which_others_could_rename_the_state_is_known(
+    tmp_path: Path, mode: int, state_dir: str | None, danger: str
+) -> None:
+    config = load(write(tmp_path, f"state_dir: {state_dir}" if state_dir else ""))
+    prepare(config).close()
+    tmp_path.chmod(0o755)
+    config.inbox.chmod(mode)
+    assert danger in exposed(config)
+    assert bool(exposed(config)) == bool(danger)

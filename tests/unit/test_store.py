@@ -490,12 +490,13 @@ def test_an_inbox_that_goes_away_or_is_another_one_is_noticed(store: Store, tmp_
     store.inbox.mkdir()
     with pytest.raises(InboxGone):
         store.check()
-    store.state.mkdir()
-    (store.state / "id").write_text("another\n")
-    with pytest.raises(InboxGone):
-        store.check()
-    (store.state / "id").unlink()
-    store.state.rmdir()
+    store.folder.real.mkdir()
+    for content in ("another\n", f"{store.inbox_id}\n"):  # its id can be copied, the folder itself can't
+        (store.folder.real / "id").write_text(content)
+        with pytest.raises(InboxGone):
+            store.check()
+    (store.folder.real / "id").unlink()
+    store.folder.real.rmdir()
     store.inbox.rmdir()
     (tmp_path / "away").rename(store.inbox)
     store.check()
