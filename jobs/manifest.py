@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.errors import printable_json
 
@@ -66,7 +66,7 @@ class SpokenSegment(Part):
     speaker: str | None = None
     """The voice where it is no recording: as the job names it, else the engine's name for its own; `default` where it
     has none."""
-    recordings: Annotated[tuple[str, ...], Strict(False)] = ()
+    recordings: list[str] = Field(default_factory=list)
     """Names of the recordings that it was spoken with; `voice.files` has their checksums."""
 
 

@@ -16,7 +16,7 @@ import soundfile
 from engines import registry
 from engines.base import Audio, Chunk, Device, Engine, EngineClass, EngineInfo
 from engines.errors import BadAudio, EngineError, EngineMissing, RequestRefused
-from jobs import spoken
+from jobs import answer, spoken
 from jobs.manifest import AudioFile, Checks, SpokenChunk, SpokenSegment
 from jobs.order import Limits
 from jobs.preparation import prepare
@@ -83,6 +83,7 @@ class Desk:
     def render(self, spec: Mapping[str, Any], **more: Any) -> Rendering:
         order = self.order(spec, **more)
         made = perform(order, self.load(order.engine), report=self.progress.append)
+        assert answer.checked(made, order).rendering == made
         assert sorted(made.files) == sorted(file.name for file in Path(order.result_dir).iterdir())
         return made
 
