@@ -13,7 +13,7 @@ import os
 import select
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines.base_models import MODELS_VARIABLE
@@ -38,7 +38,9 @@ from watcher.bulletin import Bulletin, Running
 from watcher.config import Config
 from watcher.events import Events
 from watcher.intake import Intake
+from watcher.job_rules import job_rules
 from watcher.log import log
+from watcher.reading import Reading, told, until_restart
 from watcher.session import Session
 from watcher.signals import Signals
 from watcher.supervisor import PutBack, Supervisor
@@ -98,6 +100,8 @@ class Daemon:
         self.config, self.config_path, self.passing = config, config_path, passing
         self.events, self.signals, self.worker = events, signals, worker
         self.bulletin = Bulletin.beside(config.state_dir)
+        self.reading = Reading(time.time())
+        self.bulletin.settings = told(config, config_path, self.reading)
         self.session: Session | None = None
         self.patience = Patience()
         self.inbox_id: str | None = None
@@ -202,8 +206,9 @@ class Daemon:
             self._resumed("outbox", "work")
             if outcome is not None:
                 self.bulletin.add(outcome)
-                say = log.warning if outcome.message and outcome.status != "cancelled" else log.info
-                words = {"message": outcome.message} if outcome.message else {}
+                doubts = {"doubts": list(outcome.reasons)} if outcome.verdict == "doubtful" else {}
+                words = ({"message": outcome.message} if outcome.message else {}) | doubts
+                say = log.warning if words and outcome.status != "cancelled" else log.info
                 say(
                     f"job {outcome.status}", action=outcome.status, job_id=outcome.job_id, name=outcome.name,
                     folder=str(outcome.folder), duration_s=round(outcome.duration_s, 2), **words,
@@ -405,16 +410,20 @@ class Daemon:
         try:
             with holding("the folder that it is in"):
                 fresh = configuration.load(self.config_path)
-            folders = {name: getattr(self.config, name) for name in configuration.FOLDERS}
-            if moved := [name for name in folders if getattr(fresh, name) != folders[name]]:
-                log.warning("these keys need a restart", action="reload", keys=moved)
-            fresh = fresh.model_copy(update=folders)
+            usable = until_restart(fresh, self.config)
             if self.session is not None:
-                self.session.reload(fresh)
-            self.config = fresh
-            log.info("configuration read again", action="reload")
+                self.session.reload(usable)
+            else:
+                job_rules(usable)  # says what is wrong with `defaults`
+            self.reading, self.config = Reading.of(fresh, self.config, time.time()), usable
+            if self.reading.pending_restart:
+                log.warning("these keys need a restart", action="reload", keys=list(self.reading.pending_restart))
+            log.info("configuration read again", action="reload", changed=list(self.reading.changed))
         except (ConfigError, Hold) as error:
+            self.reading = replace(self.reading, at_s=time.time(), changed=(), error=error.message)
             log.error("the new configuration is wrong; the old one stays", action="reload", reason=error.message)
+        self.bulletin.settings = told(self.config, self.config_path, self.reading)
+        self.bulletin.changed()
         systemd.ready()
 
     def _tell(self) -> None:

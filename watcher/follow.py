@@ -12,7 +12,7 @@ from typing import Any, Literal
 from jobs.errors import printable
 from watcher.config import Config
 from watcher.ignored import JOB_SUFFIXES
-from watcher.results import Result, results_of
+from watcher.results import Result, doubts_of, results_of
 from watcher.status import Snapshot, entries, look
 from watcher.submit import Dropped
 
@@ -34,6 +34,7 @@ class Followed:
         chunk, chunks, eta_s: While it runs.
         folder: Of its result.
         message: Why it failed, what took the place of its checkpoint, or what it waits for.
+        doubts: Why its audio is doubtful; () when it is not.
     """
 
     job: Dropped
@@ -45,6 +46,7 @@ class Followed:
     eta_s: float | None = None
     folder: Path | None = None
     message: str = ""
+    doubts: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -112,6 +114,7 @@ class Follower:
                     job_id=str(entry.get("job_id")),
                     folder=self.config.outbox / str(entry.get("folder", "")),
                     message=str(entry.get("message") or ""),
+                    doubts=doubts_of(entry),
                 )
         running = status.get("running")
         if isinstance(running, Mapping) and self._is(job, running):
@@ -166,7 +169,8 @@ class Follower:
 
 def _ended(job: Followed, result: Result) -> Followed:
     stage: Stage = "done" if result.status == "done" else "cancelled" if result.status == "cancelled" else "failed"
-    return replace(job, stage=stage, job_id=result.job_id, folder=result.folder, message=result.message)
+    ended = replace(job, stage=stage, job_id=result.job_id, folder=result.folder)
+    return replace(ended, message=result.message, doubts=result.doubts)
 
 
 def knows(config: Config, status: Mapping[str, Any], name: str) -> bool:

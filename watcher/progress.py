@@ -39,18 +39,28 @@ def follow(follower: Follower, *, as_json: bool) -> int:
     for job in () if as_json else follower.jobs:
         if job.folder is not None:
             click.echo(printable(job.folder, 5000))
-        if job.stage != "done" or job.message:
-            click.echo(f"{printable(job.job.name)}: {job.stage}: {printable(job.message)}".rstrip(": "), err=True)
+        if words := told(job):
+            click.echo(f"{printable(job.job.name)}: {words}", err=True)
     return 0 if all(job.stage == "done" for job in follower.jobs) else FAILED
 
 
-def _as_json(job: Followed) -> dict[str, str | None]:
+def told(job: Followed) -> str:
+    """How a job ended, in words; "" when there is nothing to say but that it is done."""
+    if job.stage == "done" and not job.message and not job.doubts:
+        return ""
+    reasons = "; ".join(dict.fromkeys(filter(None, (job.message, *job.doubts))))
+    return f"{job.stage}{', doubtful' if job.doubts else ''}: {printable(reasons, 2000)}".rstrip(": ")
+
+
+def _as_json(job: Followed) -> dict[str, object]:
     return {
         "name": printable(job.job.name),
         "job_id": job.job_id,
         "status": job.stage,
         "folder": None if job.folder is None else printable(job.folder, 5000),
         "message": printable(job.message) or None,
+        "verdict": "doubtful" if job.doubts else "ok" if job.stage == "done" else None,
+        "reasons": list(job.doubts),
     }
 
 

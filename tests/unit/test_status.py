@@ -135,7 +135,7 @@ def test_without_a_daemon_the_inbox_is_listed(config: Config) -> None:
     assert snapshot.daemon is None
     assert snapshot.files == ("b.yaml", "radio/a.json")
     assert "no daemon has run for this inbox yet" in shown(snapshot)
-    assert snapshot.as_json()["inbox"] == {"count": 2, "files": ["b.yaml", "radio/a.json"]}
+    assert snapshot.as_json()["inbox"] == {"count": 2, "files": ["b.yaml", "radio/a.json"], "unseen": []}
 
 
 def test_jobs_that_an_ended_daemon_had_taken_are_not_forgotten(config: Config) -> None:
