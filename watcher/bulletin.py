@@ -59,7 +59,7 @@ class Bulletin:
         running: The job being rendered.
         ended: Number of jobs that ended since the start, by status; `doubtful` and `repaired` among them.
         failures: Names of jobs that failed since the start and were not done later -> how often, the last 10,000.
-        settings: The configuration in use; see `watcher.reading.told`.
+        settings: The configuration in use; see `watcher.config_read.told`.
     """
 
     path: Path
@@ -169,6 +169,7 @@ class Bulletin:
         return {
             "job_id": job.ticket.job_id,
             "name": printable(job.ticket.name),
+            "document": job.ticket.document,
             "engine": job.engine,
             "chunk": job.chunk,
             "chunks": job.chunks,
@@ -193,6 +194,7 @@ def _queued(place: int, ticket: Ticket) -> dict[str, Any]:
     return {
         "job_id": ticket.job_id,
         "name": printable(ticket.name),
+        "document": ticket.document,
         "place": place,
         "priority": min(ticket.priority, 9),
         "not_before": iso(ticket.not_before) if ticket.not_before else None,

@@ -54,7 +54,7 @@ def list_checkpoints(app: App, as_json: bool) -> int:
     from watcher import checkpoints as models
 
     config = app.config_in_use()
-    found = listed(config.models)
+    found = [models.as_here(one, config) for one in listed(config.models)]
     if as_json:
         click.echo(in_json({"checkpoints": [models.as_json(one, config) for one in found]}))
     elif not found:
@@ -110,9 +110,10 @@ def inspect(app: App, path: Path, published: str | None, as_json: bool) -> int:
                voicespool checkpoints inspect ~/Downloads/model_last.safetensors --as e2-base
     """
     from engines import checkpoints as models
+    from watcher.checkpoints import as_here
 
     config = app.config_in_use()
-    one = models.inspect(path, config.models)
+    one = as_here(models.inspect(path, config.models), config)
     return _tell(one, config, as_json) if published is None else _compare(one, published, config, as_json)
 
 

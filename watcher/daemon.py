@@ -36,11 +36,11 @@ from watcher import config as configuration
 from watcher import systemd
 from watcher.bulletin import Bulletin, Running
 from watcher.config import Config
+from watcher.config_read import ConfigRead, told, until_restart
 from watcher.events import Events
 from watcher.intake import Intake
 from watcher.job_rules import job_rules
 from watcher.log import log
-from watcher.reading import Reading, told, until_restart
 from watcher.session import Session
 from watcher.signals import Signals
 from watcher.supervisor import PutBack, Supervisor
@@ -100,8 +100,8 @@ class Daemon:
         self.config, self.config_path, self.passing = config, config_path, passing
         self.events, self.signals, self.worker = events, signals, worker
         self.bulletin = Bulletin.beside(config.state_dir)
-        self.reading = Reading(time.time())
-        self.bulletin.settings = told(config, config_path, self.reading)
+        self.config_read = ConfigRead(time.time())
+        self.bulletin.settings = told(config, config_path, self.config_read)
         self.session: Session | None = None
         self.patience = Patience()
         self.inbox_id: str | None = None
@@ -415,14 +415,14 @@ class Daemon:
                 self.session.reload(usable)
             else:
                 job_rules(usable)  # says what is wrong with `defaults`
-            self.reading, self.config = Reading.of(fresh, self.config, time.time()), usable
-            if self.reading.pending_restart:
-                log.warning("these keys need a restart", action="reload", keys=list(self.reading.pending_restart))
-            log.info("configuration read again", action="reload", changed=list(self.reading.changed))
+            self.config_read, self.config = ConfigRead.of(fresh, self.config, time.time()), usable
+            if self.config_read.pending_restart:
+                log.warning("these keys need a restart", action="reload", keys=list(self.config_read.pending_restart))
+            log.info("configuration read again", action="reload", changed=list(self.config_read.changed))
         except (ConfigError, Hold) as error:
-            self.reading = replace(self.reading, at_s=time.time(), changed=(), error=error.message)
+            self.config_read = replace(self.config_read, at_s=time.time(), changed=(), error=error.message)
             log.error("the new configuration is wrong; the old one stays", action="reload", reason=error.message)
-        self.bulletin.settings = told(self.config, self.config_path, self.reading)
+        self.bulletin.settings = told(self.config, self.config_path, self.config_read)
         self.bulletin.changed()
         systemd.ready()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,6 @@ from typing import Any, Literal
 
 from jobs.errors import printable
 from watcher.config import Config
-from watcher.ignored import JOB_SUFFIXES
 from watcher.results import Result, doubts_of, results_of
 from watcher.status import Snapshot, entries, look
 from watcher.submit import Dropped
@@ -171,16 +169,6 @@ def _ended(job: Followed, result: Result) -> Followed:
     stage: Stage = "done" if result.status == "done" else "cancelled" if result.status == "cancelled" else "failed"
     ended = replace(job, stage=stage, job_id=result.job_id, folder=result.folder)
     return replace(ended, message=result.message, doubts=result.doubts)
-
-
-def knows(config: Config, status: Mapping[str, Any], name: str) -> bool:
-    """Whether a job of this name, or from a file of this name, waits in the inbox, is queued, or runs."""
-    if any((config.inbox / f"{name}{suffix}").exists() for suffix in JOB_SUFFIXES):
-        return True
-    running = status.get("running")
-    claimed = [*entries(status, "next"), *([running] if isinstance(running, Mapping) else [])]
-    its_documents = re.compile(rf"{re.escape(printable(name))}(-[0-9]+)?")
-    return any(its_documents.fullmatch(str(entry.get("name"))) for entry in claimed)
 
 
 def _delay(entry: Mapping[str, Any], status: Mapping[str, Any]) -> str:

@@ -46,7 +46,9 @@ class Running(Part):
 
     job_id: str
     name: str
-    """The job file's path in the inbox without extension."""
+    """The job file's path in the inbox without extension, and a number where the file holds several jobs."""
+    document: int = 0
+    """Which job of its file it is, from 1; 0 when it is the only one."""
     engine: str
     chunk: int
     """Chunks that are done."""
@@ -62,6 +64,7 @@ class Queued(Part):
 
     job_id: str
     name: str
+    document: int = 0
     place: int
     """1 is next."""
     priority: int

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import SpoolError, printable
+from jobs.errors import JobInvalid, SpoolError, printable
 from jobs.files import sha256_of
+from jobs.parse import parse
+from jobs.rules import Rules
 from watcher.config import Config
 from watcher.drop import drop
 from watcher.results import Result, results_of
@@ -103,15 +105,55 @@ def name_from(text: str) -> str:
     return slug.lower() or "text"
 
 
-def retry(config: Config, name: str) -> tuple[Result, str]:
-    """Drop the job file of the newest failed or cancelled result of a name again; the result stays where it is.
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The newest failed or cancelled result of a name, with what is to be run again.
 
-    Returns:
-        The result, and the path of the dropped file in the inbox.
+    Attributes:
+        name: The job's.
+        result: It stays where it is.
+        suffix, data: Of its job file.
+    """
+
+    name: str
+    result: Result
+    suffix: str
+    data: bytes
+
+    @property
+    def names(self) -> list[str]:
+        """What the job will be called; more than one where somebody has put several into the file."""
+        return [name for name, _digest in self._jobs(self.name)]
+
+    def drop(self, config: Config) -> list[Dropped]:
+        """Drop the job file under its name.
+
+        Raises:
+            Refused: A file of that name waits already.
+            Hold: The inbox can't be written.
+        """
+        try:
+            source = drop(config.inbox, self.name, self.suffix, self.data, only=True)
+        except FileExistsError:
+            raise Refused(
+                f"a job file named {printable(self.name)} waits in the inbox already",
+                "`voicespool status` says what it waits for.",
+            ) from None
+        return [Dropped(source, name, digest) for name, digest in self._jobs(self.name)]
+
+    def _jobs(self, name: str) -> list[tuple[str, str]]:
+        try:
+            documents = parse(self.data, self.suffix, Rules({}))
+        except JobInvalid:
+            documents = ()
+        return Checked(self.result.folder, self.data, documents, (), {}).jobs(name)
+
+
+def failed(config: Config, name: str) -> Failed:
+    """Find what is to be run again.
 
     Raises:
-        Refused: there is none, its job file is gone, or a file of that name waits already.
-        Hold: the inbox can't be written.
+        Refused: There is no failed or cancelled result of that name, or what it needs is gone.
     """
     unsuccessful = [result for result in results_of(config.outbox, name) if result.status in {"failed", "cancelled"}]
     if not unsuccessful:
@@ -126,10 +168,4 @@ def retry(config: Config, name: str) -> tuple[Result, str]:
             f"{printable(newest.folder)} has no job file any more",
             "Submit the job file from where it was made.",
         )
-    try:
-        return newest, drop(config.inbox, name, job_file.suffix, job_file.read_bytes(), only=True)
-    except FileExistsError:
-        raise Refused(
-            f"a job file named {printable(name)} waits in the inbox already",
-            "`voicespool status` says what it waits for.",
-        ) from None
+    return Failed(name, newest, job_file.suffix, job_file.read_bytes())

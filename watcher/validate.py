@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from engines import requirements
+from jobs.checkpoint_names import Model
 from jobs.errors import JobInvalid, Problem, printable
 from jobs.files import opened_regular, read_at_most
 from jobs.order import Fallback
@@ -31,6 +33,7 @@ class Checked:
         documents: Its jobs, also those that are wrong; () when it could not be understood.
         problems: All of them, those of recordings too.
         beside: Recordings that lie beside the file: name in the job -> real path.
+        notes: Sentences about what this machine lacks, and another one may have.
     """
 
     path: Path
@@ -38,15 +41,17 @@ class Checked:
     documents: tuple[Document, ...]
     problems: tuple[Problem, ...]
     beside: dict[str, Path]
+    notes: tuple[str, ...] = ()
 
     def sentences(self) -> list[str]:
         """`FILE:LINE: key: message` for each problem."""
         return [in_file(printable(self.path), problem) for problem in self.problems]
 
     def warnings(self) -> list[str]:
-        """`FILE: …` for each job that would be rendered, but not with the checkpoint that it asks for."""
+        """`FILE: …` for each job that would be rendered without the checkpoint that it asks for; and the notes."""
         models = (document.model for document in self.documents)
-        return [f"{printable(self.path)}: {model}" for model in models if isinstance(model, Fallback)]
+        said = (*(str(model) for model in models if isinstance(model, Fallback)), *self.notes)
+        return [f"{printable(self.path)}: {sentence}" for sentence in said]
 
     def as_json(self) -> dict[str, Any]:
         problems = [{"line": p.line, "key": p.key, "message": p.message} for p in self.problems]
@@ -92,7 +97,8 @@ def check_data(
     found, missing = _recordings([name for name in names if name not in known], folder, config)
     untold = _transcripts(documents, {**known, **found})
     beside = {name: real for name, real in found.items() if (folder / name).exists() and not Path(name).is_absolute()}
-    return Checked(path, data, documents, (*problems, *missing, *untold), {**known, **beside})
+    homeless, notes = _base_models(documents, config, rules)
+    return Checked(path, data, documents, (*problems, *missing, *untold, *homeless), {**known, **beside}, notes)
 
 
 class _NotReadable(Exception):
@@ -146,6 +152,22 @@ def _transcripts(documents: Sequence[Document], recordings: Mapping[str, Path]) 
         for name in document.untold:
             if name in recordings and document.spec is not None and not transcript_beside(recordings[name]):
                 yield Problem(transcript_wanted(str(document.spec.engine), name), "speaker_text")
+
+
+def _base_models(
+    documents: Sequence[Document], config: Config, rules: Rules
+) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
+    """A problem for each engine whose base model would be used and is not here, a note for each that is not here."""
+    problems, notes = [], []
+    specs = [(document.spec.engine or "", document.model) for document in documents if document.spec is not None]
+    for engine in dict.fromkeys(engine for engine, _model in specs):
+        info = rules.info(engine)
+        if info is not None and info.missing is not None:
+            notes.append(f"{printable(engine)} is not installed on this machine: {printable(info.missing)}")
+        elif any(not isinstance(model, Model) for used, model in specs if used == engine):
+            lack = requirements.missing(requirements.of_base_model(engine), config.models)
+            problems += [] if lack is None else [Problem(printable(f"{lack.message}. {lack.hint}"), "engine")]
+    return tuple(problems), tuple(notes)
 
 
 def as_json(checked: list[Checked]) -> dict[str, Any]:

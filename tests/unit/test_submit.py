@@ -12,7 +12,7 @@ from jobs.recordings import Places
 from watcher.config import Config, load
 from watcher.drop import cancel, checked_name, drop
 from watcher.job_rules import job_rules
-from watcher.submit import Refused, name_from, retry, submit_file, text_job
+from watcher.submit import Refused, failed, name_from, submit_file, text_job
 from watcher.validate import check
 
 
@@ -231,7 +231,7 @@ def test_several_documents_are_several_jobs(config: Config, tmp_path: Path) -> N
     assert len({job.sha256 for job in dropped}) == 2
 
 
-def failed(config: Config, folder: str, job_id: str, text: str) -> Path:
+def fail(config: Config, folder: str, job_id: str, text: str) -> Path:
     path = config.outbox / folder
     path.mkdir(parents=True)
     (path / "manifest.json").write_text(f'{{"job_id": "{job_id}", "status": "failed"}}')
@@ -241,20 +241,21 @@ def failed(config: Config, folder: str, job_id: str, text: str) -> Path:
 
 def test_retry_takes_the_newest_failed_result(config: Config) -> None:
     """With what was mended in it; the result stays."""
-    failed(config, "radio/hello.failed", "2026-1", "text: old")
-    newest = failed(config, "radio/hello.failed~2", "2026-2", "text: mended")
-    result, source = retry(config, "radio/hello")
-    assert (result.folder, source) == (newest, "radio/hello.yaml")
-    assert (config.inbox / source).read_text() == "text: mended"
+    fail(config, "radio/hello.failed", "2026-1", "text: old")
+    newest = fail(config, "radio/hello.failed~2", "2026-2", "text: mended")
+    found = failed(config, "radio/hello")
+    (dropped,) = found.drop(config)
+    assert (found.result.folder, found.names, dropped.source) == (newest, ["radio/hello"], "radio/hello.yaml")
+    assert (config.inbox / dropped.source).read_text() == "text: mended"
     assert newest.is_dir()
     with pytest.raises(Refused, match="waits in the inbox already"):
-        retry(config, "radio/hello")
+        found.drop(config)
 
 
 def test_retry_says_when_there_is_nothing_to_retry(config: Config) -> None:
     """No result, or one without its job file."""
     with pytest.raises(Refused, match="no failed or cancelled result"):
-        retry(config, "hello")
-    (failed(config, "hello.failed", "1", "x") / "hello.yaml").unlink()
+        failed(config, "hello")
+    (fail(config, "hello.failed", "1", "x") / "hello.yaml").unlink()
     with pytest.raises(Refused, match="no job file any more"):
-        retry(config, "hello")
+        failed(config, "hello")

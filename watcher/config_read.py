@@ -20,7 +20,7 @@ NEEDS_RESTART = FOLDERS
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ConfigRead:
     """How the file was read last.
 
     Attributes:
@@ -36,7 +36,7 @@ class Reading:
     error: str = ""
 
     @classmethod
-    def of(cls, fresh: Config, used: Config, now_s: float) -> Reading:
+    def of(cls, fresh: Config, used: Config, now_s: float) -> ConfigRead:
         """A reading without error: the file's content compared with what the daemon has used until now."""
         keys = tuple(changed_keys(used, fresh))
         pending = tuple(key for key in keys if key in NEEDS_RESTART)
@@ -58,14 +58,14 @@ def changed_keys(before: Section, after: Section) -> Iterator[str]:
             yield name
 
 
-def told(config: Config, path: Path | None, reading: Reading) -> dict[str, Any]:
+def told(config: Config, path: Path | None, read: ConfigRead) -> dict[str, Any]:
     """`config` in status.json; see `watcher.status.Settings`."""
     file = path or Path(CONFIG_NAME)
     return {
         "file": str(file.absolute()) if path is not None or file.exists() else None,
         **{name: str(getattr(config, name)) for name in FOLDERS},
-        "read_at": iso(reading.at_s),
-        "changed": list(reading.changed),
-        "pending_restart": list(reading.pending_restart),
-        "error": printable(reading.error) or None,
+        "read_at": iso(read.at_s),
+        "changed": list(read.changed),
+        "pending_restart": list(read.pending_restart),
+        "error": printable(read.error) or None,
     }
