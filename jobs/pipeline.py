@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engines.errors import CheckpointRefused
-from jobs import answer, report
+from jobs import answer, report, uploads
 from jobs.answer import ERROR_TEXT, Made
 from jobs.checkpoint_names import Model
 from jobs.errors import Cancelled, Hold, JobError, JobInvalid, OutboxGone, Problem, RenderFailed, holding, printable
@@ -173,7 +173,10 @@ def _enlist(spool: Spool, claim: Claim, data: bytes, documents: tuple[Document, 
     except JobInvalid:
         return [urgent(claim)]
     if len(documents) == 1 or claim.document:
-        return [_ticket(spool, claim, documents[0])]
+        ticket = _ticket(spool, claim, documents[0])
+        if not claim.document:
+            uploads.remove(spool.store.inbox, claim, documents[0].recordings)
+        return [ticket]
     with holding("the state folder of the inbox"):
         children = spool.store.split(claim, [document.source for document in documents])
     return (_ticket(spool, child, document) for child, document in zip(children, documents, strict=True))

@@ -58,7 +58,7 @@ def cancel(config: Config, name: str, pause: Callable[[float], None] = time.slee
         raise _nothing(config, snapshot, name)
     drop.cancel(config.inbox, name)
     said = list(map(str, found)) or [f"{printable(name)}: not found, but {unseen}; if it is there, it is cancelled"]
-    if snapshot.daemon is None:
+    if snapshot.daemon is None and not unseen:
         return [*said, f"no daemon is running; {printable(name)}{CANCEL_SUFFIX} waits in the inbox for the next one"]
     if held := next((one for one in found if one.state == "held"), None):
         _see_that_it_goes(config, name, held, pause)
@@ -116,7 +116,7 @@ def _unseen(config: Config, snapshot: Snapshot) -> str:
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except (FileNotFoundError, NotADirectoryError):
-        return "the running daemon has not said yet what it has" if snapshot.daemon is not None else ""
+        return "the running daemon has not said yet which jobs it has" if snapshot.daemon is not None else ""
     except OSError as error:
         return f"{printable(path)} can't be read ({error.strerror})"
     counts = snapshot.status.get("counts")

@@ -107,9 +107,10 @@ def _settings(_context: click.Context, _parameter: click.Parameter, given: tuple
 def submit(app: App, files: tuple[Path, ...], **options: Any) -> int:
     """Drop jobs into the inbox: job files, or a text.
 
-    Files are checked first, as by `validate`; a wrong one is not dropped, and the exit code is 1. Recordings that lie
-    beside FILE go with it. A name that is taken gets -2, -3, … Without --wait the path of each dropped file is
-    printed, with --wait the folder of each result.
+    Files are checked first, as by `validate`; a wrong one is not dropped, and the exit code is 1. Recordings next to
+    FILE go with it into the inbox, and stay there; those of --speaker-wav are removed when the job is claimed. A name
+    that is taken gets -2, -3, … Without --wait the path of each dropped file is printed, with --wait the folder of each
+    result.
 
     \b
     Examples:  voicespool submit hello.yaml
@@ -144,13 +145,15 @@ def _refuse_text(path: Path) -> None:
 
 def _text_job(config: Config, rules: Rules, keys: dict[str, Any], name: str | None) -> Checked:
     """The job that the options describe, checked as if it were a file here."""
+    from jobs.uploads import new_folder
     from watcher.submit import name_from, text_job
     from watcher.validate import check_data
 
     if keys["text"] == "-":
         keys = {**keys, "text": sys.stdin.read()}
-    here = {Path(given).name: Path(given) for given in keys["speaker_wav"] if Path(given).is_file()}
-    names = [Path(given).name if Path(given).is_file() else given for given in keys["speaker_wav"]]
+    folder = new_folder()
+    names = [f"{folder}/{Path(given).name}" if Path(given).is_file() else given for given in keys["speaker_wav"]]
+    here = {name: Path(given) for name, given in zip(names, keys["speaker_wav"], strict=True) if name != given}
     if len(set(names)) < len(names):
         raise click.UsageError("two recordings have the same name")
     path = Path(f"{(name or name_from(keys['text'])).rpartition('/')[2]}.yaml")

@@ -154,10 +154,10 @@ def _left_in_inbox(snapshot: Snapshot, rows: int) -> list[RenderableType]:
         clean(
             f"  not looked into: {'the inbox' if folder == '.' else printable(folder)}: {printable(why)}", "red", 3000
         )
-        for folder, why in snapshot.unseen[:rows]
+        for folder, why in snapshot.unseen_folders[:rows]
     ]
-    if len(snapshot.unseen) > rows:
-        unseen.append(Text(f"  … and {len(snapshot.unseen) - rows} more folders were not looked into", "red"))
+    if len(snapshot.unseen_folders) > rows:
+        unseen.append(Text(f"  … and {len(snapshot.unseen_folders) - rows} more folders were not looked into", "red"))
     nothing = [] if unseen else [_NOTHING_IN_INBOX]
     return [*_put_by(snapshot.status), *(listed or nothing), *unseen]
 

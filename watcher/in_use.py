@@ -11,10 +11,9 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from jobs import lock
 from jobs.errors import ConfigError
-from watcher import status
 from watcher.config import FOLDERS, Config, load, salvaged
+from watcher.status import look
 
 
 def find(path: Path | None) -> tuple[Config, ConfigError | None]:
@@ -37,10 +36,10 @@ def find(path: Path | None) -> tuple[Config, ConfigError | None]:
 
 def of_daemon(config: Config) -> Config:
     """The configuration with the folders that the running daemon uses; as it is where none runs here."""
-    daemon = lock.holder(config.state_dir / "lock")
-    if daemon is None or daemon.get("host") != socket.gethostname():
+    snapshot = look(config)
+    if snapshot.daemon is None or snapshot.daemon.get("host") != socket.gethostname():
         return config
-    told = status.read(config.state_dir).get("config")
+    told = snapshot.status.get("config")
     if not isinstance(told, Mapping) or not all(isinstance(told.get(name), str) for name in FOLDERS):
         return config
     try:  # a container may have the host's name and other paths

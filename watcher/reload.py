@@ -19,6 +19,12 @@ ANSWER_S = 30.0
 LOOK_S = 0.1
 
 
+_ANOTHER_USERS = (
+    "the daemon belongs to another user",
+    "Run this as that user or as root, or use `systemctl reload voicespool`.",
+)
+
+
 class NotReloaded(SpoolError):
     """Nobody could be asked, or nobody answered."""
 
@@ -35,7 +41,10 @@ def reload(config: Config, pause: Callable[[float], None] = time.sleep) -> Mappi
     Raises:
         NotReloaded: None runs, it runs elsewhere or as another user, or it has not answered for half a minute.
     """
-    holder = lock.holder(config.state_dir / "lock")
+    try:
+        holder = lock.holder(config.state_dir / "lock")
+    except PermissionError:
+        raise NotReloaded(*_ANOTHER_USERS) from None
     if holder is None:
         raise NotReloaded("no daemon is running for this inbox", "It reads config.yaml when it starts.")
     pid = _process(holder, config.state_dir / "lock")
@@ -72,8 +81,7 @@ def _process(holder: Mapping[str, Any], path: Path) -> int:
         if any(_is_same(f"/proc/{pid}/fd/{fd}", path) for fd in os.listdir(f"/proc/{pid}/fd")):
             return pid
     except PermissionError:
-        hint = "Run this as that user or as root, or use `systemctl reload voicespool`."
-        raise NotReloaded(f"the daemon (process {pid}) belongs to another user", hint) from None
+        raise NotReloaded(*_ANOTHER_USERS) from None
     except OSError:
         pass
     raise NotReloaded(

@@ -193,14 +193,14 @@ class Snapshot:
         daemon: Who holds the inbox's lock: pid, host, started_at; None when nobody does.
         files: Job files that lie in the inbox, at most 1,000; looked up only when no daemon runs.
         files_count: How many there are in all.
-        unseen: Folders of the inbox that could not be looked into, as paths in it, and why; at most 1,000.
+        unseen_folders: Folders of the inbox that could not be looked into, as paths in it, and why; at most 1,000.
     """
 
     status: Mapping[str, Any]
     daemon: Mapping[str, Any] | None
     files: tuple[str, ...] = ()
     files_count: int = 0
-    unseen: tuple[tuple[str, str], ...] = ()
+    unseen_folders: tuple[tuple[str, str], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """status.json, and with it `daemon`, and without a daemon what lies in the `inbox`."""
@@ -208,7 +208,7 @@ class Snapshot:
         known = {key: daemon.get(key) for key in ("pid", "host", "started_at")}
         answer = dict(self.status) | {"daemon": {"running": self.daemon is not None, **known}}
         if self.daemon is None:
-            unseen = [{"folder": folder, "reason": reason} for folder, reason in self.unseen]
+            unseen = [{"folder": folder, "reason": reason} for folder, reason in self.unseen_folders]
             answer["inbox"] = {"count": self.files_count, "files": list(self.files), "unseen": unseen}
         return answer
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs import uploads
 from jobs.errors import JobInvalid, SpoolError, printable
 from jobs.files import sha256_of
 from jobs.parse import parse
@@ -45,22 +47,28 @@ class Dropped:
 
 
 def submit_file(config: Config, checked: Checked, name: str) -> list[Dropped]:
-    """Drop a job file under a checked name, after the recordings that lie beside it.
+    """Drop a job file under a checked name, after its recordings and the transcripts `NAME.txt` next to these.
 
-    Recordings (and the transcripts `NAME.txt` beside them) keep their names and go beside the job in the inbox,
-    unless the same content is there already.
+    Recordings next to the file keep their names and go next to the job in the inbox, unless the same content is there
+    already; they stay there. Those that the job names in an upload folder go into one, which the daemon removes.
 
     Raises:
         Refused: another recording of the same name is in the inbox.
         Hold: the inbox can't be written.
     """
     folder = name.rpartition("/")[0]
-    for recording, path in checked.beside.items():
-        _bring(config, folder, recording, path)
-        transcript = path.with_suffix(".txt")
-        if transcript.is_file():
-            _bring(config, folder, str(Path(recording).with_suffix(".txt")), transcript)
-    source = drop(config.inbox, name, checked.path.suffix, checked.data)
+    uploaded = {upload for recording in checked.beside if (upload := uploads.folder_of(recording))}
+    try:
+        for recording, path in checked.beside.items():
+            _bring(config, folder, recording, path)
+            transcript = path.with_suffix(".txt")
+            if transcript.is_file():
+                _bring(config, folder, str(Path(recording).with_suffix(".txt")), transcript)
+        source = drop(config.inbox, name, checked.path.suffix, checked.data)
+    except BaseException:  # Ctrl-C too: without its job nobody needs them
+        for upload in uploaded:
+            shutil.rmtree(config.inbox / folder / upload, ignore_errors=True)
+        raise
     return [Dropped(source, job, digest) for job, digest in checked.jobs(source[: -len(checked.path.suffix)])]
 
 
@@ -168,4 +176,10 @@ def failed(config: Config, name: str) -> Failed:
             f"{printable(newest.folder)} has no job file any more",
             "Submit the job file from where it was made.",
         )
-    return Failed(name, newest, job_file.suffix, job_file.read_bytes())
+    data = job_file.read_bytes()
+    if any(not (config.inbox / name).with_name(folder).is_dir() for folder in uploads.named_in(data)):
+        raise Refused(
+            f"the recording of {printable(name)} was brought by `submit --speaker-wav` and is not kept",
+            "Submit it again with its recording; one in voices/ is there for every job.",
+        )
+    return Failed(name, newest, job_file.suffix, data)

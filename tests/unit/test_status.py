@@ -119,7 +119,7 @@ def test_a_folder_that_can_not_be_looked_into_is_named(config: Config, monkeypat
 
     monkeypatch.setattr(os, "scandir", refused)
     snapshot = look(config)
-    assert snapshot.unseen == (("team", "Permission denied"),)
+    assert snapshot.unseen_folders == (("team", "Permission denied"),)
     text = shown(snapshot)
     assert "not looked into: team: Permission denied" in text
     assert "holds no job file" not in text
