@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.spooling import ROOT
+from engines import registry
+from tests.spooling import PLUGINS, ROOT
 from watcher.config import Config, Section, load
 from watcher.config_read import NEEDS_RESTART, ConfigRead, changed_keys, until_restart
 from watcher.events import Events
@@ -44,6 +45,15 @@ def table() -> dict[str, str]:
     text = (ROOT / "docs/OPERATIONS.md").read_text("utf-8").partition("### Reading it again")[2].partition("\n#")[0]
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
     return {key: when for names, when, *_ in rows for key in re.findall(r"`([^`]+)`", names)}
+
+
+@pytest.fixture(autouse=True)
+def plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The test engines."""
+    monkeypatch.syspath_prepend(PLUGINS)
+    registry.engines.cache_clear()
+    yield
+    registry.engines.cache_clear()
 
 
 @pytest.fixture

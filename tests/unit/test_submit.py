@@ -167,7 +167,9 @@ def test_a_transcript_that_the_engine_will_ask_for_is_asked_for_beforehand(confi
     def complaints(job: str) -> list[str]:
         path = write_job(tmp_path / "mine", "hello.yaml", f"engine: f5\n{job}\n")
         return [
-            f"{problem.key}: {problem.message.partition(':')[0]}" for problem in check(path, config, rules).problems
+            f"{problem.key}: {problem.message.partition(':')[0]}"
+            for problem in check(path, config, rules).problems
+            if problem.key == "speaker_text"  # f5's base model may not be here either
         ]
 
     both = "segments: [{text: x, speaker_wav: ana.wav}, {text: x, speaker_wav: [rui.wav, ana.wav]}]"
