@@ -243,7 +243,7 @@ class TestDefaultCheckpoint:
         document = read(models, {}, defaults=defaults)
         assert document.spec is not None
         assert (document.spec.engine, document.spec.speaker) == ("xtts", "Zoe")
-        save(models / "ana.safetensors", xtts())
+        save(models / "ana.safetensors", xtts()).with_name("vocab.json").write_text(xtts_vocabulary())
         assert set(problems(models, {"checkpoint": "ana"}, defaults=defaults)) == {"speaker_wav"}
 
     def test_that_is_gone_is_told_and_never_replaced_by_the_base_model(self, models: Path) -> None:
