@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from engines.errors import EngineMissing
@@ -284,9 +285,6 @@ def places(model: BaseModel, models: Path | None = None) -> Iterator[Path]:
 
 def fault(model: BaseModel, folder: Path) -> str:
     """Why a folder can't be used as this base model, in words; "" when it can."""
-    from engines import tensors
-    from engines.architectures import recognise
-
     lacking = [name for name in model.needed if not _there(folder / name)]
     weights = _weights_in(folder, model)
     if weights is None:
@@ -294,11 +292,22 @@ def fault(model: BaseModel, folder: Path) -> str:
     if weights is None or lacking:
         return f"{', '.join(lacking)} not there, or empty"
     try:
+        status = weights.stat()
+        return _fault_of_weights(model, weights, (status.st_ino, status.st_size, status.st_mtime_ns))
+    except OSError as error:
+        return f"{weights.name} can't be read: {error.strerror}"
+
+
+@lru_cache(maxsize=64)
+def _fault_of_weights(model: BaseModel, weights: Path, _state: tuple[int, ...]) -> str:
+    """The same of the file alone; asked for each job, and read again only when the file has changed."""
+    from engines import tensors
+    from engines.architectures import recognise
+
+    try:
         found = recognise(tensors.read(weights))
     except tensors.Unreadable as error:
         return f"{weights.name} can't be used: {error.reason}"
-    except OSError as error:
-        return f"{weights.name} can't be read: {error.strerror}"
     if not found.name.startswith(model.architecture):
         return f"{weights.name} is {found.name}"
     return found.fault if found.engine is not None else ""  # a vocoder is no model for a job

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engines import base_models, checkpoints, f5_vocabulary, runtime
+from engines import base_models, checkpoints, f5_vocabulary, requirements, runtime
 from engines.base import Device, EngineInfo, Option
 from engines.errors import EngineMissing
 from engines.neural_engine import NeuralEngine, Opened, inspected, prepare, version_of
@@ -85,6 +85,7 @@ class F5(NeuralEngine):
         if _version() is None:
             raise EngineMissing("f5 is not installed", INSTALL)
         found = inspected(checkpoint or base_models.weights("f5"), "f5", "F5-TTS or E2-TTS")
+        requirements.check(requirements.of(found))
         variant = found.variant
         assert found.sizes is not None and variant is not None and found.vocab is not None  # noqa: PT018, S101 - it loads
         here = prepare(device)

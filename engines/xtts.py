@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from engines import base_models, runtime
+from engines import base_models, requirements, runtime
 from engines.base import Device, EngineInfo, Option
 from engines.checkpoints import Checkpoint
 from engines.errors import EngineMissing, RequestRefused
@@ -145,13 +145,10 @@ def _parts(checkpoint: Path | None) -> Parts:
             warnings.append(f"{name} is not beside {described.path.name}; that of the base model was used")
         return there
 
+    requirements.check(requirements.of(described))
     vocab = companion(whole.vocab, "vocab.json")
     config = companion(whole.config, "config.json")
-    if vocab is None:
-        raise EngineMissing(
-            f"there is no vocab.json beside {described.path.name}, and no base model to take it from",
-            "Copy vocab.json from the training run into that folder, or run `voicespool models pull xtts`.",
-        )
+    assert vocab is not None  # noqa: S101 - just checked
     if config is None:
         warnings.append(f"there is no config.json beside {described.path.name}; the values of XTTS-v2 were used")
     speakers = whole.speakers

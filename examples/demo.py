@@ -29,7 +29,7 @@ def main(folder: Path) -> int:
     print()
     for result in made:
         manifest = manifest_of(result)
-        said = f"{length_s(manifest):.1f} s of audio" if manifest["status"] == "done" else "see ERROR.txt in it"
+        said = f"{length_s(manifest):.1f} s of audio{doubt(manifest)}" if is_done(manifest) else "see ERROR.txt in it"
         print(f"{result!s:{width}}  {manifest['status']:6}  {said}")
     return 0
 
@@ -67,6 +67,16 @@ def manifest_of(result: Path) -> dict[str, Any]:
     """What a result tells of itself."""
     manifest: dict[str, Any] = json.loads((result / "manifest.json").read_text("utf-8"))
     return manifest
+
+
+def is_done(manifest: dict[str, Any]) -> bool:
+    return bool(manifest["status"] == "done")
+
+
+def doubt(manifest: dict[str, Any]) -> str:
+    """What is doubtful about the audio, with a comma before it; "" when nothing is."""
+    checks = manifest["checks"]
+    return f", doubtful: {'; '.join(checks['reasons'])}" if checks["verdict"] == "doubtful" else ""
 
 
 def length_s(manifest: dict[str, Any]) -> float:

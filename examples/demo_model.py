@@ -68,12 +68,12 @@ def record(path: Path) -> None:
 
 def told(manifest: dict[str, Any]) -> str:
     """What a result says of how it was made, a line each."""
-    if manifest["status"] != "done":
+    if not demo.is_done(manifest):
         return f"  {manifest['status']}: {manifest['error']['message']}"
     engine, checkpoint = manifest["engine"], manifest["engine"]["checkpoint"]
     timing = manifest["timing"]
     lines = {
-        "length": f"{demo.length_s(manifest):.1f} s",
+        "length": f"{demo.length_s(manifest):.1f} s{demo.doubt(manifest)}",
         "engine": f"{engine['name']} ({engine['library']} {engine['version']})",
         "checkpoint": f"{checkpoint['name']} ({checkpoint['architecture']}, sha256 {checkpoint['sha256'][:12]}…)",
         "device": f"{engine['device']}, {engine['precision']}",

@@ -22,7 +22,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
-from engines import checkpoints
+from engines import checkpoints, requirements
+from engines.requirements import Need
 from jobs.errors import printable
 from jobs.findings import listed, nearest, shown
 from jobs.recordings import NotAllowed, check_place
@@ -51,6 +52,7 @@ class Model:
         why_not: Why it does not load and what to do about it; "" when it does.
         validation_loss: Where it says so.
         files: Itself, and what lies beside it and belongs to it.
+        needs: What has to be on this machine besides.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class Model:
     why_not: str
     validation_loss: float | None
     files: tuple[Path, ...]
+    needs: tuple[Need, ...] = ()
 
     def state(self) -> tuple[int, ...]:
         """What changes when one of its files is replaced: inode, size and mtime (ns) of each that is there."""
@@ -99,6 +102,14 @@ class Models:
     def model(self, name: str) -> Model:
         """The model that a name stands for; one that does not load says why. Raises as `find`."""
         return self._inspected(self.find(name))
+
+    def lacks(self, model: Model) -> str:
+        """What the engine would not find on this machine for a model, and what to do about it; "" when all is there.
+
+        Asked each time: a base model may come or go at any moment.
+        """
+        missing = requirements.missing(model.needs, self.folder)
+        return "" if missing is None else printable(f"{missing.message}. {missing.hint}")
 
     def find(self, name: str) -> Path:
         """As the function `find`."""
@@ -280,7 +291,8 @@ def _inspected(real: Path, name: str, models: Path) -> Model:
         raise NotAllowed(f"{name} can't be opened: {error.strerror}") from None
     why_not = "" if seen.loads else printable(" ".join(filter(None, (seen.why_not, seen.cure))))
     files = tuple(file for file in (real, seen.config, seen.vocab, seen.speakers) if file is not None)
-    return Model(real, name, seen.engine, printable(seen.architecture), why_not, seen.validation_loss, files)
+    needs = requirements.of(seen)
+    return Model(real, name, seen.engine, printable(seen.architecture), why_not, seen.validation_loss, files, needs)
 
 
 def _why_several(name: str, files: Sequence[str]) -> str:

@@ -91,4 +91,11 @@ def _misfit(model: Model, engine: str, rules: Rules) -> str:
         return f"{what}, not for {printable(engine)}; leave `engine` out, since it follows from the checkpoint"
     if model.engine is not None and engine not in rules.engines:
         return f"{what}: {rules.planned.get(engine, 'there is no such engine here')}"
-    return f"{model.name} does not load: {model.why_not}" if model.why_not else ""
+    why_not = model.why_not or _lacks(model, engine, rules)
+    return f"{model.name} does not load: {why_not}" if why_not else ""
+
+
+def _lacks(model: Model, engine: str, rules: Rules) -> str:
+    """What is not on this machine that the engine needs for the model; without the engine itself nobody asks."""
+    info = rules.info(engine)
+    return rules.models.lacks(model) if rules.models and info is not None and info.missing is None else ""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engines.errors import CheckpointRefused
-from jobs import answer, report
+from jobs import answer, report, uploads
 from jobs.answer import ERROR_TEXT, Made
 from jobs.assembly import Assembly
 from jobs.checkpoint_names import Model
@@ -122,6 +122,8 @@ class Outcome:
         folder: Of the result, when it was published.
         duration_s: Of the audio.
         message: What went wrong, or what took the place of a checkpoint and that the file came back, in words.
+        verdict: Of the checks: `ok` or `doubtful`; "" where there is no audio.
+        reasons: Why it is doubtful, the first few.
     """
 
     job_id: str
@@ -131,6 +133,8 @@ class Outcome:
     sha256: str
     duration_s: float = 0.0
     message: str = ""
+    verdict: str = ""
+    reasons: tuple[str, ...] = ()
 
 
 # --- take: from a ready file to the queue ----------------------------------------------------------
@@ -201,6 +205,8 @@ def _enlist(spool: Spool, claim: Claim, data: bytes, documents: tuple[Document, 
     copies = spool.snapshots.copies()
     if len(documents) == 1 or claim.document:
         yield from _ticket(spool, claim, documents[0], copies)
+        if not claim.document:
+            uploads.remove(spool.store.inbox, claim, documents[0].recordings)
         return
     with holding("the state folder of the inbox"):
         children = yield from spool.store.split(claim, [document.source for document in documents])
@@ -406,6 +412,11 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback | 
 # --- publish: from finished files to a folder in the outbox ----------------------------------------
 
 
+_INTENDED = ("status", "duration_s", "message", "verdict", "reasons")
+"""What an intent says of the outcome."""
+REASONS_TOLD = 3
+
+
 def _publish(spool: Spool, story: Story) -> Outcome:
     """Assemble out of sight, write down the intent, rename into sight, let the claim go."""
     claim, outcome, outbox = story.claim, _outcome(story), spool.open_outbox
@@ -421,7 +432,7 @@ def _publish(spool: Spool, story: Story) -> Outcome:
                 answer.keep(claim.folder, story.made)
         raise
     with holding("the state folder of the inbox"):
-        intent = {"status": outcome.status, "duration_s": outcome.duration_s, "message": outcome.message}
+        intent = {name: getattr(outcome, name) for name in _INTENDED}
         spool.store.intend(claim, intent | {"outbox": outbox.outbox_id})
     return _show(spool, outbox, claim, outcome)
 
@@ -443,9 +454,9 @@ def _settle(spool: Spool, claim: Claim, intent: Mapping[str, Any]) -> Outcome | 
     The intent is on disk and the half-made folder is gone: it was published, and a consumer may have taken it away.
     It is still there: it is complete, publish it. Another outbox is configured by now: render anew.
     """
-    outcome = Outcome(
-        claim.job_id, claim.name, intent["status"], Path(), claim.sha256, intent["duration_s"], intent["message"]
-    )
+    told = {name: intent[name] for name in _INTENDED if name in intent}  # an older version wrote fewer
+    told["reasons"] = tuple(told.get("reasons", ()))
+    outcome = Outcome(claim.job_id, claim.name, folder=Path(), sha256=claim.sha256, **told)
     outbox = spool.open_outbox
     with holding("the outbox"):
         outbox.check()
@@ -502,6 +513,7 @@ def _outcome(story: Story) -> Outcome:
     audio = story.made.rendering.audio if story.made else ()
     fallback = Fallback.told(story.made.rendering.engine) if story.made else None
     notes = " ".join(map(str, filter(None, [fallback, *claim.warnings])))
+    checks = story.made.rendering.checks if story.made else {}
     return Outcome(
         claim.job_id,
         claim.name,
@@ -510,6 +522,8 @@ def _outcome(story: Story) -> Outcome:
         claim.sha256,
         duration_s=sum(file["duration_s"] for file in audio),
         message=story.failure.message if story.failure else notes,
+        verdict=checks.get("verdict", ""),
+        reasons=tuple(printable(reason) for reason in checks.get("reasons", ())[:REASONS_TOLD]),
     )
 
 

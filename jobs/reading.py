@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
+from engines.requirements import Need
 from jobs.checkpoint_names import Model
 from jobs.errors import JobInvalid, Problem
 from jobs.files import from_json, replace, to_json
@@ -146,10 +147,12 @@ def _pack_model(model: Model | Fallback) -> dict[str, Any]:
     value = {field.name: getattr(model, field.name) for field in fields(model)}
     if isinstance(model, Model):
         value |= {"path": str(model.path), "files": [str(file) for file in model.files]}
+        value["needs"] = [[need.model, need.why, need.cure] for need in model.needs]
     return value
 
 
 def _unpack_model(value: Mapping[str, Any]) -> Model | Fallback:
     if "path" not in value:
         return Fallback(**value)
-    return Model(**{**value, "path": Path(value["path"]), "files": tuple(Path(file) for file in value["files"])})
+    paths = {"path": Path(value["path"]), "files": tuple(Path(file) for file in value["files"])}
+    return Model(**{**value, **paths, "needs": tuple(Need(*need) for need in value["needs"])})

@@ -21,10 +21,10 @@ class NotHere(Exception):
 class ModelsElsewhere:
     """Stands for a spool's models in a process that must not look at their files."""
 
-    def model(self, name: str) -> NoReturn:
-        raise NotHere(name)
+    def model(self, name: object) -> NoReturn:
+        raise NotHere(str(name))
 
-    find = model
+    find = lacks = model
 
 
 @dataclass(frozen=True, slots=True)

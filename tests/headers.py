@@ -56,6 +56,11 @@ def xtts(words: int = 16, width: int = 64) -> Shapes:
     return xtts_layout.expected({name: Entry("float32", shape, 0, 0) for name, shape in known.items()})
 
 
+def xtts_vocabulary(words: int = 16) -> str:
+    """A vocab.json that fits."""
+    return json.dumps({"model": {"vocab": {str(number): number for number in range(words)}}})
+
+
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "F8_E4M3": 1, "I8": 1, "I64": 8, "BOOL": 1}
 _KINDS_OF_EMA = {"initted": "BOOL", "step": "I64"}
 

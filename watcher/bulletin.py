@@ -25,6 +25,8 @@ from watcher.session import Deferred, Session
 from watcher.status import AT_LEAST_EVERY_S, SHOWN, SHOWN_RESULTS, STATUS_NAME, entries, read
 
 AT_MOST_EVERY_S = 1.0
+FAILURES = 10_000
+_ENDED = ("done", "doubtful", "failed", "repaired", "cancelled")
 
 
 @dataclass(slots=True)
@@ -57,7 +59,9 @@ class Bulletin:
             stopped.
         holds: What waits for the operator -> why, and since when (Unix time, seconds).
         running: The job being rendered.
-        ended: Number of jobs that ended since the start, by status.
+        ended: Number of jobs that ended since the start, by status; `doubtful` and `repaired` among them.
+        failures: Names of jobs that failed since the start and were not done later -> how often, the last 10,000.
+        settings: The configuration in use; see `watcher.config_read.told`.
     """
 
     state_dir: Path
@@ -67,6 +71,8 @@ class Bulletin:
     running: Running | None = None
     warm: tuple[str, str | None] | None = None
     ended: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    settings: Mapping[str, Any] | None = None
     results: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=SHOWN_RESULTS))
     _written_at: float = 0.0
     _changed: bool = True
@@ -84,6 +90,11 @@ class Bulletin:
 
     def add(self, outcome: Outcome) -> None:
         self.ended[outcome.status] += 1
+        self.ended["doubtful"] += outcome.verdict == "doubtful"
+        if outcome.status == "failed":
+            self._failed(outcome.name)
+        elif outcome.status == "done":
+            self._repaired(outcome.name)
         self.results.append(
             {
                 "job_id": outcome.job_id,
@@ -94,9 +105,26 @@ class Bulletin:
                 "duration_s": round(outcome.duration_s, 3),
                 "source_sha256": outcome.sha256,
                 "message": printable(outcome.message) or None,
+                "verdict": outcome.verdict or None,
+                "reasons": list(outcome.reasons),
+                "done_since": False,
             }
         )
         self.changed()
+
+    def _failed(self, name: str) -> None:
+        self.failures[name] += 1
+        if len(self.failures) > FAILURES:
+            del self.failures[next(iter(self.failures))]  # the oldest stays counted as failed
+
+    def _repaired(self, name: str) -> None:
+        """A job of this name is done: its earlier failures need nobody's attention any more."""
+        repaired = self.failures.pop(name, 0)
+        self.ended["failed"] -= repaired
+        self.ended["repaired"] += repaired
+        for number, result in enumerate(self.results):
+            if result.get("status") == "failed" and result.get("name") == printable(name):
+                self.results[number] = {**result, "done_since": True}
 
     def due_in(self) -> float:
         """Seconds until it is to be written again: soon after a change, and now and then to show that it is alive."""
@@ -143,7 +171,7 @@ class Bulletin:
             "counts": self._counts(session),
             "warm": {"engine": self.warm[0], "checkpoint": self.warm[1]} if self.warm else None,
             "running": self._running(),
-        } | _lists(session) | {"results": list(self.results)}  # fmt: skip
+        } | _lists(session) | {"results": list(self.results), "config": self.settings}  # fmt: skip
 
     def _counts(self, session: Session | None) -> dict[str, int]:
         counts = dict.fromkeys(("ready", "waiting", "held", "ignored", "queued"), 0)
@@ -152,7 +180,7 @@ class Bulletin:
             counts["held"] += len(session.deferred)
             counts["queued"] = len(session.schedule) + len(session.left)
         counts["running"] = int(self.running is not None)
-        return counts | {status: self.ended[status] for status in ("done", "failed", "cancelled")}
+        return counts | {status: self.ended[status] for status in _ENDED}
 
     def _running(self) -> dict[str, Any] | None:
         if self.running is None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from engines import f5_layout
+from engines import f5_layout, requirements
 from engines.checkpoints import Checkpoint, inspect, listed
 from jobs.checkpoint_names import Model, Models
 from jobs.errors import JobInvalid, SpoolError, printable
@@ -50,7 +50,16 @@ def find(config: Config, name: str) -> Checkpoint:
     except NotAllowed as error:
         raise NoSuchCheckpoint(str(error)) from None
     beside = listed(path.parent, config.models)
-    return next((one for one in beside if one.path == path), None) or inspect(path, config.models)
+    one = next((one for one in beside if one.path == path), None) or inspect(path, config.models)
+    return as_here(one, config)
+
+
+def as_here(one: Checkpoint, config: Config) -> Checkpoint:
+    """A model as it is on this machine: one whose base model or vocoder is not here does not load."""
+    missing = requirements.missing(requirements.of(one), config.models) if one.loads else None
+    if missing is None:
+        return one
+    return replace(one, loads=False, why_not=f"{missing.message[:1].upper()}{missing.message[1:]}.", cure=missing.hint)
 
 
 def name_of(one: Checkpoint, config: Config) -> str:

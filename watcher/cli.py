@@ -20,7 +20,7 @@ import click
 from engines.errors import EngineError, EngineMissing
 from jobs.errors import SpoolError, printable, real_paths
 from watcher import commands_jobs, commands_models
-from watcher.commands import ReaderLeft, commands
+from watcher.commands import ReaderLeft, commands, complain
 
 commands_jobs.join(commands)
 commands_models.join(commands)
@@ -63,11 +63,7 @@ def answer(arguments: list[str]) -> int:
 
 
 def _complain(message: str, hint: str, code: int) -> int:
-    with contextlib.suppress(OSError):
-        for number, line in enumerate(message.splitlines()):
-            click.echo(f"{'voicespool: ' if number == 0 else '  '}{printable(line)}", err=True)
-        if hint:
-            click.echo(f"  {printable(hint)}", err=True)
+    complain(message, hint)
     return code
 
 

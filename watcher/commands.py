@@ -8,6 +8,7 @@ Data goes to stdout; the log, progress and complaints go to stderr. A command re
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.errors import Hold, printable, printable_json
+from jobs.errors import ConfigError, Hold, printable, printable_json
 from watcher import log as logging
 from watcher.config import Config, load
 
@@ -42,7 +43,20 @@ class App:
     level: logging.Level
 
     def config(self) -> Config:
+        """As config.yaml says."""
         return load(self.config_path)
+
+    def config_in_use(self) -> Config:
+        """The same with the folders of the running daemon, which may have read another file."""
+        from watcher.in_use import of_daemon
+
+        return of_daemon(self.config())
+
+    def in_use(self) -> tuple[Config, ConfigError | None]:
+        """The same for commands that need nothing but the folders, and what is wrong with the file, if anything."""
+        from watcher.in_use import find
+
+        return find(self.config_path)
 
 
 class _Commands(click.Group):
@@ -131,22 +145,27 @@ def run(app: App, once: bool, until_idle: bool) -> int:
 def status(app: App, watch: bool, as_json: bool) -> int:
     """Show what is running, queued, waiting, done and failed, and why.
 
+    With a mistake in config.yaml it says so, shows the daemon's status all the same, and exits with 3.
+
     \b
     Examples:  voicespool status
                voicespool status --watch
                voicespool status --json | jq .counts
     """
-    config = app.config()
+    config, error = app.in_use()
+    if error is not None:
+        complain(error.message, error.hint)
     if watch:
         return _watch(config, as_json)
     snapshot = _look(config)
     if as_json:
-        click.echo(in_json(snapshot.as_json()))
+        wrong = {} if error is None else {"config_error": error.message}
+        click.echo(in_json(snapshot.as_json() | wrong))
     else:
         from watcher import display
 
         display.show(display.status(snapshot, datetime.now(UTC)), sys.stdout)
-    return 0
+    return 0 if error is None else error.exit_code
 
 
 def _look(config: Config) -> Snapshot:
@@ -189,6 +208,38 @@ def _picture(config: Config, console: Console) -> int:
             rows = max(3, (console.height - 14) // 5)
             live.update(display.status(_look(config), datetime.now(UTC), rows), refresh=True)
             time.sleep(WATCH_EVERY_S)
+
+
+@_command
+@json_option
+def reload(app: App, as_json: bool) -> int:
+    """Have the running daemon read config.yaml again.
+
+    Prints which changed keys took effect, and which take effect when the daemon is restarted. If the file is wrong, the
+    daemon keeps the configuration that it has, and the exit code is 3. Run it on the daemon's machine, as its user or
+    as root.
+
+    \b
+    Example:  sudo -u voicespool voicespool --config /srv/voicespool/config.yaml reload
+    """
+    from watcher.reload import reload as ask
+
+    answer = ask(app.in_use()[0])
+    error = answer.get("error")
+    if as_json:
+        click.echo(
+            in_json({key: answer.get(key) for key in ("file", "read_at", "changed", "pending_restart", "error")})
+        )
+    elif error:
+        complain(str(error), "The daemon keeps the configuration that it has.")
+    else:
+        taken, pending = answer.get("changed") or (), answer.get("pending_restart") or ()
+        for words, keys in (("took effect", taken), ("needs a restart of the daemon", pending)):
+            if keys:
+                click.echo(f"{words}: {printable(', '.join(keys))}")
+        if not (taken or pending):
+            click.echo("nothing has changed")
+    return ConfigError.exit_code if error else 0
 
 
 # --- about the machine -----------------------------------------------------------------------------------------------
@@ -291,6 +342,15 @@ def _quoted(path: Path) -> str:
     import shlex
 
     return shlex.quote(printable(path))
+
+
+def complain(message: str, hint: str) -> None:
+    """Say on stderr what is wrong, line by line, and what to do about it."""
+    with contextlib.suppress(OSError):
+        for number, line in enumerate(message.splitlines()):
+            click.echo(f"{'voicespool: ' if number == 0 else '  '}{printable(line)}", err=True)
+        if hint:
+            click.echo(f"  {printable(hint)}", err=True)
 
 
 def in_json(value: Any, indent: int | None = 2) -> str:

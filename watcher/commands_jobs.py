@@ -5,7 +5,10 @@ As in `watcher.commands`, each says here what it takes and prints; what it does 
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.errors import printable
-from watcher.commands import WRONG, App, command_of, in_json, json_option
+from watcher.commands import WRONG, App, command_of, complain, in_json, json_option
+from watcher.ignored import JOB_SUFFIXES
 
 if TYPE_CHECKING:
     from jobs.rules import Rules
@@ -41,7 +45,7 @@ def validate(app: App, files: tuple[Path, ...], as_json: bool) -> int:
     from watcher.validate import as_json as report
     from watcher.validate import check
 
-    config = app.config()
+    config = app.config_in_use()
     rules = job_rules(config)
     checked = [check(path, config, rules) for path in files]
     if as_json:
@@ -105,9 +109,10 @@ def _settings(_context: click.Context, _parameter: click.Parameter, given: tuple
 def submit(app: App, files: tuple[Path, ...], **options: Any) -> int:
     """Drop jobs into the inbox: job files, or a text.
 
-    Files are checked first, as by `validate`; a wrong one is not dropped, and the exit code is 1. Recordings that lie
-    beside FILE go with it. A name that is taken gets -2, -3, … Without --wait the path of each dropped file is
-    printed, with --wait the folder of each result.
+    Files are checked first, as by `validate`; a wrong one is not dropped, and the exit code is 1. Recordings next to
+    FILE go with it into the inbox, and stay there; those of --speaker-wav are removed when the job is claimed. A name
+    that is taken gets -2, -3, … Without --wait the path of each dropped file is printed, with --wait the folder of each
+    result.
 
     \b
     Examples:  voicespool submit hello.yaml
@@ -127,21 +132,32 @@ def submit(app: App, files: tuple[Path, ...], **options: Any) -> int:
         raise click.UsageError("--name is for one FILE")
     if how["timeout"] is not None and not how["wait"]:
         raise click.UsageError("--timeout goes with --wait; the longest rendering of a job is --timeout-s")
-    config = app.config()
+    for path in files:
+        _refuse_text(path)
+    config = app.config_in_use()
     rules = job_rules(config)
     jobs = [check(path, config, rules) for path in files] or [_text_job(config, rules, options, how["name"])]
     return _submitted(config, jobs, how)
 
 
+def _refuse_text(path: Path) -> None:
+    """`submit 'Hello'` means a text: nobody has a file of that name."""
+    if path.suffix.lower() not in JOB_SUFFIXES and not os.path.lexists(path):
+        words = shlex.quote(printable(path, 60))
+        raise click.UsageError(f"there is no file {words}. To speak a text: voicespool submit --text {words}")
+
+
 def _text_job(config: Config, rules: Rules, keys: dict[str, Any], name: str | None) -> Checked:
     """The job that the options describe, checked as if it were a file here."""
+    from jobs.uploads import new_folder
     from watcher.submit import name_from, text_job
     from watcher.validate import check_data
 
     if keys["text"] == "-":
         keys = {**keys, "text": sys.stdin.read()}
-    here = {Path(given).name: Path(given) for given in keys["speaker_wav"] if Path(given).is_file()}
-    names = [Path(given).name if Path(given).is_file() else given for given in keys["speaker_wav"]]
+    folder = new_folder()
+    names = [f"{folder}/{Path(given).name}" if Path(given).is_file() else given for given in keys["speaker_wav"]]
+    here = {name: Path(given) for name, given in zip(names, keys["speaker_wav"], strict=True) if name != given}
     if len(set(names)) < len(names):
         raise click.UsageError("two recordings have the same name")
     path = Path(f"{(name or name_from(keys['text'])).rpartition('/')[2]}.yaml")
@@ -151,7 +167,6 @@ def _text_job(config: Config, rules: Rules, keys: dict[str, Any], name: str | No
 def _submitted(config: Config, jobs: list[Checked], how: dict[str, Any]) -> int:
     """Drop what is right (or all, with `force`), under `name`; with `wait` follow it."""
     from watcher.drop import checked_name
-    from watcher.follow import Follower
     from watcher.submit import submit_file
 
     for sentence in (sentence for job in jobs for sentence in (*job.sentences(), *job.warnings())):
@@ -162,16 +177,26 @@ def _submitted(config: Config, jobs: list[Checked], how: dict[str, Any]) -> int:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     expected = [name for job, given in named for name, _digest in job.jobs(given)]
-    follower = Follower.start(config, expected) if how["wait"] else None
-    dropped = [one for job, name in named for one in submit_file(config, job, name)]
+
+    def drop() -> list[Dropped]:
+        return [one for job, name in named for one in submit_file(config, job, name)]
+
     refused = WRONG if len(usable) < len(jobs) else 0
-    if follower is None:
-        _say_dropped(config, dropped, how["as_json"])
-        return refused
+    return max(refused, _dropped(config, expected, drop, how))
+
+
+def _dropped(config: Config, expected: Sequence[str], drop: Callable[[], list[Dropped]], how: Mapping[str, Any]) -> int:
+    """Drop jobs under the expected names; with `wait` follow them to their results, else say where they are."""
+    from watcher.follow import Follower
     from watcher.progress import follow
 
+    follower = Follower.start(config, expected) if how["wait"] else None
+    dropped = drop()
+    if follower is None:
+        _say_dropped(config, dropped, how["as_json"])
+        return 0
     follower.follow(dropped)
-    return max(refused, follow(follower, as_json=how["as_json"], timeout_s=how["timeout"]))
+    return follow(follower, as_json=how["as_json"], timeout_s=how.get("timeout"))
 
 
 def _say_dropped(config: Config, dropped: list[Dropped], as_json: bool) -> None:
@@ -187,22 +212,26 @@ def _say_dropped(config: Config, dropped: list[Dropped], as_json: bool) -> None:
 
 @_command
 @click.argument("name", callback=_name)
-def retry(app: App, name: str) -> int:
+@click.option("--wait", is_flag=True, help="Follow the job, print where its result is, exit with 1 if it failed.")
+@json_option
+def retry(app: App, name: str, wait: bool, as_json: bool) -> int:
     """Run the newest failed or cancelled job of a name again.
 
     NAME is the job's path in the inbox without extension. The job file is copied from its result, where it may have
-    been mended, back into the inbox; the old result stays.
+    been corrected, back into the inbox; the old result stays.
 
     \b
-    Example:  voicespool retry radio/news
+    Examples:  voicespool retry radio/news
+               voicespool retry radio/news --wait
     """
     from watcher import submit as clients
 
-    config = app.config()
-    result, source = clients.retry(config, name)
-    click.echo(f"from {printable(result.folder, 5000)} ({printable(result.status, 20)})", err=True)
-    click.echo(printable(config.inbox / source, 5000))
-    return 0
+    config, error = app.in_use()
+    if error is not None:
+        complain(error.message, error.hint)
+    failed = clients.failed(config, name)
+    click.echo(f"from {printable(failed.result.folder, 5000)} ({printable(failed.result.status, 20)})", err=True)
+    return _dropped(config, failed.names, lambda: failed.drop(config), {"wait": wait, "as_json": as_json})
 
 
 @_command
@@ -210,27 +239,19 @@ def retry(app: App, name: str) -> int:
 def cancel(app: App, name: str) -> int:
     """Cancel the jobs of a name: those that wait, and the running one.
 
-    NAME is the job's path in the inbox without extension. The daemon does it, and publishes NAME.cancelled.
+    NAME is the job's path in the inbox without extension. The daemon does it, and publishes NAME.cancelled. Prints
+    what it found. Exits with 1 when there is no such job, it has ended, or it is held and can't be taken.
 
     \b
     Example:  voicespool cancel radio/news
     """
-    from watcher import drop
-    from watcher.follow import knows
-    from watcher.status import look
+    from watcher.cancel import cancel as ask
 
-    config = app.config()
-    snapshot = look(config)
-    known = knows(config, snapshot.status, name)
-    drop.cancel(config.inbox, name)
-    if snapshot.unseen:
-        click.echo(snapshot.unseen, err=True)
-        return 0
-    if not known:
-        click.echo(f"no job named {printable(name)} is known now; `voicespool status` lists them", err=True)
-    if snapshot.daemon is None:
-        seen = "" if snapshot.certain else ", as far as this user may see"
-        click.echo(f"no daemon is running{seen}; the next one cancels it", err=True)
+    config, error = app.in_use()
+    if error is not None:
+        complain(error.message, error.hint)
+    for sentence in ask(config, name):
+        click.echo(sentence)
     return 0
 
 

@@ -53,8 +53,8 @@ def list_checkpoints(app: App, as_json: bool) -> int:
     from engines.checkpoints import listed
     from watcher import checkpoints as models
 
-    config = app.config()
-    found = listed(config.models)
+    config = app.config_in_use()
+    found = [models.as_here(one, config) for one in listed(config.models)]
     if as_json:
         click.echo(in_json({"checkpoints": [models.as_json(one, config) for one in found]}))
     elif not found:
@@ -79,7 +79,7 @@ def show(app: App, name: str, as_json: bool) -> int:
     """
     from watcher.checkpoints import find
 
-    config = app.config()
+    config = app.config_in_use()
     return _tell(find(config, name), config, as_json)
 
 
@@ -110,9 +110,10 @@ def inspect(app: App, path: Path, published: str | None, as_json: bool) -> int:
                voicespool checkpoints inspect ~/Downloads/model_last.safetensors --as e2-base
     """
     from engines import checkpoints as models
+    from watcher.checkpoints import as_here
 
-    config = app.config()
-    one = models.inspect(path, config.models)
+    config = app.config_in_use()
+    one = as_here(models.inspect(path, config.models), config)
     return _tell(one, config, as_json) if published is None else _compare(one, published, config, as_json)
 
 
@@ -159,7 +160,7 @@ def delete(app: App, name: str, yes: bool, as_json: bool) -> int:
     from watcher.display_checkpoints import size
     from watcher.job_rules import job_rules
 
-    config = app.config()
+    config = app.config_in_use()
     one = models.find(config, name)
     models.refuse_needed(one, config, job_rules(config))
     shown = f"{models.name_of(one, config)} ({one.architecture}, {size(one.size_bytes)})"
@@ -205,7 +206,7 @@ def pull(app: App, model: BaseModel, accepted: bool, into_models: bool, verify: 
     """
     from watcher import pull as download
 
-    folder = app.config().models
+    folder = app.config_in_use().models
     wanted = download.wanted(model)
     found = {one.name: download.present(one, folder, anywhere=not into_models) for one in wanted}
     missing = [one for one in wanted if found[one.name] is None]
@@ -274,7 +275,7 @@ def list_models(app: App, as_json: bool) -> int:
     from engines.transcripts import WHISPER
     from watcher.pull import in_mb, state
 
-    states = [state(model, app.config().models) for model in (*BASE_MODELS.values(), BIGVGAN, WHISPER)]
+    states = [state(model, app.config_in_use().models) for model in (*BASE_MODELS.values(), BIGVGAN, WHISPER)]
     states = [one for one in states if one["command"] or one["folder"] or one["not_usable"]]
     if as_json:
         click.echo(in_json({"models": states}))
@@ -307,7 +308,7 @@ def list_voices(app: App, as_json: bool) -> int:
     """
     from watcher import voices as room
 
-    config = app.config()
+    config = app.config_in_use()
     found = room.recordings(config)
     if as_json:
         recordings, built_in = [one.as_json() for one in found], list(room.built_in(config.models))

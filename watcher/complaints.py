@@ -16,7 +16,7 @@ from jobs.tree import Bounds, Tree, Unreadable, dotted
 from jobs.tree import Path as Key
 
 EMPTY = Tree({}, 1, {})
-_LARGEST_BYTES = 1024 * 1024
+LARGEST_BYTES = 1024 * 1024
 _LONGEST_VALUE = 60
 
 
@@ -43,12 +43,12 @@ def read_yaml(path: Path) -> Tree:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(_LARGEST_BYTES + 1)
+            data = file.read(LARGEST_BYTES + 1)
     except OSError as error:
         hint = "`voicespool init` makes a configuration; without `--config`, ./config.yaml or defaults apply."
         raise ConfigError(f"{printable(path)}: can't be read: {error.strerror}", hint) from None
-    if len(data) > _LARGEST_BYTES:
-        raise ConfigError(f"{printable(path)}: larger than a configuration can be ({_LARGEST_BYTES} bytes)")
+    if len(data) > LARGEST_BYTES:
+        raise ConfigError(f"{printable(path)}: larger than a configuration can be ({LARGEST_BYTES} bytes)")
     try:
         tree = _only_document(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -6,8 +6,10 @@ file, or to the current folder when there is none. A key that is not built yet i
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,8 +17,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from jobs.tree import Tree
-from watcher.complaints import EMPTY, complaint, complaints, read_yaml
+from jobs import yaml12
+from jobs.tree import Bounds, Tree, Unreadable
+from watcher.complaints import EMPTY, LARGEST_BYTES, complaint, complaints, read_yaml
 from watcher.layout import overlaps
 
 STATE_FOLDER = ".voicespool"
@@ -281,7 +284,7 @@ def load(path: Path | None = None) -> Config:
     if path is None:
         path = Path(CONFIG_NAME)
         if not path.exists():
-            return _absolute(Config(), Path.cwd(), EMPTY)
+            return _apart(_absolute(Config(), Path.cwd()), EMPTY, None)
     tree = read_yaml(path)
     try:
         config = Config.model_validate(tree.value)
@@ -289,18 +292,18 @@ def load(path: Path | None = None) -> Config:
         raise complaints(path, complaint(error, Config, tree)) from None
     if tree.problems:
         raise complaints(path, tree.problems)
-    return _absolute(config, path.absolute().parent, tree, path)
+    return _apart(_absolute(config, path.absolute().parent), tree, path)
 
 
-def _absolute(config: Config, base: Path, tree: Tree, path: Path | None = None) -> Config:
-    """Make the paths absolute (symlinks kept: what they lead to may change) and check how they lie."""
+def _absolute(config: Config, base: Path) -> Config:
+    """Make the paths absolute (symlinks kept: what they lead to may change)."""
 
     def absolute(folder: Path) -> Path:
         return Path(os.path.abspath(base / folder))
 
     inbox = absolute(config.inbox)
     own_state = "state_dir" in config.model_fields_set
-    config = config.model_copy(
+    return config.model_copy(
         update={
             "inbox": inbox,
             "outbox": absolute(config.outbox),
@@ -310,10 +313,43 @@ def _absolute(config: Config, base: Path, tree: Tree, path: Path | None = None) 
             "allowed_roots": tuple(absolute(root) for root in config.allowed_roots),
         }
     )
+
+
+def _apart(config: Config, tree: Tree, path: Path | None) -> Config:
+    """The same, if its folders lie as they must.
+
+    Raises:
+        ConfigError: They do not.
+    """
     problems = overlaps({name: getattr(config, name) for name in FOLDERS}, tree)
     if problems:
         raise complaints(path, problems)
     return config
+
+
+def salvaged(path: Path | None) -> Config | None:
+    """The folders that a wrong configuration names all the same, so that a running daemon's state is found.
+
+    Returns:
+        Those of its folders that are valid by themselves, defaults for everything else; None when the file can't be
+        read at all.
+    """
+    path = Path(CONFIG_NAME) if path is None else path
+    try:
+        with path.open("rb") as file:
+            text = file.read(LARGEST_BYTES).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return None
+    found: dict[str, Any] = {}
+    for name, line in _FOLDER_LINE.findall(text):
+        with contextlib.suppress(Unreadable, StopIteration, ValidationError):
+            tree = yaml12.read(next(iter(yaml12.split(f"{name}: {line}\n"))), Bounds())
+            if tree is not None:
+                found |= Config.model_validate(tree.value).model_dump(exclude_unset=True)
+    return _absolute(Config.model_validate(found), path.absolute().parent)
+
+
+_FOLDER_LINE = re.compile(rf"^({'|'.join(FOLDERS)}):[ \t]+(\S[^\r\n]*)$", re.MULTILINE)
 
 
 def schema() -> dict[str, Any]:

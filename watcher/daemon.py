@@ -14,7 +14,7 @@ import os
 import select
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines import cache
@@ -40,8 +40,10 @@ from watcher import config as configuration
 from watcher import systemd
 from watcher.bulletin import Bulletin, Running
 from watcher.config import Config
+from watcher.config_read import ConfigRead, told, until_restart
 from watcher.events import Events
 from watcher.intake import Intake
+from watcher.job_rules import job_rules
 from watcher.log import log
 from watcher.readers import Readers
 from watcher.session import Deferred, Session
@@ -125,6 +127,8 @@ class Daemon:
         self.config, self.config_path, self.passing = config, config_path, passing
         self.events, self.signals, self.worker, self.readers = events, signals, worker, readers
         self.bulletin = Bulletin.beside(config.state_dir)
+        self.config_read = ConfigRead(time.time())
+        self.bulletin.settings = told(config, config_path, self.config_read)
         self.session: Session | None = None
         self.patience = Patience()
         self.inbox_id: str | None = None
@@ -241,8 +245,9 @@ class Daemon:
             session.deferred.pop(ticket.job_id, None)
             if outcome is not None:
                 self.bulletin.add(outcome)
-                say = log.warning if outcome.message and outcome.status != "cancelled" else log.info
-                words = {"message": outcome.message} if outcome.message else {}
+                doubts = {"doubts": list(outcome.reasons)} if outcome.verdict == "doubtful" else {}
+                words = ({"message": outcome.message} if outcome.message else {}) | doubts
+                say = log.warning if words and outcome.status != "cancelled" else log.info
                 say(
                     f"job {outcome.status}", action=outcome.status, job_id=outcome.job_id, name=outcome.name,
                     folder=str(outcome.folder), duration_s=round(outcome.duration_s, 2), **words,
@@ -482,17 +487,21 @@ class Daemon:
         try:
             with holding("the folder that it is in"):
                 fresh = configuration.load(self.config_path)
-            folders = {name: getattr(self.config, name) for name in configuration.FOLDERS}
-            if moved := [name for name in folders if getattr(fresh, name) != folders[name]]:
-                log.warning("these keys need a restart", action="reload", keys=moved)
-            fresh = fresh.model_copy(update=folders)
+            usable = until_restart(fresh, self.config)
             if self.session is not None:
-                self.session.reload(fresh)
-            self.config = fresh
-            self.readers.configure(fresh)
-            log.info("configuration read again", action="reload")
+                self.session.reload(usable)
+            else:
+                job_rules(usable)  # says what is wrong with `defaults`
+            self.readers.configure(usable)
+            self.config_read, self.config = ConfigRead.of(fresh, self.config, time.time()), usable
+            if self.config_read.pending_restart:
+                log.warning("these keys need a restart", action="reload", keys=list(self.config_read.pending_restart))
+            log.info("configuration read again", action="reload", changed=list(self.config_read.changed))
         except (ConfigError, Hold) as error:
+            self.config_read = replace(self.config_read, at_s=time.time(), changed=(), error=error.message)
             log.error("the new configuration is wrong; the old one stays", action="reload", reason=error.message)
+        self.bulletin.settings = told(self.config, self.config_path, self.config_read)
+        self.bulletin.changed()
         systemd.ready()
 
     def _tell(self) -> None:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from engines.base import EngineInfo
 from jobs.errors import printable
+from watcher.results import doubts_of
 from watcher.status import Snapshot, entries
 
 _STYLES = {"done": "green", "failed": "red", "cancelled": "yellow", "hold": "red", "idle": "green", "running": "green"}
@@ -64,7 +65,7 @@ def status(snapshot: Snapshot, now: datetime, rows: int = 20) -> RenderableType:
         reason = f"  hold: {printable(hold.get('what'), 60)}: {printable(hold.get('reason'))}"
         parts.append(clean(f"{reason} (for {age(hold.get('since'), now)})", "red", 3000))
     if snapshot.daemon is not None:
-        parts += [*_running(said), _counts(said), *_queue(said, rows)]
+        parts += [*_settings(said, now), *_running(said), _counts(said), *_queue(said, rows)]
         parts += (
             _files("waiting", said, now, rows) + _files("held", said, now, rows) + _files("ignored", said, now, rows)
         )
@@ -89,6 +90,20 @@ def _headline(snapshot: Snapshot, now: datetime) -> Text:
     return Text(f"{none}; the last one {how} {age(said.get('updated_at'), now)} ago", style="yellow")
 
 
+def _settings(said: Mapping[str, Any], now: datetime) -> list[RenderableType]:
+    """What is wrong with config.yaml as the daemon last read it, and which changes wait for a restart."""
+    config = said.get("config")
+    if not isinstance(config, Mapping):
+        return []
+    lines: list[RenderableType] = []
+    if config.get("error"):
+        when = f"{printable(config.get('file'))}, read {age(config.get('read_at'), now)} ago, is wrong"
+        lines.append(clean(f"  {when}; the daemon uses the one before: {printable(config['error'])}", "red", 3000))
+    if isinstance(pending := config.get("pending_restart"), list) and pending:
+        lines.append(clean(f"  changed in config.yaml, needs a restart: {', '.join(map(str, pending))}", "yellow"))
+    return lines
+
+
 def _running(said: Mapping[str, Any]) -> list[RenderableType]:
     job = said.get("running")
     if not isinstance(job, Mapping):
@@ -106,15 +121,21 @@ def _counts(said: Mapping[str, Any]) -> Text:
     counts = said.get("counts")
     counts = counts if isinstance(counts, Mapping) else {}
     words = ("queued", "ready", "waiting", "held", "ignored", "done", "failed", "cancelled")
-    return clean(", ".join(f"{_number(counts.get(word)):g} {word}" for word in words))
+    notes = {"done": ("doubtful", "doubtful"), "failed": ("repaired", "more failed and done since")}
+    parts = []
+    for word in words:
+        key, note = notes.get(word, ("", ""))
+        also = f" ({_number(counts.get(key)):.0f} {note})" if _number(counts.get(key)) else ""
+        parts.append(f"{_number(counts.get(word)):.0f} {word}{also}")
+    return clean(", ".join(parts))
 
 
 def _queue(said: Mapping[str, Any], rows: int) -> list[RenderableType]:
-    jobs = entries(said, "next")
+    jobs, count = entries(said, "next"), _counted(said, "queued")
     table = _table("next", "place", "job", "priority", "not before")
     for job in jobs[:rows]:
         table.add_row(*(clean(job.get(key)) for key in ("place", "name", "priority", "not_before")))
-    return _shown(table, len(jobs), rows)
+    return _shown(table, len(jobs), rows, count)
 
 
 def _files(key: str, said: Mapping[str, Any], now: datetime, rows: int) -> list[RenderableType]:
@@ -123,14 +144,24 @@ def _files(key: str, said: Mapping[str, Any], now: datetime, rows: int) -> list[
     for file in files[:rows]:
         row = [clean(file.get("file")), clean(file.get("reason"), limit=2000)]
         table.add_row(*row, *([age(file.get("since"), now)] if key != "ignored" else []))
-    return _shown(table, len(files), rows)
+    return _shown(table, len(files), rows, _counted(said, key))
 
 
 def _left_in_inbox(snapshot: Snapshot, rows: int) -> list[RenderableType]:
     table = _table("in the inbox", "file")
     for file in snapshot.files[:rows]:
         table.add_row(clean(file))
-    return [*_put_by(snapshot.status), *(_shown(table, snapshot.files_count, rows) or [_NOTHING_IN_INBOX])]
+    listed = _shown(table, len(snapshot.files), rows, snapshot.files_count)
+    unseen = [
+        clean(
+            f"  not looked into: {'the inbox' if folder == '.' else printable(folder)}: {printable(why)}", "red", 3000
+        )
+        for folder, why in snapshot.unseen_folders[:rows]
+    ]
+    if len(snapshot.unseen_folders) > rows:
+        unseen.append(Text(f"  … and {len(snapshot.unseen_folders) - rows} more folders were not looked into", "red"))
+    nothing = [] if unseen else [_NOTHING_IN_INBOX]
+    return [*_put_by(snapshot.status), *(listed or nothing), *unseen]
 
 
 def _put_by(said: Mapping[str, Any]) -> list[RenderableType]:
@@ -148,15 +179,27 @@ def _results(said: Mapping[str, Any], now: datetime, rows: int) -> list[Renderab
     results = entries(said, "results")
     table = _table("last results", "job", "", "audio", "ended", "where, and what went wrong")
     for result in reversed(results[-rows:]):
-        outcome = printable(result.get("status"), 20)
         spoken = duration(result["duration_s"]) if _number(result.get("duration_s")) > 0 else ""
-        folder, message = result.get("folder"), result.get("message")
-        why = (f"{folder}; {message}" if message else folder) if outcome == "done" else message or folder
         ended = f"{age(result.get('finished_at'), now)} ago"
-        table.add_row(
-            clean(result.get("name")), Text(outcome, _STYLES.get(outcome, "")), spoken, ended, clean(why, limit=200)
-        )
+        table.add_row(clean(result.get("name")), _outcome(result), spoken, ended, clean(_why(result), limit=300))
     return [table] if results else []
+
+
+def _outcome(result: Mapping[str, Any]) -> Text:
+    outcome = printable(result.get("status"), 20)
+    if doubts_of(result):
+        return Text(f"{outcome}, doubtful", "yellow")
+    if result.get("done_since") is True:
+        return Text(f"{outcome}, done since", "dim")
+    return Text(outcome, _STYLES.get(outcome, ""))
+
+
+def _why(result: Mapping[str, Any]) -> str:
+    """Where a result lies, and what went wrong or is doubtful."""
+    folder, message = result.get("folder"), result.get("message")
+    if result.get("status") != "done":
+        return str(message or folder)
+    return "; ".join(dict.fromkeys(str(part) for part in (folder, message, *doubts_of(result)) if part))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -169,10 +212,15 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _shown(table: Table, count: int, rows: int) -> list[RenderableType]:
-    if not count:
-        return []
-    return [table, Text(f"… and {count - rows} more")] if count > rows else [table]
+def _shown(table: Table, listed: int, rows: int, count: int) -> list[RenderableType]:
+    """A table, and how many there are that are not in it: status.json has the first 1,000 and the number of all."""
+    left = max(count, listed) - min(listed, rows)
+    return [*([table] if listed else []), *([Text(f"… and {left} more")] if left else [])]
+
+
+def _counted(said: Mapping[str, Any], key: str) -> int:
+    counts = said.get("counts")
+    return int(_number(counts.get(key))) if isinstance(counts, Mapping) else 0
 
 
 def _number(value: object, otherwise: float = 0.0) -> float:

@@ -23,6 +23,7 @@ from jobs import lock, state
 from jobs.errors import ConfigError, SpoolError, printable
 from jobs.files import fsync, somebody_writes
 from watcher import filesystem, folders, torch_findings
+from watcher.checkpoints import as_here
 from watcher.config import Config
 from watcher.events import Events
 from watcher.finding import Finding, fail, ok, warn
@@ -331,7 +332,7 @@ def _whisper(config: Config) -> Finding:
 
 def _models(config: Config) -> Iterator[Finding]:
     """What lies under models/ for jobs, by the headers of the files; a Whisper and a vocoder are none of it."""
-    there = checkpoints.listed(config.models) if config.models.is_dir() else []
+    there = [as_here(one, config) for one in checkpoints.listed(config.models)] if config.models.is_dir() else []
     others = (transcripts.WHISPER.architecture, BIGVGAN.architecture)
     found = [one for one in there if not one.architecture.startswith(others)]
     yield from _checkpoints(found, config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,8 +10,7 @@ from typing import Any, Literal
 
 from jobs.errors import printable
 from watcher.config import Config
-from watcher.ignored import JOB_SUFFIXES
-from watcher.results import Result, results_of
+from watcher.results import Result, doubts_of, results_of
 from watcher.status import Snapshot, entries, look
 from watcher.submit import Dropped
 
@@ -34,6 +32,7 @@ class Followed:
         chunk, chunks, eta_s: While it runs.
         folder: Of its result.
         message: Why it failed, what took the place of its checkpoint, or what it waits for.
+        doubts: Why its audio is doubtful; () when it is not.
     """
 
     job: Dropped
@@ -45,6 +44,7 @@ class Followed:
     eta_s: float | None = None
     folder: Path | None = None
     message: str = ""
+    doubts: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -113,6 +113,7 @@ class Follower:
                     job_id=str(entry.get("job_id")),
                     folder=self.config.outbox / str(entry.get("folder", "")),
                     message=str(entry.get("message") or ""),
+                    doubts=doubts_of(entry),
                 )
         running = status.get("running")
         if isinstance(running, Mapping) and self._is(job, running):
@@ -167,19 +168,8 @@ class Follower:
 
 def _ended(job: Followed, result: Result) -> Followed:
     stage: Stage = "done" if result.status == "done" else "cancelled" if result.status == "cancelled" else "failed"
-    return replace(job, stage=stage, job_id=result.job_id, folder=result.folder, message=result.message)
-
-
-def knows(config: Config, status: Mapping[str, Any], name: str) -> bool:
-    """Whether a job of this name, or from a file of this name, waits in the inbox, is queued, or runs."""
-    if any((config.inbox / f"{name}{suffix}").exists() for suffix in JOB_SUFFIXES):
-        return True
-    running = status.get("running")
-    claimed = [*entries(status, "next"), *([running] if isinstance(running, Mapping) else [])]
-    its_documents = re.compile(rf"{re.escape(printable(name))}(-[0-9]+)?")
-    return any(
-        its_documents.fullmatch(str(entry.get("name"))) or entry.get("file") == printable(name) for entry in claimed
-    )
+    ended = replace(job, stage=stage, job_id=result.job_id, folder=result.folder)
+    return replace(ended, message=result.message, doubts=result.doubts)
 
 
 def _delay(entry: Mapping[str, Any], status: Mapping[str, Any]) -> str:

@@ -41,20 +41,30 @@ def follow(follower: Follower, *, as_json: bool, timeout_s: float | None = None)
             click.echo(printable(job.folder, 5000))
         if not job.ended:
             click.echo(f"{printable(job.job.name)}: not done after {timeout_s:g} s; {in_words(job)}", err=True)
-        elif job.stage != "done" or job.message:
-            click.echo(f"{printable(job.job.name)}: {job.stage}: {printable(job.message)}".rstrip(": "), err=True)
+        elif words := told(job):
+            click.echo(f"{printable(job.job.name)}: {words}", err=True)
     if any(job.ended and job.stage != "done" for job in follower.jobs):
         return FAILED
     return 0 if follower.ended else Hold.exit_code
 
 
-def _as_json(job: Followed) -> dict[str, str | None]:
+def told(job: Followed) -> str:
+    """How a job ended, in words; "" when there is nothing to say but that it is done."""
+    if job.stage == "done" and not job.message and not job.doubts:
+        return ""
+    reasons = "; ".join(dict.fromkeys(filter(None, (job.message, *job.doubts))))
+    return f"{job.stage}{', doubtful' if job.doubts else ''}: {printable(reasons, 2000)}".rstrip(": ")
+
+
+def _as_json(job: Followed) -> dict[str, object]:
     return {
         "name": printable(job.job.name),
         "job_id": job.job_id,
         "status": job.stage,
         "folder": None if job.folder is None else printable(job.folder, 5000),
         "message": printable(job.message) or None,
+        "verdict": "doubtful" if job.doubts else "ok" if job.stage == "done" else None,
+        "reasons": list(job.doubts),
     }
 
 

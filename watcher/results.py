@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.errors import printable
 from jobs.names import RESULT_MARKS, safe_name
 from jobs.order import Fallback
 from jobs.outbox import MANIFEST
+from jobs.pipeline import REASONS_TOLD
 from watcher.ignored import JOB_SUFFIXES
 
 _LARGEST_MANIFEST_BYTES = 64 << 20
@@ -47,6 +49,11 @@ class Result:
         return str(Fallback.told(engine) or "") if isinstance(engine, Mapping) else ""
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why its audio is doubtful, the first few reasons; () when it is not."""
+        return doubts_of(self.manifest.get("checks"))
+
+    @property
     def source(self) -> Mapping[str, Any]:
         """The job file: file, sha256, claimed_at."""
         source = self.manifest.get("source")
@@ -64,6 +71,15 @@ class Result:
             return [path for path in self.folder.iterdir() if path.is_file()]
         except OSError:
             return []
+
+
+def doubts_of(checks: object) -> tuple[str, ...]:
+    """Why audio is doubtful: what `checks` of a manifest, or a result in status.json, says; () when it is not."""
+    if not isinstance(checks, Mapping) or checks.get("verdict") != "doubtful":
+        return ()
+    reasons = checks.get("reasons")
+    told = [printable(reason) for reason in reasons[:REASONS_TOLD]] if isinstance(reasons, list) else []
+    return tuple(told) or ("its manifest says why",)
 
 
 def results_of(outbox: Path, name: str) -> list[Result]:

@@ -111,6 +111,12 @@ class Ended(Part):
     source_sha256: str
     message: str | None
     """Why it failed, what took the place of its checkpoint, or that its file came back."""
+    verdict: Literal["ok", "doubtful"] | None = None
+    """What the checks say of the audio; null without audio."""
+    reasons: tuple[str, ...] = ()
+    """Why the audio is doubtful: the first few reasons. The manifest has all of them."""
+    done_since: bool = False
+    """It failed, and a job of the same name was done later."""
 
 
 class Counts(Part):
@@ -123,7 +129,12 @@ class Counts(Part):
     held: int = 0
     ignored: int = 0
     done: int = 0
+    doubtful: int = 0
+    """Of those done: whose audio is doubtful."""
     failed: int = 0
+    """Without those whose name was done later."""
+    repaired: int = 0
+    """Failed, and done later under the same name."""
     cancelled: int = 0
 
 
@@ -132,6 +143,26 @@ class Warm(Part):
 
     engine: str
     checkpoint: str | None
+
+
+class Settings(Part):
+    """The configuration that the daemon uses."""
+
+    file: str | None
+    """config.yaml; null when there was none and the defaults apply."""
+    inbox: str
+    outbox: str
+    voices: str
+    models: str
+    state_dir: str
+    read_at: str
+    """When the file was last read, also if it was wrong then."""
+    changed: tuple[str, ...] = ()
+    """Keys that the last reading without an error changed, and that have taken effect."""
+    pending_restart: tuple[str, ...] = ()
+    """Keys that were changed in the file and take effect when the daemon is restarted."""
+    error: str | None = None
+    """What was wrong with the file when it was last read; the earlier configuration stays in use."""
 
 
 class Status(Part):
@@ -157,6 +188,8 @@ class Status(Part):
     ignored: tuple[File, ...] = Field((), max_length=SHOWN)
     results: tuple[Ended, ...] = Field((), max_length=SHOWN_RESULTS)
     """The last that ended, newest last."""
+    config: Settings | None = None
+    """The configuration that the daemon uses."""
 
 
 def schema() -> dict[str, Any]:
@@ -175,6 +208,7 @@ class Snapshot:
         files_count: How many there are in all.
         certain: False when this user may not ask for the lock: `daemon` is then what status.json says.
         unseen: What this user may not read, a sentence: status.json, or the inbox while no daemon runs. Else empty.
+        unseen_folders: Folders of the inbox that could not be looked into, as paths in it, and why; at most 1,000.
     """
 
     status: Mapping[str, Any]
@@ -183,6 +217,7 @@ class Snapshot:
     files_count: int = 0
     certain: bool = True
     unseen: str = ""
+    unseen_folders: tuple[tuple[str, str], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """status.json, and with it `daemon`, and without a daemon what lies in the `inbox`."""
@@ -191,7 +226,8 @@ class Snapshot:
         running = {"running": self.daemon is not None, "certain": self.certain}
         answer = dict(self.status) | {"daemon": {**running, **known}}
         if self.daemon is None:
-            answer["inbox"] = {"count": self.files_count, "files": list(self.files)}
+            unseen = [{"folder": folder, "reason": reason} for folder, reason in self.unseen_folders]
+            answer["inbox"] = {"count": self.files_count, "files": list(self.files), "unseen": unseen}
         return answer
 
 
@@ -210,8 +246,8 @@ def look(config: Config) -> Snapshot:
         return Snapshot(status, daemon, certain=certain)
     if os.path.exists(config.inbox) and not os.access(config.inbox, os.R_OK | os.X_OK):
         return Snapshot(status, None, certain=certain, unseen=_unseen(config.inbox))
-    files, count = _in_inbox(config.inbox)
-    return Snapshot(status, None, files, count, certain)
+    files, count, unseen_folders = _in_inbox(config.inbox)
+    return Snapshot(status, None, files, count, certain, unseen_folders=unseen_folders)
 
 
 def read(state_dir: Path) -> Mapping[str, Any]:
@@ -261,14 +297,20 @@ def entries(status: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
 
 
-def _in_inbox(inbox: Path) -> tuple[tuple[str, ...], int]:
-    """Job files that wait for a daemon to come."""
+def _in_inbox(inbox: Path) -> tuple[tuple[str, ...], int, tuple[tuple[str, str], ...]]:
+    """Job files that wait for a daemon to come, how many there are, and the folders that could not be looked into."""
     files: list[str] = []
+    unseen: list[tuple[str, str]] = []
     count = 0
-    for folder, below, names in os.walk(inbox):
+
+    def refused(error: OSError) -> None:
+        if len(unseen) < SHOWN:
+            unseen.append((os.path.relpath(os.fsdecode(error.filename), inbox), error.strerror or str(error)))
+
+    for folder, below, names in os.walk(inbox, onerror=refused):
         below[:] = sorted(filter(is_walked, below))
         for name in sorted(filter(is_job_name, names)):
             count += 1
             if len(files) < SHOWN:
                 files.append(os.path.relpath(os.path.join(folder, name), inbox))
-    return tuple(files), count
+    return tuple(files), count, tuple(unseen)

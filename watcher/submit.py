@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import SpoolError, printable
+from jobs import uploads
+from jobs.errors import JobInvalid, SpoolError, printable
 from jobs.files import sha256_of
+from jobs.parse import parse
+from jobs.rules import Rules
 from watcher.config import Config
 from watcher.drop import checked_name, drop
 from watcher.results import Result, results_of
@@ -43,22 +47,28 @@ class Dropped:
 
 
 def submit_file(config: Config, checked: Checked, name: str) -> list[Dropped]:
-    """Drop a job file under a checked name, after the recordings that lie beside it.
+    """Drop a job file under a checked name, after its recordings and the transcripts `NAME.txt` next to these.
 
-    Recordings (and the transcripts `NAME.txt` beside them) keep their names and go beside the job in the inbox,
-    unless the same content is there already.
+    Recordings next to the file keep their names and go next to the job in the inbox, unless the same content is there
+    already; they stay there. Those that the job names in an upload folder go into one, which the daemon removes.
 
     Raises:
         Refused: another recording of the same name is in the inbox.
         Hold: the inbox can't be written.
     """
     folder = name.rpartition("/")[0]
-    for recording, path in checked.beside.items():
-        _bring(config, folder, recording, path)
-        transcript = path.with_suffix(".txt")
-        if transcript.is_file():
-            _bring(config, folder, str(Path(recording).with_suffix(".txt")), transcript)
-    source = drop(config.inbox, name, checked.path.suffix, checked.data)
+    uploaded = {upload for recording in checked.beside if (upload := uploads.folder_of(recording))}
+    try:
+        for recording, path in checked.beside.items():
+            _bring(config, folder, recording, path)
+            transcript = path.with_suffix(".txt")
+            if transcript.is_file():
+                _bring(config, folder, str(Path(recording).with_suffix(".txt")), transcript)
+        source = drop(config.inbox, name, checked.path.suffix, checked.data)
+    except BaseException:  # Ctrl-C too: without its job nobody needs them
+        for upload in uploaded:
+            shutil.rmtree(config.inbox / folder / upload, ignore_errors=True)
+        raise
     return [Dropped(source, job, digest) for job, digest in checked.jobs(source[: -len(checked.path.suffix)])]
 
 
@@ -115,15 +125,55 @@ def _file_of(result: Result, name: str) -> str:
     return f"{file}-{document}" if document else file
 
 
-def retry(config: Config, name: str) -> tuple[Result, str]:
-    """Drop the job file of the newest failed or cancelled result of a name again; the result stays where it is.
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The newest failed or cancelled result of a name, with what is to be run again.
 
-    Returns:
-        The result, and the path of the dropped file in the inbox.
+    Attributes:
+        name: Of its file, the path in the inbox without extension.
+        result: It stays where it is.
+        suffix, data: Of its job file.
+    """
+
+    name: str
+    result: Result
+    suffix: str
+    data: bytes
+
+    @property
+    def names(self) -> list[str]:
+        """What the job will be called; more than one where somebody has put several into the file."""
+        return [name for name, _digest in self._jobs(self.name)]
+
+    def drop(self, config: Config) -> list[Dropped]:
+        """Drop the job file under its name.
+
+        Raises:
+            Refused: A file of that name waits already.
+            Hold: The inbox can't be written.
+        """
+        try:
+            source = drop(config.inbox, self.name, self.suffix, self.data, only=True)
+        except FileExistsError:
+            raise Refused(
+                f"a job file named {printable(self.name)} waits in the inbox already",
+                "`voicespool status` says what it waits for.",
+            ) from None
+        return [Dropped(source, name, digest) for name, digest in self._jobs(self.name)]
+
+    def _jobs(self, name: str) -> list[tuple[str, str]]:
+        try:
+            documents = parse(self.data, self.suffix, Rules({}))
+        except JobInvalid:
+            documents = ()
+        return Checked(self.result.folder, self.data, documents, (), {}).jobs(name)
+
+
+def failed(config: Config, name: str) -> Failed:
+    """Find what is to be run again.
 
     Raises:
-        Refused: there is none, its job file is gone, or a file of that name waits already.
-        Hold: the inbox can't be written.
+        Refused: There is no failed or cancelled result of that name, or what it needs is gone.
     """
     unsuccessful = [result for result in results_of(config.outbox, name) if result.status in {"failed", "cancelled"}]
     if not unsuccessful:
@@ -132,16 +182,16 @@ def retry(config: Config, name: str) -> tuple[Result, str]:
             "`voicespool status` lists the last results; a name is the path in the inbox without extension.",
         )
     newest = unsuccessful[-1]
-    job_file, file = newest.job_file(), _file_of(newest, name)
+    job_file = newest.job_file()
     if job_file is None:
         raise Refused(
             f"{printable(newest.folder)} has no job file any more",
             "Submit the job file from where it was made.",
         )
-    try:
-        return newest, drop(config.inbox, file, job_file.suffix, job_file.read_bytes(), only=True)
-    except FileExistsError:
+    data = job_file.read_bytes()
+    if any(not (config.inbox / name).with_name(folder).is_dir() for folder in uploads.named_in(data)):
         raise Refused(
-            f"a job file named {printable(file)} waits in the inbox already",
-            "`voicespool status` says what it waits for.",
-        ) from None
+            f"the recording of {printable(name)} was brought by `submit --speaker-wav` and is not kept",
+            "Submit it again with its recording; one in voices/ is there for every job.",
+        )
+    return Failed(_file_of(newest, name), newest, job_file.suffix, data)

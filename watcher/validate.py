@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from engines import requirements
+from jobs.checkpoint_names import Model
 from jobs.errors import JobInvalid, Problem, printable
 from jobs.files import opened_regular, read_at_most
 from jobs.names import numbered_document
@@ -35,6 +37,7 @@ class Checked:
         problems: All of them, those of recordings too.
         beside: Recordings that lie beside the file: name in the job, with its ending -> real path.
         by_options: Whether options of `submit` describe the job, so that there is no file whose lines could be named.
+        notes: Sentences about what this machine lacks, and another one may have.
     """
 
     path: Path
@@ -43,6 +46,7 @@ class Checked:
     problems: tuple[Problem, ...]
     beside: dict[str, Path]
     by_options: bool = False
+    notes: tuple[str, ...] = ()
 
     def sentences(self) -> list[str]:
         """`FILE:LINE: key: message` for each problem, `--option: message` where there is no file."""
@@ -52,9 +56,9 @@ class Checked:
         """The same for what would be rendered, but maybe not as it was meant: a text that YAML cuts, or a checkpoint
         in whose place the base model speaks.
         """
-        models = [document.model for document in self.documents if isinstance(document.model, Fallback)]
+        models = [str(document.model) for document in self.documents if isinstance(document.model, Fallback)]
         odd = [problem for document in self.documents for problem in document.warnings]
-        return [self._sentence(problem) for problem in (*odd, *(Problem(str(model)) for model in models))]
+        return [self._sentence(problem) for problem in (*odd, *map(Problem, (*models, *self.notes)))]
 
     def _sentence(self, problem: Problem) -> str:
         if not self.by_options:
@@ -114,7 +118,8 @@ def check_data(
     untold = _transcripts(documents, {**known, **found})
     named = {_whole(name, folder): real for name, real in found.items()}
     beside = {name: real for name, real in named.items() if (folder / name).exists() and not Path(name).is_absolute()}
-    return Checked(path, data, documents, (*problems, *missing, *untold), {**known, **beside})
+    homeless, notes = _base_models(documents, config, rules)
+    return Checked(path, data, documents, (*problems, *missing, *untold, *homeless), {**known, **beside}, notes=notes)
 
 
 class _NotReadable(Exception):
@@ -177,6 +182,22 @@ def _transcripts(documents: Sequence[Document], recordings: Mapping[str, Path]) 
         for name in document.untold:
             if name in recordings and document.spec is not None and not transcript_beside(recordings[name]):
                 yield Problem(transcript_wanted(str(document.spec.engine), name), "speaker_text")
+
+
+def _base_models(
+    documents: Sequence[Document], config: Config, rules: Rules
+) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
+    """A problem for each engine whose base model would be used and is not here, a note for each that is not here."""
+    problems, notes = [], []
+    specs = [(document.spec.engine or "", document.model) for document in documents if document.spec is not None]
+    for engine in dict.fromkeys(engine for engine, _model in specs):
+        info = rules.info(engine)
+        if info is not None and info.missing is not None:
+            notes.append(f"{printable(engine)} is not installed on this machine: {printable(info.missing)}")
+        elif any(not isinstance(model, Model) for used, model in specs if used == engine):
+            lack = requirements.missing(requirements.of_base_model(engine), config.models)
+            problems += [] if lack is None else [Problem(printable(f"{lack.message}. {lack.hint}"), "engine")]
+    return tuple(problems), tuple(notes)
 
 
 def as_json(checked: list[Checked]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.headers import EMA, F5, TONE, flow, save
+from tests.hub import place, vocos_release
 from tests.model_files import Runs
 from tests.spooling import PATIENCE_S, Spool, below, environment, until
 
@@ -25,6 +26,7 @@ def models(spool: Spool) -> Path:
     save(spool.folder / "models/ana/checkpoint_900.safetensors", F5, val_loss="0.25", train_loss="0.125", step="900")
     save(spool.folder / "models/ana/checkpoint_1000.safetensors", F5, val_loss="0.5")
     save(spool.folder / "models/rui.safetensors", TONE)
+    place(spool.folder / "models/vocos-mel-24khz", vocos_release())  # without it no F5 loads
     return spool.folder / "models"
 
 
@@ -107,6 +109,7 @@ def test_inspect_takes_any_file_and_runs_nothing_in_it(spool: Spool) -> None:
 @pytest.fixture
 def reported(spool: Spool) -> Path:
     """The file of the report that started voicespool, by its header: a healthy pt-BR fine-tune of F5-TTS Base."""
+    place(spool.folder / "models/vocos-mel-24khz", vocos_release())
     return save(spool.folder / "model_last.safetensors", {**flow("F5-TTS Base", prefix="ema_model."), **EMA})
 
 

@@ -9,14 +9,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 
+from tests.depriving import as_an_ordinary_user
 from tests.spooling import PATIENCE_S, Spool, environment, until
 
 NASTY = "\x1b[2Jowned\x1b]0;title\x07\nfake line\u202e"
-COMMANDS = ("run", "submit", "status", "validate", "retry", "cancel", "engines", "doctor", "schema", "init")
+COMMANDS = (
+    "run", "submit", "status", "reload", "validate", "retry", "cancel", "engines", "doctor", "schema", "init",
+)  # fmt: skip
 
 
 def voicespool(folder: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -221,6 +225,98 @@ def test_validate_names_every_problem_with_file_and_line(spool: Spool) -> None:
     assert [file["valid"] for file in report["files"]] == [True, False]
 
 
+# --- the running daemon's own settings ------------------------------------------------------------------------------
+
+
+def rewrite(spool: Spool, **changes: Any) -> None:
+    spool.config_file.write_text(json.dumps(spool.config | changes, default=str))
+
+
+def ask(spool: Spool, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command that leaves config.yaml as a test has written it."""
+    return voicespool(spool.folder, "--config", str(spool.config_file), *arguments)
+
+
+def test_reload_says_what_took_effect_and_what_needs_a_restart(speaking: Spool) -> None:
+    """The daemon's own answer; the keys are in status.json too, which keeps to its schema."""
+    speaking.start()
+    assert ask(speaking, "reload").stdout == "nothing has changed\n"
+    rewrite(speaking, limits={"attempts": 7}, outbox=str(speaking.folder / "elsewhere"))
+    done = ask(speaking, "reload")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "took effect: limits.attempts\nneeds a restart of the daemon: outbox\n"
+    answer = json.loads(ask(speaking, "reload", "--json").stdout)
+    assert (answer["changed"], answer["pending_restart"], answer["error"]) == ([], ["outbox"], None)
+    said = json.loads(ask(speaking, "status", "--json").stdout)
+    jsonschema.validate(said, json.loads(voicespool(speaking.folder, "schema", "status").stdout))
+    assert said["config"]["outbox"] == str(speaking.outbox)
+    assert "needs a restart: outbox" in ask(speaking, "status").stdout
+
+
+def test_a_mistake_in_the_configuration_does_not_hide_the_daemon(speaking: Spool) -> None:
+    """`status` shows both and exits with 3, also with an inbox elsewhere; so does `reload`, and the old one stays."""
+    speaking.config["inbox"] = speaking.folder / "drop here"
+    speaking.config["inbox"].mkdir()
+    process = speaking.start()
+    for text in ("inbox: drop here\nlimits: {attempts: none}\n", "inbox: drop here\nlimits: [\n"):
+        speaking.config_file.write_text(text)
+        done = ask(speaking, "status")
+        assert done.returncode == 3, done.stderr
+        assert f"process {process.pid}" in done.stdout
+        assert "config.yaml:" in done.stderr
+        done = ask(speaking, "status", "--json")
+        assert json.loads(done.stdout)["daemon"]["pid"] == process.pid
+        assert "config.yaml:" in json.loads(done.stdout)["config_error"]
+        done = ask(speaking, "reload")
+        assert done.returncode == 3, done.stderr
+        assert "keeps the configuration that it has" in done.stderr
+        assert "the daemon uses the one before" in ask(speaking, "status").stdout
+    speaking.drop("hello.yaml", "text: Hello.\nspeaker: nobody\n")
+    speaking.result("hello.failed")
+    assert ask(speaking, "retry", "hello", "--wait").stdout.strip() == str(speaking.outbox / "hello.failed~2")
+    assert ask(speaking, "cancel", "nothing").returncode == 1
+    assert speaking.stop() == 0
+
+
+def test_commands_look_where_the_running_daemon_publishes(speaking: Spool) -> None:
+    """After a changed `outbox`, with and without SIGHUP, until the daemon is restarted."""
+    speaking.start()
+    (speaking.folder / "elsewhere").mkdir()
+    rewrite(speaking, outbox=str(speaking.folder / "elsewhere"))
+    for name in ("one", "two"):
+        done = ask(speaking, "submit", "--text", "Hello.", "--name", name, "--wait")
+        assert (done.returncode, done.stdout.strip()) == (0, str(speaking.outbox / name)), done.stderr
+        assert ask(speaking, "reload").returncode == 0
+    speaking.drop("bad.yaml", "text: Hello.\nspeaker: nobody\n")
+    speaking.result("bad.failed")
+    assert ask(speaking, "retry", "bad").returncode == 0
+    speaking.stop()
+    assert ask(speaking, "retry", "bad").returncode == 1, "without a daemon config.yaml counts"
+
+
+def test_reload_asks_nobody_who_is_not_the_daemon(speaking: Spool) -> None:
+    """No daemon: 1. A lock that names another process or another machine: no signal is sent."""
+    rewrite(speaking)
+    assert ask(speaking, "reload").returncode == 1
+    speaking.start()
+    lock = speaking.state / "lock"
+    mine = json.loads(lock.read_text())
+    other = subprocess.Popen(["sleep", "1000"])
+    try:
+        for told, words in (
+            ({"pid": other.pid}, "is not the daemon of this inbox"), ({"host": "elsewhere"}, "runs on elsewhere"),
+        ):  # fmt: skip
+            lock.write_text(json.dumps(mine | told))
+            done = ask(speaking, "reload")
+            assert done.returncode == 1
+            assert words in done.stderr
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+    speaking.stop(signal.SIGKILL)
+
+
 # --- submit, status, retry, cancel with a daemon --------------------------------------------------------------------
 
 
@@ -273,15 +369,84 @@ def test_wait_has_an_end(speaking: Spool) -> None:
     assert speaking.command("submit", "--text", "Hello.", "--timeout", "1").returncode == 2
 
 
+def test_retry_can_wait(speaking: Spool) -> None:
+    """As submit does: the folder on stdout, 1 when it failed again."""
+    speaking.drop("radio/hello.yaml", "text: Hello.\nspeaker: nobody\n")
+    speaking.start()
+    failed = speaking.result("radio/hello.failed")
+    done = speaking.command("retry", "radio/hello", "--wait")
+    assert (done.returncode, done.stdout.strip()) == (1, str(speaking.outbox / "radio/hello.failed~2")), done.stderr
+    (failed.with_name("hello.failed~2") / "hello.yaml").write_text("text: Hello.\n")
+    done = speaking.command("retry", "radio/hello", "--wait")
+    assert (done.returncode, done.stdout.strip()) == (0, str(speaking.outbox / "radio/hello"))
+    counts = speaking.status()["counts"]
+    assert (counts["done"], counts["failed"], counts["repaired"]) == (1, 0, 2)
+    assert "failed, done since" in speaking.command("status").stdout
+
+
+def test_a_run_counts_only_failures_that_it_did_not_repair(speaking: Spool) -> None:
+    """`run --once`: 1 for a job that failed, 0 when the same name was done later in the same run."""
+    speaking.drop("a.yaml", "text: Hello.\nspeaker: nobody\npriority: 9\n")
+    assert speaking.once().returncode == 1
+    speaking.drop("a.yaml", "text: Hello.\nspeaker: nobody\npriority: 9\n")
+    speaking.drop("a.yml", "text: Hello.\npriority: 1\n")
+    assert speaking.once().returncode == 0
+
+
+def test_a_text_in_the_place_of_a_file_is_recognised(tmp_path: Path) -> None:
+    """The right command is in the answer, fit to be pasted."""
+    done = voicespool(tmp_path, "submit", "Hello, it's me")
+    assert done.returncode == 2
+    assert """voicespool submit --text 'Hello, it'"'"'s me'""" in done.stderr
+    assert voicespool(tmp_path, "submit", "hello.yaml").returncode == 1, "a file that is not there"
+
+
+def test_cancel_without_a_daemon_says_who_does_it(speaking: Spool) -> None:
+    """The file waits for the next daemon; a name that is nearly right is named."""
+    speaking.drop("news.yaml", "text: Hello.\n")
+    done = speaking.command("cancel", "nwes")
+    assert done.returncode == 1
+    assert "did you mean `news`?" in done.stderr
+    done = speaking.command("cancel", "news")
+    assert done.returncode == 0
+    assert "news: waiting" in done.stdout
+    assert "no daemon is running; news.cancel waits in the inbox for the next one" in done.stdout
+    assert speaking.once().returncode == 0
+    assert speaking.results() == ["news.cancelled"]
+
+
+def test_cancel_of_a_held_file_that_can_not_be_taken_says_so(speaking: Spool) -> None:
+    """A file in a folder that the daemon may not write: 1, the reason, and no cancel file is left."""
+    if os.geteuid() != 0:
+        pytest.skip("needs a client that may write where the daemon may not: root")
+    job = speaking.drop("team/news.yaml", "text: Hello.\n")
+    job.parent.chmod(0o555)
+    speaking.prefix = as_an_ordinary_user()
+    speaking.start()
+    until(lambda: speaking.status().get("held"), "the file is held")
+    speaking.prefix = ()
+    done = speaking.command("cancel", "team/news")
+    assert done.returncode == 1, done.stdout
+    assert "team/news: held (it can't be taken out of its folder: Permission denied)" in done.stderr
+    assert "so it is not cancelled" in done.stderr
+    assert os.listdir(job.parent) == ["news.yaml"]
+
+
 def test_cancel_cancels_what_waits(speaking: Spool) -> None:
-    """A job that waits for its time; an unknown name is said to be unknown."""
+    """A job that waits for its time; for one that ended, or that nobody knows, nothing is dropped."""
     speaking.drop("later.yaml", "text: Later.\nnot_before: 2999-01-01T00:00:00Z\n")
     speaking.start()
     until(lambda: speaking.status().get("next"), "the job is queued")
     done = speaking.command("cancel", "later")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "later: queued\n", "")
     assert speaking.manifest("later.cancelled")["status"] == "cancelled"
-    assert "no job named bogus is known" in speaking.command("cancel", "bogus").stderr
+    done = speaking.command("cancel", "later")
+    assert done.returncode == 1
+    assert f"later has ended (cancelled); its result is {speaking.outbox}/later.cancelled" in done.stderr
+    done = speaking.command("cancel", "bogus")
+    assert done.returncode == 1
+    assert "no job named bogus waits" in done.stderr
+    assert not list(speaking.inbox.glob("*.cancel"))
 
 
 def test_status_tells_what_a_live_daemon_does(speaking: Spool) -> None:

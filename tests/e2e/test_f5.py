@@ -204,7 +204,7 @@ def test_a_model_for_bigvgan_speaks_with_it_where_the_user_has_it(spool: Spool) 
     nowhere = dict.fromkeys(("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"), "")
     spool.drop("a.json", job())
     assert spool.once(HOME=str(spool.folder), **nowhere).returncode == 1
-    assert spool.manifest("a.failed")["error"]["code"] == "engine_missing"
+    assert (spool.manifest("a.failed")["error"]["code"], spool.lines("worker_started")) == ("job_invalid", [])
     assert (
         "Put config.json and bigvgan_generator.pt of nvidia/bigvgan_v2_24khz_100band_256x, on the Hugging Face hub, "
         "into the folder bigvgan_v2_24khz_100band_256x under models."
@@ -260,22 +260,23 @@ def test_instead_of_a_broken_file_the_base_model_speaks_where_the_job_says_so(
 
 
 def test_what_a_job_for_f5_lacks_is_said_with_its_cure(spool: Spool) -> None:
-    """A transcript, before anything is loaded; a vocoder."""
+    """A transcript, before anything is loaded; a vocoder, before a worker is started."""
     spool.config = {"ready": {"companions_s": 1.5}}
     reported(spool, telling)
     (spool.folder / "voices/eva.wav").write_bytes(recording())
     spool.drop("a.json", job(speaker_wav="eva.wav"))
-    spool.drop("b.json", job())
-    (spool.folder / "models/vocos-mel-24khz").rename(spool.folder / "models/another")
     nowhere = dict.fromkeys(("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"), "")
     assert spool.once(HOME=str(spool.folder), **nowhere).returncode == 1
+    (spool.folder / "models/vocos-mel-24khz").rename(spool.folder / "models/another")
+    spool.drop("b.json", job())
+    assert spool.once(HOME=str(spool.folder), **nowhere).returncode == 1
     wanted = {
-        "a.failed": ("engine_refused", "f5 has to know what is said in eva.wav: give `speaker_text`, or"),
-        "b.failed": ("engine_missing", "Run `voicespool models pull vocos`"),
+        "a.failed": ("engine_refused", 1, "f5 has to know what is said in eva.wav: give `speaker_text`, or"),
+        "b.failed": ("job_invalid", 0, "Run `voicespool models pull vocos`"),
     }
     assert spool.results() == list(wanted)
-    for name, (code, said) in wanted.items():
-        assert (spool.manifest(name)["error"]["code"], spool.manifest(name)["attempts"]) == (code, 1)
+    for name, (code, attempts, said) in wanted.items():
+        assert (spool.manifest(name)["error"]["code"], spool.manifest(name)["attempts"]) == (code, attempts)
         assert said in " ".join((spool.outbox / name / "ERROR.txt").read_text("utf-8").split())
 
 

@@ -16,7 +16,7 @@ from jobs.checkpoint_names import Models
 from jobs.order import Fallback
 from jobs.parse import Document, parse
 from jobs.rules import Rules
-from tests.headers import F5, save, xtts
+from tests.headers import F5, save, xtts, xtts_vocabulary
 from tests.model_files import Runs
 
 
@@ -69,7 +69,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model of XTTS, one of F5, one that nobody knows, and one that is broken."""
     monkeypatch.setattr(registry, "_PLANNED", PLANNED)
     folder = tmp_path / "models"
-    save(folder / "anna/best_model.safetensors", xtts())
+    save(folder / "anna/best_model.safetensors", xtts()).with_name("vocab.json").write_text(xtts_vocabulary())
     save(folder / "rui.safetensors", F5)
     save(folder / "tone.safetensors")
     broken = save(folder / "broken.safetensors", xtts())
@@ -243,7 +243,7 @@ class TestDefaultCheckpoint:
         document = read(models, {}, defaults=defaults)
         assert document.spec is not None
         assert (document.spec.engine, document.spec.speaker) == ("xtts", "Zoe")
-        save(models / "ana.safetensors", xtts())
+        save(models / "ana.safetensors", xtts()).with_name("vocab.json").write_text(xtts_vocabulary())
         assert set(problems(models, {"checkpoint": "ana"}, defaults=defaults)) == {"speaker_wav"}
 
     def test_that_is_gone_is_told_and_never_replaced_by_the_base_model(self, models: Path) -> None:

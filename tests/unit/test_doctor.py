@@ -17,6 +17,7 @@ from engines.registry import engines
 from engines.torch_report import Card, TorchReport
 from jobs.lock import Lock
 from tests import headers
+from tests.hub import place, vocos_release
 from watcher import doctor, torch_findings
 from watcher.config import Config, DeviceConfig, load
 from watcher.doctor import as_json, examine, exit_code
@@ -149,6 +150,7 @@ def test_bigvgan_is_told_of_where_it_is_or_a_model_needs_it(
     folder = tiny_f5.build_bigvgan(config.models / "bigvgan")
     assert told() == [ok("model bigvgan", f"BigVGAN v2 (for F5-TTS) is in {folder}")]
     (config.models / "ana.yaml").unlink()
+    place(config.models / "vocos-mel-24khz", vocos_release())
     assert [(one.what, one.level) for one in doctor._models(config)] == [
         ("checkpoints", "ok"),
         ("model bigvgan", "ok"),

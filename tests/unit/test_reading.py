@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engines.requirements import Need
 from jobs.checkpoint_names import Model
 from jobs.errors import JobInvalid, Problem
 from jobs.order import Fallback
@@ -64,7 +65,16 @@ def test_a_file_that_is_none_comes_back_with_its_problems() -> None:
 @pytest.mark.parametrize(
     "model",
     [
-        Model(Path("/m/a.pth"), "a.pth", "xtts", "XTTS-v2", "", 0.5, (Path("/m/a.pth"), Path("/m/vocab.json"))),
+        Model(
+            Path("/m/a.pth"),
+            "a.pth",
+            "xtts",
+            "XTTS-v2",
+            "",
+            0.5,
+            (Path("/m/a.pth"), Path("/m/v.json")),
+            (Need("xtts"),),
+        ),
         Fallback("anna", "it is broken"),
     ],
 )

@@ -22,7 +22,8 @@ from jobs.parse import Rules, parse
 from jobs.schema import job_schema
 from jobs.shape import LEGACY_SETTINGS
 from jobs.spec import JobSpec, Output, Segment
-from tests.headers import F5, save, xtts
+from tests.headers import F5, save, xtts, xtts_vocabulary
+from tests.hub import place, vocos_release
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RULES = Rules(engines(), planned())
@@ -209,7 +210,8 @@ class TestExamples:
     @pytest.mark.parametrize("name", RIGHT)
     def test_are_right_to_the_spool_and_to_an_editor(self, name: str, tmp_path: Path) -> None:
         file = EXAMPLES / name
-        save(tmp_path / "anna/best_model.safetensors", xtts())
+        save(tmp_path / "anna/best_model.safetensors", xtts()).with_name("vocab.json").write_text(xtts_vocabulary())
+        place(tmp_path / "vocos-mel-24khz", vocos_release())
         save(tmp_path / "rui/model_last.safetensors", F5)
         for document in parse(file.read_bytes(), file.suffix, replace(RULES, models=Models(tmp_path))):
             assert document.problems == ()

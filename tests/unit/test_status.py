@@ -16,7 +16,7 @@ import pytest
 from jobs.lock import Lock
 from watcher import display, progress
 from watcher.config import Config, load
-from watcher.follow import LOST_AFTER_S, Follower, knows
+from watcher.follow import LOST_AFTER_S, Follower
 from watcher.results import results_of
 from watcher.status import Snapshot, look, schema
 from watcher.submit import Dropped
@@ -99,6 +99,59 @@ def test_long_lists_are_cut_and_say_so() -> None:
     assert "… and 25 more" in text
 
 
+def test_lists_say_how_many_they_do_not_show() -> None:
+    """status.json has the first 1,000 of each, and the number of all; nothing is said that nobody could see."""
+    counts = {"queued": 5000, "waiting": 1, "held": 2, "ignored": 1}
+    text = shown(Snapshot(STATUS | {"counts": counts}, DAEMON))
+    assert "… and 4999 more" in text
+    assert "… and 1 more" in text
+
+
+def test_a_folder_that_can_not_be_looked_into_is_named(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inbox is not said to hold nothing then."""
+    (config.inbox / "team").mkdir()
+    scandir = os.scandir
+
+    def refused(path: Any) -> Any:
+        if os.fspath(path).endswith("team"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    snapshot = look(config)
+    assert snapshot.unseen_folders == (("team", "Permission denied"),)
+    text = shown(snapshot)
+    assert "not looked into: team: Permission denied" in text
+    assert "holds no job file" not in text
+
+
+def test_doubt_and_repair_are_shown_with_the_result() -> None:
+    """A doubtful result with its reason; a failure whose name was done later as that, not as a failure."""
+    done, failed = STATUS["results"]
+    doubtful = {**done, "verdict": "doubtful", "reasons": ["far too long", "clipped"]}
+    repaired = {**failed, "done_since": True}
+    counts = STATUS["counts"] | {"done": 4, "doubtful": 1, "failed": 0, "repaired": 1}
+    status = STATUS | {"results": [doubtful, repaired], "counts": counts}
+    jsonschema.validate(status, schema())
+    text = shown(Snapshot(status, DAEMON))
+    assert "done, doubtful" in text
+    assert "/out/a; far too long; clipped" in text
+    assert "failed, done since" in text
+    assert "4 done (1 doubtful), 0 failed (1 more failed and done since)" in text
+
+
+def test_a_wrong_or_changed_configuration_is_shown() -> None:
+    """The daemon's word: what was wrong with the file, and what waits for a restart."""
+    folders = {name: f"/srv/{name}" for name in ("inbox", "outbox", "voices", "models", "state_dir")}
+    config = {"file": "/srv/config.yaml", **folders, "read_at": "2026-11-21T11:00:00Z",
+              "pending_restart": ["outbox"], "error": "line 3: unknown key"}  # fmt: skip
+    status = STATUS | {"config": config}
+    jsonschema.validate(status, schema())
+    text = shown(Snapshot(status, DAEMON))
+    assert "/srv/config.yaml, read 1 h ago, is wrong; the daemon uses the one before: line 3: unknown key" in text
+    assert "needs a restart: outbox" in text
+
+
 def test_a_strangers_text_can_not_steer_the_terminal() -> None:
     """Not by escape sequences, line breaks, bidirectional overrides or rich's markup; whatever field it is in."""
     nasty = json.loads(json.dumps(STATUS), object_hook=lambda part: {
@@ -135,7 +188,7 @@ def test_without_a_daemon_the_inbox_is_listed(config: Config) -> None:
     assert snapshot.daemon is None
     assert snapshot.files == ("b.yaml", "radio/a.json")
     assert "no daemon has run for this inbox yet" in shown(snapshot)
-    assert snapshot.as_json()["inbox"] == {"count": 2, "files": ["b.yaml", "radio/a.json"]}
+    assert snapshot.as_json()["inbox"] == {"count": 2, "files": ["b.yaml", "radio/a.json"], "unseen": []}
 
 
 def test_jobs_that_an_ended_daemon_had_taken_are_not_forgotten(config: Config) -> None:
@@ -265,10 +318,26 @@ def test_who_waits_is_told_why_a_queued_job_does_not_start(config: Config, chang
     assert progress.in_words(one.jobs[0]) == words
 
 
-@pytest.mark.parametrize(("name", "known"), [("many", True), ("many-2", True), ("man", False), ("many-", False)])
-def test_a_file_of_several_jobs_is_known_by_its_name(config: Config, name: str, known: bool) -> None:
-    status = {"next": [{**JOB, "name": "many-2"}]}
-    assert knows(config, status, name) is known
+@pytest.mark.parametrize("where", ["status.json", "outbox"])
+def test_doubt_is_told_to_whom_waits(config: Config, where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the reasons, whether the result is found in status.json or by its manifest; the job is done all the same."""
+    checks = {"verdict": "doubtful", "reasons": ["far too long", "clipped"]}
+    write_status(config, running=None, next=[], results=[])
+    one = follower(config, HELLO)
+    folder = publish(config, "radio/hello", JOB["job_id"], sha256=HELLO.sha256)
+    (folder / "manifest.json").write_text(
+        json.dumps({**JOB, "status": "done", "source": {"sha256": HELLO.sha256}, "checks": checks})
+    )
+    if where == "status.json":
+        entry = {**JOB, **checks, "status": "done", "folder": str(folder), "source_sha256": HELLO.sha256}
+        write_status(config, running=None, next=[], results=[entry])
+    assert progress.follow(one, as_json=False) == 0
+    told = capsys.readouterr()
+    assert told.out.strip() == str(folder)
+    assert "radio/hello: done, doubtful: far too long; clipped" in told.err
+    assert progress.follow(one, as_json=True) == 0
+    (job,) = json.loads(capsys.readouterr().out)["jobs"]
+    assert (job["status"], job["verdict"], job["reasons"]) == ("done", "doubtful", ["far too long", "clipped"])
 
 
 def test_an_older_job_of_the_same_name_and_content_is_not_taken_for_it(config: Config) -> None:

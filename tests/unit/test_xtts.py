@@ -260,7 +260,7 @@ def test_what_is_missing_is_taken_from_the_base_model(engine: Xtts, base: Path, 
 
 def test_without_a_base_model_a_checkpoint_needs_its_vocabulary(engine: Xtts, tiny_xtts: Path, tmp_path: Path) -> None:
     """How to come by one is said: from the training, or with the base model."""
-    with pytest.raises(EngineMissing, match=r"no vocab\.json beside model\.pth") as caught:
+    with pytest.raises(EngineMissing, match=r"no vocab\.json next to model\.pth") as caught:
         load(engine, linked(tiny_xtts, tmp_path / "rui", "config.json"))
     assert "voicespool models pull xtts" in caught.value.hint
     assert "training run" in caught.value.hint

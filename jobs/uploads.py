@@ -1,0 +1,65 @@
+"""Recordings that `voicespool submit` brings for one job: in a hidden folder of their own next to it, and gone with it.
+
+    inbox/radio/hello.yaml                                    speaker_wav: [".voicespool-upload-5f…/ana.wav"]
+    inbox/radio/.voicespool-upload-5f…/ana.wav, ana.txt
+
+The job names them by that path, so that nothing but files is needed, over a share too. When the daemon has claimed the
+job, it has copies of its own, and removes the folder. Nobody can guess the random part of the name; what other people
+put into the inbox is never removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from jobs.files import opened_folder
+from jobs.store import Claim
+
+_FOLDER = re.compile(r"\.voicespool-upload-[0-9a-f]{32}")
+
+
+def new_folder() -> str:
+    """A name for the folder of one job."""
+    return f".voicespool-upload-{secrets.token_hex(16)}"
+
+
+def folder_of(recording: str) -> str | None:
+    """The upload folder in the name of a recording; None for every other name."""
+    parts = PurePosixPath(recording).parts
+    return parts[0] if len(parts) == 2 and _FOLDER.fullmatch(parts[0]) else None
+
+
+def named_in(job_file: bytes) -> set[str]:
+    """The upload folders that a job file mentions."""
+    return set(_FOLDER.findall(job_file.decode("utf-8", errors="replace")))
+
+
+def remove(inbox: Path, claim: Claim, recordings: Iterable[str]) -> None:
+    """Remove the upload folders of a claimed job, which is the only one in its file.
+
+    A folder counts only if it belongs to the user whose job file it is. What refuses stays: the job has its copies.
+    """
+    with contextlib.suppress(OSError), opened_folder(inbox, claim.source) as (parent, _name):
+        owner = os.lstat(claim.original).st_uid
+        for name in {folder_of(recording) for recording in recordings} - {None}:
+            with contextlib.suppress(OSError):
+                _remove(str(name), parent, owner)
+
+
+def _remove(name: str, parent: int, owner: int) -> None:
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        if os.fstat(fd).st_uid != owner:
+            return
+        for entry in os.listdir(fd):
+            if not stat.S_ISDIR(os.lstat(entry, dir_fd=fd).st_mode):
+                os.unlink(entry, dir_fd=fd)
+        os.rmdir(name, dir_fd=parent)
+    finally:
+        os.close(fd)

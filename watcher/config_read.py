@@ -1,0 +1,71 @@
+"""config.yaml read again by a running daemon: what takes effect, what needs a restart, and how `status.json` says it.
+
+Keys of `NEEDS_RESTART` stay as they were when the daemon started; every other key takes effect when the file is read
+again. docs/OPERATIONS.md has the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import printable
+from jobs.report import iso
+from watcher.config import CONFIG_NAME, FOLDERS, Config, Section
+
+NEEDS_RESTART = FOLDERS
+"""Claims, lock and file events belong to these folders, and the worker is started with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRead:
+    """How the file was read last.
+
+    Attributes:
+        at_s: When, Unix time in seconds.
+        changed: Keys (`limits.attempts`) that took effect then.
+        pending_restart: Keys that wait for a restart.
+        error: What was wrong with it; "" when nothing was.
+    """
+
+    at_s: float
+    changed: tuple[str, ...] = ()
+    pending_restart: tuple[str, ...] = ()
+    error: str = ""
+
+    @classmethod
+    def of(cls, fresh: Config, used: Config, now_s: float) -> ConfigRead:
+        """A reading without error: the file's content compared with what the daemon has used until now."""
+        keys = tuple(changed_keys(used, fresh))
+        pending = tuple(key for key in keys if key in NEEDS_RESTART)
+        return cls(now_s, tuple(key for key in keys if key not in pending), pending)
+
+
+def until_restart(fresh: Config, used: Config) -> Config:
+    """A new configuration as far as it takes effect while the daemon runs."""
+    return fresh.model_copy(update={name: getattr(used, name) for name in NEEDS_RESTART})
+
+
+def changed_keys(before: Section, after: Section) -> Iterator[str]:
+    """Dotted keys with another value, in the order of the schema."""
+    for name in type(before).model_fields:
+        old, new = getattr(before, name), getattr(after, name)
+        if isinstance(old, Section):
+            yield from (f"{name}.{key}" for key in changed_keys(old, new))
+        elif old != new:
+            yield name
+
+
+def told(config: Config, path: Path | None, read: ConfigRead) -> dict[str, Any]:
+    """`config` in status.json; see `watcher.status.Settings`."""
+    file = path or Path(CONFIG_NAME)
+    return {
+        "file": str(file.absolute()) if path is not None or file.exists() else None,
+        **{name: str(getattr(config, name)) for name in FOLDERS},
+        "read_at": iso(read.at_s),
+        "changed": list(read.changed),
+        "pending_restart": list(read.pending_restart),
+        "error": printable(read.error) or None,
+    }

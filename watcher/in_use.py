@@ -1,0 +1,50 @@
+"""The configuration as the running daemon uses it, for commands that have to look where it looks.
+
+config.yaml may have changed since the daemon read it, or be wrong by now. The daemon's own folders are in
+`status.json`; they count when it runs on this machine and uses the same state folder as the file names.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from jobs.errors import ConfigError
+from watcher.config import FOLDERS, Config, load, salvaged
+from watcher.status import look
+
+
+def find(path: Path | None) -> tuple[Config, ConfigError | None]:
+    """Read the configuration, also a wrong one as far as it names folders, and ask the running daemon for its own.
+
+    Returns:
+        The configuration, and what is wrong with it. Of a wrong one only the folders are to be used.
+
+    Raises:
+        ConfigError: It can't be read at all.
+    """
+    try:
+        return of_daemon(load(path)), None
+    except ConfigError as error:
+        config = salvaged(path)
+        if config is None:
+            raise
+        return of_daemon(config), error
+
+
+def of_daemon(config: Config) -> Config:
+    """The configuration with the folders that the running daemon uses; as it is where none runs here."""
+    snapshot = look(config)
+    if snapshot.daemon is None or snapshot.daemon.get("host") != socket.gethostname():
+        return config
+    told = snapshot.status.get("config")
+    if not isinstance(told, Mapping) or not all(isinstance(told.get(name), str) for name in FOLDERS):
+        return config
+    try:  # a container may have the host's name and other paths
+        if not os.path.samefile(told["state_dir"], config.state_dir):
+            return config
+    except (OSError, ValueError):
+        return config
+    return config.model_copy(update={name: Path(told[name]) for name in FOLDERS})

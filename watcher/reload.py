@@ -1,0 +1,97 @@
+"""`voicespool reload`: has the running daemon read config.yaml again, and waits for what it says of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs import lock
+from jobs.errors import SpoolError, printable
+from watcher import status
+from watcher.config import Config
+
+ANSWER_S = 30.0
+LOOK_S = 0.1
+
+
+_ANOTHER_USERS = (
+    "the daemon belongs to another user",
+    "Run this as that user or as root, or use `systemctl reload voicespool`.",
+)
+
+
+class NotReloaded(SpoolError):
+    """Nobody could be asked, or nobody answered."""
+
+    code = "not_reloaded"
+    exit_code = 1
+
+
+def reload(config: Config, pause: Callable[[float], None] = time.sleep) -> Mapping[str, Any]:
+    """Ask the daemon of this inbox, and wait for its answer.
+
+    Returns:
+        `config` of its status.json, written after the reading.
+
+    Raises:
+        NotReloaded: None runs, it runs elsewhere or as another user, or it has not answered for half a minute.
+    """
+    try:
+        holder = lock.holder(config.state_dir / "lock")
+    except PermissionError:
+        raise NotReloaded(*_ANOTHER_USERS) from None
+    if holder is None:
+        raise NotReloaded("no daemon is running for this inbox", "It reads config.yaml when it starts.")
+    pid = _process(holder, config.state_dir / "lock")
+    before = _told(config).get("read_at")
+    os.kill(pid, signal.SIGHUP)
+    deadline = time.monotonic() + ANSWER_S
+    while (answer := _told(config)).get("read_at") == before:
+        if time.monotonic() > deadline:
+            raise NotReloaded(
+                f"the daemon (process {pid}) was asked, and has not answered within {ANSWER_S:g} s",
+                "Its log says whether it has read the file; `voicespool status` says whether it is on hold.",
+            )
+        pause(LOOK_S)
+    return answer
+
+
+def _told(config: Config) -> Mapping[str, Any]:
+    told = status.read(config.state_dir).get("config")
+    return told if isinstance(told, Mapping) else {}
+
+
+def _process(holder: Mapping[str, Any], path: Path) -> int:
+    """The daemon's process. Its number comes from a file, so it must prove to be the daemon's: it has the lock open.
+
+    Raises:
+        NotReloaded: It is another machine's or another user's, or can't be told.
+    """
+    pid, host = holder.get("pid"), holder.get("host")
+    if host != socket.gethostname():
+        raise NotReloaded(f"the daemon runs on {printable(host, 80)}", "Run this command there.")
+    if not isinstance(pid, int) or isinstance(pid, bool) or pid < 2:
+        raise NotReloaded("the lock does not name the daemon's process", "Send SIGHUP to it, or restart it.")
+    try:
+        if any(_is_same(f"/proc/{pid}/fd/{fd}", path) for fd in os.listdir(f"/proc/{pid}/fd")):
+            return pid
+    except PermissionError:
+        raise NotReloaded(*_ANOTHER_USERS) from None
+    except OSError:
+        pass
+    raise NotReloaded(
+        f"process {pid} is not the daemon of this inbox as seen from here: it may run in a container",
+        "Run this command where the daemon runs, or restart it.",
+    )
+
+
+def _is_same(one: str, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
