@@ -18,6 +18,7 @@ class NotHere(Exception):
     """A job file can't be read here: it takes a look at files of models."""
 
 
+@dataclass(frozen=True, slots=True)
 class ModelsElsewhere:
     """Stands for a spool's models in a process that must not look at their files."""
 

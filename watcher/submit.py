@@ -17,6 +17,7 @@ from jobs.parse import parse
 from jobs.rules import Rules
 from watcher.config import Config
 from watcher.drop import checked_name, drop
+from watcher.job_rules import job_rules
 from watcher.results import Result, results_of
 from watcher.validate import Checked
 
@@ -133,12 +134,14 @@ class Failed:
         name: Of its file, the path in the inbox without extension.
         result: It stays where it is.
         suffix, data: Of its job file.
+        rules: What the daemon reads it by.
     """
 
     name: str
     result: Result
     suffix: str
     data: bytes
+    rules: Rules
 
     @property
     def names(self) -> list[str]:
@@ -163,7 +166,7 @@ class Failed:
 
     def _jobs(self, name: str) -> list[tuple[str, str]]:
         try:
-            documents = parse(self.data, self.suffix, Rules({}))
+            documents = parse(self.data, self.suffix, self.rules)
         except JobInvalid:
             documents = ()
         return Checked(self.result.folder, self.data, documents, (), {}).jobs(name)
@@ -194,4 +197,4 @@ def failed(config: Config, name: str) -> Failed:
             f"the recording of {printable(name)} was brought by `submit --speaker-wav` and is not kept",
             "Submit it again with its recording; one in voices/ is there for every job.",
         )
-    return Failed(_file_of(newest, name), newest, job_file.suffix, data)
+    return Failed(_file_of(newest, name), newest, job_file.suffix, data, job_rules(config))
