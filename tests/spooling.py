@@ -69,11 +69,13 @@ class Spool:
     Attributes:
         config: Lines of config.yaml, as a mapping; written at each start.
         prefix: Words before the command: a program that takes something away from it and then runs it.
+        python: Runs the command.
     """
 
     folder: Path
     config: dict[str, Any] = field(default_factory=dict)
     prefix: tuple[str, ...] = ()
+    python: str = sys.executable
     process: subprocess.Popen[str] | None = None
 
     def __post_init__(self) -> None:
@@ -138,7 +140,7 @@ class Spool:
         """Run `voicespool …` to its end."""
         self.write_config()
         return subprocess.run(
-            [*self.prefix, sys.executable, "-m", "watcher", "--config", str(self.config_file), *arguments],
+            [*self.prefix, self.python, "-m", "watcher", "--config", str(self.config_file), *arguments],
             env=environment(**extra), cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE_S * 3,
             stdin=subprocess.DEVNULL, check=False,
         )  # fmt: skip
@@ -152,7 +154,7 @@ class Spool:
         self.write_config()
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "watcher", "--config", str(self.config_file), "run", *arguments],
+                [*self.prefix, self.python, "-m", "watcher", "--config", str(self.config_file), "run", *arguments],
                 env=environment(**extra), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True,
                 start_new_session=True,
             )  # fmt: skip
