@@ -69,14 +69,15 @@ class Spool:
     Attributes:
         config: Lines of config.yaml, as a mapping; written at each start.
         prefix: Words before the command: a program that takes something away from it and then runs it.
-        python: Runs the command.
+        python, variables: The interpreter, and what it needs in its environment.
     """
 
     folder: Path
     config: dict[str, Any] = field(default_factory=dict)
     prefix: tuple[str, ...] = ()
-    python: str = sys.executable
     process: subprocess.Popen[str] | None = None
+    python: str = sys.executable
+    variables: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         quick = {"quiet_s": 0.2, "network_quiet_s": 0.2, "unparsable_grace_s": 0.6, "companions_s": 1.5, "scan_s": 0.5}
@@ -141,8 +142,8 @@ class Spool:
         self.write_config()
         return subprocess.run(
             [*self.prefix, self.python, "-m", "watcher", "--config", str(self.config_file), *arguments],
-            env=environment(**extra), cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE_S * 3,
-            stdin=subprocess.DEVNULL, check=False,
+            env=environment(**self.variables | extra), cwd=self.folder, capture_output=True, text=True,
+            timeout=PATIENCE_S * 3, stdin=subprocess.DEVNULL, check=False,
         )  # fmt: skip
 
     def once(self, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -155,8 +156,8 @@ class Spool:
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, self.python, "-m", "watcher", "--config", str(self.config_file), "run", *arguments],
-                env=environment(**extra), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True,
-                start_new_session=True,
+                env=environment(**self.variables | extra), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, text=True, start_new_session=True,
             )  # fmt: skip
         if wait:
             process = self.process
