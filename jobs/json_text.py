@@ -51,7 +51,9 @@ def read(text: str, bounds: Bounds, most: int, *, in_yaml: bool = False) -> list
         tree, end = reader.value(at, bounds)
         jobs.append((tree, text[at:end]))
         if len(jobs) > most:
-            raise Unreadable(f"more than {most} jobs in one file", reader.line(at), maybe_unfinished=False)
+            raise Unreadable(
+                f"more than {most} jobs in one file (limits.documents)", reader.line(at), maybe_unfinished=False
+            )
         at = reader.space(end)
         if text[at : at + 1] == "]":
             reader.nothing_after(at + 1)

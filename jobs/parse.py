@@ -144,7 +144,9 @@ def _yaml(text: str, rules: Rules) -> list[Document]:
     for piece in yaml12.split(text):
         pieces.append(piece)
         if len(pieces) > rules.documents:
-            raise Unreadable(f"more than {rules.documents} jobs in one file", piece.line, maybe_unfinished=False)
+            raise Unreadable(
+                f"more than {rules.documents} jobs in one file (limits.documents)", piece.line, maybe_unfinished=False
+            )
     documents: list[Document] = []
     left = _Left(rules.bounds)
     unreadable: Unreadable | None = None
