@@ -257,7 +257,7 @@ BUDGETS = {
     "recording_bytes": Budget(50_000, writes(speaking_with(0), recordings=1)),
     "job_bytes": Budget(400_000, writes(speaking_with(0, 1, 2), recordings=3)),
     "speaker_text_chars": Budget(100, writes(speaking_with(0) | {"speaker_text": "a" * 101}, recordings=1)),
-    "audio_s": Budget(30.0, partial(hostile.long_pauses, items=500), "long_pauses"),
+    "audio_s": Budget(30.0, partial(hostile.long_pauses, items=500, minutes=0), "long_pauses"),
     "audio_s of marks": Budget(30.0, writes({"text": "a [pause 20s] b [pause 20s] c"})),
     "render_s": Budget(1.0, writes(SENTENCES)),
     "read_s": Budget(0.2, hostile.unknown_keys, "unknown_keys"),
