@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,10 +25,11 @@ import psutil
 
 from machine import machine
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, os.environ.get("SPOOL_ROOT", str(Path(__file__).parents[1])))
 
 from tests.spooling import Spool, spooling, until
 
+ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 PATIENCE_S = 3600.0
 
@@ -93,8 +96,12 @@ def at_rest(seconds: float = 20.0) -> dict[str, float]:
     return {"memory_mib": round(memory, 1), "processor_percent": round(100 * used_s / seconds, 2)}
 
 
-def backlog(waiting: int, engine: str) -> dict[str, Any]:
-    """Start with so many files in the inbox; time to the first result, overhead for each job, memory."""
+def backlog(waiting: int, engine: str, results: int | None = None) -> dict[str, Any]:
+    """Start with so many files in the inbox; time to the first result, overhead for each job, memory.
+
+    Args:
+        results: How many to wait for; None is all.
+    """
     with fresh(engine) as spool:
         for number in range(waiting):
             (spool.inbox / f"job-{number}.yaml").write_text(f"text: Good morning, number {number}.\n")
@@ -102,7 +109,7 @@ def backlog(waiting: int, engine: str) -> dict[str, Any]:
         process = psutil.Process(spool.start(wait=False).pid)
         until(lambda: any(spool.outbox.glob("*/manifest.json")), "the first result")
         first_s, peak = time.monotonic() - started_s, 0
-        while (status := spool.status()).get("counts", {}).get("done", 0) < waiting:
+        while (status := spool.status()).get("counts", {}).get("done", 0) < (results or waiting):
             peak = max(peak, process.memory_info().rss)
             until(lambda before=status: spool.status() != before, "news", PATIENCE_S)  # type: ignore[misc]
         spool.stop()
@@ -118,6 +125,46 @@ def backlog(waiting: int, engine: str) -> dict[str, Any]:
 def overhead_ms(results: list[tuple[float, float]]) -> dict[str, float]:
     """Milliseconds from one publication to the next, less the time in the engine: all that the spool adds to a job."""
     return spread([(end - before - own) * 1000 for (before, _), (end, own) in pairwise(results)])
+
+
+def compare(other: Path, rounds: int, engine: str) -> dict[str, Any]:
+    """This checkout next to another one, in turn: each figure's medians, and the ratio this / other with its spread.
+
+    Args:
+        other: A checkout with an environment of its own in `.venv`.
+    """
+    pairs = [(measured(ROOT, engine), measured(other, engine)) for _ in range(rounds)]
+    report: dict[str, Any] = {"rounds": rounds}
+    for name in pairs[0][0]:
+        ours, theirs = ([pair[place][name] for pair in pairs] for place in (0, 1))
+        ratios = sorted(our / their for our, their in zip(ours, theirs, strict=True))
+        report[name] = {
+            "this": statistics.median(ours),
+            "other": statistics.median(theirs),
+            "ratio": [round(ratio, 3) for ratio in (ratios[0], statistics.median(ratios), ratios[-1])],
+        }
+    return report
+
+
+def measured(root: Path, engine: str) -> dict[str, float]:
+    """The figures of one checkout, measured by its own environment."""
+    command = [str(root / ".venv/bin/python"), __file__, "--once", "--engine", engine]
+    environment = {**os.environ, "SPOOL_ROOT": str(root), "PYTHONPATH": str(root)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def once(engine: str) -> dict[str, float]:
+    """The figures that two checkouts are compared by."""
+    large = backlog(100_000, engine, 2_000)
+    return {
+        "move_to_claim_ms": from_move_to_claim(100)["median"],
+        "overhead_1000_waiting_ms": backlog(1_000, engine)["overhead_ms"]["median"],
+        "overhead_100000_waiting_ms": large["overhead_ms"]["median"],
+        "first_result_of_100000_s": large["first_result_s"],
+        "memory_100000_waiting_mib": large["memory_peak_mib"],
+    }
 
 
 def draw(curve: list[dict[str, Any]], path: Path) -> None:
@@ -144,7 +191,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="waiting jobs")
     parser.add_argument("--engine", default="instant", help="instant measures the spool alone; espeak a real engine")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare with this other checkout, in turn")
+    parser.add_argument("--rounds", type=int, default=5, help="of a comparison")
+    parser.add_argument("--once", action="store_true", help="only the figures of one round of a comparison")
     arguments = parser.parse_args()
+    if arguments.once:
+        sys.stdout.write(json.dumps(once(arguments.engine)) + "\n")
+        return
+    if arguments.against:
+        compared = compare(arguments.against.resolve(), arguments.rounds, arguments.engine)
+        RESULTS.mkdir(exist_ok=True)
+        text = json.dumps({"machine": machine(), "engine": arguments.engine, **compared}, indent=2) + "\n"
+        (RESULTS / "spool-before-after.json").write_text(text)
+        sys.stdout.write(text)
+        return
     report: dict[str, Any] = {"machine": machine(), "engine": arguments.engine}
     report["move_to_claim_ms"] = from_move_to_claim()
     report["at_rest"] = at_rest()
