@@ -85,10 +85,10 @@ class F5(NeuralEngine):
         if _version() is None:
             raise EngineMissing("f5 is not installed", INSTALL)
         found = inspected(checkpoint or base_models.weights("f5"), "f5", "F5-TTS or E2-TTS")
+        here = prepare(device)
         requirements.check(requirements.of(found))
         variant = found.variant
         assert found.sizes is not None and variant is not None and found.vocab is not None  # noqa: PT018, S101 - it loads
-        here = prepare(device)
         is_low = device.profile == "low_vram"
         is_small = is_low and here.device != "cpu"
 

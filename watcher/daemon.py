@@ -54,16 +54,10 @@ from watcher.worker import Progress, Worker
 HOLD_LOOKS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 HOLD_NAMES: Mapping[type[Hold], str] = {OutboxGone: "outbox", WorkerUnready: "worker"}
 NEW_INBOX_AFTER_S = 30.0
-OF_THE_DISK = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EIO,
-    errno.ESTALE,
-    errno.ENODEV,
-    errno.ENXIO,
-    errno.ENOMEM,
-}
+OF_THE_MACHINE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO,
+    errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN,
+}  # fmt: skip
 INBOX_LOOK_S = 1.0
 
 
@@ -280,10 +274,10 @@ class Daemon:
     def _is_its_own(self, session: Session, hold: Hold) -> bool:
         """Whether the trouble that a job ran into is of some file of its own: the folders themselves are well.
 
-        A disk that is full or broken is never one file's.
+        A disk that is full or broken, or a machine that lacks something, is never one file's fault.
         """
         error = hold.__cause__
-        if isinstance(hold, InboxGone | OutboxGone) or not isinstance(error, OSError) or error.errno in OF_THE_DISK:
+        if type(hold) is not Hold or not isinstance(error, OSError) or error.errno in OF_THE_MACHINE:
             return False
         outbox = session.spool.outbox
         return session.spool.store.refuses() is None and (outbox is None or outbox.refuses() is None)

@@ -73,7 +73,7 @@ def test_without_memory_for_a_worker_jobs_wait(jobs: Spool) -> None:
     assert [line["what"] for line in jobs.lines("resume")] == ["worker"]
 
 
-@pytest.mark.parametrize("files", [12, 14, 20, 23])
+@pytest.mark.parametrize("files", [14, 16, 24, 26])
 def test_without_open_files_jobs_wait(jobs: Spool, files: int) -> None:
     """However far the daemon gets with what it may open: to its lock, its inbox, a worker's first or last line."""
     jobs.prefix = limited(f"-n {files}")

@@ -16,6 +16,7 @@ import atexit
 import contextlib
 import errno
 import os
+import shutil  # noqa: F401 - looks at its import whether the functions of os take descriptors, and ours do not say so
 import signal
 import sys
 import time
