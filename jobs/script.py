@@ -96,15 +96,20 @@ def lines_of(stage: Stage) -> list[Line]:
         lines += _passage(index, passage, stage)
     if not any(line.chunk for line in lines):
         raise RequestRefused("there is nothing to speak in this job", "Its text needs at least one letter or digit.")
-    silence_s = sum(line.pause_after_ms for line in lines) / 1000
-    if silence_s > stage.order.limits.audio_s:
-        raise too_long(stage.order.limits.audio_s, f"its pauses alone add up to {silence_s:.0f} s")
+    silence_s = _check_silence(sum(line.pause_after_ms for line in lines), stage)
     if silence_s > MOST_SILENCE_S + len(lines) * PARAGRAPH_PAUSE_MS / 1000:
         raise RequestRefused(
             f"the pauses of this job add up to {silence_s:.0f} s; at most {MOST_SILENCE_S:.0f} s are allowed",
             "Shorten the pauses, or make several jobs of it.",
         )
     return lines
+
+
+def _check_silence(silence_ms: int, stage: Stage) -> float:
+    """Refuse a job whose pauses alone are longer than its audio may be. Returns seconds."""
+    if silence_ms / 1000 > stage.order.limits.audio_s:
+        raise too_long(stage.order.limits.audio_s, f"its pauses alone add up to {silence_ms / 1000:.0f} s")
+    return silence_ms / 1000
 
 
 def too_long(most_s: float, why: str) -> RequestRefused:
@@ -141,6 +146,7 @@ def _passage(index: int, passage: Segment, stage: Stage) -> list[Line]:
     except PauseMark as error:
         place = f"segments[{index}].text" if stage.spec.segments else "text"
         raise RequestRefused(f"{place}: {printable(error)}", "Mend the mark, or take the brackets away.") from error
+    _check_silence(sum(piece.pause_after_ms for piece in cut), stage)  # before a hash is made of each
     lines = [_line(index, piece.text, piece.pause_after_ms, (voice, stage)) for piece in cut]
     if not lines:
         return [Line(index, None, "", passage.pause_after_ms)]
