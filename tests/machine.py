@@ -5,6 +5,7 @@ nobody else sees and that are gone with the test. For root alone.
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -18,15 +19,17 @@ import pytest
 
 from tests.mounting import mount_again, mount_tmpfs, private_mounts, private_network
 from tests.recipes import recipe
-from tests.spooling import PATIENCE_S, environment
+from tests.spooling import PATIENCE_S, ROOT, environment
 from tests.two_users import Python, everybodys_python
 
+OWN_FOLDERS = {"etc", "srv", "var", "run"}
+NAMES = {"voicespool", "ana", "ben", "stranger"}
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Runs programs, among them `voicespool`, as users of the machine.
+    """Runs programs, among them `voicespool`.
 
     Attributes:
         variables: Their environment.
@@ -36,13 +39,11 @@ class Machine:
     variables: dict[str, str]
     log: Path
 
-    def run(
-        self, *words: object, user: str = "", said: str = "", umask: int = 0o022
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end, as root if no user is named, with what is said to it."""
+    def run(self, *words: object, said: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a program to its end, as root, with what is said to it."""
         return subprocess.run(
-            [*(become(user) if user else ()), *map(str, words)], input=said, env=self.variables, cwd="/srv",
-            capture_output=True, text=True, timeout=PATIENCE_S, check=False, umask=umask,
+            list(map(str, words)), input=said, env=self.variables, cwd="/srv", capture_output=True, text=True,
+            timeout=PATIENCE_S, check=False, umask=0o022,
         )  # fmt: skip
 
     def does(self, *words: object, said: str = "") -> str:
@@ -73,21 +74,28 @@ class Machine:
             process.wait(PATIENCE_S)
 
 
-def become(user: str, *more: str) -> tuple[str, ...]:
-    """Words before a command that a user of the machine runs, with all of their groups."""
-    return ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", *(more or ("--inh-caps=-all",)), "--")
+def become(user: str, *powers: str) -> tuple[str, ...]:
+    """Words before a command that a user of the machine runs, with all of their groups and, of root's powers, these."""
+    kept = "".join(f",+{power}" for power in powers)
+    caps = (f"--inh-caps=-all{kept}", f"--ambient-caps=-all{kept}")
+    return ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", *caps, "--")
 
 
 @contextmanager
 def machine(*programs: str) -> Iterator[Machine]:
-    """Change, until the end of the block, to a machine without any user but those of this one. Skips where one of the
-    programs is missing or where this is not permitted.
+    """Change, until the end of the block, to a machine with a copy of this one's /etc. Skips where a program is
+    missing, where this is not permitted, or where a user already has a name that the recipes use.
     """
     python = everybodys_python()
     needed = (*programs, "ip", "useradd", "usermod", "setfacl")
     missing = [name for name in needed if shutil.which(name, path=SYSTEM_PATH) is None]
     if missing:
         pytest.skip(f"not installed here: {', '.join(missing)}")
+    if {ROOT.parts[1], Path(python.path).parts[1]} & OWN_FOLDERS:
+        pytest.skip(f"{ROOT} or {python.path} can't be seen on a machine with its own {', '.join(sorted(OWN_FOLDERS))}")
+    taken = {entry.pw_name for entry in pwd.getpwall()} & NAMES
+    if taken:
+        pytest.skip(f"there are users of the names {', '.join(sorted(taken))} here")
     with tempfile.TemporaryDirectory(prefix="vs-machine-", dir="/tmp") as name, private_mounts(), private_network():
         own = Path(name)
         own.chmod(0o755)
