@@ -13,23 +13,44 @@ from pathlib import Path
 import pytest
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWNET = 0x40000000
 
 
 @contextmanager
 def private_mounts() -> Iterator[None]:
     """Give this thread, and the processes that it starts, mounts of their own. Skips where that is not permitted."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    here, outside = os.getcwd(), os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    here = os.getcwd()
     try:
-        if libc.unshare(CLONE_NEWNS):
-            pytest.skip(f"this user can't make mounts here: {os.strerror(ctypes.get_errno())}")
-        try:
+        with _apart("mnt", CLONE_NEWNS, "make mounts"):
             command("mount", "--make-rprivate", "/")
             yield
+    finally:
+        os.chdir(here)
+
+
+@contextmanager
+def private_network() -> Iterator[None]:
+    """Give this thread, and the processes that it starts, a network with nothing but a loopback address of its own:
+    every port is free there, and nobody else reaches it. Skips where that is not permitted.
+    """
+    with _apart("net", CLONE_NEWNET, "make a network"):
+        command("ip", "link", "set", "lo", "up")
+        yield
+
+
+@contextmanager
+def _apart(kind: str, flag: int, what: str) -> Iterator[None]:
+    """A namespace of this thread's own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    outside = os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.unshare(flag):
+            pytest.skip(f"this user can't {what} here: {os.strerror(ctypes.get_errno())}")
+        try:
+            yield
         finally:
-            if libc.setns(outside, CLONE_NEWNS):
-                raise OSError(ctypes.get_errno(), "the test can't leave its mounts")
-            os.chdir(here)
+            if libc.setns(outside, flag):
+                raise OSError(ctypes.get_errno(), f"the test can't come back from where it could {what}")
     finally:
         os.close(outside)
 

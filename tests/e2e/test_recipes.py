@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.spooling import ROOT, environment
+from tests.recipes import recipe
+from tests.spooling import environment
 from tests.two_users import DAEMON, MEMBER, STRANGER, User, everybodys_python
 
-OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text("utf-8")
 USER = re.compile(r"(?<![\w/.-])voicespool(?![\w/-])")
 
 
@@ -27,12 +27,6 @@ def srv() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="vs-recipe-", dir="/tmp") as name:
         Path(name).chmod(0o755)
         yield Path(name) / "spool"
-
-
-def recipe(name: str) -> list[str]:
-    """The lines of a block."""
-    (block,) = re.findall(rf"^```sh recipe-{name}\n(.*?)^```$", OPERATIONS, re.DOTALL | re.MULTILINE)
-    return str(block).splitlines()
 
 
 def voicespool(user: User | None, srv: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,8 @@ import pytest
 import yaml
 
 from jobs.errors import ConfigError
-from watcher.config import Limits
+from watcher.config import Limits, load
+from watcher.starter import template
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -170,6 +171,19 @@ def test_compose_file_fits_the_image() -> None:
         assert [volume.partition(":")[2] for volume in service["volumes"]] == ["/spool"]
         assert seconds(service["stop_grace_period"]) > stop_grace_s()
     assert re.findall(r"^(?:WORKDIR|VOLUME) (.*)$", DOCKERFILE, re.M)[-2:] == ["/spool", "/spool"]
+
+
+@pytest.mark.parametrize("initialised", [True, False], ids=["after init", "without config.yaml"])
+def test_inbox_and_state_are_on_one_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, initialised: bool) -> None:
+    """Both are in the working folder, which is the image's one volume and the unit's one writable folder."""
+    monkeypatch.chdir(tmp_path)
+    if initialised:
+        Path("config.yaml").write_text(template())
+    config = load()
+    assert all(folder.is_relative_to(tmp_path) for folder in (config.inbox, config.state_dir, config.outbox))
+    assert re.findall(r"^VOLUME (.*)$", DOCKERFILE, re.M) == re.findall(r"^WORKDIR (.*)$", DOCKERFILE, re.M)[-1:]
+    for key in ("WorkingDirectory", "ReadWritePaths"):
+        assert [folder for name, folder in unit("voicespool.service")["Service"] if name == key] == [FOLDER]
 
 
 def copied() -> list[str]:
