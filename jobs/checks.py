@@ -22,6 +22,7 @@ from jobs.tree import Path
 
 NOT_YET = "not available in this version"
 
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HUGE = 1e300
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -88,11 +89,11 @@ class Check:
         written = self.findings.tree.value
         given = [key for key in ("text", "text_file", "segments") if written.get(key) is not None]
         if len(given) > 1:
-            self.findings.add((given[1],), f"a job takes one of text, text_file and segments; found {listed(given)}")
+            self.findings.add((given[1],), f"a job takes either text or segments; found {listed(given)}")
         if not given:
             empty = [key for key in ("text", "text_file", "segments") if key in written]
-            found = f"{empty[0]} is empty" if empty else "found none of them"
-            self.findings.add(tuple(empty[:1]), f"a job needs one of text, text_file and segments; {found}")
+            found = f"{empty[0]} is empty" if empty else "found neither"
+            self.findings.add(tuple(empty[:1]), f"a job needs text or segments; {found}")
         if written.get("segments") == []:
             self.findings.add(("segments",), "found an empty list; allowed is a list of passages, each with its `text`")
         if self.spec.text is not None:
@@ -256,6 +257,8 @@ def path_fault(name: str) -> str:
         return "control characters are not allowed in the name of a file" + _ESCAPES.get(found[0], "")
     if _ADDRESS.match(name):
         return "the name of a file is needed; nothing is downloaded"
+    if _DRIVE.match(name):
+        return "a path with a drive letter leads nowhere here; put the file into voices/ and give its name alone"
     if ".." in name.replace("\\", "/").split("/"):
         return "`..` is not allowed in the name of a file"
     if name.endswith("/") or not name.strip("./ "):

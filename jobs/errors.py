@@ -169,8 +169,8 @@ class JobInvalid(JobError):
 
     code = "job_invalid"
     hint = (
-        "Mend the job file, or what it names, and move it back into the inbox; `voicespool validate FILE` checks it "
-        "beforehand."
+        "Correct the job file, or what it names, and put it into the inbox again (a copy will do); "
+        "`voicespool validate FILE` checks it beforehand."
     )
 
     def __init__(self, problems: Sequence[Problem], *, maybe_unfinished: bool = False) -> None:
@@ -184,7 +184,7 @@ class RenderFailed(JobError):
 
     code = "engine_failed"
     retryable = True
-    hint = "Move the job file back into the inbox to try again; `voicespool doctor` checks the machine."
+    hint = "Put the job file into the inbox again to retry (a copy will do); `voicespool doctor` checks the machine."
 
     def __init__(
         self, message: str, hint: str | None = None, *, code: str | None = None, retryable: bool = True
@@ -197,7 +197,7 @@ class RenderFailed(JobError):
 
 class Cancelled(JobError):
     code = "cancelled"
-    hint = "Move the job file back into the inbox to run it after all."
+    hint = "Put the job file into the inbox again to run it after all (a copy will do)."
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 from engines.base import EngineInfo
 from jobs import json_text, yaml12
 from jobs.checkpoint_names import Model
-from jobs.checks import Check, fits
+from jobs.checks import Check, fits, path_fault
 from jobs.choice import Choice, choose
 from jobs.errors import JobInvalid, Problem
 from jobs.names import checked_name
@@ -192,7 +192,8 @@ def _document(tree: Tree, source: bytes, rules: Rules, most_problems: int) -> Do
     problems = findings.problems()
     named_at = {name: (dotted(path), tree.line_of(path)) for name, path in spec.named_at().items()}
     if problems:
-        return Document(None, problems, source, tuple(named_at), named_at=named_at, warnings=findings.warnings)
+        names = tuple(name for name in named_at if not path_fault(name))  # nobody waits for what can never be there
+        return Document(None, problems, source, names, named_at=named_at, warnings=findings.warnings)
     spec = _with_defaults(spec, rules, choice, info).model_copy(update=voice)
     is_needed = info is not None and info.needs_transcript and rules.transcribe == "off"
     return Document(

@@ -43,7 +43,7 @@ def prepare(order: Order, engine: EngineClass) -> Prepared:
     if info.missing is not None:
         raise EngineMissing(
             f"{info.name} can't run here: {printable(info.missing)}",
-            "Install what is missing, then move the job file back into the inbox.",
+            "Install what is missing, then put the job file into the inbox again.",
         )
     spec = _spec_of(order)
     recordings = recordings_of(spec, order) if info.clones_voices else {}
@@ -59,7 +59,7 @@ def prepare(order: Order, engine: EngineClass) -> Prepared:
     return Prepared(stage, lines_of(stage), (*warnings, *said))
 
 
-_TRANSCRIPT = "Word for word, with its punctuation; then move the job file back into the inbox."
+_TRANSCRIPT = "Word for word, with its punctuation; then put the job file into the inbox again."
 
 
 def _spec_of(order: Order) -> JobSpec:

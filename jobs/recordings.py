@@ -89,9 +89,16 @@ class Places:
     def missing(self, name: str, job_folder: Path, *, with_nearest: bool = True) -> str:
         """What to say of a recording that is not there: where it was looked for, and the nearest that is."""
         is_whole = PurePosixPath(name).suffix.lower() in ENDINGS
+        if with_nearest and (inside := self._without_folder(name)):
+            return f"the recording {printable(name)} is not there; did you mean `{printable(inside)}`?"
         there = self._there(name, job_folder) if with_nearest else ()
         near = nearest(name, (printable(other if is_whole else os.path.splitext(other)[0]) for other in there))
         return f"the recording {printable(name)} is neither next to the job file nor in voices/{near}"
+
+    def _without_folder(self, name: str) -> str:
+        """What to write for `voices/ana.wav`, as voices/ is looked into anyway; "" where that is not the mistake."""
+        first, _slash, rest = name.removeprefix("./").partition("/")
+        return rest if first == self.voices.name and rest and (self.voices / rest).is_file() else ""
 
     def _there(self, name: str, job_folder: Path) -> Iterator[str]:
         """Recordings where one of this name would lie, at most 1,000 of each folder, named as in a job file."""

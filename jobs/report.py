@@ -13,7 +13,6 @@ from importlib.metadata import version
 from jobs.answer import Made
 from jobs.errors import Cancelled, JobError, JobInvalid, Problem, printable
 from jobs.manifest import AudioFile, Checks, Failure, Manifest, Source, SpokenChunk, SpokenSegment, Status, Timing
-from jobs.order import Rendering
 from jobs.spec import JobSpec
 from jobs.store import Claim
 
@@ -64,7 +63,7 @@ def manifest(story: Story) -> Manifest:
         segments=tuple(SpokenSegment(**segment) for segment in made.segments) if made else (),
         chunks=tuple(SpokenChunk(**chunk) for chunk in made.chunks) if made else (),
         chunks_file=made.chunks_file or None if made else None,
-        checks=_checks(made, doubts) if made else None,
+        checks=checks(story),
         timing=_timing(story),
         attempts=story.attempts + (made is not None),
         warnings=(*doubts, *(made.warnings if made else ()), *story.claim.warnings, *filter(None, [story.missing])),
@@ -81,7 +80,8 @@ def error_text(story: Story) -> str:
         return ""
     what = "was cancelled" if isinstance(error, Cancelled) else "failed"
     file = printable(claim.source)
-    lines = [f"Document {claim.document} of {file} {what}." if claim.document else f"{file} {what}."]
+    own = f"Document {claim.document} of {file} {what}; lines are counted from its own beginning."
+    lines = [own if claim.document else f"{file} {what}."]
     if isinstance(error, JobInvalid):
         lines += ["", *(f"  {problem}" for problem in error.problems)]
     elif not isinstance(error, Cancelled):
@@ -108,9 +108,11 @@ def own_version() -> str:
     return version("voicespool")
 
 
-def _checks(made: Rendering, doubts: tuple[str, ...]) -> Checks:
-    """What the worker says of the audio, and in doubt where the job file may mean something else."""
-    checks = Checks(**made.checks)
+def checks(story: Story) -> Checks | None:
+    """What the worker says of the audio, in doubt where the job file may mean something else; None without audio."""
+    if story.made is None:
+        return None
+    checks, doubts = Checks(**story.made.rendering.checks), tuple(map(str, story.warnings))
     if not doubts:
         return checks
     return checks.model_copy(update={"verdict": "doubtful", "reasons": (*doubts, *checks.reasons)})

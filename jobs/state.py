@@ -117,7 +117,12 @@ def _check(path: Path, status: os.stat_result) -> None:
         raise _refused(path, "is a link or a special file", f"rm {_quoted(path)}")
     if status.st_uid != os.geteuid():
         owner, user = user_name(status.st_uid), user_name(os.geteuid())
-        raise _refused(path, f"belongs to {owner}, and the spool runs as {user}", f"chown -R {user} {_quoted(path)}")
+        cure = f"chown -R {user} {_quoted(path)}"
+        if os.geteuid() == 0:  # root has most likely taken the daemon's place by mistake
+            cure = (
+                f"run the command as that user (runuser -u {owner} -- voicespool ...), or, if it is root's now: {cure}"
+            )
+        raise _refused(path, f"belongs to {owner}, and the spool runs as {user}", cure)
     if status.st_mode & 0o022:
         raise _refused(path, "can be written by others", f"chmod go-w {_quoted(path)}")
     if not is_folder and status.st_nlink > 1:

@@ -484,7 +484,8 @@ class Store:
         try:
             found = read_id(self.state) if self.folder.is_in_place() else None
         except OSError as error:
-            raise InboxGone(f"the inbox {self.inbox} can't be read: {error.strerror}") from error
+            where = f"{self.inbox} or its state folder {self.folder.real}"
+            raise InboxGone(f"the inbox {where} can't be read: {error.strerror}") from error
         if found != self.inbox_id or not self.inbox.is_dir():
             raise InboxGone(f"the inbox {self.inbox} is not there, or is not the one of before")
 

@@ -56,7 +56,9 @@ def cancel(config: Config, name: str, pause: Callable[[float], None] = time.slee
     if not found and not unseen:
         raise _nothing(config, snapshot, name)
     drop.cancel(config.inbox, name)
-    said = list(map(str, found)) or [f"{printable(name)}: not found, but {unseen}; if it is there, it is cancelled"]
+    said = [f"cancelling {one}" for one in found] or [
+        f"{printable(name)}: not found, but {unseen}; if it is there, it is cancelled"
+    ]
     if snapshot.daemon is None and not unseen:
         seen = "" if snapshot.certain else ", as far as this user may see"
         left = f"{printable(name)}{CANCEL_SUFFIX} waits in the inbox for the next one"

@@ -125,7 +125,7 @@ def submit(app: App, files: tuple[Path, ...], **options: Any) -> int:
     how = {key: options.pop(key) for key in ("name", "wait", "timeout", "force", "as_json")}
     given = [key for key, value in options.items() if value not in (None, (), {})]
     if bool(files) == ("text" in given):
-        raise click.UsageError("give job files, or --text, and not both")
+        raise click.UsageError("give job files, or --text (and not both)")
     if files and given:
         raise click.UsageError(f"--{given[0].replace('_', '-')} goes with --text; in a FILE it is a key")
     if how["name"] is not None and len(files) > 1:

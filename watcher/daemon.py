@@ -492,8 +492,9 @@ class Daemon:
                 log.warning("these keys need a restart", action="reload", keys=list(self.config_read.pending_restart))
             log.info("configuration read again", action="reload", changed=list(self.config_read.changed))
         except (ConfigError, Hold) as error:
-            self.config_read = replace(self.config_read, at_s=time.time(), changed=(), error=error.message)
-            log.error("the new configuration is wrong; the old one stays", action="reload", reason=error.message)
+            reason = "; ".join(error.message.splitlines())
+            self.config_read = replace(self.config_read, at_s=time.time(), changed=(), error=reason)
+            log.error("the new configuration is wrong; the old one stays", action="reload", reason=reason)
         self.bulletin.settings = told(self.config, self.config_path, self.config_read)
         self.bulletin.changed()
         systemd.ready()

@@ -65,8 +65,8 @@ def drop(inbox: Path, name: str, suffix: str, data: bytes, *, only: bool = False
         raise
     except OSError as error:
         raise Hold(
-            f"the inbox {printable(inbox)} can't be written: {error.strerror}",
-            "Let this user write there, or submit as one who may.",
+            f"the folder {printable(folder)} can't be written: {error.strerror}",
+            "Let this user write there, or run this as one who may.",
         ) from None
 
 

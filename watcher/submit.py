@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -178,6 +179,8 @@ def failed(config: Config, name: str) -> Failed:
     Raises:
         Refused: There is no failed or cancelled result of that name, or what it needs is gone.
     """
+    if config.outbox.is_dir() and not os.access(config.outbox, os.R_OK | os.X_OK):
+        raise Refused(f"this user may not read the outbox {printable(config.outbox)}", "Run this as one who may.")
     unsuccessful = [result for result in results_of(config.outbox, name) if result.status in {"failed", "cancelled"}]
     if not unsuccessful:
         raise Refused(

@@ -119,6 +119,7 @@ def check_data(
     named = {_whole(name, folder): real for name, real in found.items()}
     beside = {name: real for name, real in named.items() if (folder / name).exists() and not Path(name).is_absolute()}
     homeless, notes = _base_models(documents, config, rules)
+    notes = (*notes, *_unused(documents, rules))
     return Checked(path, data, documents, (*problems, *missing, *untold, *homeless), {**known, **beside}, notes=notes)
 
 
@@ -198,6 +199,14 @@ def _base_models(
             lack = requirements.missing(requirements.of_base_model(engine), config.models)
             problems += [] if lack is None else [Problem(printable(f"{lack.message}. {lack.hint}"), "engine")]
     return tuple(problems), tuple(notes)
+
+
+def _unused(documents: Sequence[Document], rules: Rules) -> Iterator[str]:
+    """A note for each engine that would go on without the recordings that it is given."""
+    for engine in dict.fromkeys(d.spec.engine or "" for d in documents if d.spec is not None and d.spec.recordings()):
+        info = rules.info(engine)
+        if info is not None and info.missing is None and not info.clones_voices:
+            yield f"{printable(engine)} can't speak with the voice of a recording: speaker_wav will not be used"
 
 
 def as_json(checked: list[Checked]) -> dict[str, Any]:

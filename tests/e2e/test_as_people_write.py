@@ -33,6 +33,11 @@ def test_a_text_that_yaml_cuts_is_spoken_and_doubtful(spool: Spool) -> None:
     assert any("`#42 now` is not spoken" in reason for reason in call["checks"]["reasons"])
     assert any("`#42 now` is not spoken" in warning for warning in call["warnings"])
     assert (number["request"]["text"], number["checks"]["verdict"], number["warnings"]) == ("3.10", "ok", [])
+    told = {job["name"]: job for job in spool.status()["results"]}
+    assert (told["call"]["verdict"], told["number"]["verdict"]) == ("doubtful", "ok")
+    assert "`#42 now` is not spoken" in told["call"]["reasons"][0]
+    assert spool.status()["counts"]["doubtful"] == 1
+    assert "`#42 now` is not spoken" in spool.command("status").stdout
 
 
 def test_a_job_that_names_its_result(spool: Spool) -> None:

@@ -438,7 +438,7 @@ def test_cancel_cancels_what_waits(speaking: Spool) -> None:
     speaking.start()
     until(lambda: speaking.status().get("next"), "the job is queued")
     done = speaking.command("cancel", "later")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "later: queued\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cancelling later: queued\n", "")
     assert speaking.manifest("later.cancelled")["status"] == "cancelled"
     done = speaking.command("cancel", "later")
     assert done.returncode == 1

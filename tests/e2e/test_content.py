@@ -93,7 +93,7 @@ def test_bad_files_fail_in_plain_words(tmp_path: Path) -> None:
             folder = next(one for one in numbered(spool, stem(name)) if (one / name).exists())
             text = (folder / "ERROR.txt").read_text()
             assert all(word in text for word in words), text
-            assert "\n\nMend the job file" in text
+            assert "\n\nCorrect the job file" in text
             assert (folder / name).read_bytes() == (content.encode() if isinstance(content, str) else content)
             error = json.loads((folder / "manifest.json").read_bytes())["error"]
             assert error["code"] == "job_invalid"

@@ -344,8 +344,8 @@ class TestValues:
             ("format: wav", "`format` is not a key of a job file; it belongs to `output`"),
             ("pause_after_ms: 3", "it belongs to a segment"),
             ("zzzzzz: 3", "those it has are text, text_file, segments"),
-            ("text_file: a.txt", "text_file: a job takes one of text, text_file and segments; found text and"),
-            ("segments: [{text: b}]", "segments: a job takes one of text, text_file and segments; found text and"),
+            ("text_file: a.txt", "text_file: a job takes either text or segments; found text and"),
+            ("segments: [{text: b}]", "segments: a job takes either text or segments; found text and"),
         ],
     )  # fmt: skip
     def test_that_are_wrong_are_named_with_what_is_allowed(self, line: str, words: str) -> None:
@@ -358,12 +358,13 @@ class TestValues:
         ("text", "words"),
         [
             ("text: {a: 12}", "line 1: text: found keys with values (a); allowed is text"),
-            ("text:", "line 1: text: a job needs one of text, text_file and segments; text is empty"),
+            ("text:", "line 1: text: a job needs text or segments; text is empty"),
             ('text: ""', "line 1: text: found an empty text; allowed is text"),
             ("text: '...'", "nothing to speak"),
             ("text: '[pause 2s] — !'", "nothing to speak"),
             ("text: [a]", "line 1: text: found a list of 1; allowed is text"),
-            ("language: en", "line 1: a job needs one of text, text_file and segments; found none of them"),
+            ("text: a\nspeaker_wav: C:/ana.wav", "a path with a drive letter leads nowhere here"),
+            ("language: en", "line 1: a job needs text or segments; found neither"),
             ("text_file: a.txt", "line 1: text_file: not available in this version"),
             ("segments: []", "line 1: segments: found an empty list; allowed is a list of passages"),
             ("segments: {text: a}", "line 1: segments: found keys with values (text); allowed is a list of passages"),

@@ -350,6 +350,11 @@ def test_memory_of_known_recordings_is_bounded(snapshots: Snapshots) -> None:
     assert len(snapshots._known) == 1024
 
 
+def test_the_folder_voices_is_not_part_of_a_name(places: Places) -> None:
+    written(places.voices / "ana.wav")
+    assert places.missing("voices/ana.wav", places.inbox).endswith("is not there; did you mean `ana.wav`?")
+
+
 # --- the transcript --------------------------------------------------------------------------------
 
 

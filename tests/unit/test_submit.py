@@ -259,8 +259,9 @@ def test_a_missing_recording_and_a_cut_text_are_named_by_line(config: Config, tm
     (sentence,) = checked.sentences()
     assert sentence.startswith(f"{path}:2: speaker_wav: the recording anna.wav is neither")
     assert sentence.endswith("did you mean `ana.wav`?")
-    (warning,) = checked.warnings()
+    warning, unused = checked.warnings()
     assert warning.startswith(f"{path}:1: text: `#42` is not spoken")
+    assert unused == f"{path}: espeak can't speak with the voice of a recording: speaker_wav will not be used"
 
 
 def fail(config: Config, folder: str, job_id: str, text: str) -> Path:
