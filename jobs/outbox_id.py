@@ -69,12 +69,9 @@ def ours_alone(above: OpenFolder, name: str) -> OpenFolder:
             f"{above.path / name} {what}",
             "Move it away. Then restore the folder, or start anew: see OPERATIONS.md on `outbox.json`.",
         ) from None
-    try:
+    with folder.closed_on_error():
         if complaint := _not_ours(folder):
             raise OutboxGone(*complaint)
-    except BaseException:
-        os.close(folder.fd)
-        raise
     return folder
 
 
