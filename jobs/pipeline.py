@@ -513,7 +513,7 @@ def _outcome(story: Story) -> Outcome:
     audio = story.made.rendering.audio if story.made else ()
     fallback = Fallback.told(story.made.rendering.engine) if story.made else None
     notes = " ".join(map(str, filter(None, [fallback, *claim.warnings])))
-    checks = story.made.rendering.checks if story.made else {}
+    checks = report.checks(story)
     return Outcome(
         claim.job_id,
         claim.name,
@@ -522,8 +522,8 @@ def _outcome(story: Story) -> Outcome:
         claim.sha256,
         duration_s=sum(file["duration_s"] for file in audio),
         message=story.failure.message if story.failure else notes,
-        verdict=checks.get("verdict", ""),
-        reasons=tuple(printable(reason) for reason in checks.get("reasons", ())[:REASONS_TOLD]),
+        verdict=checks.verdict if checks else "",
+        reasons=tuple(printable(reason) for reason in checks.reasons[:REASONS_TOLD]) if checks else (),
     )
 
 

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from jobs.answer import Made
 from jobs.errors import Cancelled, JobError, JobInvalid, Problem, printable
 from jobs.manifest import AudioFile, Checks, Failure, Manifest, Source, SpokenChunk, SpokenSegment, Status, Timing
-from jobs.order import Rendering
 from jobs.spec import JobSpec
 from jobs.store import Claim
 
@@ -64,7 +63,7 @@ def manifest(story: Story) -> Manifest:
         segments=tuple(SpokenSegment(**segment) for segment in made.segments) if made else (),
         chunks=tuple(SpokenChunk(**chunk) for chunk in made.chunks) if made else (),
         chunks_file=made.chunks_file or None if made else None,
-        checks=_checks(made, doubts) if made else None,
+        checks=checks(story),
         timing=_timing(story),
         attempts=story.attempts + (made is not None),
         warnings=(*doubts, *(made.warnings if made else ()), *story.claim.warnings, *filter(None, [story.missing])),
@@ -72,6 +71,16 @@ def manifest(story: Story) -> Manifest:
         host=socket.gethostname(),
         version=own_version(),
     )
+
+
+def checks(story: Story) -> Checks | None:
+    """What the worker says of the audio; doubtful where the job file may mean something else; None without audio."""
+    if story.made is None:
+        return None
+    found = Checks(**story.made.rendering.checks)
+    if not story.warnings:
+        return found
+    return found.model_copy(update={"verdict": "doubtful", "reasons": (*map(str, story.warnings), *found.reasons)})
 
 
 def error_text(story: Story) -> str:
@@ -106,14 +115,6 @@ def iso(seconds: float) -> str:
 def own_version() -> str:
     """The version of voicespool."""
     return version("voicespool")
-
-
-def _checks(made: Rendering, doubts: tuple[str, ...]) -> Checks:
-    """What the worker says of the audio, and in doubt where the job file may mean something else."""
-    checks = Checks(**made.checks)
-    if not doubts:
-        return checks
-    return checks.model_copy(update={"verdict": "doubtful", "reasons": (*doubts, *checks.reasons)})
 
 
 def _source(claim: Claim) -> Source:

@@ -424,6 +424,17 @@ def test_what_yaml_cuts_from_a_text_makes_the_result_doubtful(at: Desk) -> None:
     assert manifest(at.run("b.yaml", "text: 'Call extension' #42\n"))["checks"]["verdict"] == "ok"
 
 
+def test_the_status_is_as_doubtful_as_the_manifest(at: Desk) -> None:
+    """What `status.json`, the log and `submit --wait` say comes from the outcome."""
+    at.drop("a.yaml", "text: Call extension #42 now\n")
+    (ticket,) = at.take("a.yaml")
+    outcome = at.process(ticket)
+    assert outcome is not None
+    checks = manifest(outcome.folder)["checks"]
+    assert (outcome.verdict, list(outcome.reasons)) == (checks["verdict"], checks["reasons"])
+    assert outcome.verdict == "doubtful"
+
+
 # --- recordings and checkpoints ------------------------------------------------------------------------------------
 
 
