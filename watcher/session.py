@@ -104,7 +104,9 @@ class Session:
             with holding("the state folder of the inbox"):
                 lock = Lock.acquire(state.path / "lock")
                 undo.callback(lock.release)
-                session = cls._opened(config, events, state, lock)
+                store = Store.open(config.inbox, state)
+                undo.callback(store.close)
+                session = cls._opened(config, events, store, lock)
                 danger = folders.exposed(config)
             undo.pop_all()
         if danger:
@@ -112,14 +114,13 @@ class Session:
         return session
 
     @classmethod
-    def _opened(cls, config: Config, events: Events, state: State, lock: Lock) -> Session:
-        store = Store.open(config.inbox, state)
+    def _opened(cls, config: Config, events: Events, store: Store, lock: Lock) -> Session:
         store.empty_trash()
         spool = Spool(
             store=store,
             lock=lock,
             outbox=None,
-            snapshots=Snapshots(state.path / "recordings", places(config)),
+            snapshots=Snapshots(store.state / "recordings", places(config)),
             rules=_rules(config),
             device=config.device.model_dump(mode="json"),
             longest_bytes=config.limits.job_file_bytes,
@@ -140,7 +141,7 @@ class Session:
             recall=store.lately.recall,
         )
         schedule = Schedule(config.limits.affinity_s)
-        return cls(config, state, lock, spool, incoming, schedule, left=store.claimed_ids()[::-1])
+        return cls(config, store.folder, lock, spool, incoming, schedule, left=store.claimed_ids()[::-1])
 
     def reload(self, config: Config) -> None:
         """Go on with another configuration of the same folders.
