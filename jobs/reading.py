@@ -108,7 +108,10 @@ def unpacked(value: Mapping[str, Any], data: bytes) -> tuple[Document, ...] | Jo
     if "documents" not in value:
         problems = tuple(Problem(*problem) for problem in value["problems"])
         return JobInvalid(problems, maybe_unfinished=value["maybe_unfinished"])
-    return tuple(_unpack(document, data) for document in value["documents"])
+    documents = tuple(_unpack(document, data) for document in value["documents"])
+    if not documents:
+        raise ValueError("no documents")
+    return documents
 
 
 def _pack_problems(problems: Sequence[Problem]) -> list[Any]:

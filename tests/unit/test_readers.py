@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,3 +97,25 @@ def test_nothing_is_left_when_it_is_closed(tmp_path: Path) -> None:
     pid = pid_of(readers, large=False)
     readers.close()
     assert not is_running(pid)
+
+
+def test_a_reader_that_the_kernel_holds_keeps_nobody_waiting(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does that waits for a disk which does not answer: not even a kill ends it."""
+    ended(readers, readers.ask(b"text: a", ".yaml"))
+    held = pid_of(readers, large=False)
+    os.kill(held, signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess.Popen, "kill", lambda _popen: None)
+        started_s = time.monotonic()
+        readers.configure(readers.config)
+        assert time.monotonic() - started_s < 1.0
+    assert is_running(held)
+    assert ended(readers, readers.ask(b"text: b", ".yaml")).documents()
+    (lingering,) = readers._small.lingering
+    lingering.kill()
+
+    def reaped() -> bool:
+        readers.step()
+        return not readers._small.lingering
+
+    until(reaped, "it is reaped when the kernel lets it go")
