@@ -100,8 +100,11 @@ def _opened(real: Path) -> tuple[int, dict[str, os.stat_result]]:
         raise _refused(real, "is not a folder, or is a link to one", f"mv {_quoted(real)} ELSEWHERE") from None
     try:
         _check(real, os.fstat(fd))
+        found = {}
         with os.scandir(fd) as entries:
-            found = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # a running daemon renames what it has written
+                    found[entry.name] = entry.stat(follow_symlinks=False)
         for name, status in found.items():
             _check(real / name, status)
     except BaseException:
