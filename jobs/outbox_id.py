@@ -67,7 +67,7 @@ def ours_alone(above: OpenFolder, name: str) -> OpenFolder:
         what = "is a link or a file, not a folder of the daemon's own user"
         raise OutboxGone(
             f"{above.path / name} {what}",
-            "Move it away. Then restore the folder, or start anew: see OPERATIONS.md on `outbox.json`.",
+            "Move it away. Then restore the folder, or begin with a new outbox: see OPERATIONS.md on `outbox.json`.",
         ) from None
     with folder.closed_on_error():
         if complaint := _not_ours(folder):

@@ -68,7 +68,7 @@ class Spool:
         longest_bytes: Of a job file.
         attempts: How often a job is tried that the engine fails on.
         deaths: After so many daemons in a row that died while reading a file, it is not read again.
-        elsewhere: Reads what may take long; None where nothing else has to go on meanwhile.
+        elsewhere: Reads what may take long; None where nothing else waits meanwhile.
         wait: Called for a reading that is needed now; returns when it has ended, or raises.
         breathe: Called again and again while a large result is copied.
         limits: What a worker holds each job to.
@@ -168,7 +168,7 @@ def take(spool: Spool, arrival: Ready) -> Iterator[Step]:
 
     Raises:
         jobs.store.Changed, FileNotFoundError, OSError: It was not claimed, see `Store.claim`.
-        Hold: It is claimed, but the file system refuses the next step; `resume` goes on from there.
+        Hold: It is claimed, but the file system refuses the next step; `resume` takes it from there.
     """
     if arrival.set_aside:
         return iter([urgent(spool.store.set_aside(arrival.source, arrival.set_aside))])

@@ -74,7 +74,7 @@ class Readers:
         self._large.step()
 
     def configure(self, config: Config) -> None:
-        """Go on by another configuration; what is being read is read again."""
+        """Read by another configuration from now on; what is being read is read again."""
         self._config = config
         self._small.end()
         self._large.end()

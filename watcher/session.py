@@ -144,7 +144,7 @@ class Session:
         return cls(config, store.folder, lock, spool, incoming, schedule, left=store.claimed_ids()[::-1])
 
     def reload(self, config: Config) -> None:
-        """Go on with another configuration of the same folders.
+        """Use another configuration of the same folders from now on.
 
         Raises:
             ConfigError: Its `defaults` are wrong; nothing has changed.

@@ -264,7 +264,7 @@ def failure(error: BaseException) -> Failed:
             OutOfMemory.retryable,
         )
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return Failed(Hold.code, said, "Free space, or bring the disk back; work goes on by itself.", retryable=False)
+        return Failed(Hold.code, said, "Free space, or bring the disk back; work resumes by itself.", retryable=False)
     return Failed(EngineError.code, f"the engine failed ({said})", EngineError.hint, EngineError.retryable)
 
 
