@@ -66,6 +66,9 @@ class ReadElsewhere(Protocol):
     def ask(self, data: bytes, suffix: str) -> Reading:
         """Have a job file read; the reading ends later."""
 
+    def is_full(self, size_bytes: int) -> bool:
+        """Whether so many files of about this size wait already that what can wait elsewhere should."""
+
 
 # --- remembered in a claim -------------------------------------------------------------------------------------------
 

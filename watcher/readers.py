@@ -29,6 +29,7 @@ from watcher.reader_main import LENGTH
 from watcher.worker_process import environment_of
 
 LARGE_BYTES = 64 << 10
+MOST_SMALL, MOST_LARGE = 256, 16  # that wait at a time, so that their bytes take some 16 MiB in each lane
 IDLE_S = 60.0
 START_AGAIN_S = 2.0
 STUCK_S = 600.0
@@ -63,10 +64,18 @@ class Readers:
     def ask(self, data: bytes, suffix: str) -> Reading:
         """Have a job file read; the reading ends in one of the next calls of `step`."""
         request = _Request(data, suffix, Reading())
-        lane = self._large if len(data) > LARGE_BYTES else self._small
+        lane = self._lane(len(data))
         lane.queue.append(request)
         lane.step()
         return request.reading
+
+    def is_full(self, size_bytes: int) -> bool:
+        """Whether as many files of this kind wait as should."""
+        lane = self._lane(size_bytes)
+        return len(lane.queue) >= (MOST_LARGE if lane is self._large else MOST_SMALL)
+
+    def _lane(self, size_bytes: int) -> _Lane:
+        return self._large if size_bytes > LARGE_BYTES else self._small
 
     def step(self) -> None:
         """Send and receive what can be."""

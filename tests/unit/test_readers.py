@@ -16,7 +16,7 @@ from jobs.errors import JobInvalid
 from jobs.reading import Reading
 from tests.spooling import is_running, until
 from watcher.config import Config, Limits
-from watcher.readers import LARGE_BYTES, Readers
+from watcher.readers import LARGE_BYTES, MOST_LARGE, Readers
 
 LARGE = b"text: hello\nmetadata: {a: [" + b"1, " * (LARGE_BYTES // 3) + b"1]}\n"
 SLOW = b"---\n".join(b"text: a\nunknown: 1\n" for _ in range(900)) + b"# " + b"x" * LARGE_BYTES
@@ -89,6 +89,17 @@ def test_another_configuration_is_read_by_from_then_on(readers: Readers, tmp_pat
     assert not is_running(before)
     (document,) = ended(readers, reading).documents()
     assert "at most 1 are allowed" in str(document.problems)
+
+
+def test_what_waits_to_be_read_is_bounded(readers: Readers) -> None:
+    """A stranger can drop thousands of large files at once."""
+    asked = 0
+    while not readers.is_full(LARGE_BYTES + 1):
+        readers.ask(LARGE, ".yaml")
+        asked += 1
+    assert asked == MOST_LARGE
+    assert not readers.is_full(1)
+    assert ended(readers, readers.ask(b"text: a", ".yaml")).documents()
 
 
 def test_nothing_is_left_when_it_is_closed(tmp_path: Path) -> None:
