@@ -471,6 +471,7 @@ class Store:
         """What the state folder or the inbox has against being worked with; None when they are well."""
         try:
             replace_file(self.state / "probe", b"", durable=False)
+            (self.state / "probe").unlink()
             with os.scandir(self.inbox) as entries:
                 next(entries, None)
         except OSError as error:

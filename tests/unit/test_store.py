@@ -524,3 +524,9 @@ def test_what_is_left_of_released_jobs_goes_at_the_next_start(at: Desk, monkeypa
     at.close()
     at.open()
     assert inside(at.state / "trash") == []
+
+
+def test_a_look_whether_the_folders_take_anything_leaves_nothing(store: Store) -> None:
+    before = inside(store.state)
+    assert store.refuses() is None
+    assert inside(store.state) == before
