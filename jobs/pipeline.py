@@ -197,7 +197,11 @@ def resume(spool: Spool, job_id: str) -> Iterator[Step]:
         claim = spool.store.describe(replace(claim, set_aside=deadly(spool.deaths)))
     if claim.set_aside or spool.store.intent(claim) or is_cancelled(claim):
         return iter([urgent(claim)])
-    return _enlist(spool, claim, claim.job_file.read_bytes(), None)
+    try:
+        data = claim.job_file.read_bytes()
+    except OSError:  # one file's trouble, maybe: `process` meets it too, and it holds up no other job
+        return iter([urgent(claim)])
+    return _enlist(spool, claim, data, None)
 
 
 def _enlist(spool: Spool, claim: Claim, data: bytes, documents: tuple[Document, ...] | None) -> Iterator[Step]:

@@ -348,6 +348,18 @@ def test_the_spools_own_copy_is_compared_with_its_checksum(at: Desk) -> None:
     assert "damaged on disk" in outcome.message
 
 
+def test_a_claim_whose_copy_is_gone_holds_itself_alone_when_it_is_read_back(at: Desk) -> None:
+    at.drop("a.yaml")
+    at.drop("b.yaml")
+    (broken,), (_whole,) = at.take("a.yaml"), at.take("b.yaml")
+    (at.state / "claimed" / broken.job_id / "job.yaml").unlink()
+    at.close()
+    back, other = at.resume()
+    with pytest.raises(Hold, match="the claimed job file"):
+        at.process(back, never)
+    assert at.process(other) is not None
+
+
 # --- several documents -----------------------------------------------------------------------------
 
 
