@@ -21,9 +21,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 def printable(text: object, limit: int = 2000) -> str:
@@ -37,6 +39,11 @@ def printable(text: object, limit: int = 2000) -> str:
         return whole
     shown = "".join(" " if char == "\t" else char if _harmless(char) else _escaped(char) for char in whole[: limit + 1])
     return shown if len(shown) <= limit else shown[:limit] + "…"
+
+
+def shell_word(path: Path) -> str:
+    """A path as a word of a command that people can paste."""
+    return shlex.quote(printable(path))
 
 
 def real_paths(text: object) -> str:

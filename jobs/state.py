@@ -10,14 +10,13 @@ import contextlib
 import errno
 import os
 import pwd
-import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from jobs.errors import ConfigError, printable
+from jobs.errors import ConfigError, printable, shell_word
 
 FOLDER_MODE = 0o711
 READABLE = frozenset({"status.json"})  # what people who may not write here may read; the rest is the daemon's alone
@@ -97,7 +96,7 @@ def _opened(real: Path) -> tuple[int, dict[str, os.stat_result]]:
     except OSError as error:
         if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
             raise
-        raise _refused(real, "is not a folder, or is a link to one", f"mv {_quoted(real)} ELSEWHERE") from None
+        raise _refused(real, "is not a folder, or is a link to one", f"mv {shell_word(real)} ELSEWHERE") from None
     try:
         _check(real, os.fstat(fd))
         found = {}
@@ -117,14 +116,14 @@ def _check(path: Path, status: os.stat_result) -> None:
     """Raise ConfigError unless a thing is a real folder or file of this user, and of nobody else."""
     is_folder = stat.S_ISDIR(status.st_mode)
     if not is_folder and not stat.S_ISREG(status.st_mode):
-        raise _refused(path, "is a link or a special file", f"rm {_quoted(path)}")
+        raise _refused(path, "is a link or a special file", f"rm {shell_word(path)}")
     if status.st_uid != os.geteuid():
         owner, user = user_name(status.st_uid), user_name(os.geteuid())
-        raise _refused(path, f"belongs to {owner}, and the spool runs as {user}", f"chown -R {user} {_quoted(path)}")
+        raise _refused(path, f"belongs to {owner}, and the spool runs as {user}", f"chown -R {user} {shell_word(path)}")
     if status.st_mode & 0o022:
-        raise _refused(path, "can be written by others", f"chmod go-w {_quoted(path)}")
+        raise _refused(path, "can be written by others", f"chmod go-w {shell_word(path)}")
     if not is_folder and status.st_nlink > 1:
-        raise _refused(path, "has another name, by a hard link", f"rm {_quoted(path)}")
+        raise _refused(path, "has another name, by a hard link", f"rm {shell_word(path)}")
 
 
 def _refused(path: Path, why: str, cure: str) -> ConfigError:
@@ -132,10 +131,6 @@ def _refused(path: Path, why: str, cure: str) -> ConfigError:
         f"state_dir: {printable(path)} {why}; nothing was touched",
         f"Find out who put it there. If it is the spool's own, or not wanted: {cure}",
     )
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(printable(path))
 
 
 def user_name(uid: int) -> str:
