@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shlex
@@ -205,6 +206,10 @@ class RenderFailed(JobError):
 class Cancelled(JobError):
     code = "cancelled"
     hint = "Move the job file back into the inbox to run it after all."
+
+
+OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO})
+"""What a disk or a share answers that is full, read-only, broken or away: never the fault of one file or job."""
 
 
 @contextlib.contextmanager

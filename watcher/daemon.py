@@ -22,6 +22,7 @@ from engines import cache
 from engines.base_models import MODELS_VARIABLE
 from jobs import pipeline
 from jobs.errors import (
+    OF_THE_DISK,
     Cancelled,
     ConfigError,
     Hold,
@@ -55,16 +56,7 @@ from watcher.worker import Progress, Worker
 HOLD_LOOKS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 HOLD_NAMES: Mapping[type[Hold], str] = {OutboxGone: "outbox", WorkerUnready: "worker"}
 NEW_INBOX_AFTER_S = 30.0
-OF_THE_DISK = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EIO,
-    errno.ESTALE,
-    errno.ENODEV,
-    errno.ENXIO,
-    errno.ENOMEM,
-}
+NOT_OF_ONE_JOB = OF_THE_DISK | {errno.ENOMEM}
 INBOX_LOOK_S = 1.0
 
 
@@ -284,7 +276,7 @@ class Daemon:
         A disk that is full or broken is never one file's.
         """
         error = hold.__cause__
-        if isinstance(hold, InboxGone | OutboxGone) or not isinstance(error, OSError) or error.errno in OF_THE_DISK:
+        if isinstance(hold, InboxGone | OutboxGone) or not isinstance(error, OSError) or error.errno in NOT_OF_ONE_JOB:
             return False
         outbox = session.spool.outbox
         return session.spool.store.refuses() is None and (outbox is None or outbox.refuses() is None)
