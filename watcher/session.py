@@ -173,6 +173,10 @@ class Session:
         waiting = [entry.ticket for entry in self.deferred.values() if entry.due_s != float("inf")]
         return [*self.schedule.named(name), *(ticket for ticket in waiting if ticket.is_meant_by(name))]
 
+    def waits(self, job_id: str) -> bool:
+        """Whether a job waits for its turn, queued or deferred."""
+        return job_id in self.schedule or job_id in self.deferred
+
     def defer(self, ticket: Ticket, reason: str) -> None:
         """Let a job wait behind the others."""
         entry = self.deferred.setdefault(ticket.job_id, Deferred(ticket, reason, time.time(), 0.0, times=0))
