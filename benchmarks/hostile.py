@@ -1,10 +1,10 @@
 """How a spool fares under all that a stranger can drop at once: `make bench-hostile`.
 
 The daemon is an ordinary user where root measures, everybody else measures with one user. `tests/hostile.py` is dropped
-as a whole, and its moving parts go on as long as the measurement; another user drops a plain job every second. Those go
+as a whole, and its moving parts keep moving to the end; another user drops a plain job every second. Those go
 first in the queue (priority 9): how long one waits behind good jobs of other people is not what is measured.
 
-Three figures, each with the bound that it has to keep to: the longest time that the daemon's loop was away, from the
+Three figures, each with a bound: the longest time that the daemon's loop was away, from the
 moment a plain job is dropped to its publication, and the daemon's memory. The first one is what systemd sees: the time
 between two signs of life (`WATCHDOG=1`), by the kernel's clock, of a daemon that is asked for ten a second; that this
 measures what it should is tried first, with an idle daemon, and with one that is stopped for a while.

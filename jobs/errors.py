@@ -19,11 +19,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 def printable(text: object, limit: int = 2000) -> str:
@@ -37,6 +40,11 @@ def printable(text: object, limit: int = 2000) -> str:
         return whole
     shown = "".join(" " if char == "\t" else char if _harmless(char) else _escaped(char) for char in whole[: limit + 1])
     return shown if len(shown) <= limit else shown[:limit] + "…"
+
+
+def shell_word(path: Path) -> str:
+    """A path as a word of a command that people can paste."""
+    return shlex.quote(printable(path))
 
 
 def real_paths(text: object) -> str:
@@ -198,6 +206,10 @@ class RenderFailed(JobError):
 class Cancelled(JobError):
     code = "cancelled"
     hint = "Put the job file into the inbox again to run it after all (a copy will do)."
+
+
+OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO})
+"""What a disk or a share answers that is full, read-only, broken or away: never the fault of one file or job."""
 
 
 @contextlib.contextmanager

@@ -55,6 +55,15 @@ class OpenFolder:
     def __exit__(self, *_error: object) -> None:
         os.close(self.fd)
 
+    @contextlib.contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """Close it if what is done meanwhile fails; otherwise it stays open."""
+        try:
+            yield
+        except BaseException:
+            os.close(self.fd)
+            raise
+
     def has(self, name: str) -> bool:
         """Whether anything has this name."""
         with named(self.path / name):

@@ -236,7 +236,9 @@ class Outbox:
                 if self._taken(above, wanted):
                     continue
                 return self._made(above, wanted)
-            if not folder.has(MANIFEST):
+            with folder.closed_on_error():
+                is_result = folder.has(MANIFEST)
+            if not is_result:
                 return folder
             os.close(folder.fd)
         raise AssertionError("numbers do not end")
@@ -248,9 +250,15 @@ class Outbox:
         except FileExistsError:  # another spool that publishes here was quicker
             return self._folder_for_results(above, name)
         folder = self._own(above, name)
-        self.policy.permit_folder(folder.fd)
-        self._remember(above, name)
-        above.sync()
+        with folder.closed_on_error():
+            try:
+                self.policy.permit_folder(folder.fd)
+            except OSError:
+                with contextlib.suppress(OSError):  # or the next try would use it with the wrong group
+                    os.rmdir(name, dir_fd=above.fd)
+                raise
+            self._remember(above, name)
+            above.sync()
         return folder
 
     def _made_for(self, parent: OpenFolder, staging: OpenFolder, job_id: str) -> OpenFolder:
@@ -279,9 +287,9 @@ class Outbox:
             PermissionError: Somebody else put a folder of their own in its place.
         """
         folder = above.below(name)
-        if os.fstat(folder.fd).st_uid != self._owner:
-            os.close(folder.fd)
-            raise PermissionError(errno.EPERM, "somebody put another folder in its place", str(folder.path))
+        with folder.closed_on_error():
+            if os.fstat(folder.fd).st_uid != self._owner:
+                raise PermissionError(errno.EPERM, "somebody put another folder in its place", str(folder.path))
         return folder
 
     def _taken(self, parent: OpenFolder, name: str) -> bool:

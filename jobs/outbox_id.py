@@ -67,14 +67,11 @@ def ours_alone(above: OpenFolder, name: str) -> OpenFolder:
         what = "is a link or a file, not a folder of the daemon's own user"
         raise OutboxGone(
             f"{above.path / name} {what}",
-            "Move it away. Then restore the folder, or start anew: see OPERATIONS.md on `outbox.json`.",
+            "Move it away. Then restore the folder, or begin with a new outbox: see OPERATIONS.md on `outbox.json`.",
         ) from None
-    try:
+    with folder.closed_on_error():
         if complaint := _not_ours(folder):
             raise OutboxGone(*complaint)
-    except BaseException:
-        os.close(folder.fd)
-        raise
     return folder
 
 

@@ -68,7 +68,7 @@ class Spool:
         longest_bytes: Of a job file.
         attempts: How often a job is tried that the engine fails on.
         deaths: After so many daemons in a row that died while reading a file, it is not read again.
-        elsewhere: Reads what may take long; None where nothing else has to go on meanwhile.
+        elsewhere: Reads what may take long; None where nothing else waits meanwhile.
         wait: Called for a reading that is needed now; returns when it has ended, or raises.
         breathe: Called again and again while a large result is copied.
         limits: What a worker holds each job to.
@@ -94,20 +94,30 @@ class Spool:
             raise OutboxGone("the outbox was not opened yet")
         return self.outbox
 
-    def read(self, data: bytes, source: str) -> Reading:
-        """Parse a job file; where that is done here, it is on disk meanwhile, in case it kills the daemon."""
-        return self._read(data, Path(source).suffix.lower(), source)
+    def read(self, data: bytes, source: str) -> Reading | None:
+        """Parse a job file that is in the inbox; where that is done here, it is on disk meanwhile, in case it kills the
+        daemon. None while too many wait to be read elsewhere: its bytes are not to wait in memory.
+        """
+        suffix = Path(source).suffix.lower()
+        if (reading := self._read_here(data, suffix, source)) is not None:
+            return reading
+        assert self.elsewhere is not None  # noqa: S101 - only rules without models raise NotHere
+        return None if self.elsewhere.is_full(len(data)) else self.elsewhere.ask(data, suffix)
 
     def read_claimed(self, data: bytes, claim: Claim) -> Reading:
         """The same for a claimed file. Its deaths are counted by its id: its name may be another file's by now."""
-        return self._read(data, claim.suffix.lower(), claim.job_id)
+        suffix = claim.suffix.lower()
+        if (reading := self._read_here(data, suffix, claim.job_id)) is not None:
+            return reading
+        assert self.elsewhere is not None  # noqa: S101 - as above
+        return self.elsewhere.ask(data, suffix)
 
-    def _read(self, data: bytes, suffix: str, whose: str) -> Reading:
+    def _read_here(self, data: bytes, suffix: str, whose: str) -> Reading | None:
+        """Parse it now; None if that may take long and is to be done elsewhere."""
         if self.elsewhere is None or len(data) <= AT_ONCE_BYTES:
             with contextlib.suppress(NotHere), self.store.reading(whose):
                 return Reading.at_once(data, suffix, self.rules)
-        assert self.elsewhere is not None  # noqa: S101 - only rules without models raise NotHere
-        return self.elsewhere.ask(data, suffix)
+        return None
 
     def key_of(self, claim: Claim) -> str:
         """Names the bytes of a job and the rules that they are read by."""
@@ -168,7 +178,7 @@ def take(spool: Spool, arrival: Ready) -> Iterator[Step]:
 
     Raises:
         jobs.store.Changed, FileNotFoundError, OSError: It was not claimed, see `Store.claim`.
-        Hold: It is claimed, but the file system refuses the next step; `resume` goes on from there.
+        Hold: It is claimed, but the file system refuses the next step; `resume` takes it from there.
     """
     if arrival.set_aside:
         return iter([urgent(spool.store.set_aside(arrival.source, arrival.set_aside))])
@@ -187,7 +197,11 @@ def resume(spool: Spool, job_id: str) -> Iterator[Step]:
         claim = spool.store.describe(replace(claim, set_aside=deadly(spool.deaths)))
     if claim.set_aside or spool.store.intent(claim) or is_cancelled(claim):
         return iter([urgent(claim)])
-    return _enlist(spool, claim, claim.job_file.read_bytes(), None)
+    try:
+        data = claim.job_file.read_bytes()
+    except OSError:  # one file's trouble, maybe: `process` meets it too, and it holds up no other job
+        return iter([urgent(claim)])
+    return _enlist(spool, claim, data, None)
 
 
 def _enlist(spool: Spool, claim: Claim, data: bytes, documents: tuple[Document, ...] | None) -> Iterator[Step]:

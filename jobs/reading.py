@@ -66,6 +66,9 @@ class ReadElsewhere(Protocol):
     def ask(self, data: bytes, suffix: str) -> Reading:
         """Have a job file read; the reading ends later."""
 
+    def is_full(self, size_bytes: int) -> bool:
+        """Whether so many files of about this size wait already that what can wait elsewhere should."""
+
 
 # --- remembered in a claim -------------------------------------------------------------------------------------------
 
@@ -108,7 +111,10 @@ def unpacked(value: Mapping[str, Any], data: bytes) -> tuple[Document, ...] | Jo
     if "documents" not in value:
         problems = tuple(Problem(*problem) for problem in value["problems"])
         return JobInvalid(problems, maybe_unfinished=value["maybe_unfinished"])
-    return tuple(_unpack(document, data) for document in value["documents"])
+    documents = tuple(_unpack(document, data) for document in value["documents"])
+    if not documents:
+        raise ValueError("no documents")
+    return documents
 
 
 def _pack_problems(problems: Sequence[Problem]) -> list[Any]:

@@ -223,7 +223,7 @@ class Snapshots:
         return digest if digest is not None and (self.folder / digest).exists() else None
 
     def lacks_space(self, needed_bytes: int) -> bool:
-        """Whether copies of so many bytes would not leave as much of the disk free as they must."""
+        """Whether copies of this size would leave less of the disk free than has to stay free."""
         disk = os.statvfs(self.folder)
         reserve = min(self.free_bytes, disk.f_blocks * disk.f_frsize // 20)
         return needed_bytes > 0 and disk.f_bavail * disk.f_frsize - needed_bytes < reserve

@@ -219,9 +219,7 @@ def _kept(work: _Work, line: Line) -> Audio:
 def _engine_facts(stage: Stage, facts: Mapping[str, Any]) -> Mapping[str, Any]:
     """For the manifest: what the engine said when it was loaded, put in order."""
     info, order = stage.info, stage.order
-    told = {
-        key: value for key, value in facts.items() if key not in {"warnings", "settings", "transcripts", *MODEL_FACTS}
-    }
+    told = {key: value for key, value in facts.items() if key not in _NOT_ENGINE}
     model = {key: facts[key] for key in MODEL_FACTS if key in facts}
     defaults = {option.name: option.default for option in info.options}
     return {

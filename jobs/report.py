@@ -73,6 +73,16 @@ def manifest(story: Story) -> Manifest:
     )
 
 
+def checks(story: Story) -> Checks | None:
+    """What the worker says of the audio; doubtful where the job file may mean something else; None without audio."""
+    if story.made is None:
+        return None
+    found = Checks(**story.made.rendering.checks)
+    if not story.warnings:
+        return found
+    return found.model_copy(update={"verdict": "doubtful", "reasons": (*map(str, story.warnings), *found.reasons)})
+
+
 def error_text(story: Story) -> str:
     """ERROR.txt of a job that failed: what went wrong, where, and what to do about it, in plain words."""
     claim, error = story.claim, story.failure
@@ -106,16 +116,6 @@ def iso(seconds: float) -> str:
 def own_version() -> str:
     """The version of voicespool."""
     return version("voicespool")
-
-
-def checks(story: Story) -> Checks | None:
-    """What the worker says of the audio, in doubt where the job file may mean something else; None without audio."""
-    if story.made is None:
-        return None
-    checks, doubts = Checks(**story.made.rendering.checks), tuple(map(str, story.warnings))
-    if not doubts:
-        return checks
-    return checks.model_copy(update={"verdict": "doubtful", "reasons": (*doubts, *checks.reasons)})
 
 
 def _source(claim: Claim) -> Source:

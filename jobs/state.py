@@ -10,14 +10,13 @@ import contextlib
 import errno
 import os
 import pwd
-import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from jobs.errors import ConfigError, printable
+from jobs.errors import ConfigError, printable, shell_word
 
 FOLDER_MODE = 0o711
 READABLE = frozenset({"status.json"})  # what people who may not write here may read; the rest is the daemon's alone
@@ -97,11 +96,14 @@ def _opened(real: Path) -> tuple[int, dict[str, os.stat_result]]:
     except OSError as error:
         if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
             raise
-        raise _refused(real, "is not a folder, or is a link to one", f"mv {_quoted(real)} ELSEWHERE") from None
+        raise _refused(real, "is not a folder, or is a link to one", f"mv {shell_word(real)} ELSEWHERE") from None
     try:
         _check(real, os.fstat(fd))
+        found = {}
         with os.scandir(fd) as entries:
-            found = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # a running daemon renames what it has written
+                    found[entry.name] = entry.stat(follow_symlinks=False)
         for name, status in found.items():
             _check(real / name, status)
     except BaseException:
@@ -114,19 +116,19 @@ def _check(path: Path, status: os.stat_result) -> None:
     """Raise ConfigError unless a thing is a real folder or file of this user, and of nobody else."""
     is_folder = stat.S_ISDIR(status.st_mode)
     if not is_folder and not stat.S_ISREG(status.st_mode):
-        raise _refused(path, "is a link or a special file", f"rm {_quoted(path)}")
+        raise _refused(path, "is a link or a special file", f"rm {shell_word(path)}")
     if status.st_uid != os.geteuid():
         owner, user = user_name(status.st_uid), user_name(os.geteuid())
-        cure = f"chown -R {user} {_quoted(path)}"
+        cure = f"chown -R {user} {shell_word(path)}"
         if os.geteuid() == 0:  # root has most likely taken the daemon's place by mistake
             cure = (
                 f"run the command as that user (runuser -u {owner} -- voicespool ...), or, if it is root's now: {cure}"
             )
         raise _refused(path, f"belongs to {owner}, and the spool runs as {user}", cure)
     if status.st_mode & 0o022:
-        raise _refused(path, "can be written by others", f"chmod go-w {_quoted(path)}")
+        raise _refused(path, "can be written by others", f"chmod go-w {shell_word(path)}")
     if not is_folder and status.st_nlink > 1:
-        raise _refused(path, "has another name, by a hard link", f"rm {_quoted(path)}")
+        raise _refused(path, "has another name, by a hard link", f"rm {shell_word(path)}")
 
 
 def _refused(path: Path, why: str, cure: str) -> ConfigError:
@@ -134,10 +136,6 @@ def _refused(path: Path, why: str, cure: str) -> ConfigError:
         f"state_dir: {printable(path)} {why}; nothing was touched",
         f"Find out who put it there. If it is the spool's own, or not wanted: {cure}",
     )
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(printable(path))
 
 
 def user_name(uid: int) -> str:

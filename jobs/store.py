@@ -42,6 +42,7 @@ from jobs.state import State
 
 FORMAT = "1"
 LONGEST_ID_BYTES = 100
+MOST_NAMES_TRIED = 10  # for a file that is put back; the last one is random, so that nobody can have taken all of them
 NOT_REGULAR = frozenset({errno.ELOOP, errno.EINVAL})  # what `opened_regular` says of links, pipes and the like
 
 
@@ -289,8 +290,9 @@ class Store:
     def _return(self, claim: Claim, source: str) -> None:
         with opened_folder(self.inbox, source) as (folder, name):
             stem = os.fsdecode(os.fsencode(name.removesuffix(claim.suffix))[:200])
-            for number in range(1, 1000):
-                free = name if number == 1 else f"{stem} ({number}){claim.suffix}"
+            for number in range(1, MOST_NAMES_TRIED + 1):
+                mark = f" ({number})" if number < MOST_NAMES_TRIED else f" {secrets.token_hex(8)}"
+                free = name if number == 1 else f"{stem}{mark}{claim.suffix}"
                 if (wanted := source.removesuffix(name) + free) != claim.source:
                     # Noted before, so that `recover` knows of both names if a crash leaves both.
                     self.describe(replace(claim, source=wanted))
@@ -469,6 +471,7 @@ class Store:
         """What the state folder or the inbox has against being worked with; None when they are well."""
         try:
             replace_file(self.state / "probe", b"", durable=False)
+            (self.state / "probe").unlink()
             with os.scandir(self.inbox) as entries:
                 next(entries, None)
         except OSError as error:

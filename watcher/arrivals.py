@@ -137,7 +137,7 @@ class Arrivals:
     """The inbox as the spool sees it.
 
     Attributes:
-        read: Has a job file's bytes parsed, given its path in the inbox.
+        read: Has a job file's bytes parsed, given its path in the inbox; None when it has to wait for others.
         lacks_room: Why recordings can't be copied now, given their paths; "" when they can.
         deaths: How many daemons have died in a row while reading a file.
         recall: When a file of this path, digest and modification time (ns) was claimed within the last day, in words.
@@ -153,7 +153,7 @@ class Arrivals:
     places: Places
     policy: Policy
     events: Events
-    read: Callable[[bytes, str], Reading]
+    read: Callable[[bytes, str], Reading | None]
     deaths: Callable[[str], int]
     lacks_room: Callable[[Sequence[Path]], str] = lambda _paths: ""
     recall: Callable[[str, str, int], str] = lambda *_: ""
@@ -169,6 +169,7 @@ class Arrivals:
     _companions: Companions = field(default_factory=Companions)
     _expectant: set[str] = field(default_factory=set)
     _read_elsewhere: dict[str, Reading] = field(default_factory=dict)
+    _to_be_read: dict[str, None] = field(default_factory=dict)
     _walk: Iterator[None] | None = None
     _sweep: int = 0
     _sweep_began: float = 0.0
@@ -215,17 +216,31 @@ class Arrivals:
     def settled(self) -> bool:
         """Whether the inbox was looked at as a whole and every file that still waits may wait for ever."""
         swept = self._walk is None and self._sweep_due != float("-inf")
-        return swept and all(
-            sighting.held or (sighting.due == float("inf") and sighting.reading is None)
-            for sighting in self._sightings.values()
+        return (
+            swept
+            and not self._to_be_read
+            and all(
+                sighting.held or (sighting.due == float("inf") and sighting.reading is None)
+                for sighting in self._sightings.values()
+            )
         )
 
     def readings_may_have_ended(self) -> None:
-        """Look again at the files that were being read elsewhere, if they have been."""
-        for source in [source for source, reading in self._read_elsewhere.items() if reading.ended]:
+        """Look again at the files that were being read elsewhere, if they have been, and for each of them at one that
+        has to be read; also when none is being read.
+        """
+        ended = [source for source, reading in self._read_elsewhere.items() if reading.ended]
+        for source in ended:
             del self._read_elsewhere[source]
             if (sighting := self._sightings.get(source)) and sighting.reading is not None:
                 self._plan(sighting, self.clock())
+        turns = len(ended) or int(not self._read_elsewhere)
+        while turns and self._to_be_read:
+            source = next(iter(self._to_be_read))
+            del self._to_be_read[source]
+            if sighting := self._sightings.get(source):
+                self._plan(sighting, self.clock())
+                turns -= 1
 
     def forget(self, source: str) -> None:
         """The file was claimed, or is gone."""
@@ -498,6 +513,9 @@ class Arrivals:
         """What a file says. Raises JobInvalid, or Wait while it is being read elsewhere."""
         if sighting.reading is None:
             sighting.reading = self.read(data, sighting.source)
+        if sighting.reading is None:
+            self._to_be_read[sighting.source] = None
+            raise Wait("it waits until others have been read")
         if not sighting.reading.ended:
             self._read_elsewhere[sighting.source] = sighting.reading
             raise Wait("it is being read")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.errors import ConfigError, Hold, printable, printable_json
+from jobs.errors import ConfigError, Hold, printable, printable_json, shell_word
 from watcher import log as logging
 from watcher.config import Config, load
 
@@ -332,16 +332,10 @@ def init(_app: App, folder: Path) -> int:
         click.echo(f"{'made' if new else 'kept'}  {printable(path)}", err=True)
     click.echo("Next:")
     if folder != Path():
-        click.echo(f"  cd {_quoted(folder)}")
+        click.echo(f"  cd {shell_word(folder)}")
     click.echo(f"  voicespool submit {starter.EXAMPLE_NAME}")
     click.echo("  voicespool run --once")
     return 0
-
-
-def _quoted(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(printable(path))
 
 
 def complain(message: str, hint: str) -> None:

@@ -15,12 +15,14 @@ import select
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from engines import cache
 from engines.base_models import MODELS_VARIABLE
 from jobs import pipeline
 from jobs.errors import (
+    OF_THE_DISK,
     Cancelled,
     ConfigError,
     Hold,
@@ -54,10 +56,7 @@ from watcher.worker import Progress, Worker
 HOLD_LOOKS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 HOLD_NAMES: Mapping[type[Hold], str] = {OutboxGone: "outbox", WorkerUnready: "worker"}
 NEW_INBOX_AFTER_S = 30.0
-OF_THE_MACHINE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO,
-    errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN,
-}  # fmt: skip
+NOT_OF_ONE_JOB = OF_THE_DISK | {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
 INBOX_LOOK_S = 1.0
 
 
@@ -277,24 +276,31 @@ class Daemon:
         A disk that is full or broken, or a machine that lacks something, is never one file's fault.
         """
         error = hold.__cause__
-        if type(hold) is not Hold or not isinstance(error, OSError) or error.errno in OF_THE_MACHINE:
+        if type(hold) is not Hold or not isinstance(error, OSError) or error.errno in NOT_OF_ONE_JOB:
             return False
         outbox = session.spool.outbox
         return session.spool.store.refuses() is None and (outbox is None or outbox.refuses() is None)
 
-    def _await(self, reading: Reading) -> None:
-        """Go on with everything else until a reading has ended that a job's turn waits for."""
-        session = self.session
+    def _await(self, session: Session, reading: Reading) -> None:
+        """Tend to everything else until a reading has ended that a job's turn waits for."""
         while not reading.ended:
-            self.tend()
-            if self.session is not session:
-                raise InboxGone("the inbox went away while its job was read")
+            self._tend_while_in_use(session, wait=True)
             if self.signals.stop:
                 raise PutBack
 
-    def _breathe(self) -> None:
+    def _breathe(self, session: Session) -> None:
         """One turn without waiting, between two slices of something long."""
-        self.tend(wait=False)
+        self._tend_while_in_use(session, wait=False)
+
+    def _tend_while_in_use(self, session: Session, *, wait: bool) -> None:
+        """One turn in the middle of a job. The paths of an inbox that is closed may be another one's by now.
+
+        Raises:
+            InboxGone: It was closed.
+        """
+        self.tend(wait=wait)
+        if self.session is not session:
+            raise InboxGone("the inbox went away while a job was read or published")
 
     def _check_wanted(self, order: Order) -> None:
         """End a render that nobody wants, or whose inbox is gone."""
@@ -337,7 +343,8 @@ class Daemon:
                 raise
             self._hold("inbox", Hold(error.message, error.hint))
             return
-        session.spool.elsewhere, session.spool.wait, session.spool.breathe = self.readers, self._await, self._breathe
+        session.spool.elsewhere = self.readers
+        session.spool.wait, session.spool.breathe = partial(self._await, session), partial(self._breathe, session)
         self.session, self.inbox_id, self.new_inbox_since = session, session.spool.store.inbox_id, None
         self.inbox_device = _device(self.config.inbox)
         self.worker.inherited = (session.state.fd,)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import secrets
@@ -14,10 +13,6 @@ from jobs import names
 from jobs.errors import Hold, printable
 from jobs.files import fsync, rename_to_free_name
 from watcher.ignored import CANCEL_SUFFIX, is_job_name, is_walked
-
-_AT_FDCWD = -100
-_RENAME_NOREPLACE = 1
-_NOT_OFFERED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 def checked_name(name: str) -> str:
@@ -134,22 +129,6 @@ def _placed(inbox: Path, name: str, suffix: str, data: bytes, only: bool) -> str
 
 def _renamed(scratch: Path, target: Path) -> bool:
     """Rename unless the name is taken. What came by a rename is ready at once; a hard link has to be watched."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:
-        return _linked(scratch, target)
-    paths = (_AT_FDCWD, os.fsencode(scratch), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
-    if renameat2(*paths) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number == errno.EEXIST:
-        return False
-    if number in _NOT_OFFERED:
-        return _linked(scratch, target)
-    raise OSError(number, os.strerror(number), str(target))
-
-
-def _linked(scratch: Path, target: Path) -> bool:
     folder_fd = os.open(target.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return rename_to_free_name(scratch, target.name, folder_fd)

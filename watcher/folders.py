@@ -122,11 +122,11 @@ def writable(key: str, folder: Path) -> None:
 
 
 def _refused(key: str, folder: Path, what: str, error: OSError) -> Hold:
-    cure = "Let the user that the spool runs as read and write there, on a disk with space; work goes on by itself."
+    cure = "Let the user that the spool runs as read and write there, on a disk with space; work resumes by itself."
     if error.errno == errno.EROFS:
         cure = (
             f"Mount it for writing; where the spool is a systemd service, name the folder that `{key}` is in under "
-            "ReadWritePaths= of the unit. Work goes on by itself."
+            "ReadWritePaths= of the unit. Work resumes by itself."
         )
     return Hold(f"{key}: {printable(folder)} can't be {what}: {error.strerror}", cure)
 

@@ -35,6 +35,7 @@ class Intake:
         coming: Jobs of files that were claimed, on their way into the queue.
         being_read: Those of them that wait for a reading.
         cancelled: Names whose jobs were cancelled while some were still on their way, and when (Unix time, ns).
+        cancelling: The rest of a cancellation, which may be of a thousand jobs.
     """
 
     session: Session
@@ -44,11 +45,13 @@ class Intake:
     coming: deque[Iterator[pipeline.Step]] = field(default_factory=deque)
     being_read: list[tuple[Reading, Iterator[pipeline.Step]]] = field(default_factory=list)
     cancelled: list[tuple[str, int]] = field(default_factory=list)
+    cancelling: Iterator[None] | None = None
 
     @property
     def busy(self) -> bool:
         """Whether there is something to do now: a claimed job that is not queued, or a cancellation."""
-        return bool(self.coming or self.session.arrivals.cancels or (self.session.left and self._has_room))
+        cancels = self.cancelling is not None or self.session.arrivals.cancels
+        return bool(self.coming or cancels or (self.session.left and self._has_room))
 
     @property
     def ended(self) -> bool:
@@ -83,14 +86,17 @@ class Intake:
         self.coming.extend(steps for reading, steps in waiting if reading.ended)
 
     def _go_on(self) -> None:
-        """One cancellation, or one step of what is on its way: in turn, so that a long one keeps nobody waiting."""
+        """A step of a cancellation and one of what is on its way: in turn, so that a long one keeps nobody waiting."""
         session = self.session
-        if session.arrivals.cancels:
-            self._cancel(session.arrivals.cancels.pop())
-            return
+        if self.cancelling is None and session.arrivals.cancels:
+            self.cancelling = self._cancel(session.arrivals.cancels.pop())
+        if self.cancelling is not None and next(self.cancelling, self) is self:
+            self.cancelling = None
         if session.left and self._has_room:
             self.coming.append(pipeline.resume(session.spool, session.left[-1]))
             session.left.pop()
+        if not self.coming:
+            return
         steps = self.coming.popleft()
         try:
             step = next(steps)
@@ -132,39 +138,50 @@ class Intake:
         else:
             arrivals.forget(source)
 
-    def _cancel(self, source: str) -> None:
-        """Act on a `NAME.cancel`: for every job of that name that was there before it, then it is removed.
+    def _cancel(self, source: str) -> Iterator[None]:
+        """Act on a `NAME.cancel`, one job a step: for each of that name that was there before it; then it is removed.
 
         One that can't be removed does no harm: it means nothing to jobs that come after it. Where the file should be
         and is not, or can't be looked at, somebody has exchanged its folder: then it cancels nothing.
         """
-        session, name = self.session, source.removesuffix(CANCEL_SUFFIX)
         try:
-            with opened_folder(session.config.inbox, source) as (folder, file):
-                status = os.lstat(file, dir_fd=folder)
-                self._call_off(name, status.st_ctime_ns)
-                if stat.S_ISREG(status.st_mode):
+            asked = self._asked(source)
+            yield from self._call_off(source.removesuffix(CANCEL_SUFFIX), asked.st_ctime_ns)
+            with opened_folder(self.session.config.inbox, source) as (folder, file):
+                if stat.S_ISREG(asked.st_mode) and os.path.samestat(os.lstat(file, dir_fd=folder), asked):
                     os.unlink(file, dir_fd=folder)
         except FileNotFoundError:
             pass
         except OSError as error:
             log.warning("cancel file can't be used or removed", action="cancel", file=source, reason=error.strerror)
 
-    def _call_off(self, name: str, asked_ns: int) -> None:
+    def _asked(self, source: str) -> os.stat_result:
+        with opened_folder(self.session.config.inbox, source) as (folder, file):
+            return os.lstat(file, dir_fd=folder)
+
+    def _call_off(self, name: str, asked_ns: int) -> Iterator[None]:
         """Cancel every job of this name that was there before."""
         session = self.session
-        for waiting in session.arrivals.named(name):
-            self._take_out(waiting, asked_ns)
-        for ticket in session.named(name):
-            if self._was_there(ticket, asked_ns):
-                self._mark(ticket)
-                session.schedule.add(replace(ticket, priority=URGENT, not_before=0.0))
-        running = self.running()
-        if running is not None and running.is_meant_by(name) and self._was_there(running, asked_ns):
-            self._mark(running)
-            self.unwanted.add(running.job_id)
         if self.coming or self.being_read or session.left:
             self.cancelled.append((name, asked_ns))
+        for waiting in session.arrivals.named(name):
+            self._take_out(waiting, asked_ns)
+        running = self.running()
+        queued = [*([running] if running is not None and running.is_meant_by(name) else []), *session.named(name)]
+        for ticket in queued:
+            if self._was_there(ticket, asked_ns):
+                self._call_off_one(ticket)
+            yield
+
+    def _call_off_one(self, ticket: Ticket) -> None:
+        """Cancel a job that was queued or running a moment ago; it may have come to its turn, or ended, meanwhile."""
+        running = self.running()
+        if running is not None and running.job_id == ticket.job_id:
+            self._mark(ticket)
+            self.unwanted.add(ticket.job_id)
+        elif self.session.waits(ticket.job_id):
+            self._mark(ticket)
+            self.session.schedule.add(replace(ticket, priority=URGENT, not_before=0.0))
 
     def _take_out(self, source: str, asked_ns: int) -> None:
         """Claim a file that is to be cancelled before it was read."""

@@ -2,7 +2,7 @@
 
 One process for small files, one for large ones, so that the former never wait for the latter. Each is started when it
 is needed, ends when it has had nothing to read for a while, and is replaced when a file kills it or takes longer than
-it may. Nothing here waits.
+it may. Nothing here waits for longer than `END_WAIT_S`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from watcher.reader_main import LENGTH
 from watcher.worker_process import environment_of
 
 LARGE_BYTES = 64 << 10
+MOST_SMALL, MOST_LARGE = 256, 16  # that wait at a time, so that their bytes take some 16 MiB in each lane
 IDLE_S = 60.0
 START_AGAIN_S = 2.0
 STUCK_S = 600.0
+END_WAIT_S = 0.5
 READ_BYTES = 1 << 18
 TRIES = 2
 
@@ -62,10 +64,18 @@ class Readers:
     def ask(self, data: bytes, suffix: str) -> Reading:
         """Have a job file read; the reading ends in one of the next calls of `step`."""
         request = _Request(data, suffix, Reading())
-        lane = self._large if len(data) > LARGE_BYTES else self._small
+        lane = self._lane(len(data))
         lane.queue.append(request)
         lane.step()
         return request.reading
+
+    def is_full(self, size_bytes: int) -> bool:
+        """Whether as many files of this kind wait as should."""
+        lane = self._lane(size_bytes)
+        return len(lane.queue) >= (MOST_LARGE if lane is self._large else MOST_SMALL)
+
+    def _lane(self, size_bytes: int) -> _Lane:
+        return self._large if size_bytes > LARGE_BYTES else self._small
 
     def step(self) -> None:
         """Send and receive what can be."""
@@ -73,7 +83,7 @@ class Readers:
         self._large.step()
 
     def configure(self, config: Config) -> None:
-        """Go on by another configuration; what is being read is read again."""
+        """Read by another configuration from now on; what is being read is read again."""
         self._config = config
         self._small.end()
         self._large.end()
@@ -149,13 +159,19 @@ class _Process:
             del self.unread[:end]
             yield frame
 
-    def end(self) -> int:
-        """Kill and reap it; its exit code as subprocess has it."""
+    def end(self) -> int | None:
+        """Kill and reap it.
+
+        Returns:
+            Its exit code as subprocess has it; None while the kernel holds it, most often for a disk that does not
+            answer: then it has to be reaped later.
+        """
         self.popen.kill()
-        code = self.popen.wait()
         for stream in (self.popen.stdin, self.popen.stdout):
             cast(IO[bytes], stream).close()
-        return code
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.popen.wait(END_WAIT_S)
+        return None
 
 
 @dataclass(slots=True)
@@ -169,9 +185,11 @@ class _Lane:
     process: _Process | None = None
     since_s: float = 0.0
     start_at_s: float = 0.0
+    lingering: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def step(self) -> None:
         now_s = time.monotonic()
+        self.lingering = [popen for popen in self.lingering if popen.poll() is None]
         if self.process is None and (not self.queue or now_s < self.start_at_s or not self._start(now_s)):
             return
         assert self.process is not None  # noqa: S101 - started above
@@ -189,22 +207,27 @@ class _Lane:
         else:
             self.readers.watch(self.process.stdin, select.EPOLLOUT if self.process.unsent else 0)
 
-    def end(self) -> int:
+    def end(self) -> int | None:
         """End the process; what it was reading is read again by the next one."""
         if self.current is not None:
             self.queue.appendleft(self.current)
             self.current = None
         process, self.process = self.process, None
-        return process.end() if process is not None else 0
+        if process is None:
+            return None
+        if (code := process.end()) is None:
+            self.lingering.append(process.popen)
+        return code
 
     def _start(self, now_s: float) -> bool:
         self.since_s, self.start_at_s = now_s, now_s + START_AGAIN_S
         try:
             self.process = _Process.start(self.nice, self.readers.config)
+            self.readers.watch(self.process.stdout, select.EPOLLIN)
         except OSError as error:
             log.warning("the process that reads job files can't be started", action="reader", reason=error.strerror)
+            self.end()
             return False
-        self.readers.watch(self.process.stdout, select.EPOLLIN)
         return True
 
     def _send(self, request: _Request, now_s: float) -> None:
@@ -220,7 +243,7 @@ class _Lane:
             request, self.current = self.current, None
             try:
                 request.reading.end(unpacked(json.loads(frame), request.data))
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 request.refuse("the process that read this file gave an answer that makes no sense")
         if self.queue:
             self._send(self.queue.popleft(), now_s)
@@ -257,7 +280,9 @@ def _seconds(lane: _Lane) -> str:
     return f"{lane.readers.config.limits.read_s:g} s"
 
 
-def _named(code: int) -> str:
+def _named(code: int | None) -> str:
+    if code is None:
+        return "it closed its line"
     with contextlib.suppress(ValueError):
         return signal.Signals(-code).name
     return f"exit code {code}"

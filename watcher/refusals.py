@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import grp
 import os
-import shlex
 import stat
 from pathlib import Path
 
-from jobs.errors import printable
+from jobs.errors import shell_word
 
 
 def reason(what: str, inbox: Path, source: str, error: OSError) -> str:
@@ -44,9 +43,9 @@ def _cure(inbox: Path, source: str) -> str:
         return ""
     file = path / parts[-1]
     if not os.access(file, os.R_OK, effective_ids=True, follow_symlinks=False):
-        return f"chmod a+r {_quoted(file)}"
+        return f"chmod a+r {shell_word(file)}"
     if _is_kept_by_sticky(path, file):
-        return f"chmod -t {_quoted(path)}"
+        return f"chmod -t {shell_word(path)}"
     return ""
 
 
@@ -54,10 +53,10 @@ def _opened(rights: str, folder: Path) -> str:
     """How its owner lets the spool's user into a folder."""
     status, groups = os.lstat(folder), {os.getegid(), *os.getgroups()}
     if status.st_uid == os.geteuid():
-        return f"chmod u+{rights} {_quoted(folder)}"
+        return f"chmod u+{rights} {shell_word(folder)}"
     if status.st_gid in groups:
-        return f"chmod g+{rights} {_quoted(folder)}"
-    return f"chgrp {_group_name(os.getegid())} {_quoted(folder)} && chmod g+{rights} {_quoted(folder)}"
+        return f"chmod g+{rights} {shell_word(folder)}"
+    return f"chgrp {_group_name(os.getegid())} {shell_word(folder)} && chmod g+{rights} {shell_word(folder)}"
 
 
 def _is_kept_by_sticky(folder: Path, file: Path) -> bool:
@@ -72,7 +71,3 @@ def _group_name(gid: int) -> str:
         return grp.getgrgid(gid).gr_name
     except KeyError:
         return str(gid)
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(printable(path))

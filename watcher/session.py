@@ -104,7 +104,9 @@ class Session:
             with holding("the state folder of the inbox"):
                 lock = Lock.acquire(state.path / "lock")
                 undo.callback(lock.release)
-                session = cls._opened(config, events, state, lock)
+                store = Store.open(config.inbox, state)
+                undo.callback(store.close)
+                session = cls._opened(config, events, store, lock)
                 danger = folders.exposed(config)
             undo.pop_all()
         if danger:
@@ -112,14 +114,13 @@ class Session:
         return session
 
     @classmethod
-    def _opened(cls, config: Config, events: Events, state: State, lock: Lock) -> Session:
-        store = Store.open(config.inbox, state)
+    def _opened(cls, config: Config, events: Events, store: Store, lock: Lock) -> Session:
         store.empty_trash()
         spool = Spool(
             store=store,
             lock=lock,
             outbox=None,
-            snapshots=Snapshots(state.path / "recordings", places(config)),
+            snapshots=Snapshots(store.state / "recordings", places(config)),
             rules=_rules(config),
             device=config.device.model_dump(mode="json"),
             longest_bytes=config.limits.job_file_bytes,
@@ -140,10 +141,10 @@ class Session:
             recall=store.lately.recall,
         )
         schedule = Schedule(config.limits.affinity_s)
-        return cls(config, state, lock, spool, incoming, schedule, left=store.claimed_ids()[::-1])
+        return cls(config, store.folder, lock, spool, incoming, schedule, left=store.claimed_ids()[::-1])
 
     def reload(self, config: Config) -> None:
-        """Go on with another configuration of the same folders.
+        """Use another configuration of the same folders from now on.
 
         Raises:
             ConfigError: Its `defaults` are wrong; nothing has changed.
@@ -171,6 +172,10 @@ class Session:
         """All jobs that wait for their turn and that `NAME.cancel` means."""
         waiting = [entry.ticket for entry in self.deferred.values() if entry.due_s != float("inf")]
         return [*self.schedule.named(name), *(ticket for ticket in waiting if ticket.is_meant_by(name))]
+
+    def waits(self, job_id: str) -> bool:
+        """Whether a job waits for its turn, queued or deferred."""
+        return job_id in self.schedule or job_id in self.deferred
 
     def defer(self, ticket: Ticket, reason: str) -> None:
         """Let a job wait behind the others."""

@@ -35,7 +35,7 @@ class Checked:
         data: Its bytes; b"" when it could not be read.
         documents: Its jobs, also those that are wrong; () when it could not be understood.
         problems: All of them, those of recordings too.
-        beside: Recordings that lie beside the file: name in the job, with its ending -> real path.
+        beside: Recordings next to the file: name in the job, with its ending -> real path.
         by_options: Whether options of `submit` describe the job, so that there is no file whose lines could be named.
         notes: Sentences about what this machine lacks, and another one may have.
     """

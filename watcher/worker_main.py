@@ -7,7 +7,6 @@ fork. What it prints goes to the daemon's log; what it has to say goes over its 
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import os
 import resource
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines.base import EngineClass
 from engines.errors import SHORTAGES, CheckpointRefused, EngineError, EngineMissing, OutOfMemory, RequestRefused
-from jobs.errors import Hold, SpoolError, real_paths
+from jobs.errors import OF_THE_DISK, Hold, SpoolError, real_paths
 from jobs.order import Order, Progress, Rendering, Stopped
 from watcher import leash, messages
 from watcher.messages import Failed
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 PROGRESS_EVERY_S = 0.05
 OOM_SCORE = 500
 LAST_FRAMES = 20
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV})
 
 
 def main() -> None:
@@ -263,8 +261,8 @@ def failure(error: BaseException) -> Failed:
             OutOfMemory.hint,
             OutOfMemory.retryable,
         )
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return Failed(Hold.code, said, "Free space, or bring the disk back; work goes on by itself.", retryable=False)
+    if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        return Failed(Hold.code, said, "Free space, or bring the disk back; work resumes by itself.", retryable=False)
     return Failed(EngineError.code, f"the engine failed ({said})", EngineError.hint, EngineError.retryable)
 
 

@@ -411,6 +411,35 @@ def test_a_file_is_read_elsewhere_while_others_go_on(at: Desk) -> None:
     assert at.arrivals.settled()
 
 
+def test_files_wait_on_disk_while_too_many_are_read(at: Desk) -> None:
+    """One is read after another; what is gone meanwhile takes nobody's turn."""
+    asked: dict[str, Reading] = {}
+
+    def read(_data: bytes, source: str) -> Reading | None:
+        if source in asked:
+            return asked[source]
+        return None if any(not one.ended for one in asked.values()) else asked.setdefault(source, Reading())
+
+    at.arrivals.read = read
+    for number in range(4):
+        at.write(f"{number}.yaml")
+    at.ready()
+    assert at.ready(QUIET_S) == []
+    assert list(asked) == ["0.yaml"]
+    assert at.reason("3.yaml") == "it waits until others have been read"
+    (at.inbox / "1.yaml").unlink()
+    at.touched(at.inbox / "1.yaml")
+    at.arrivals.take_hints()
+    taken = []
+    for number in (0, 2, 3):
+        assert not at.arrivals.settled()
+        asked[f"{number}.yaml"].end(at._read(DONE, "a.yaml").documents())
+        at.arrivals.readings_may_have_ended()
+        taken += at.ready()
+    assert taken == ["0.yaml", "2.yaml", "3.yaml"]
+    assert at.arrivals.settled()
+
+
 def test_a_file_with_other_names_in_a_folder_that_others_write_to_fails_unread(at: Desk, tmp_path: Path) -> None:
     """It may be a private file of somebody else. In a folder of one's own, links are one's own."""
     private, own = at.write("shared/a.yaml"), at.write("own/b.yaml")

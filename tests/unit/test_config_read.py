@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 import pytest
 
 from engines import registry
+from jobs.errors import Hold
+from jobs.recordings import Snapshots
 from tests.spooling import PLUGINS, ROOT
 from watcher.config import Config, Section, load
 from watcher.config_read import NEEDS_RESTART, ConfigRead, changed_keys, until_restart
@@ -106,6 +110,25 @@ def test_after_a_reload_a_session_is_what_one_opened_anew_would_be(paths: tuple[
         anew.close()
     finally:
         events.close()
+
+
+def test_an_inbox_that_can_not_be_opened_leaves_nothing_open(
+    paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is on hold it is tried again every few seconds."""
+    plain, before = load(paths[0]), len(os.listdir("/proc/self/fd"))
+
+    def refused(_snapshots: Snapshots) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Snapshots, "sweep", refused)
+    events = Events()
+    try:
+        with pytest.raises(Hold):
+            Session.open(plain, events)
+    finally:
+        events.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def held_by(session: Session) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 
 from jobs.assembly import Assembly
 from jobs.errors import OutboxGone
+from jobs.open_folder import OpenFolder
 from jobs.outbox import Outbox, Policy
 from tests.mounting import command, mount_again, mount_tmpfs, private_mounts
 
@@ -283,6 +284,30 @@ def test_an_outbox_that_is_gone_or_gives_no_group_refuses_all(outbox: Outbox, mo
     error = outbox.refuses()
     assert isinstance(error, FileNotFoundError)
     assert error.strerror == f"the outbox {outbox.folder} is not there"
+
+
+def test_a_folder_that_refuses_is_not_left_open(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its job is tried again every minute, so that one descriptor each time would end the daemon within hours. Nor is a
+    new folder left behind that could not get its group.
+    """
+
+    def refused(*_arguments: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    before = len(os.listdir("/proc/self/fd"))
+    outbox.policy = Policy(group=os.getegid())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fchown", refused)
+        with pytest.raises(PermissionError):
+            publish(outbox, "radio/hello")
+    assert visible(outbox) == []
+    (outbox.folder / "radio").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenFolder, "has", refused)
+        with pytest.raises(PermissionError):
+            publish(outbox, "radio/hello")
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert publish(outbox, "radio/hello") == "radio/hello"
 
 
 def refusal(outbox: Outbox) -> int | None:

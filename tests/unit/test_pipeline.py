@@ -348,6 +348,18 @@ def test_the_spools_own_copy_is_compared_with_its_checksum(at: Desk) -> None:
     assert "damaged on disk" in outcome.message
 
 
+def test_a_claim_whose_copy_is_gone_holds_itself_alone_when_it_is_read_back(at: Desk) -> None:
+    at.drop("a.yaml")
+    at.drop("b.yaml")
+    (broken,), (_whole,) = at.take("a.yaml"), at.take("b.yaml")
+    (at.state / "claimed" / broken.job_id / "job.yaml").unlink()
+    at.close()
+    back, other = at.resume()
+    with pytest.raises(Hold, match="the claimed job file"):
+        at.process(back, never)
+    assert at.process(other) is not None
+
+
 # --- several documents -----------------------------------------------------------------------------
 
 
@@ -422,6 +434,17 @@ def test_what_yaml_cuts_from_a_text_makes_the_result_doubtful(at: Desk) -> None:
     assert reason in told["warnings"]
     assert reason.startswith("line 1: text: `#42 now` is not spoken")
     assert manifest(at.run("b.yaml", "text: 'Call extension' #42\n"))["checks"]["verdict"] == "ok"
+
+
+def test_the_status_is_as_doubtful_as_the_manifest(at: Desk) -> None:
+    """What `status.json`, the log and `submit --wait` say comes from the outcome."""
+    at.drop("a.yaml", "text: Call extension #42 now\n")
+    (ticket,) = at.take("a.yaml")
+    outcome = at.process(ticket)
+    assert outcome is not None
+    checks = manifest(outcome.folder)["checks"]
+    assert (outcome.verdict, list(outcome.reasons)) == (checks["verdict"], checks["reasons"])
+    assert outcome.verdict == "doubtful"
 
 
 # --- recordings and checkpoints ------------------------------------------------------------------------------------

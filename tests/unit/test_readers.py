@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from jobs.errors import JobInvalid
 from jobs.reading import Reading
 from tests.spooling import is_running, until
 from watcher.config import Config, Limits
-from watcher.readers import LARGE_BYTES, Readers
+from watcher.readers import LARGE_BYTES, MOST_LARGE, Readers
 
 LARGE = b"text: hello\nmetadata: {a: [" + b"1, " * (LARGE_BYTES // 3) + b"1]}\n"
 SLOW = b"---\n".join(b"text: a\nunknown: 1\n" for _ in range(900)) + b"# " + b"x" * LARGE_BYTES
@@ -89,9 +91,42 @@ def test_another_configuration_is_read_by_from_then_on(readers: Readers, tmp_pat
     assert "at most 1 are allowed" in str(document.problems)
 
 
+def test_what_waits_to_be_read_is_bounded(readers: Readers) -> None:
+    """A stranger can drop thousands of large files at once."""
+    asked = 0
+    while not readers.is_full(LARGE_BYTES + 1):
+        readers.ask(LARGE, ".yaml")
+        asked += 1
+    assert asked == MOST_LARGE
+    assert not readers.is_full(1)
+    assert ended(readers, readers.ask(b"text: a", ".yaml")).documents()
+
+
 def test_nothing_is_left_when_it_is_closed(tmp_path: Path) -> None:
     readers = Readers(Config(models=tmp_path))
     ended(readers, readers.ask(b"text: a", ".yaml"))
     pid = pid_of(readers, large=False)
     readers.close()
     assert not is_running(pid)
+
+
+def test_a_reader_that_the_kernel_holds_keeps_nobody_waiting(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does that waits for a disk which does not answer: not even a kill ends it."""
+    ended(readers, readers.ask(b"text: a", ".yaml"))
+    held = pid_of(readers, large=False)
+    os.kill(held, signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess.Popen, "kill", lambda _popen: None)
+        started_s = time.monotonic()
+        readers.configure(readers.config)
+        assert time.monotonic() - started_s < 1.0
+    assert is_running(held)
+    assert ended(readers, readers.ask(b"text: b", ".yaml")).documents()
+    (lingering,) = readers._small.lingering
+    lingering.kill()
+
+    def reaped() -> bool:
+        readers.step()
+        return not readers._small.lingering
+
+    until(reaped, "it is reaped when the kernel lets it go")

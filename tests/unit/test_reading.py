@@ -107,7 +107,9 @@ def test_a_claim_remembers_what_was_read_by_the_same_rules(tmp_path: Path) -> No
         reading.documents()
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b'{"key": "key"}', b'{"key": "key", "documents": [{}]}'])
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b'{"key": "key"}', b'{"key": "key", "documents": [{}]}', b'{"key": "key", "documents": []}']
+)
 def test_what_is_damaged_is_read_again(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "understood.json").write_bytes(damage)
     assert understood(tmp_path, "key", b"text: a") is None

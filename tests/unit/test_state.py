@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -121,3 +122,18 @@ def test_what_was_opened_is_used_whatever_comes_to_its_path(state: Path) -> None
         assert (state.parent / "moved" / "mine").exists()
         assert real_paths(opened.path / "mine") == str(state.parent / "moved" / "mine")
     assert real_paths("/proc/self/fd/999999/a") == "/proc/self/fd/999999/a"
+
+
+def test_what_a_running_daemon_renames_meanwhile_is_no_trouble(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes status.json under another name first, every second."""
+    (state / ".status.json.new").write_text("{}")
+    real = os.scandir
+
+    def listed(fd: int) -> contextlib.nullcontext[list[os.DirEntry[str]]]:
+        entries = list(real(fd))
+        (state / ".status.json.new").replace(state / "status.json")
+        return contextlib.nullcontext(entries)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", listed)
+        check(state)

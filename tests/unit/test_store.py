@@ -276,6 +276,18 @@ def test_a_full_disk_at_any_step_of_a_claim_leaves_the_file_in_the_inbox(
     assert inside(store.state / "claimed") == []
 
 
+def test_nobody_can_take_all_names_that_a_file_is_put_back_by(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders do for that; a file that finds no name would hold all others up."""
+    looked_at = changing(store, "a.yaml")
+    for number in range(2, 1001):
+        (store.inbox / f"a ({number}).yaml").mkdir()
+    when_claimed(monkeypatch, (store.inbox / "a.yaml").mkdir)
+    with pytest.raises(Changed):
+        store.claim("a.yaml", looked_at, LIMIT)
+    (back,) = (path for path in store.inbox.iterdir() if path.is_file())
+    assert back.read_bytes() == b"text: hello again\n"
+
+
 def test_a_put_back_that_is_refused_is_a_hold_and_recovery_finds_the_file(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -512,3 +524,9 @@ def test_what_is_left_of_released_jobs_goes_at_the_next_start(at: Desk, monkeypa
     at.close()
     at.open()
     assert inside(at.state / "trash") == []
+
+
+def test_a_look_whether_the_folders_take_anything_leaves_nothing(store: Store) -> None:
+    before = inside(store.state)
+    assert store.refuses() is None
+    assert inside(store.state) == before

@@ -16,7 +16,7 @@ import atexit
 import contextlib
 import errno
 import os
-import shutil  # noqa: F401 - looks at its import whether the functions of os take descriptors, and ours do not say so
+import shutil  # noqa: F401 - looks at the calls of os when it is imported, and must see the real ones
 import signal
 import sys
 import time
