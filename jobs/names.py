@@ -109,6 +109,10 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
+MOST_NUMBERS = 8
+
+
 def natural(name: str) -> tuple[tuple[int, str], ...]:
-    """Sort key that puts `part-9` before `part-10`."""
-    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d{1,18})", name))
+    """Sort key that puts `part-9` before `part-10`; of a name of a hundred numbers, the first few count as such."""
+    parts = enumerate(re.split(r"(\d{1,18})", name, maxsplit=MOST_NUMBERS))
+    return tuple((int(part), "") if place % 2 else (-1, part) for place, part in parts)

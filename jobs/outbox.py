@@ -25,7 +25,7 @@ from jobs.open_folder import OpenFolder
 from jobs.outbox_id import SPOOL_FOLDER, found_new, gone, ours_alone, read_id, spool_folder
 
 MANIFEST = "manifest.json"
-MOST_NAMES, MOST_FOLDERS = 500_000, 1_000  # about 50 MB, once names of results taken away long ago have piled up
+MOST_NAMES, MOST_FOLDERS = 250_000, 1_000  # about 50 MB, once names of results taken away long ago have piled up
 PROBE_BYTES = 64 << 10
 TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})  # a rename never replaces a folder with files in it
 NO_PERMISSIONS = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS})  # exFAT, many SMB mounts
@@ -87,7 +87,7 @@ class Outbox:
     staging: Path
     policy: Policy
     _owner: int
-    _names: dict[Path, set[int]] = field(default_factory=dict)
+    _names: dict[Path, dict[int, str]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path, memory: Path, inbox_id: str, policy: Policy) -> Outbox:
@@ -296,19 +296,21 @@ class Outbox:
         """Whether a name is in use, also in another case or Unicode form (one name on Windows and macOS).
 
         Listing a folder of 100,000 results for each new one would make the spool slower with every result, so
-        the names are read once; a consumer that took one away is noticed by reading them again on a hit.
+        the names are read once; that a consumer took one away is noticed on a hit.
         """
         if parent.has(name):
             return True
         key = hash(folded(name))
-        if parent.path not in self._names or key in self._names[parent.path]:
-            self._names[parent.path] = {hash(folded(entry)) for entry in parent.names()}
+        if (there := self._names.get(parent.path, {}).get(key)) is not None and parent.has(there):
+            return True
+        if there is not None or parent.path not in self._names:
+            self._names[parent.path] = {hash(folded(entry)): entry for entry in parent.names()}
         return key in self._names[parent.path]
 
     def _remember(self, parent: OpenFolder, name: str) -> None:
         """Note a name that is taken now, if the names beside it are known; there is a bound to what is kept in mind."""
         if (names := self._names.get(parent.path)) is not None:
-            names.add(hash(folded(name)))
+            names[hash(folded(name))] = name
             if len(names) > MOST_NAMES or len(self._names) > MOST_FOLDERS:
                 self._names.clear()
 

@@ -35,7 +35,7 @@ from jobs.names import safe_name
 from jobs.order import Fallback, Limits
 from jobs.outbox import MANIFEST, Outbox
 from jobs.parse import Document
-from jobs.reading import AT_ONCE_BYTES, ReadElsewhere, Reading, keep_understood, understood
+from jobs.reading import AT_ONCE_BYTES, BeingRead, ReadElsewhere, Reading, keep_understood, understood
 from jobs.recordings import MOST_NEAREST, Copies, NotAllowed, Snapshots, transcript_beside
 from jobs.rendering import Order, Rendering
 from jobs.report import Story
@@ -69,7 +69,7 @@ class Spool:
         attempts: How often a job is tried that the engine fails on.
         deaths: After so many daemons in a row that died while reading a file, it is not read again.
         elsewhere: Reads what may take long; None where nothing else waits meanwhile.
-        wait: Called for a reading that is needed now; returns when it has ended, or raises.
+        readings: Of jobs whose turn came while their file was being read, by id.
         breathe: Called again and again while a large result is copied.
         limits: What a worker holds each job to.
     """
@@ -84,7 +84,7 @@ class Spool:
     attempts: int
     deaths: int
     elsewhere: ReadElsewhere | None = None
-    wait: Callable[[Reading], None] = lambda _reading: None
+    readings: dict[str, Reading] = field(default_factory=dict)
     breathe: Callable[[], None] = nothing
     limits: Limits = field(default_factory=Limits)
 
@@ -163,6 +163,8 @@ class Ready(Protocol):
     def documents(self) -> tuple[Document, ...] | None: ...
     @property
     def set_aside(self) -> str: ...
+    @property
+    def invalid(self) -> JobInvalid | None: ...
 
 
 Step = Ticket | Reading | None
@@ -185,7 +187,12 @@ def take(spool: Spool, arrival: Ready) -> Iterator[Step]:
     claim, data = spool.store.claim(arrival.source, arrival.status, spool.longest_bytes)
     if claim.set_aside:
         return iter([urgent(claim)])
-    return _enlist(spool, claim, data, arrival.documents if data == arrival.data else None)
+    return _enlist(spool, claim, data, (arrival.documents or arrival.invalid) if data == arrival.data else None)
+
+
+def put_by(spool: Spool, arrival: Ready) -> str:
+    """Claim a ready file whose way into the queue is to begin later, by `resume`. Returns its id; raises as `take`."""
+    return spool.store.claim(arrival.source, arrival.status, spool.longest_bytes)[0].job_id
 
 
 def resume(spool: Spool, job_id: str) -> Iterator[Step]:
@@ -204,18 +211,20 @@ def resume(spool: Spool, job_id: str) -> Iterator[Step]:
     return _enlist(spool, claim, data, None)
 
 
-def _enlist(spool: Spool, claim: Claim, data: bytes, documents: tuple[Document, ...] | None) -> Iterator[Step]:
-    if documents is None:
+def _enlist(spool: Spool, claim: Claim, data: bytes, known: tuple[Document, ...] | JobInvalid | None) -> Iterator[Step]:
+    """From a claim to the queue; `known` is what its file says, if that is known."""
+    reading = Reading(known)
+    if known is None:
         with holding("the state folder of the inbox"):
             reading = spool.read_claimed(data, claim)
         if not reading.ended:
             yield reading
-        try:
-            documents = reading.documents()
-        except JobInvalid as invalid:
-            _keep(spool, claim, data, invalid)
-            yield urgent(claim)
-            return
+    try:
+        documents = reading.documents()
+    except JobInvalid as invalid:
+        _keep(spool, claim, data, invalid)
+        yield urgent(claim)
+        return
     copies = spool.snapshots.copies()
     if len(documents) == 1 or claim.document:
         yield from _ticket(spool, claim, documents[0], copies)
@@ -324,6 +333,7 @@ def process(spool: Spool, job_id: str, renderer: Renderer) -> Outcome | None:
 
     Raises:
         Hold: Nothing is wrong with the job; call again later, finished work is kept.
+        BeingRead: Its file is being read elsewhere; call again when that has ended.
     """
     started_s = time.time()
     with holding("the state folder of the inbox"):
@@ -356,8 +366,12 @@ def _understand(spool: Spool, claim: Claim) -> Document:
         data = claim.job_file.read_bytes()
     if hashlib.sha256(data).hexdigest() != claim.sha256:
         raise JobInvalid([Problem("the spool's own copy of the file is damaged on disk")])
-    reading = understood(claim.folder, spool.key_of(claim), data) or spool.read_claimed(data, claim)
-    spool.wait(reading)
+    reading = spool.readings.pop(claim.job_id, None) or understood(claim.folder, spool.key_of(claim), data)
+    if reading is None:
+        reading = spool.read_claimed(data, claim)
+    if not reading.ended:
+        spool.readings[claim.job_id] = reading
+        raise BeingRead(reading)
     return reading.documents()[0]
 
 
@@ -485,6 +499,7 @@ def _settle(spool: Spool, claim: Claim, intent: Mapping[str, Any]) -> Outcome | 
 
 
 def _release(spool: Spool, claim: Claim) -> None:
+    spool.readings.pop(claim.job_id, None)
     with holding("the state folder of the inbox"):
         spool.store.release(claim)
         spool.snapshots.let_go(claim.recordings.values())

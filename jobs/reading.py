@@ -26,6 +26,14 @@ AT_ONCE_BYTES = 8 << 10
 """The worst file of this size takes some hundredths of a second to parse."""
 
 
+class BeingRead(Exception):
+    """A job's turn has come while its file is being read; try again when the reading has ended."""
+
+    def __init__(self, reading: Reading) -> None:
+        super().__init__("the job file is being read")
+        self.reading = reading
+
+
 @dataclass(slots=True)
 class Reading:
     """A job file that is being read, or has been."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -72,12 +72,14 @@ class Places:
         candidates = self._candidates(name, job_folder)
         for candidate in (*candidates, *(found for place in candidates for found in _with_ending(name, place))):
             try:
-                real = candidate.resolve(strict=True)
-                usable = real.is_file()
-            except (OSError, RuntimeError) as error:
-                if isinstance(error, OSError) and error.errno in {errno.ENOENT, errno.ENOTDIR}:
-                    continue
-                raise NotAllowed(f"{printable(name)} can't be opened: {printable(error)}") from None
+                real, usable = _looked_up(candidate)
+            except FileNotFoundError:
+                self._check_link(name, candidate)
+                continue
+            except NotADirectoryError:
+                continue
+            except OSError as error:
+                raise NotAllowed(f"{printable(name)} can't be opened: {error.strerror}") from None
             self._check(name, real)
             if usable:
                 return real
@@ -85,6 +87,14 @@ class Places:
         if is_folder:
             raise NotAllowed(f"{printable(name)} is not a file")
         return None
+
+    def _check_link(self, name: str, candidate: Path) -> None:
+        """A link to nothing may be to something later; whether something is there outside, nobody is told."""
+        with contextlib.suppress(OSError):
+            target = Path(os.path.normpath(candidate.parent / os.readlink(candidate)))
+            roots = (self.inbox, self.voices, *self.allowed_roots)
+            if not any(target.is_relative_to(place) for root in roots for place in (root, root.resolve())):
+                raise NotAllowed(_leads_out(name))
 
     def missing(self, name: str, job_folder: Path, *, with_nearest: bool = True) -> str:
         """What to say of a recording that is not there: where it was looked for, and the nearest that is."""
@@ -115,6 +125,9 @@ class Places:
         if "\0" in name or ".." in parts.parts:
             raise NotAllowed(f"{printable(name)} leads out of the spool's folders")
         if parts.is_absolute():
+            roots = (self.inbox, self.voices, *self.allowed_roots)
+            if not any(parts.is_relative_to(place) for root in roots for place in (root, root.resolve())):
+                raise NotAllowed(_leads_out(name))  # whether it is there or not
             return [Path(name)]
         return [job_folder / name, self.voices / name]
 
@@ -155,19 +168,38 @@ def _listed(folder: Path) -> list[str]:
         os.close(fd)
 
 
+def _leads_out(name: str) -> str:
+    return (
+        f"{printable(name)} leads out of the spool's folders; the operator can allow its folder with "
+        "`allowed_roots` in config.yaml"
+    )
+
+
+def _looked_up(path: Path) -> tuple[Path, bool]:
+    """The real path of a file, and whether it is a regular one. The kernel follows the links, at most forty of them.
+
+    Raises:
+        OSError: ENOENT, ELOOP and the like.
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return Path(os.readlink(f"/proc/self/fd/{fd}")), stat.S_ISREG(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+
+
 def check_place(name: str, real: Path, roots: Iterable[Path]) -> None:
     """Raise NotAllowed unless the real path that a name leads to lies in one of the folders."""
     if not any(real.is_relative_to(root.resolve()) for root in roots):
-        raise NotAllowed(
-            f"{printable(name)} leads out of the spool's folders; the operator can allow its folder with "
-            "`allowed_roots` in config.yaml"
-        )
+        raise NotAllowed(_leads_out(name))
 
 
 def transcript_beside(recording: Path) -> str | None:
     """The text of `ana.txt` beside `ana.wav`, at most 64 KiB of UTF-8; None when there is none that can be read."""
     try:
-        with _opened_in_place(recording.with_suffix(".txt")) as (fd, _status):
+        with _opened_in_place(recording.with_suffix(".txt")) as (fd, status, folder):
+            if has_other_names(status, folder):
+                return None  # maybe a private text, of which not a word may be published
             return os.pread(fd, TRANSCRIPT_BYTES, 0).decode("utf-8-sig", errors="replace").strip() or None
     except (OSError, NotAllowed):
         return None
@@ -181,17 +213,24 @@ def transcript_wanted(engine: str, recording: str) -> str:
 
 
 @contextlib.contextmanager
-def _opened_in_place(real: Path) -> Iterator[tuple[int, os.stat_result]]:
+def _opened_in_place(real: Path) -> Iterator[tuple[int, os.stat_result, os.stat_result]]:
     """Open a file by its real path, unless a folder on the way was replaced by a link since that was found.
+
+    Yields:
+        Its descriptor, its state, and that of the folder it was opened in.
 
     Raises:
         NotAllowed: It was.
         OSError: As `opened_regular`.
     """
-    with opened_regular(real) as (fd, status):
-        if Path(os.readlink(f"/proc/self/fd/{fd}")) != real:
-            raise NotAllowed(f"{printable(real.name)} was moved while it was being read")
-        yield fd, status
+    folder = os.open(real.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with opened_regular(real.name, folder) as (fd, status):
+            if Path(os.readlink(f"/proc/self/fd/{fd}")) != real:
+                raise NotAllowed(f"{printable(real.name)} was moved while it was being read")
+            yield fd, status, os.fstat(folder)
+    finally:
+        os.close(folder)
 
 
 @dataclass(slots=True)
@@ -245,8 +284,8 @@ class Snapshots:
         shown = printable(recording.name)
         with contextlib.ExitStack() as stack:
             try:
-                fd, status = stack.enter_context(_opened_in_place(recording))
-                is_shared = has_other_names(status, os.stat(recording.parent))
+                fd, status, folder = stack.enter_context(_opened_in_place(recording))
+                is_shared = has_other_names(status, folder)
             except OSError as error:
                 raise NotAllowed(f"the recording {shown} can't be read: {error.strerror}") from None
             if is_shared:

@@ -25,7 +25,6 @@ from jobs.errors import ConfigError, InboxGone, holding
 from jobs.files import (
     from_json,
     fsync,
-    has_other_names,
     identity,
     opened_folder,
     opened_regular,
@@ -42,6 +41,7 @@ from jobs.state import State
 
 FORMAT = "1"
 LONGEST_ID_BYTES = 100
+PROBE_BYTES = 64 << 10
 MOST_NAMES_TRIED = 10  # for a file that is put back; the last one is random, so that nobody can have taken all of them
 NOT_REGULAR = frozenset({errno.ELOOP, errno.EINVAL})  # what `opened_regular` says of links, pipes and the like
 
@@ -214,7 +214,7 @@ class Store:
             if not stat.S_ISREG(status.st_mode):
                 raise FileNotFoundError(errno.ENOENT, "it is not a regular file any more", source)
             self._deaths.pop(source, None)  # a mended file of this name is read again
-            return self.describe(replace(claim, set_aside=reason, withheld=self._may_be_linked(claim, status)))
+            return self.describe(replace(claim, set_aside=reason, withheld=status.st_nlink > 1))
         except OSError:
             self._put_back(claim)
             raise
@@ -247,7 +247,9 @@ class Store:
     def _seal(self, claim: Claim, looked_at: os.stat_result, longest_bytes: int) -> tuple[Claim, bytes]:
         """Copy the bytes. Nobody can open the file by its name any more; whoever has it open already is told."""
         with opened_regular(claim.original) as (fd, status):
-            if _content(status) != _content(looked_at) or somebody_writes(fd) or self._may_be_linked(claim, status):
+            # What had one name and has two now may be somebody else's: it is looked at again, in its folder.
+            is_linked = status.st_nlink > max(1, looked_at.st_nlink)
+            if _content(status) != _content(looked_at) or somebody_writes(fd) or is_linked:
                 raise Changed
             if status.st_size > longest_bytes:
                 return self.describe(replace(claim, set_aside=too_large(longest_bytes))), b""
@@ -260,16 +262,6 @@ class Store:
         claim = self.describe(replace(claim, sha256=_digest(data), warnings=warnings))
         self.lately.note(*this)
         return claim, data
-
-    def _may_be_linked(self, claim: Claim, status: os.stat_result) -> bool:
-        """Whether a claimed file may be somebody else's; see `has_other_names`."""
-        if status.st_nlink < 2:
-            return False
-        try:
-            with opened_folder(self.inbox, claim.source) as (folder, _name):
-                return has_other_names(status, os.fstat(folder))
-        except OSError:
-            return True
 
     def _put_back(self, claim: Claim) -> None:
         """Undo a claim. If its name is taken by now, the file returns under another name next to it; if its folder is
@@ -380,7 +372,7 @@ class Store:
     def _read_again(self, claim: Claim, longest_bytes: int) -> bytes:
         """What was ready before the crash is ready still, unless somebody writes; there is nothing to compare with."""
         with opened_regular(claim.original) as (fd, status):
-            if somebody_writes(fd) or self._may_be_linked(claim, status):
+            if somebody_writes(fd) or status.st_nlink > 1:  # the latter is for the inbox to judge
                 raise Changed
             return read_at_most(fd, longest_bytes)
 
@@ -470,7 +462,7 @@ class Store:
     def refuses(self) -> OSError | None:
         """What the state folder or the inbox has against being worked with; None when they are well."""
         try:
-            replace_file(self.state / "probe", b"", durable=False)
+            replace_file(self.state / "probe", bytes(PROBE_BYTES))
             (self.state / "probe").unlink()
             with os.scandir(self.inbox) as entries:
                 next(entries, None)

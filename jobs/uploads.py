@@ -14,7 +14,6 @@ import contextlib
 import os
 import re
 import secrets
-import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -47,19 +46,21 @@ def remove(inbox: Path, claim: Claim, recordings: Iterable[str]) -> None:
     """
     with contextlib.suppress(OSError), opened_folder(inbox, claim.source) as (parent, _name):
         owner = os.lstat(claim.original).st_uid
-        for name in {folder_of(recording) for recording in recordings} - {None}:
-            with contextlib.suppress(OSError):
-                _remove(str(name), parent, owner)
+        for recording in recordings:
+            if (folder := folder_of(recording)) is not None:
+                with contextlib.suppress(OSError):
+                    _remove(folder, PurePosixPath(recording).name, parent, owner)
 
 
-def _remove(name: str, parent: int, owner: int) -> None:
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+def _remove(folder: str, recording: str, parent: int, owner: int) -> None:
+    """Remove a recording and its transcript, and the folder if nothing else is in it."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
         if os.fstat(fd).st_uid != owner:
             return
-        for entry in os.listdir(fd):
-            if not stat.S_ISDIR(os.lstat(entry, dir_fd=fd).st_mode):
-                os.unlink(entry, dir_fd=fd)
-        os.rmdir(name, dir_fd=parent)
+        for name in (recording, str(PurePosixPath(recording).with_suffix(".txt"))):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=fd)
     finally:
         os.close(fd)
+    os.rmdir(folder, dir_fd=parent)

@@ -119,6 +119,7 @@ class Found:
     data: bytes = b""
     documents: tuple[Document, ...] | None = None
     set_aside: str = ""
+    invalid: JobInvalid | None = None
 
 
 def tickets(steps: Iterator[Step]) -> list[Ticket]:

@@ -12,6 +12,7 @@ import heapq
 import os
 import stat
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,6 +48,10 @@ ROOM_LOOK_S = 5.0
 LINKED = f"the file {OTHER_NAMES}"
 ENTRIES_A_STEP = 64
 JOBS_A_STEP = 16
+HINTS_A_STEP = 100
+DEEPEST, LONGEST_BYTES = 32, 1024
+TOO_DEEP = f"more than {DEEPEST} folders deep, or its path has more than {LONGEST_BYTES} bytes"
+MANY = 10_000
 RUN = 10_000
 
 
@@ -59,6 +64,7 @@ class Arrival:
         status: Its state when it was looked at.
         data: Its bytes then; b"" when it was not read.
         documents: What they say; None when they are no job file at all, and then claiming it makes it fail.
+        invalid: Why they are none.
         set_aside: Why it is not to be read; empty for all others.
     """
 
@@ -67,6 +73,7 @@ class Arrival:
     data: bytes = b""
     documents: tuple[Document, ...] | None = None
     set_aside: str = ""
+    invalid: JobInvalid | None = None
 
 
 @dataclass(slots=True)
@@ -168,6 +175,7 @@ class Arrivals:
     _ticks: Iterator[int] = field(default_factory=count)
     _companions: Companions = field(default_factory=Companions)
     _expectant: set[str] = field(default_factory=set)
+    _hints: deque[tuple[str, bool]] = field(default_factory=deque)
     _read_elsewhere: dict[str, Reading] = field(default_factory=dict)
     _to_be_read: dict[str, None] = field(default_factory=dict)
     _walk: Iterator[None] | None = None
@@ -178,16 +186,17 @@ class Arrivals:
     # --- what the daemon calls ---------------------------------------------------------------------
 
     def take_hints(self) -> None:
-        """Look at what events point to."""
+        """Look at what events point to, some of it; the rest at the next call."""
         hints = self.events.take()
         if hints.lost:
             self.sweep_soon()
-        for path in sorted(hints.moved, key=natural):
-            self._hinted(path, moved=True)
-        for path in sorted(hints.touched - hints.moved, key=natural):
-            self._hinted(path, moved=False)
+        self._hints.extend((path, True) for path in sorted(hints.moved, key=natural))
+        self._hints.extend((path, False) for path in sorted(hints.touched - hints.moved, key=natural))
         if not all(map(is_job_name, map(os.path.basename, hints.moved | hints.touched))):
             self._wake_those_that_wait_for_companions()
+        for _ in range(min(len(self._hints), HINTS_A_STEP)):
+            path, moved = self._hints.popleft()
+            self._hinted(path, moved=moved)
 
     def sweep_soon(self) -> None:
         """Look at the whole inbox at the next occasion; if that is being done, once more after it."""
@@ -210,6 +219,8 @@ class Arrivals:
 
     def due_in(self, now: float) -> float:
         """Seconds until `next` has work, if no event comes first."""
+        if self._hints:
+            return 0.0
         look = self._agenda[0][0] if self._agenda else float("inf")
         return max(0.0, min(self._sweep_due, look) - now)
 
@@ -304,9 +315,9 @@ class Arrivals:
             self.events.watch(self.inbox / folder)
             found = Found()
             yield from self._listing(folder, found)
-            yield from self._sighting(heapq.merge(*found.runs, sorted(found.jobs, key=natural), key=natural))
+            yield from self._sighting(heapq.merge(*found.runs, sorted(found.jobs, key=_by_name), key=_by_name))
             self.cancels.update(found.cancels)  # now that the files that they may mean are known
-            folders.extend(sorted(found.folders, key=natural, reverse=True))
+            folders.extend(sorted(found.folders, key=_by_name, reverse=True))
             yield
         gone = [sighting.source for sighting in self._sightings.values() if sighting.sweep != self._sweep]
         yield from self._sighting(gone)
@@ -328,12 +339,14 @@ class Arrivals:
 
     def _sort_out(self, source: str, entry: os.DirEntry[str], found: Found) -> None:
         """Say of one entry what it is: a folder, a job, a cancellation, or nothing to look at."""
-        if _is_folder(entry):
+        if _is_too_deep(source):
+            self._ignore(source, TOO_DEEP)
+        elif _is_folder(entry):
             if is_walked(entry.name):
                 found.folders.append(source)
             elif self.inbox / source != self.places.state:
                 self._ignore(f"{source}/", "a hidden or system folder; no job is looked for in it")
-        elif is_cancel_name(entry.name):
+        elif is_cancel_name(entry.name) and entry.is_file(follow_symlinks=False):
             found.cancels.append(source)
         elif not is_job_name(entry.name):
             if source != PAUSE:
@@ -343,7 +356,7 @@ class Arrivals:
         else:
             found.jobs.append(source)
             if len(found.jobs) == RUN:  # so that nothing is ever sorted for long
-                found.runs.append(sorted(found.jobs, key=natural))
+                found.runs.append(sorted(found.jobs, key=_by_name))
                 found.jobs.clear()
 
     def _sighting(self, sources: Iterable[str]) -> Iterator[None]:
@@ -362,13 +375,17 @@ class Arrivals:
     def _hinted(self, path: str, *, moved: bool) -> None:
         source = os.path.relpath(path, self.inbox)
         parts = source.split("/")
-        if not all(map(is_walked, parts[:-1])):
+        if not all(map(is_walked, parts[:-1])) or _is_too_deep(source):
             return
         if is_job_name(parts[-1]):
             self._sight(source, moved=moved)
-        if source == "." or os.path.isdir(path):
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError:
+            return
+        if source == "." or stat.S_ISDIR(mode):
             self.sweep_soon()
-        elif is_cancel_name(parts[-1]):
+        elif is_cancel_name(parts[-1]) and stat.S_ISREG(mode):
             self.cancels.add(source)
 
     def _sight(self, source: str, *, moved: bool) -> None:
@@ -389,6 +406,9 @@ class Arrivals:
                 self.changes += self._walk is None
             return
         content, sighting = content_of(status), self._sightings.get(source)
+        if status.st_size == 0 and sighting is None and len(self._sightings) > MANY:
+            self._ignore(source, "it is empty, as many others are; it is looked at again when it has content")
+            return
         if sighting is None or sighting.content != content:
             sighting = Sighting(source, content, now, moved, self._sweep)
             self._sightings[source] = sighting
@@ -481,7 +501,7 @@ class Arrivals:
         except JobInvalid as invalid:
             if invalid.maybe_unfinished and has_grace:
                 raise Wait(f"it can't be read yet ({invalid.problems[0]})", grace_ends) from None
-            return Arrival(sighting.source, status, data)
+            return Arrival(sighting.source, status, data, invalid=invalid)
         if documents[-1].maybe_unfinished and has_grace:
             raise Wait("its end is missing; more may come", grace_ends)
         if unknown and has_grace and not _ends_well(data):
@@ -562,6 +582,15 @@ class Arrivals:
             if (sighting := self._sightings.get(source)) and sighting.due > now:
                 self._plan(sighting, now)
         self._expectant.clear()
+
+
+def _is_too_deep(source: str) -> bool:
+    return source.count("/") > DEEPEST or len(os.fsencode(source)) > LONGEST_BYTES
+
+
+def _by_name(source: str) -> tuple[tuple[int, str], ...]:
+    """Sort key for what lies in one folder."""
+    return natural(source.rpartition("/")[2])
 
 
 def _ends_well(data: bytes) -> bool:

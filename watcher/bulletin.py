@@ -178,7 +178,7 @@ class Bulletin:
         if session is not None:
             counts |= session.arrivals.counts()
             counts["held"] += len(session.deferred)
-            counts["queued"] = len(session.schedule) + len(session.left)
+            counts["queued"] = len(session.schedule) + len(session.left) + len(session.being_read)
         counts["running"] = int(self.running is not None)
         return counts | {status: self.ended[status] for status in _ENDED}
 

@@ -34,7 +34,7 @@ from jobs.errors import (
     holding,
     printable,
 )
-from jobs.reading import Reading
+from jobs.reading import BeingRead
 from jobs.rendering import Order
 from jobs.schedule import URGENT, Ticket
 from jobs.store import read_id
@@ -56,7 +56,8 @@ from watcher.worker import Progress, Worker
 HOLD_LOOKS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 HOLD_NAMES: Mapping[type[Hold], str] = {OutboxGone: "outbox", WorkerUnready: "worker"}
 NEW_INBOX_AFTER_S = 30.0
-NOT_OF_ONE_JOB = OF_THE_DISK | {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
+FULL = {errno.ENOSPC, errno.EDQUOT}  # one result may be too large where others fit: the folders are tried
+NOT_OF_ONE_JOB = (OF_THE_DISK - FULL) | {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
 INBOX_LOOK_S = 1.0
 
 
@@ -178,7 +179,7 @@ class Daemon:
         session = self.session
         if session is None or time.monotonic() < self.patience.due:
             return
-        session.queue_deferred()
+        session.queue_again()
         paused = session.arrivals.paused()
         if not session.can_start(paused=paused):
             if self.bulletin.holds:
@@ -205,6 +206,8 @@ class Daemon:
         session = self.intake.session
         if session.can_start(paused=session.arrivals.paused()):
             return False
+        if session.being_read:
+            return False
         if session.deferred:
             raise Hold(_words(next(iter(session.deferred.values()))))
         return True
@@ -226,6 +229,8 @@ class Daemon:
             with holding("the state folder of the inbox"):  # a disk may fill up at any step
                 session.open_outbox()
                 outcome = pipeline.process(session.spool, ticket.job_id, self._supervisor())
+        except BeingRead as read:
+            session.being_read[ticket.job_id] = ticket, read.reading
         except PutBack:
             session.schedule.add(ticket)
             log.info("job put back", action="put_back", job_id=ticket.job_id, name=ticket.name)
@@ -280,13 +285,6 @@ class Daemon:
             return False
         outbox = session.spool.outbox
         return session.spool.store.refuses() is None and (outbox is None or outbox.refuses() is None)
-
-    def _await(self, session: Session, reading: Reading) -> None:
-        """Tend to everything else until a reading has ended that a job's turn waits for."""
-        while not reading.ended:
-            self._tend_while_in_use(session, wait=True)
-            if self.signals.stop:
-                raise PutBack
 
     def _breathe(self, session: Session) -> None:
         """One turn without waiting, between two slices of something long."""
@@ -344,7 +342,7 @@ class Daemon:
             self._hold("inbox", Hold(error.message, error.hint))
             return
         session.spool.elsewhere = self.readers
-        session.spool.wait, session.spool.breathe = partial(self._await, session), partial(self._breathe, session)
+        session.spool.breathe = partial(self._breathe, session)
         self.session, self.inbox_id, self.new_inbox_since = session, session.spool.store.inbox_id, None
         self.inbox_device = _device(self.config.inbox)
         self.worker.inherited = (session.state.fd,)

@@ -16,12 +16,14 @@ from jobs.reading import Reading
 from jobs.schedule import URGENT, Ticket
 from jobs.store import Changed
 from watcher import refusals
+from watcher.arrivals import Arrival
 from watcher.ignored import CANCEL_SUFFIX
 from watcher.log import log
 from watcher.session import Session
 
 SLICE_S = 0.004  # of reading, between two looks at the worker
 MOST_COMING = 16
+MOST_TOLD = 1000
 
 
 @dataclass(slots=True)
@@ -36,6 +38,7 @@ class Intake:
         being_read: Those of them that wait for a reading.
         cancelled: Names whose jobs were cancelled while some were still on their way, and when (Unix time, ns).
         cancelling: The rest of a cancellation, which may be of a thousand jobs.
+        told: Cancel files whose trouble the log has been told.
     """
 
     session: Session
@@ -46,6 +49,7 @@ class Intake:
     being_read: list[tuple[Reading, Iterator[pipeline.Step]]] = field(default_factory=list)
     cancelled: list[tuple[str, int]] = field(default_factory=list)
     cancelling: Iterator[None] | None = None
+    told: set[str] = field(default_factory=set)
 
     @property
     def busy(self) -> bool:
@@ -74,11 +78,19 @@ class Intake:
         self._look_at_readings()
         while self.busy and time.monotonic() < deadline:
             self._go_on()
-        if self._has_room and (arrival := arrivals.next(max(SLICE_S / 2, deadline - time.monotonic()))):
+        if arrival := arrivals.next(max(SLICE_S / 2, deadline - time.monotonic())):
             with self._handed_over(arrival.source):
-                self.coming.appendleft(pipeline.take(self.session.spool, arrival))
+                self._take(arrival)
             if self.coming:
                 self._go_on()
+
+    def _take(self, arrival: Arrival) -> None:
+        """Claim a file. One of many jobs waits on disk for its way into the queue while enough others are on theirs."""
+        spool = self.session.spool
+        if len(arrival.documents or ()) > 1 and not self._has_room:
+            self.session.left.insert(0, pipeline.put_by(spool, arrival))
+        else:
+            self.coming.appendleft(pipeline.take(spool, arrival))
 
     def _look_at_readings(self) -> None:
         waiting = self.being_read
@@ -153,7 +165,9 @@ class Intake:
         except FileNotFoundError:
             pass
         except OSError as error:
-            log.warning("cancel file can't be used or removed", action="cancel", file=source, reason=error.strerror)
+            if source not in self.told:  # once: each look at the inbox finds it again
+                log.warning("cancel file can't be used or removed", action="cancel", file=source, reason=error.strerror)
+            self.told = {*list(self.told)[-MOST_TOLD:], source}
 
     def _asked(self, source: str) -> os.stat_result:
         with opened_folder(self.session.config.inbox, source) as (folder, file):
@@ -190,6 +204,7 @@ class Intake:
                 return
         with self._handed_over(source):
             claim = self.session.spool.store.set_aside(source, "it was cancelled before it was read")
+            pipeline.cancel(claim.folder)
             self.session.schedule.add(pipeline.urgent(claim))
 
     def _was_there(self, ticket: Ticket, asked_ns: int) -> bool:

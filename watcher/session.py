@@ -11,6 +11,7 @@ from jobs.lock import Lock
 from jobs.order import Limits
 from jobs.outbox import Outbox, Policy
 from jobs.pipeline import Spool
+from jobs.reading import Reading
 from jobs.recordings import Places, Snapshots
 from jobs.rules import ModelsElsewhere, Rules
 from jobs.schedule import Schedule, Ticket
@@ -78,6 +79,7 @@ class Session:
     Attributes:
         left: Ids of jobs that an earlier daemon claimed and that are not read back yet, oldest last.
         deferred: Jobs that ran into trouble of their own, by id, until they have ended.
+        being_read: Jobs whose turn came before their file was read again, by id.
     """
 
     config: Config
@@ -88,6 +90,7 @@ class Session:
     schedule: Schedule
     left: list[str] = field(default_factory=list)
     deferred: dict[str, Deferred] = field(default_factory=dict)
+    being_read: dict[str, tuple[Ticket, Reading]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, config: Config, events: Events) -> Session:
@@ -171,11 +174,12 @@ class Session:
     def named(self, name: str) -> list[Ticket]:
         """All jobs that wait for their turn and that `NAME.cancel` means."""
         waiting = [entry.ticket for entry in self.deferred.values() if entry.due_s != float("inf")]
+        waiting += [ticket for ticket, _reading in self.being_read.values()]
         return [*self.schedule.named(name), *(ticket for ticket in waiting if ticket.is_meant_by(name))]
 
     def waits(self, job_id: str) -> bool:
-        """Whether a job waits for its turn, queued or deferred."""
-        return job_id in self.schedule or job_id in self.deferred
+        """Whether a job waits for its turn: queued, deferred, or being read."""
+        return job_id in self.schedule or job_id in self.deferred or job_id in self.being_read
 
     def defer(self, ticket: Ticket, reason: str) -> None:
         """Let a job wait behind the others."""
@@ -183,12 +187,14 @@ class Session:
         entry.ticket, entry.reason, entry.times = ticket, reason, entry.times + 1
         entry.due_s = time.monotonic() + DEFER_S[min(entry.times, len(DEFER_S)) - 1]
 
-    def queue_deferred(self) -> None:
-        """Queue those again whose time has come."""
+    def queue_again(self) -> None:
+        """Queue the deferred jobs whose time has come, and those that have been read."""
         for entry in self.deferred.values():
             if entry.due_s <= time.monotonic():
                 entry.due_s = float("inf")
                 self.schedule.add(entry.ticket)
+        for job_id in [job_id for job_id, (_ticket, reading) in self.being_read.items() if reading.ended]:
+            self.schedule.add(self.being_read.pop(job_id)[0])
 
     def open_outbox(self) -> None:
         """Open the outbox, if it is not open.

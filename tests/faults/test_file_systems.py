@@ -314,6 +314,22 @@ def test_a_full_outbox_is_a_hold_that_renders_nothing_again(spool: Spool, mounts
     assert spool.results() == ["a", "b", "c"]
 
 
+def test_a_result_that_does_not_fit_where_others_do_delays_its_own_job_alone(spool: Spool, mounts: None) -> None:
+    """No hold; when there is room it is published, rendered once."""
+    journal = spool.folder / "journal"
+    mount_tmpfs(spool.outbox, "size=512k")
+    spool.start()
+    spool.drop("long.yaml", f"text: One. [pause 60s]\npriority: 9\nsettings: {{journal: {journal}}}\n")
+    until(lambda: [job["file"] for job in spool.status().get("held", [])] == ["long"], "the job is deferred")
+    assert "No space left" in spool.status()["held"][0]["reason"]
+    spool.drop("short.yaml")
+    assert spool.manifest("short")["status"] == "done"
+    assert spool.status()["holds"] == []
+    command("mount", "-o", "remount,size=64m", spool.outbox)
+    assert spool.manifest("long")["attempts"] == 1
+    assert chunks_begun(journal) == ["One."]
+
+
 def test_a_read_only_outbox_is_a_hold(spool: Spool, mounts: None) -> None:
     mount_tmpfs(spool.outbox)
     spool.start()

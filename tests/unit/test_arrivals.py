@@ -20,7 +20,7 @@ from jobs.recordings import Places
 from jobs.rules import Rules
 from tests.in_process import ENGINES, Voice
 from tests.spooling import until
-from watcher.arrivals import LOOK_AGAIN_S, Arrival, Arrivals, Policy, Sighting
+from watcher.arrivals import HINTS_A_STEP, LOOK_AGAIN_S, Arrival, Arrivals, Policy, Sighting
 from watcher.config import Limits, Ready
 from watcher.events import Events, Hints
 
@@ -668,6 +668,40 @@ def test_what_is_ignored_is_counted_and_not_kept(at: Desk) -> None:
     tracemalloc.stop()
     assert at.arrivals.counts()["ignored"] == 15_000
     assert peak_bytes < 2_000_000, "half of that is what is shown"
+
+
+def test_what_is_too_deep_is_ignored_by_name_also_when_events_tell_of_it(at: Desk) -> None:
+    """A stranger's path of 10,000 bytes costs nobody its weight in memory."""
+    deep = "/".join("d" * 20 for _ in range(40))
+    path = at.write(f"{deep}/a.yaml")
+    at.write("b.yaml")
+    at.ready()
+    at.events.hints.moved.add(str(path))
+    assert at.ready(QUIET_S) == ["b.yaml"]
+    (reason,) = at.arrivals.ignored.values()
+    assert "folders deep" in reason
+
+
+def test_only_a_regular_file_cancels(at: Desk, tmp_path: Path) -> None:
+    """A link or a pipe could not be removed, and would be found again for ever."""
+    (at.inbox / "a.cancel").symlink_to(tmp_path)
+    os.mkfifo(at.inbox / "b.cancel")
+    (at.inbox / "c.cancel").touch()
+    at.events.hints.touched.update(str(at.inbox / f"{name}.cancel") for name in "abc")
+    at.ready()
+    at.ready(SCAN_S)
+    assert at.arrivals.cancels == {"c.cancel"}
+
+
+def test_of_many_events_some_are_looked_at_a_step(at: Desk) -> None:
+    for number in range(3 * HINTS_A_STEP):
+        at.events.hints.moved.add(str(at.write(f"{number}.yaml")))
+    at.arrivals.take_hints()
+    assert len(at.arrivals._sightings) == HINTS_A_STEP
+    assert at.arrivals.busy()
+    at.arrivals.take_hints()
+    at.arrivals.take_hints()
+    assert len(at.arrivals._sightings) == 3 * HINTS_A_STEP
 
 
 def test_links_pipes_and_folders_with_a_jobs_name_are_never_opened(at: Desk, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import cast
 import pytest
 
 from jobs.errors import InboxGone
-from jobs.reading import Reading
 from watcher.daemon import Daemon
 from watcher.session import Session
 
@@ -28,5 +27,3 @@ def test_a_job_does_not_continue_in_an_inbox_that_was_closed_meanwhile() -> None
     Turning(before, before)._breathe(before)
     with pytest.raises(InboxGone):
         Turning(before, after)._breathe(before)
-    with pytest.raises(InboxGone):
-        Turning(before, after)._await(before, Reading())

@@ -260,7 +260,7 @@ def test_a_file_too_large_fails_and_its_beginning_is_handed_back(at: Desk) -> No
     assert "first 4 KiB" in error
 
 
-def test_a_strangers_file_is_copied_and_left_as_it_is(at: Desk, tmp_path: Path) -> None:
+def test_a_strangers_file_is_neither_published_nor_changed(at: Desk, tmp_path: Path) -> None:
     """A second name for somebody's private file, cancelled before it was read: neither shared nor given a mode."""
     private = tmp_path / "private"
     private.write_bytes(b"text: secret\n")
@@ -272,8 +272,8 @@ def test_a_strangers_file_is_copied_and_left_as_it_is(at: Desk, tmp_path: Path) 
     (ticket,) = at.take_found(replace(at.look("a.yaml"), set_aside="it was cancelled"))
     outcome = at.process(ticket, never)
     assert outcome is not None
-    assert (outcome.folder / "a.yaml").read_bytes() == b"text: secret\n"
-    assert not (outcome.folder / "a.yaml").samefile(private)
+    assert sorted(os.listdir(outcome.folder)) == ["ERROR.txt", "manifest.json"]
+    assert "may be somebody else's" in (outcome.folder / "ERROR.txt").read_text()
     after = os.stat(private)
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
     assert after.st_nlink == 1

@@ -355,6 +355,37 @@ def test_the_folder_voices_is_not_part_of_a_name(places: Places) -> None:
     assert places.missing("voices/ana.wav", places.inbox).endswith("is not there; did you mean `ana.wav`?")
 
 
+def test_nobody_is_told_what_is_there_outside_of_the_folders(places: Places) -> None:
+    """The same sentence for what is there and for what is not, by an absolute name and by a link."""
+    written(places.inbox.parent / "outside/secret.wav")
+    said = []
+    for name in ("secret.wav", "nothing.wav"):
+        (places.inbox / "link.wav").unlink(missing_ok=True)
+        (places.inbox / "link.wav").symlink_to(places.inbox.parent / "outside" / name)
+        for asked in (str(places.inbox.parent / "outside" / name), "link.wav"):
+            with pytest.raises(NotAllowed) as refused:
+                places.find(asked, places.inbox)
+            said.append(str(refused.value).replace(name, "NAME"))
+    assert said[:2] == said[2:]
+
+
+def test_a_long_chain_of_links_is_refused_by_the_kernel(places: Places) -> None:
+    (places.inbox / "0.wav").symlink_to(written(places.voices / "ana.wav"))
+    for number in range(1, 60):
+        (places.inbox / f"{number}.wav").symlink_to(f"{number - 1}.wav")
+    assert places.find("30.wav", places.inbox) == places.voices / "ana.wav"
+    with pytest.raises(NotAllowed, match="Too many levels of symbolic links"):
+        places.find("59.wav", places.inbox)
+
+
+def test_a_transcript_that_may_be_somebody_elses_is_none(places: Places) -> None:
+    written(places.voices / "ana.txt", b"The password is hunter2.")
+    os.link(places.voices / "ana.txt", places.inbox.parent / "private.txt")
+    assert transcript_beside(places.voices / "ana.wav") is not None
+    places.voices.chmod(0o2770)
+    assert transcript_beside(places.voices / "ana.wav") is None
+
+
 # --- the transcript --------------------------------------------------------------------------------
 
 

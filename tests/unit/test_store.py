@@ -421,11 +421,12 @@ def test_an_unsealed_claim_too_large_is_set_aside(store: Store) -> None:
     assert "larger" in found.set_aside
 
 
-def test_two_names_of_one_file_are_two_jobs_when_it_was_not_put_back(store: Store) -> None:
-    """A client that submits by hard link keeps its own name elsewhere."""
+def test_a_file_with_another_name_is_judged_anew_in_the_inbox_after_a_crash(store: Store) -> None:
+    """It may be somebody else's by now, and only its folder tells."""
     made = unsealed(store)
     os.link(made.original, store.inbox / "elsewhere.txt")
-    assert store.recover(made.job_id, LIMIT) == made
+    assert store.recover(made.job_id, LIMIT) is None
+    assert (store.inbox / made.source).samefile(store.inbox / "elsewhere.txt")
 
 
 def test_recovery_is_oldest_first(store: Store) -> None:
