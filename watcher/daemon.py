@@ -201,6 +201,10 @@ class Daemon:
         if self.bulletin.holds:
             what, (reason, _) = next(iter(self.bulletin.holds.items()))
             raise Hold(reason if reason.startswith(f"{what}: ") else f"{what}: {reason}", self.hints[what])
+        if self.readers.trouble:
+            raise Hold(
+                self.readers.trouble, "The log of the daemon and `voicespool doctor` may say more; try again later."
+            )
         if self.intake is None or not self.intake.ended or not self.intake.session.arrivals.settled():
             return False
         session = self.intake.session

@@ -36,6 +36,7 @@ STUCK_S = 600.0
 END_WAIT_S = 0.5
 READ_BYTES = 1 << 18
 TRIES = 2
+MOST_ANSWER_BYTES = 64 << 20
 
 
 @dataclass(slots=True)
@@ -81,6 +82,11 @@ class Readers:
         """Send and receive what can be."""
         self._small.step()
         self._large.step()
+
+    @property
+    def trouble(self) -> str:
+        """Why files that wait to be read can't be, in words; "" when they can, or none waits."""
+        return next((lane.trouble for lane in (self._small, self._large) if lane.queue and lane.trouble), "")
 
     def configure(self, config: Config) -> None:
         """Read by another configuration from now on; what is being read is read again."""
@@ -186,6 +192,7 @@ class _Lane:
     since_s: float = 0.0
     start_at_s: float = 0.0
     lingering: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    trouble: str = ""
 
     def step(self) -> None:
         now_s = time.monotonic()
@@ -202,7 +209,7 @@ class _Lane:
         limit_s = STUCK_S if self.current else IDLE_S
         if not is_open:
             self._died(now_s)
-        elif now_s - self.since_s > limit_s:
+        elif len(self.process.unread) > MOST_ANSWER_BYTES or now_s - self.since_s > limit_s:
             self._too_long()
         else:
             self.readers.watch(self.process.stdin, select.EPOLLOUT if self.process.unsent else 0)
@@ -225,10 +232,15 @@ class _Lane:
             self.process = _Process.start(self.nice, self.readers.config)
             self.readers.watch(self.process.stdout, select.EPOLLIN)
         except OSError as error:
-            log.warning("the process that reads job files can't be started", action="reader", reason=error.strerror)
+            self._not_started(f"the process that reads job files can't be started: {error.strerror}")
             self.end()
             return False
         return True
+
+    def _not_started(self, why: str) -> None:
+        if why != self.trouble:
+            log.warning("job files that take long are not read now", action="reader", reason=why)
+        self.trouble = why
 
     def _send(self, request: _Request, now_s: float) -> None:
         assert self.process is not None  # noqa: S101 - the caller has looked
@@ -238,7 +250,7 @@ class _Lane:
 
     def _take(self, frame: bytes, now_s: float) -> None:
         assert self.process is not None  # noqa: S101 - the frame is from it
-        self.since_s, self.process.greeted = now_s, True
+        self.since_s, self.process.greeted, self.trouble = now_s, True, ""
         if self.current is not None:
             request, self.current = self.current, None
             try:
@@ -257,7 +269,7 @@ class _Lane:
         if request is None:
             if not greeted:
                 self.start_at_s = now_s + START_AGAIN_S
-                log.warning("the process that reads job files ended at its start", action="reader", code=code)
+                self._not_started(f"the process that reads job files ends at its start ({_named(code)})")
             return
         self.start_at_s = now_s
         request.tries += 1
@@ -269,7 +281,7 @@ class _Lane:
             self.queue.appendleft(request)
 
     def _too_long(self) -> None:
-        """Idle, or stuck: waiting for a disk that does not answer, most likely."""
+        """Idle, or without end: it waits for a disk that does not answer, most likely."""
         request, self.current = self.current, None
         self.end()
         if request is not None:

@@ -102,6 +102,18 @@ def test_what_waits_to_be_read_is_bounded(readers: Readers) -> None:
     assert ended(readers, readers.ask(b"text: a", ".yaml")).documents()
 
 
+def test_a_reader_that_can_not_be_started_is_trouble_for_as_long_as_it_lasts(
+    readers: Readers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits to be read is read when it can be."""
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.executable", "/nowhere/python")
+        reading = readers.ask(b"text: a", ".yaml")
+        assert readers.trouble == "the process that reads job files can't be started: No such file or directory"
+    assert ended(readers, reading).documents()
+    assert readers.trouble == ""
+
+
 def test_nothing_is_left_when_it_is_closed(tmp_path: Path) -> None:
     readers = Readers(Config(models=tmp_path))
     ended(readers, readers.ask(b"text: a", ".yaml"))
