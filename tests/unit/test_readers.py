@@ -53,16 +53,15 @@ def test_files_of_any_size_are_read_and_small_ones_do_not_wait_for_large_ones(re
 
 
 def test_a_reader_that_dies_is_replaced_and_a_file_that_kills_two_fails(readers: Readers) -> None:
-    ended(readers, readers.ask(b"text: warm", ".yaml"))
-    first = pid_of(readers, large=False)
-    os.kill(first, signal.SIGSTOP)  # so that it has not answered when it is killed
-    reading, other = readers.ask(b"text: deadly", ".yaml"), readers.ask(b"text: harmless", ".yaml")
+    ended(readers, readers.ask(LARGE, ".yaml"))
+    first = pid_of(readers, large=True)
+    reading, other = readers.ask(SLOW, ".yaml"), readers.ask(LARGE, ".yaml")
     os.kill(first, signal.SIGKILL)
 
     def killed_again() -> bool:
         readers.step()
-        process = readers._small.process
-        if process is not None and process.popen.pid != first and readers._small.current is not None:
+        process = readers._large.process
+        if process is not None and process.popen.pid != first and readers._large.current is not None:
             os.kill(process.popen.pid, signal.SIGKILL)
             return True
         return False
