@@ -440,6 +440,7 @@ def test_cancel_cancels_what_waits(speaking: Spool) -> None:
     done = speaking.command("cancel", "later")
     assert (done.returncode, done.stdout, done.stderr) == (0, "cancelling later: queued\n", "")
     assert speaking.manifest("later.cancelled")["status"] == "cancelled"
+    until(lambda: speaking.status()["counts"]["cancelled"] == 1, "the status says so")
     done = speaking.command("cancel", "later")
     assert done.returncode == 1
     assert f"later has ended (cancelled); its result is {speaking.outbox}/later.cancelled" in done.stderr

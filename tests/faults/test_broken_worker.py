@@ -160,7 +160,7 @@ def test_a_job_cancelled_while_it_hangs_ends_at_once(warm: Spool) -> None:
     until(lambda: journal.exists() and journal.read_text(), "the job is rendered")
     (warm.inbox / "a.cancel").touch()
     assert warm.manifest("a.cancelled")["status"] == "cancelled"
-    assert not (warm.inbox / "a.cancel").exists()
+    until(lambda: not (warm.inbox / "a.cancel").exists(), "the cancel file is consumed")
     assert not is_running(int(journal.read_text().split()[0]))
 
 

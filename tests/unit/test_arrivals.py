@@ -672,7 +672,7 @@ def test_what_is_ignored_is_counted_and_not_kept(at: Desk) -> None:
 
 def test_what_is_too_deep_is_ignored_by_name_also_when_events_tell_of_it(at: Desk) -> None:
     """A stranger's path of 10,000 bytes costs nobody its weight in memory."""
-    deep = "/".join("d" * 20 for _ in range(40))
+    deep = "/".join("d" * 20 for _ in range(80))
     path = at.write(f"{deep}/a.yaml")
     at.write("b.yaml")
     at.ready()
