@@ -16,6 +16,7 @@ import hashlib
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -70,6 +71,8 @@ class Spool:
         deaths: After so many daemons in a row that died while reading a file, it is not read again.
         elsewhere: Reads what may take long; None where nothing else waits meanwhile.
         readings: Of jobs whose turn came while their file was being read, by id.
+        released: Jobs whose claims are to be removed, with the digests of their recordings.
+        at_leisure: Whether somebody calls `tidy` again and again; else claims are removed at once.
         breathe: Called again and again while a large result is copied.
         limits: What a worker holds each job to.
     """
@@ -85,6 +88,8 @@ class Spool:
     deaths: int
     elsewhere: ReadElsewhere | None = None
     readings: dict[str, Reading] = field(default_factory=dict)
+    released: deque[tuple[str, tuple[str, ...]]] = field(default_factory=deque)
+    at_leisure: bool = False
     breathe: Callable[[], None] = nothing
     limits: Limits = field(default_factory=Limits)
 
@@ -501,8 +506,18 @@ def _settle(spool: Spool, claim: Claim, intent: Mapping[str, Any]) -> Outcome | 
 def _release(spool: Spool, claim: Claim) -> None:
     spool.readings.pop(claim.job_id, None)
     with holding("the state folder of the inbox"):
-        spool.store.release(claim)
-        spool.snapshots.let_go(claim.recordings.values())
+        spool.store.release(claim, later=True)
+    spool.released.append((claim.job_id, tuple(claim.recordings.values())))
+    if not spool.at_leisure:
+        tidy(spool)
+
+
+def tidy(spool: Spool) -> None:
+    """Remove what one released job has left, while the next one is rendered; what a crash leaves goes at the start."""
+    if spool.released:
+        job_id, digests = spool.released.popleft()
+        spool.store.remove_released(job_id)
+        spool.snapshots.let_go(digests)
 
 
 def _fill(story: Story, job_file: bytes | None, result: Assembly, breathe: Callable[[], None]) -> None:

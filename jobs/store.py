@@ -448,12 +448,15 @@ class Store:
     def has_intent(self, job_id: str) -> bool:
         return (self.folder_of(job_id) / "intent.json").exists()
 
-    def release(self, claim: Claim) -> None:
-        """Let a job go: one rename; what is left of it is removed at leisure."""
-        trash = self.state / "trash" / claim.job_id
-        os.rename(claim.folder, trash)
+    def release(self, claim: Claim, *, later: bool = False) -> None:
+        """Let a job go: one rename; what is left of it is removed now or, by `remove_released`, later."""
+        os.rename(claim.folder, self.state / "trash" / claim.job_id)
+        if not later:
+            self.remove_released(claim.job_id)
+
+    def remove_released(self, job_id: str) -> None:
         with contextlib.suppress(OSError):
-            remove_tree(trash)
+            remove_tree(self.state / "trash" / job_id)
 
     def empty_trash(self) -> None:
         for entry in list((self.state / "trash").iterdir()):

@@ -162,6 +162,8 @@ class Daemon:
 
     def tend(self, *, wait: bool = True) -> None:
         """One turn: wait for something to happen, then look after everything but rendering."""
+        if self.session is not None:
+            pipeline.tidy(self.session.spool)  # first: a job that was given out just now is being rendered meanwhile
         self._wait(self._idle_for_s() if wait else 0.0)
         self.readers.step()
         self._reload_if_asked()
@@ -210,7 +212,7 @@ class Daemon:
         session = self.intake.session
         if session.can_start(paused=session.arrivals.paused()):
             return False
-        if session.being_read:
+        if session.being_read or session.spool.released:
             return False
         if session.deferred:
             raise Hold(_words(next(iter(session.deferred.values()))))
@@ -346,7 +348,7 @@ class Daemon:
             self._hold("inbox", Hold(error.message, error.hint))
             return
         session.spool.elsewhere = self.readers
-        session.spool.breathe = partial(self._breathe, session)
+        session.spool.breathe, session.spool.at_leisure = partial(self._breathe, session), True
         self.session, self.inbox_id, self.new_inbox_since = session, session.spool.store.inbox_id, None
         self.inbox_device = _device(self.config.inbox)
         self.worker.inherited = (session.state.fd,)
@@ -463,7 +465,7 @@ class Daemon:
             dues.append(self.watchdog_due_s - now)
         if session is None or self.intake is None:
             return min(*dues, self.patience.due - now)
-        if self.intake.busy:
+        if self.intake.busy or session.spool.released:
             return 0.0
         dues += [entry.due_s - now for entry in session.deferred.values()]
         dues.append(session.arrivals.due_in(now))
@@ -552,6 +554,8 @@ class Daemon:
         self.bulletin.state = "stopped"
         self.bulletin.write(self.session)
         if self.session is not None:
+            while self.session.spool.released:
+                pipeline.tidy(self.session.spool)
             self.session.close()
         log.info("spool stopped", action="stop")
 
