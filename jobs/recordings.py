@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from jobs.errors import printable
 from jobs.files import (
@@ -88,12 +88,16 @@ class Places:
             raise NotAllowed(f"{printable(name)} is not a file")
         return None
 
+    def _is_below(self, path: PurePath) -> bool:
+        """Whether an absolute path, as it is written, is in one of the folders; nothing is looked up there."""
+        roots = (self.inbox, self.voices, *self.allowed_roots)
+        return any(path.is_relative_to(place) for root in roots for place in (root, root.resolve()))
+
     def _check_link(self, name: str, candidate: Path) -> None:
         """A link to nothing may be to something later; whether something is there outside, nobody is told."""
         with contextlib.suppress(OSError):
             target = Path(os.path.normpath(candidate.parent / os.readlink(candidate)))
-            roots = (self.inbox, self.voices, *self.allowed_roots)
-            if not any(target.is_relative_to(place) for root in roots for place in (root, root.resolve())):
+            if not self._is_below(target):
                 raise NotAllowed(_leads_out(name))
 
     def missing(self, name: str, job_folder: Path, *, with_nearest: bool = True) -> str:
@@ -125,8 +129,7 @@ class Places:
         if "\0" in name or ".." in parts.parts:
             raise NotAllowed(f"{printable(name)} leads out of the spool's folders")
         if parts.is_absolute():
-            roots = (self.inbox, self.voices, *self.allowed_roots)
-            if not any(parts.is_relative_to(place) for root in roots for place in (root, root.resolve())):
+            if not self._is_below(parts):
                 raise NotAllowed(_leads_out(name))  # whether it is there or not
             return [Path(name)]
         return [job_folder / name, self.voices / name]

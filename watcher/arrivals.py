@@ -585,6 +585,7 @@ class Arrivals:
 
 
 def _is_too_deep(source: str) -> bool:
+    """Whether a path in the inbox has more folders or bytes than a job's may."""
     return source.count("/") > DEEPEST or len(os.fsencode(source)) > LONGEST_BYTES
 
 
