@@ -53,6 +53,7 @@ def test_kill_9_while_rendering_renders_only_what_is_missing_and_counts_no_attem
     for death in range(1, 4):
         spool.start(wait=False)
         second_begins(journal, death)
+        until(lambda: counter.exists() and counter.stat().st_size == death, "it hangs")
         spool.stop(signal.SIGKILL)
         assert spool.results() == []
     assert spool.once().returncode == 0

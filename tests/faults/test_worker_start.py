@@ -168,7 +168,8 @@ def test_an_engine_that_can_not_be_loaded_for_want_of_open_files_is_a_hold(spool
     spool.drop("a.yaml")
     spool.start(FAULTY_LOAD="no_files")
     assert held(spool)["work"] == "the engine faulty can't be loaded: Too many open files"
-    assert not is_running(spool.worker_pid())
+    first, *_next_tries = spool.lines("worker_started")
+    assert not is_running(first["pid"])
     assert spool.stop() == 0
     assert spool.results() == []
     assert spool.once().returncode == 0
