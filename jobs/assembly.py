@@ -53,7 +53,7 @@ class Assembly:
     def _created(self, name: str) -> Iterator[int]:
         fd = self.folder.create(name)
         try:
-            with named(self.folder.path / name):
+            with named(self.folder.path, name):
                 self.permit(fd)
                 yield fd
                 # Begins to write it, so that the fsync of the first file takes what the others need along.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
 
 from jobs.errors import printable_json
 
@@ -154,8 +153,8 @@ class Manifest(Part):
 
     def to_json(self) -> bytes:
         """Indented JSON with a final newline; text stays readable, what a terminal could trip over is escaped."""
-        said = without_gaps(json.loads(self.model_dump_json(by_alias=True)))
-        return printable_json(json.dumps(said, ensure_ascii=False, indent=2)).encode() + b"\n"
+        kept = without_gaps(self.model_dump(mode="json", by_alias=True))
+        return printable_json(to_json(kept, indent=2, inf_nan_mode="null").decode()).encode() + b"\n"
 
 
 _MEANT = frozenset({"audio", "warnings", "peak_dbfs"})
@@ -166,9 +165,9 @@ _THEIRS = frozenset({"metadata", "engine"})
 
 def without_gaps(part: Any) -> Any:
     """The same JSON without what is empty in it, but for what is the job's or the engine's own."""
-    if isinstance(part, Mapping):
-        kept = {key: value if key in _THEIRS else without_gaps(value) for key, value in part.items()}
-        return {key: value for key, value in kept.items() if key in _MEANT or value not in (None, [], {})}
+    if isinstance(part, dict):
+        kept = ((key, value if key in _THEIRS else without_gaps(value)) for key, value in part.items())
+        return {key: value for key, value in kept if key in _MEANT or value not in (None, [], {})}
     return [without_gaps(one) for one in part] if isinstance(part, list | tuple) else part
 
 

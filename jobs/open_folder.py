@@ -13,15 +13,20 @@ from jobs.files import remove_tree
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-@contextlib.contextmanager
-def named(path: Path) -> Iterator[None]:
+class named:  # noqa: N801 - reads as what it does in a `with`; a class, since it is entered a dozen times for each job
     """Put a path into errors of calls that were given a descriptor, so that people see where it happened."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None or not os.path.isabs(error.filename):
-            error.filename, error.filename2 = str(path), None
-        raise
+
+    __slots__ = ("folder", "name")
+
+    def __init__(self, folder: Path, name: str = "") -> None:
+        self.folder, self.name = folder, name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError) and (error.filename is None or not os.path.isabs(error.filename)):
+            error.filename, error.filename2 = str(self.folder / self.name), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class OpenFolder:
         Raises:
             NotADirectoryError: It is a link or a file.
         """
-        with named(self.path / name):
+        with named(self.path, name):
             return OpenFolder(os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=self.fd), self.path / name)
 
     def __enter__(self) -> OpenFolder:
@@ -66,7 +71,7 @@ class OpenFolder:
 
     def has(self, name: str) -> bool:
         """Whether anything has this name."""
-        with named(self.path / name):
+        with named(self.path, name):
             try:
                 os.lstat(name, dir_fd=self.fd)
             except FileNotFoundError:
@@ -79,21 +84,21 @@ class OpenFolder:
 
     def make(self, name: str, mode: int = 0o777) -> None:
         """Make a folder; the kernel gives it this one's group and default ACL, and applies the umask."""
-        with named(self.path / name):
+        with named(self.path, name):
             os.mkdir(name, mode, dir_fd=self.fd)
 
     def create(self, name: str, mode: int = 0o666) -> int:
         """Make a file that does not exist yet, open for writing. Returns its descriptor."""
-        with named(self.path / name):
+        with named(self.path, name):
             return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=self.fd)
 
     def move(self, name: str, into: OpenFolder, new_name: str) -> None:
-        with named(into.path / new_name):
+        with named(into.path, new_name):
             os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=into.fd)
 
     def remove(self, name: str) -> None:
         """Remove a file, a link, or a folder and all in it; nothing happens when it is gone already."""
-        with named(self.path / name):
+        with named(self.path, name):
             remove_tree(name, dir_fd=self.fd)
 
     def sync(self, name: str | None = None) -> None:
@@ -102,7 +107,7 @@ class OpenFolder:
             with named(self.path):
                 os.fsync(self.fd)
             return
-        with named(self.path / name):
+        with named(self.path, name):
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.fd)
             try:
                 os.fsync(fd)

@@ -29,10 +29,14 @@ class State:
     Attributes:
         real: Its path, for people.
         fd: Its descriptor.
+        mount: The number of the mount that it was opened on.
+        path: Where it can be reached, whatever happens at its real path.
     """
 
     real: Path
     fd: int
+    mount: str
+    path: Path
 
     @classmethod
     def open(cls, real: Path) -> Self:
@@ -44,12 +48,7 @@ class State:
         """
         fd, found = _opened(real)
         _close_to_others(fd, found)
-        return cls(real, fd)
-
-    @property
-    def path(self) -> Path:
-        """Where it can be reached, whatever happens at its real path."""
-        return Path(f"/proc/self/fd/{self.fd}")
+        return cls(real, fd, mount_of(fd), Path(f"/proc/self/fd/{fd}"))
 
     def is_in_place(self) -> bool:
         """Whether it is still the one at its path, and on the same mount, without which no claim is one rename.
@@ -62,7 +61,7 @@ class State:
         except (FileNotFoundError, NotADirectoryError):
             return False
         try:
-            return os.path.samestat(os.fstat(there), os.fstat(self.fd)) and mount_of(there) == mount_of(self.fd)
+            return os.path.samestat(os.fstat(there), os.fstat(self.fd)) and mount_of(there) == self.mount
         finally:
             os.close(there)
 

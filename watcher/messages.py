@@ -94,7 +94,9 @@ Event = Said | Died
 
 def order_line(order: Order) -> bytes:
     """A job's metadata may hold what JSON proper can't, infinity and NaN: between us two they pass."""
-    return _line({"say": "order", **asdict(order)}, allow_nan=True)
+    parts = {field.name: getattr(order, field.name) for field in fields(Order)}
+    parts["fallback"] = asdict(order.fallback) if order.fallback else None
+    return _line({"say": "order", **parts, "limits": asdict(order.limits)}, allow_nan=True)
 
 
 def stop_line(job_id: str) -> bytes:

@@ -42,6 +42,10 @@ def second_begins(journal: Path, times: int) -> None:
     until(lambda: chunks_begun(journal).count("Two.") == times, "the second chunk begins")
 
 
+def it_hangs(counter: Path, times: int) -> None:
+    until(lambda: counter.exists() and counter.stat().st_size == times, "it hangs")
+
+
 # While rendering.
 
 
@@ -53,7 +57,7 @@ def test_kill_9_while_rendering_renders_only_what_is_missing_and_counts_no_attem
     for death in range(1, 4):
         spool.start(wait=False)
         second_begins(journal, death)
-        until(lambda: counter.exists() and counter.stat().st_size == death, "it hangs")
+        it_hangs(counter, death)
         spool.stop(signal.SIGKILL)
         assert spool.results() == []
     assert spool.once().returncode == 0
