@@ -25,7 +25,7 @@ LIBRARY = "library"
 
 def prepare() -> None:
     """torch and the library as the worker has them."""
-    from engines import runtime
+    from engines.device import runtime
 
     warnings.simplefilter("ignore")
     runtime.quiet()
@@ -37,7 +37,7 @@ def prepare() -> None:
 
 def precisions(device: str) -> list[str]:
     """What ours is measured in."""
-    from engines import runtime
+    from engines.device import runtime
 
     return ["float32", *(["bfloat16"] if runtime.fast_bfloat16(device) else [])]
 

@@ -30,7 +30,7 @@ from typing import Any
 
 import beside
 from beside import LIBRARY, in_process, in_processes, in_turn, precisions, profiled, report, times
-from engines import runtime
+from engines.device import runtime
 from machine import of_rounds
 from tests import process_memory
 
@@ -98,10 +98,10 @@ def ours(folder: Path, device: str, precision: str, vocoder_device: str | None =
     """Our model, as an engine loads it."""
     import torch
 
-    from engines import checkpoints
-    from engines.neural.f5_model import Files, Model
+    from engines.checkpoints import inspection
+    from engines.f5.net.model import Files, Model
 
-    found = checkpoints.inspect(folder / "model.safetensors")
+    found = inspection.inspect(folder / "model.safetensors")
     assert found.sizes is not None
     files = Files(found.path, found.tensors, found.sizes, folder / "vocos")
     return Model(files, device, getattr(torch, precision), vocoder_device)
@@ -124,10 +124,10 @@ def requests(task: Task) -> list[Any]:
     from f5_tts.infer import utils_infer
     from f5_tts.model.utils import convert_char_to_pinyin
 
-    from engines import f5_vocabulary
-    from engines.neural.f5_flow import Course
-    from engines.neural.f5_mel import HOP, hear
-    from engines.neural.f5_model import Request
+    from engines.checkpoints import f5_vocabulary
+    from engines.f5.net.flow import Course
+    from engines.f5.net.model import Request
+    from engines.torch.mel import HOP, hear
 
     with redirect_stdout(sys.stderr):
         path, words = utils_infer.preprocess_ref_audio_text(str(task.folder / "heard.wav"), HEARD, lambda *_words: None)
@@ -150,8 +150,8 @@ def said_by_us(model: Any, wanted: Sequence[Any], budget: int | None = None) -> 
     """Samples, chunk after chunk; batches take at most the budget, in bytes, or half of what is free."""
     import torch
 
-    from engines.f5_variant import V1
-    from engines.runtime import free_bytes
+    from engines.checkpoints.f5_variant import V1
+    from engines.device.runtime import free_bytes
 
     if budget is None:
         budget = free_bytes(str(model.backbone.device)) // 2
@@ -232,8 +232,7 @@ def load_once(folder: Path, device: str, name: str, began_s: float) -> dict[str,
     if name == LIBRARY:
         import f5_tts.api  # noqa: F401 - the import is not what is measured
     else:
-        import engines.checkpoints
-        import engines.neural.f5_model  # noqa: F401 - the same
+        pass
 
     started_s = time.perf_counter()
     loaded = library(folder, device) if name == LIBRARY else ours(folder, device, name)
@@ -303,8 +302,8 @@ def vocoders(folder: Path, device: str, rounds: int) -> dict[str, Any]:
     import torch
 
     import tiny_f5
-    from engines.neural.bigvgan import BigVGAN
-    from engines.neural.vocos import Vocos
+    from engines.torch.bigvgan import BigVGAN
+    from engines.torch.vocos import Vocos
 
     place = torch.device(device)
     if not (other := folder / "bigvgan").exists():

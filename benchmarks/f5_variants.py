@@ -77,11 +77,11 @@ def recordings(language: str, digits: Sequence[int], seed: int) -> list[Recordin
     """Numbers of so many digits, read out by the voice of a language, as the engine f5 hears them."""
     import torch
 
-    from engines import f5_reference
     from engines.base import Chunk, Device
-    from engines.espeak import Espeak
-    from engines.neural.f5_mel import hear
-    from engines.neural.f5_symbols import closed
+    from engines.espeak.engine import Espeak
+    from engines.f5 import reference
+    from engines.f5.net.symbols import closed
+    from engines.torch.mel import hear
 
     chance = random.Random(f"{language} {seed}")
     texts = [" ".join(chance.choices("0123456789", k=count)) + "." for count in digits]
@@ -93,7 +93,7 @@ def recordings(language: str, digits: Sequence[int], seed: int) -> list[Recordin
     for place, audio in espeak.render(chunks):
         samples = torch.from_numpy(audio.samples)
         samples = samples + ROOM * torch.randn(samples.shape, generator=noise)
-        found = f5_reference.fitted(samples.numpy(), audio.rate_hz, texts[place])
+        found = reference.fitted(samples.numpy(), audio.rate_hz, texts[place])
         mel = hear(torch.from_numpy(found.samples).unsqueeze(0), audio.rate_hz).mel
         made.append(Recording(mel, closed(found.text)))
     espeak.close()
@@ -105,8 +105,8 @@ def learnt(lesson: Lesson, folder: Path) -> dict[str, Any]:
     prepare()
     import tiny_f5
     import tiny_f5_training as school
-    from engines.f5_variant import BY_NAME
-    from engines.neural.f5_symbols import Symbols
+    from engines.checkpoints.f5_variant import BY_NAME
+    from engines.f5.net.symbols import Symbols
 
     own = folder / f"{lesson.variant}-{lesson.language}"
     own.mkdir()
@@ -145,15 +145,15 @@ def tried(lesson: Lesson, folder: Path, unheard: Sequence[Recording], place: int
     """What the engine would decide for a file and a recording; and the loss with the other recording's transcript."""
     import torch
 
-    from engines import checkpoints, f5_vocabulary
-    from engines.f5_variant import BY_NAME, NAMES
-    from engines.neural.f5_flow import losses
-    from engines.neural.f5_model import Files, Model
-    from engines.neural.f5_symbols import Symbols
-    from engines.neural.f5_variants import measure
+    from engines.checkpoints import f5_vocabulary, inspection
+    from engines.checkpoints.f5_variant import BY_NAME, NAMES
+    from engines.f5.net.flow import losses
+    from engines.f5.net.model import Files, Model
+    from engines.f5.net.symbols import Symbols
+    from engines.f5.net.variant_probe import measure
     from tests.f5_models import finished
 
-    found = checkpoints.inspect(folder / "model_last.pt")
+    found = inspection.inspect(folder / "model_last.pt")
     assert found.sizes is not None
     assert found.vocab is not None
     assert found.variant is not None

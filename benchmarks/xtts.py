@@ -65,7 +65,7 @@ def library(folder: Path, device: str) -> Any:
 def ours(folder: Path, device: str, precision: str) -> Any:
     """Our engine, as the worker loads it."""
     from engines.base import Device
-    from engines.xtts import Xtts
+    from engines.xtts.engine import Xtts
 
     engine = Xtts()
     engine.load(folder / "model.pth", Device(device, precision))
@@ -141,8 +141,6 @@ def load(folder: Path, device: str, rounds: int) -> dict[str, Any]:
 def load_once(folder: Path, device: str, name: str) -> tuple[float, float]:
     """Seconds until a model is loaded in this process, and until it has said a sentence."""
     import TTS.tts.models.xtts  # noqa: F401 - the import is not what is measured
-
-    import engines.neural.xtts_speech  # noqa: F401 - the same
 
     started_s = time.perf_counter()
     loaded = library(folder, device) if name == LIBRARY else ours(folder, device, name)

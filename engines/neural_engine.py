@@ -19,11 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
-from engines import checkpoints, runtime
 from engines.base import Audio, Chunk, Device, EngineInfo
-from engines.checkpoints import Checkpoint
+from engines.checkpoints import inspection
+from engines.checkpoints.inspection import Checkpoint
+from engines.device import runtime
+from engines.device.runtime import Runtime
 from engines.errors import EngineError, OutOfMemory, RequestRefused
-from engines.runtime import Runtime
 
 if TYPE_CHECKING:
     import numpy as np
@@ -227,7 +228,7 @@ class NeuralEngine:
 
         def note() -> None:
             try:
-                facts["sha256"] = checkpoints.digest(path)
+                facts["sha256"] = inspection.digest(path)
             except OSError as error:
                 facts.warn(f"the SHA-256 of {path.name} is not known: {error}")
 
@@ -258,7 +259,7 @@ def inspected(path: Path, engine: str, kind: str) -> Checkpoint:
         RequestRefused: it can't be read, is another engine's, or will not load; says what to do.
     """
     try:
-        found = checkpoints.inspect(path)
+        found = inspection.inspect(path)
     except OSError as error:
         raise RequestRefused(
             f"the checkpoint {path.name} can't be read: {error.strerror}",

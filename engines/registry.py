@@ -19,7 +19,7 @@ from engines.errors import SHORTAGES, EngineMissing
 
 GROUP = "voicespool.engines"
 
-_BUILT_IN = {"espeak": "engines.espeak:Espeak", "f5": "engines.f5:F5", "xtts": "engines.xtts:Xtts"}
+_BUILT_IN = {"espeak": "engines.espeak.engine:Espeak", "f5": "engines.f5.engine:F5", "xtts": "engines.xtts.engine:Xtts"}
 
 _PLANNED = {
     "piper": "this version has no piper engine yet; espeak works, and voicespool's changelog says when piper arrives",

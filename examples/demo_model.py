@@ -14,7 +14,7 @@ import soundfile
 
 import demo
 from engines.base import Chunk, Device
-from engines.espeak import Espeak
+from engines.espeak.engine import Espeak
 
 WORDS = "Esta é a minha voz, como ela soa quando eu leio um texto em voz alta, com calma e sem pressa, até o fim."
 Build = Callable[[Path], object]

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines import f5_vocabulary
-from engines.f5_layout import OPTIONAL, PUBLISHED, Sizes, expected
-from engines.f5_variant import V0, V1, Flags
+from engines.checkpoints import f5_vocabulary
+from engines.checkpoints.f5_layout import OPTIONAL, PUBLISHED, Sizes, expected
+from engines.checkpoints.f5_variant import V0, V1, Flags
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

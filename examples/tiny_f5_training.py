@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tiny_f5
-from engines.f5_layout import Sizes
-from engines.f5_variant import Flags
+from engines.checkpoints.f5_layout import Sizes
+from engines.checkpoints.f5_variant import Flags
 
 if TYPE_CHECKING:
     from torch import Tensor

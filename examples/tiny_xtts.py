@@ -55,14 +55,14 @@ def build(folder: Path, size: Size = TINY, seed: int = 0) -> Path:
     Returns:
         The checkpoint, `folder/model.pth`.
     """
-    from engines import runtime
+    from engines.device import runtime
 
     runtime.quiet()
     runtime.prepare_torchaudio()
     import torch
     from TTS.tts.models.xtts import Xtts
 
-    from engines.neural.weights import Unfilled
+    from engines.torch.weights import Unfilled
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary(size.text_rows), ensure_ascii=False), encoding="utf-8")

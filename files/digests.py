@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from engines import cache
+from files import cache
 
 SETTLED_NS = 2 * 10**9  # two changes within the grain of a file system's clock look like one
 _BLOCK = 1 << 20

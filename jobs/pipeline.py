@@ -24,26 +24,27 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engines.errors import CheckpointRefused
-from jobs import answer, report, uploads
-from jobs.answer import ERROR_TEXT, Made
-from jobs.assembly import Assembly
-from jobs.checkpoint_names import Model
+from files.durable import fsync, nothing, opened_regular, read_at_most, remove_tree, write_new
 from jobs.errors import Cancelled, Hold, JobError, JobInvalid, OutboxGone, Problem, RenderFailed, holding, printable
-from jobs.files import fsync, nothing, opened_regular, read_at_most, remove_tree, write_new
-from jobs.lock import Lock
-from jobs.manifest import Status
 from jobs.names import safe_name
 from jobs.order import Fallback, Limits
-from jobs.outbox import MANIFEST, Outbox
-from jobs.parse import Document
-from jobs.reading import AT_ONCE_BYTES, BeingRead, ReadElsewhere, Reading, keep_understood, understood
-from jobs.recordings import MOST_NEAREST, Copies, NotAllowed, Snapshots, transcript_beside
-from jobs.rendering import Order, Rendering
-from jobs.report import Story
-from jobs.rules import NotHere, Rules
+from jobs.render.rendering import Order, Rendering
+from jobs.results import report, worker_result
+from jobs.results.assembly import Assembly
+from jobs.results.manifest import Status
+from jobs.results.outbox import MANIFEST, Outbox
+from jobs.results.report import Story
+from jobs.results.worker_result import ERROR_TEXT, Made
 from jobs.schedule import URGENT, Ticket
-from jobs.spec import JobSpec
-from jobs.store import Claim, Store, deadly
+from jobs.spec.checkpoint_names import Model
+from jobs.spec.job_spec import JobSpec
+from jobs.spec.parse import Document
+from jobs.spec.rules import NotHere, Rules
+from jobs.spool import uploads
+from jobs.spool.lock import Lock
+from jobs.spool.reading import AT_ONCE_BYTES, BeingRead, ReadElsewhere, Reading, keep_understood, understood
+from jobs.spool.recordings import MOST_NEAREST, Copies, NotAllowed, Snapshots, transcript_beside
+from jobs.spool.store import Claim, Store, deadly
 
 BEGINNING_BYTES = 4096  # of a job file that is too large to be read
 
@@ -156,7 +157,7 @@ class Outcome:
 
 
 class Ready(Protocol):
-    """A file that is ready to be claimed; see `watcher.arrivals.Arrival`."""
+    """A file that is ready to be claimed; see `watcher.daemon.arrivals.Arrival`."""
 
     @property
     def source(self) -> str: ...
@@ -184,7 +185,7 @@ def take(spool: Spool, arrival: Ready) -> Iterator[Step]:
         the daemon may be away.
 
     Raises:
-        jobs.store.Changed, FileNotFoundError, OSError: It was not claimed, see `Store.claim`.
+        jobs.spool.store.Changed, FileNotFoundError, OSError: It was not claimed, see `Store.claim`.
         Hold: It is claimed, but the file system refuses the next step; `resume` takes it from there.
     """
     if arrival.set_aside:
@@ -392,7 +393,7 @@ def _attempt(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback 
     A checkpoint that turns out to be of no use only when it is loaded is not tried again: where the job allows it, the
     base model takes its place, in the same attempt.
     """
-    if made := answer.kept(claim.folder):
+    if made := worker_result.kept(claim.folder):
         return made
     while True:
         attempts = spool.store.attempts(claim)
@@ -404,7 +405,7 @@ def _attempt(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback 
             if not attempts or attempts[-1]["outcome"]:  # else one is open: a hold that lasts for weeks adds nothing
                 spool.store.note_attempt(claim, started_at=report.now())
         try:
-            return answer.checked(renderer(order, spec.timeout_s), order)
+            return worker_result.checked(renderer(order, spec.timeout_s), order)
         except RenderFailed as failure:
             if failure.code == CheckpointRefused.code and order.checkpoint and spec.on_checkpoint_error == "base":
                 model = Fallback(printable(spec.checkpoint, 200), failure.message)
@@ -462,7 +463,7 @@ def _publish(spool: Spool, story: Story) -> Outcome:
     except Hold:
         if story.made:
             with holding("the state folder of the inbox"):
-                answer.keep(claim.folder, story.made)
+                worker_result.keep(claim.folder, story.made)
         raise
     with holding("the state folder of the inbox"):
         intent = {name: getattr(outcome, name) for name in _INTENDED}

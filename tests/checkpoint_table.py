@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from engines.checkpoints import Checkpoint, inspect
-from engines.f5_layout import PUBLISHED
+from engines.checkpoints.f5_layout import PUBLISHED
+from engines.checkpoints.inspection import Checkpoint, inspect
 from tests import headers, model_files
 from tests.headers import EMA, Shapes, flow, save, save_torch
 from tests.spooling import ROOT
-from watcher.display_checkpoints import in_short
+from watcher.cli.display_checkpoints import in_short
 
 PAGE = ROOT / "docs/CHECKPOINTS.md"
 BEGIN = (

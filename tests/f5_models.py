@@ -14,14 +14,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tiny_f5
-from engines import checkpoints, runtime
-from engines.f5_layout import Sizes
-from engines.f5_variant import V0, V1, Flags
+from engines.checkpoints import inspection
+from engines.checkpoints.f5_layout import Sizes
+from engines.checkpoints.f5_variant import V0, V1, Flags
+from engines.device import runtime
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.neural.f5_model import Files, Model, Request
+    from engines.f5.net.model import Files, Model, Request
 
 T = TypeVar("T")
 
@@ -60,9 +61,9 @@ class Built:
     def files(self) -> Files:
         """As `Model` takes them, read from the file's header."""
         prepare()
-        from engines.neural.f5_model import Files
+        from engines.f5.net.model import Files
 
-        found = checkpoints.inspect(self.checkpoint)
+        found = inspection.inspect(self.checkpoint)
         assert found.sizes == self.sizes
         return Files(self.checkpoint, found.tensors, self.sizes, self.vocoder)
 
@@ -71,7 +72,7 @@ class Built:
         prepare()
         import torch
 
-        from engines.neural.f5_model import Model
+        from engines.f5.net.model import Model
 
         return Model(self.files, device, getattr(torch, precision))
 
@@ -174,8 +175,8 @@ def request(
     prepare()
     import torch
 
-    from engines.neural.f5_mel import Reference
-    from engines.neural.f5_model import Request
+    from engines.f5.net.model import Request
+    from engines.torch.mel import Reference
 
     heard, said, frames = lengths[number % len(lengths)]
     generator = torch.Generator().manual_seed(number)

@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from engines import f5_layout, xtts_layout
-from engines.f5_layout import Sizes
-from engines.tensors import Entry
+from engines.checkpoints import f5_layout, xtts_layout
+from engines.checkpoints.f5_layout import Sizes
+from engines.modelfiles.tensors import Entry
 from tests import model_files
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from engines import f5_layout, xtts_layout
-from engines.base_models import BASE_MODELS, BaseModel, Published
-from engines.tensors import Entry
+from engines.checkpoints import f5_layout, xtts_layout
+from engines.checkpoints.base_models import BASE_MODELS, BaseModel, Published
+from engines.modelfiles.tensors import Entry
 
 XTTS, F5, VOCOS = (BASE_MODELS[name] for name in ("xtts", "f5", "vocos"))
 

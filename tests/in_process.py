@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from engines.base import EngineClass, EngineInfo
-from jobs import files
-from jobs.checkpoint_names import Models
+from files import durable
 from jobs.errors import JobInvalid
-from jobs.lock import Lock
-from jobs.outbox import Outbox, Policy
-from jobs.outbox_id import SPOOL_FOLDER
-from jobs.parse import Document, parse
 from jobs.pipeline import Outcome, Spool, Step, process, resume, take
-from jobs.recordings import Places, Snapshots
-from jobs.rendering import Order, Rendering
-from jobs.rules import Rules
+from jobs.render.rendering import Order, Rendering
+from jobs.results.outbox import Outbox, Policy
+from jobs.results.outbox_id import SPOOL_FOLDER
 from jobs.schedule import Ticket
-from jobs.state import State
-from jobs.store import Store
+from jobs.spec.checkpoint_names import Models
+from jobs.spec.parse import Document, parse
+from jobs.spec.rules import Rules
+from jobs.spool.lock import Lock
+from jobs.spool.recordings import Places, Snapshots
+from jobs.spool.state import State
+from jobs.spool.store import Store
 
 T = TypeVar("T")
 CHANGES = ("rename", "fsync", "link", "mkdir", "unlink", "rmdir", "ftruncate", "pwrite", "chmod")
@@ -67,7 +67,7 @@ def refused_at(number: int, times: int, code: int) -> Iterator[list[str]]:
 @contextmanager
 def _intercepted(at: Callable[[list[str]], None]) -> Iterator[list[str]]:
     watched = (*CHANGES, "open", "write", "copy_file_range", "fchmod", "fchown")
-    modules = dict.fromkeys(watched, os) | {"rename_exclusively": files}
+    modules = dict.fromkeys(watched, os) | {"rename_exclusively": durable}
     real = {name: getattr(module, name) for name, module in modules.items()}
     calls: list[str] = []
 

@@ -18,15 +18,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import tiny_f5
-from engines import allowance, base_models, runtime
 from engines.base import Chunk, Device, Engine, EngineClass
-from engines.f5 import F5
-from engines.xtts import Xtts
+from engines.checkpoints import base_models
+from engines.device import allowance, runtime
+from engines.f5.engine import F5
+from engines.xtts.engine import Xtts
 from jobs.order import Order
 from tests import f5_models, sounds, tiny
 from tests.process_memory import forget, most, now
 from tests.spooling import ROOT
-from watcher.worker_main import WarmEngine
+from watcher.executors.local.main import WarmEngine
 
 MB = 1 << 20
 ENGINES: Mapping[str, EngineClass] = {"xtts": Xtts, "f5": F5}
@@ -137,8 +138,8 @@ def _decoded(checkpoint: Path, rows: int) -> Taken:
     """Each to the longest that there is."""
     import torch
 
-    from engines.neural.sampling import Sampling
-    from engines.neural.xtts_gpt import Utterance
+    from engines.torch.sampling import Sampling
+    from engines.xtts.net.gpt import Utterance
 
     model = tiny.load(checkpoint)
     gpt, voice = model.gpt, torch.randn(1, 32, model.gpt.channels)
@@ -159,8 +160,8 @@ def _decoded(checkpoint: Path, rows: int) -> Taken:
 def _sampled(checkpoint: Path, rows: int) -> Taken:
     """All as long as fit into one batch together."""
     f5_models.prepare()
-    from engines.neural.f5_flow import Course
-    from engines.neural.f5_model import MOST_ROWS
+    from engines.f5.net.flow import Course
+    from engines.f5.net.model import MOST_ROWS
 
     kind = tiny_f5.KINDS["f5-v1-base"]
     model = f5_models.Built(checkpoint, base_models.need("vocos"), kind.full, kind.flags).load()

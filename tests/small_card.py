@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from engines import runtime
 from engines.base import Device
+from engines.device import runtime
 
 
 class Card:

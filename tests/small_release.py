@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from engines import base_models
+from engines.checkpoints import base_models
 from tests.hub import published
-from watcher import cli
+from watcher.cli import main as cli_main
 
 
 def words(folder: Path) -> tuple[str, ...]:
@@ -25,7 +25,7 @@ def main() -> None:
         weights_last = dict(sorted(files.items(), key=lambda item: len(item[1])))
         base_models.BASE_MODELS[release.name] = published(weights_last, base_models.BASE_MODELS[release.name])
     del sys.argv[python_m_watcher], sys.argv[1]
-    cli.main()
+    cli_main.main()
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ import pytest
 import soundfile
 
 import tiny_f5
-from engines import base_models, checkpoints, f5_reference, f5_vocabulary, runtime
 from engines.base import Chunk, Device
-from engines.espeak import Espeak
-from engines.f5_variant import V1
+from engines.checkpoints import base_models, f5_vocabulary, inspection
+from engines.checkpoints.f5_variant import V1
+from engines.device import runtime
+from engines.espeak.engine import Espeak
+from engines.f5 import reference
 from tests.model_files import tiny_xtts
 
 LONGEST = 16
@@ -93,11 +95,11 @@ def _teach(folder: Path) -> None:
     from safetensors.torch import save_file
 
     import tiny_f5_training
-    from engines.neural.f5_mel import hear
-    from engines.neural.f5_symbols import Symbols, closed
+    from engines.f5.net.symbols import Symbols, closed
+    from engines.torch.mel import hear
 
     samples, rate_hz = soundfile.read(folder / "bea.wav", dtype="float32")
-    heard = f5_reference.fitted(samples, rate_hz, F5_SAID)
+    heard = reference.fitted(samples, rate_hz, F5_SAID)
     mel = hear(torch.from_numpy(heard.samples).unsqueeze(0), rate_hz).mel
     vocabulary = f5_vocabulary.read(f5_vocabulary.library() or folder)
     sizes = replace(tiny_f5_training.SIZES, vocabulary=f5_vocabulary.LIBRARY_SYMBOLS)
@@ -169,9 +171,9 @@ def configuration() -> Any:
 def files(checkpoint: Path) -> Any:
     """A checkpoint with what lies beside it, as `Model` takes it."""
     _prepare()
-    from engines.neural.xtts_model import Files
+    from engines.xtts.net.model import Files
 
-    found = checkpoints.inspect(checkpoint)
+    found = inspection.inspect(checkpoint)
     assert found.loads, found.why_not
     assert found.vocab is not None
     return Files(checkpoint, found.tensors, found.config, found.vocab)
@@ -187,7 +189,7 @@ def load_files(parts: Any, precision: str = "float32", device: str = "cpu") -> A
     _prepare()
     import torch
 
-    from engines.neural.xtts_model import Model
+    from engines.xtts.net.model import Model
 
     return Model(parts, device, getattr(torch, precision))
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import soundfile
 
-from engines import runtime
 from engines.base import Chunk, Device
-from engines.espeak import Espeak
+from engines.device import runtime
+from engines.espeak.engine import Espeak
 from tests.model_files import tiny_xtts
 from tests.training_runs import ORIGINALS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tiny_f5
-from engines import f5_vocabulary
+from engines.checkpoints import f5_vocabulary
 from tests.sounds import recording
 
 ORIGINALS = "XTTS_v2.0_original_model_files"

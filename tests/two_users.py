@@ -77,7 +77,7 @@ def _found_python() -> Python | None:
     common = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/local/bin:/usr/bin") or ""
     for python in (Python(sys.executable, {}), Python(common, {"PYTHONPATH": packages})):
         # A shell in between, as the daemon is for its worker: the very first program still runs with root's eyes.
-        words = ["sh", "-c", '"$0" -c "import watcher.cli, yaml, numpy"', python.path]
+        words = ["sh", "-c", '"$0" -c "import watcher.cli.main, yaml, numpy"', python.path]
         env = environment(**python.variables)
         tried = python.path and subprocess.run([*STRANGER.words, *words], env=env, capture_output=True, check=False)
         if tried and tried.returncode == 0:

@@ -96,7 +96,7 @@ def python() -> str:
     """A Python of this version that every user may run: this one or, where it is in root's home, the system's; ""
     for none.
     """
-    words = [*STRANGER.prefix, *environment(Path("/")), "sh", "-c", '"$0" -c "import watcher.config"']
+    words = [*STRANGER.prefix, *environment(Path("/")), "sh", "-c", '"$0" -c "import watcher.config.settings"']
     for program in filter(None, (sys.executable, shutil.which(f"python{VERSION}", path=os.defpath))):
         if subprocess.run([*words, program], capture_output=True, check=False).returncode == 0:
             return program

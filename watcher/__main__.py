@@ -1,6 +1,6 @@
 """`python -m watcher` is `voicespool`."""
 
-from watcher.cli import main
+from watcher.cli.main import main
 
 if __name__ == "__main__":
     main()

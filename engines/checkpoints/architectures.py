@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from engines import f5_layout, xtts_layout
-from engines.f5_layout import Sizes
-from engines.tensor_file import Entry, TensorFile, quoted
+from engines.checkpoints import f5_layout, xtts_layout
+from engines.checkpoints.f5_layout import Sizes
+from engines.modelfiles.tensor_file import Entry, TensorFile, quoted
 
 Tensors = Mapping[str, Entry]
 SHOWN = 3

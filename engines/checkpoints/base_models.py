@@ -58,7 +58,7 @@ class BaseModel:
     Attributes:
         name: As in `voicespool models pull NAME`; the engine's, where an engine speaks with it.
         title: For people.
-        architecture: What `engines.architectures` must make of its weights: how the name begins.
+        architecture: What `engines.checkpoints.architectures` must make of its weights: how the name begins.
         licence: On what terms it may be used.
         repository, revision: On the Hugging Face hub; the revision is a commit, so that it never changes.
         files: What is downloaded; none where users have to bring it.
@@ -301,8 +301,8 @@ def fault(model: BaseModel, folder: Path) -> str:
 @lru_cache(maxsize=64)
 def _fault_of_weights(model: BaseModel, weights: Path, _state: tuple[int, ...]) -> str:
     """The same of the file alone; asked for each job, and read again only when the file has changed."""
-    from engines import tensors
-    from engines.architectures import recognise
+    from engines.checkpoints.architectures import recognise
+    from engines.modelfiles import tensors
 
     try:
         found = recognise(tensors.read(weights))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from engines.tensor_file import Entry
+from engines.modelfiles.tensor_file import Entry
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, Entry]

@@ -19,9 +19,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from engines import sidecar
-from engines.f5_layout import Sizes, published_as
-from engines.tensor_file import TensorFile
+from engines.checkpoints import sidecar
+from engines.checkpoints.f5_layout import Sizes, published_as
+from engines.modelfiles.tensor_file import TensorFile
 
 VOCODERS = ("vocos", "bigvgan")
 

@@ -13,13 +13,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engines import bounded_json, f5_variant, f5_vocabulary, tensors
-from engines.architectures import Architecture, recognise, some
-from engines.digests import digest
-from engines.f5_layout import Sizes
-from engines.f5_variant import Variant
-from engines.f5_vocabulary import Shelf
-from engines.tensors import Entry, TensorFile, Unreadable
+from engines.checkpoints import f5_variant, f5_vocabulary
+from engines.checkpoints.architectures import Architecture, recognise, some
+from engines.checkpoints.f5_layout import Sizes
+from engines.checkpoints.f5_variant import Variant
+from engines.checkpoints.f5_vocabulary import Shelf
+from engines.modelfiles import tensors
+from engines.modelfiles.tensors import Entry, TensorFile, Unreadable
+from files import bounded_json
+from files.digests import digest
 
 __all__ = ["ENGINES", "Checkpoint", "candidates", "digest", "inspect", "listed"]
 

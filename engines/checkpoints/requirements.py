@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines import base_models, f5_vocabulary
-from engines.checkpoints import Checkpoint
+from engines.checkpoints import base_models, f5_vocabulary
+from engines.checkpoints.inspection import Checkpoint
 from engines.errors import EngineMissing
 
 

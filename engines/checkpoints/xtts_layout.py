@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from engines.tensor_file import Entry
+from engines.modelfiles.tensor_file import Entry
 
 Shape = tuple[int, ...]
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
-from engines.allowance import free_memory, processors
 from engines.base import Device
+from engines.device.allowance import free_memory, processors
 from engines.errors import EngineMissing, OutOfMemory, RequestRefused
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What torch says of itself and of the cards here: `python -m engines.torch_report NAME PRECISION` prints it as JSON.
+"""What torch says of itself and of the cards here: `python -m engines.device.torch_report NAME PRECISION` prints it as JSON.
 
 A program of its own, because torch is large, and a broken one can crash or hang whoever imports it.
 """
@@ -11,8 +11,8 @@ import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from engines import runtime
 from engines.base import Device
+from engines.device import runtime
 from engines.errors import EngineError
 
 

@@ -25,9 +25,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from engines import espeak_process, espeak_voices
 from engines.base import Audio, Chunk, Device, EngineInfo, Option
 from engines.errors import EngineError, EngineMissing, RequestRefused
+from engines.espeak import process, voices
 
 PACKAGE = "espeakng-loader"
 NORMAL_WORDS_PER_MINUTE = 175
@@ -68,7 +68,7 @@ class Espeak:
             library=PACKAGE,
             version=_version(),
             missing=None if voices else f"pip install {PACKAGE}",
-            sample_rate_hz=espeak_process.RATE_HZ,
+            sample_rate_hz=process.RATE_HZ,
             languages=tuple(sorted(voices.files)) if voices else (),
             options=OPTIONS,
             speakers=voices.speakers if voices else (),
@@ -101,7 +101,7 @@ class Espeak:
         try:
             status, told = self._answer()
         except EngineError:
-            status, told = espeak_process.REFUSED_START, b""
+            status, told = process.REFUSED_START, b""
         if status != 0:
             raise self._not_started()
         return {"device": "cpu", "espeak_ng": told.decode(errors="replace")}
@@ -146,7 +146,7 @@ class Espeak:
         self_answers, answers = os.pipe()
         self._requests = open(self_requests, "wb", buffering=0)  # noqa: SIM115 - closed in close()
         self._answers = open(self_answers, "rb")  # noqa: SIM115 - closed in close()
-        script = str(Path(espeak_process.__file__))
+        script = str(Path(process.__file__))
         # A stop from a terminal or a service manager reaches every process; the daemon lets the running chunk
         # finish, so that this one must not hear it. Blocked signals stay blocked in the new program.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
@@ -175,15 +175,15 @@ class Espeak:
             raise EngineError("the process of espeak-ng is gone") from error
         _check(status, chunk)
         pcm = np.frombuffer(samples, dtype=np.int16)
-        return Audio(pcm.astype(np.float32) / np.float32(32768), espeak_process.RATE_HZ)
+        return Audio(pcm.astype(np.float32) / np.float32(32768), process.RATE_HZ)
 
     def _answer(self) -> tuple[int, bytes]:
         if self._answers is None:
             raise EngineError("espeak was asked to speak before it was loaded")
-        header = self._answers.read(espeak_process.HEADER.size)
-        if len(header) < espeak_process.HEADER.size:
+        header = self._answers.read(process.HEADER.size)
+        if len(header) < process.HEADER.size:
             raise EngineError("the process of espeak-ng ended without an answer")
-        status, size = espeak_process.HEADER.unpack(header)
+        status, size = process.HEADER.unpack(header)
         payload = self._answers.read(size)
         if len(payload) < size:
             raise EngineError("the process of espeak-ng ended in the middle of an answer")
@@ -193,7 +193,7 @@ class Espeak:
 def _check(status: int, chunk: Chunk) -> None:
     if status < 0:
         raise EngineError(f"espeak-ng crashed ({_signal_name(-status)}) on the text {chunk.text[:60]!r}")
-    if status == espeak_process.REFUSED_VOICE:
+    if status == process.REFUSED_VOICE:
         raise RequestRefused(f"espeak-ng has no voice for {chunk.language} with speaker {chunk.speaker}")
     if status != 0:
         raise EngineError(f"espeak-ng could not speak (status {status}) the text {chunk.text[:60]!r}")
@@ -260,10 +260,10 @@ def _close_quietly(pipe: IO[bytes]) -> None:
 
 
 @cache
-def _voices() -> espeak_voices.Voices | None:
+def _voices() -> voices.Voices | None:
     home = _home()
     try:
-        return espeak_voices.read(home / "espeak-ng-data") if home is not None else None
+        return voices.read(home / "espeak-ng-data") if home is not None else None
     except OSError:
         return None  # a wheel without its data is as good as none
 

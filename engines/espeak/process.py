@@ -1,4 +1,4 @@
-"""The process that holds libespeak-ng for `engines.espeak`: speaks each request in a fork of its own.
+"""The process that holds libespeak-ng for `engines.espeak.engine`: speaks each request in a fork of its own.
 
 Run as a script by a bare interpreter (`python -I -S espeak_process.py LIBRARY REQUESTS ANSWERS`), in the folder
 that holds `espeak-ng-data`; needs the standard library alone, so that the process is small and forks in under a

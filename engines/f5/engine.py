@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engines import base_models, checkpoints, f5_vocabulary, requirements, runtime
 from engines.base import Device, EngineInfo, Option
+from engines.checkpoints import base_models, f5_vocabulary, inspection, requirements
+from engines.device import runtime
 from engines.errors import EngineMissing
 from engines.neural_engine import NeuralEngine, Opened, inspected, prepare, version_of
 
@@ -92,16 +93,16 @@ class F5(NeuralEngine):
         is_low = device.profile == "low_vram"
         is_small = is_low and here.device != "cpu"
 
-        from engines.neural.f5_model import Files, Model
-        from engines.neural.f5_speech import About, Speech
-        from engines.neural.f5_symbols import Symbols
+        from engines.f5.net.model import Files, Model
+        from engines.f5.net.speech import About, Speech
+        from engines.f5.net.symbols import Symbols
 
         files = Files(found.path, found.tensors, found.sizes, base_models.need(variant.vocoder), variant.vocoder)
         with runtime.too_small(f"the model does not fit into the memory of {here.device}"):
             model = Model(files, here.device, here.torch_dtype, "cpu" if is_small else here.device)
         symbols = Symbols(f5_vocabulary.read(found.vocab).numbers(found.sizes.vocabulary))
         defaults = {**_DEFAULTS, "nfe_step": FEWER_STEPS if is_low else STEPS}
-        about = About(found.path, variant, partial(checkpoints.digest, found.path), one_by_one=is_small)
+        about = About(found.path, variant, partial(inspection.digest, found.path), one_by_one=is_small)
         facts: dict[str, Any] = {
             "device": here.device,
             "precision": here.precision,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engines.errors import RequestRefused
-from engines.voice_measures import FRAMES_PER_S, speaking_frames
+from engines.voices.measures import FRAMES_PER_S, speaking_frames
 
 if TYPE_CHECKING:
     import numpy as np

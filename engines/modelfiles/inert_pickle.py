@@ -21,7 +21,7 @@ from io import BytesIO
 from itertools import count
 from typing import Any
 
-from engines.tensor_file import DAMAGED, ITEM_BYTES, HoldsCode, Unreadable, quoted
+from engines.modelfiles.tensor_file import DAMAGED, ITEM_BYTES, HoldsCode, Unreadable, quoted
 
 MOST_INSTRUCTIONS = 300_000
 """Two and a half times what a whole XTTS-v2 with the state of its optimizer needs (3,852 tensors); half a second."""

@@ -8,8 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from engines import bounded_json
-from engines.tensor_file import DAMAGED, ITEM_BYTES, MOST_DIMENSIONS, Entry, Source, Unreadable, cut_off, quoted
+from engines.modelfiles.tensor_file import (
+    DAMAGED,
+    ITEM_BYTES,
+    MOST_DIMENSIONS,
+    Entry,
+    Source,
+    Unreadable,
+    cut_off,
+    quoted,
+)
+from files import bounded_json
 
 LARGEST_HEADER = 2 << 20
 """Bytes. The format allows 100 MB; the header of a speech model has a tenth of one."""

@@ -6,8 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from engines import safetensors_header, torch_file
-from engines.tensor_file import COPY_AGAIN, Entry, HoldsCode, Source, TensorFile, Unreadable
+from engines.modelfiles import safetensors_header, torch_file
+from engines.modelfiles.tensor_file import COPY_AGAIN, Entry, HoldsCode, Source, TensorFile, Unreadable
 
 __all__ = ["Entry", "HoldsCode", "TensorFile", "Unreadable", "read"]
 

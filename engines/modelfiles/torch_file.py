@@ -11,10 +11,19 @@ from io import BytesIO
 from itertools import islice
 from typing import Any
 
-from engines import inert_pickle, zip_directory
-from engines.inert_pickle import Name, Record, Storage, Tensor
-from engines.tensor_file import DAMAGED, ITEM_BYTES, MOST_DIMENSIONS, Entry, HoldsCode, Source, Unreadable, quoted
-from engines.zip_directory import Record as Archived
+from engines.modelfiles import inert_pickle, zip_directory
+from engines.modelfiles.inert_pickle import Name, Record, Storage, Tensor
+from engines.modelfiles.tensor_file import (
+    DAMAGED,
+    ITEM_BYTES,
+    MOST_DIMENSIONS,
+    Entry,
+    HoldsCode,
+    Source,
+    Unreadable,
+    quoted,
+)
+from engines.modelfiles.zip_directory import Record as Archived
 
 LARGEST_PICKLE = 4 << 20
 """Bytes; a whole XTTS-v2 with the state of its optimizer (3,852 tensors) has 370,000."""

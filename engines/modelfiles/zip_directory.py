@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from struct import Struct
 
-from engines.tensor_file import COPY_AGAIN, DAMAGED, Source, Unreadable, quoted
+from engines.modelfiles.tensor_file import COPY_AGAIN, DAMAGED, Source, Unreadable, quoted
 
 LARGEST_DIRECTORY = 4 << 20
 """Bytes; that of a whole XTTS-v2 with the state of its optimizer (3,852 tensors) has 400,000."""

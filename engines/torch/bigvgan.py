@@ -19,13 +19,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from engines import tensors
-from engines.architectures import unwrapped
+from engines.checkpoints.architectures import unwrapped
 from engines.errors import RequestRefused
-from engines.neural.f5_mel import HOP, N_FFT, N_MELS, RATE_HZ
-from engines.neural.source import Source
-from engines.neural.weights import json_in
-from engines.tensors import Entry
+from engines.modelfiles import tensors
+from engines.modelfiles.tensors import Entry
+from engines.torch.mel import HOP, N_FFT, N_MELS, RATE_HZ
+from engines.torch.source import Source
+from engines.torch.weights import json_in
 
 CONFIG, WEIGHTS = "config.json", "bigvgan_generator.pt"
 _ENDS = 7  # kernel of the first and the last convolution

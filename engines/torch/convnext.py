@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from engines.neural.convolution import Convolution
-from engines.neural.packing import Packing
-from engines.neural.source import Source
+from engines.torch.convolution import Convolution
+from engines.torch.packing import Packing
+from engines.torch.source import Source
 
 KERNEL = 7
 _EPS = 1e-6

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from engines.neural.linear import Linear, is_packed
+from engines.torch.linear import Linear, is_packed
 
 
 class Convolution:

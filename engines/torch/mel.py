@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
+from engines.checkpoints.f5_layout import MELS
 from engines.errors import RequestRefused
-from engines.f5_layout import MELS
 
 RATE_HZ, HOP, N_FFT, N_MELS = 24_000, 256, 1024, MELS
 _LOUDNESS = 0.1  # root mean square; quieter recordings are brought to it, and the speech back to theirs

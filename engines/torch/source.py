@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from engines.errors import RequestRefused
-from engines.neural import weights
-from engines.neural.linear import Gelu, Linear
-from engines.tensors import Entry
+from engines.modelfiles.tensors import Entry
+from engines.torch import weights
+from engines.torch.linear import Gelu, Linear
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from engines import sidecar, tensors
+from engines.checkpoints import sidecar
 from engines.errors import RequestRefused
-from engines.neural.convnext import KERNEL, ConvNext
-from engines.neural.convolution import Convolution
-from engines.neural.packing import Packing
-from engines.neural.source import Source
+from engines.modelfiles import tensors
+from engines.torch.convnext import KERNEL, ConvNext
+from engines.torch.convolution import Convolution
+from engines.torch.packing import Packing
+from engines.torch.source import Source
 
 CONFIG, WEIGHTS = "config.yaml", "pytorch_model.bin"
 _EPS = 1e-6

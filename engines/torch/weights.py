@@ -1,6 +1,6 @@
 """Weights from a file into a model: memory-mapped, read-only, without running anything that the file holds.
 
-The header says where each tensor lies (`engines.tensors`); here those bytes become tensors. Each tensor has a private
+The header says where each tensor lies (`engines.modelfiles.tensors`); here those bytes become tensors. Each tensor has a private
 mapping of its own, so that one which is converted to another precision gives its pages back at once, and the peak
 stays at what is kept.
 """
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from engines import bounded_json
 from engines.errors import RequestRefused
-from engines.tensors import Entry
+from engines.modelfiles.tensors import Entry
+from files import bounded_json
 
 MOST_NAMES = 3
 LARGEST_JSON = 1 << 20
@@ -142,7 +142,7 @@ class Adapter:
 
     Args:
         path: `adapter_model.safetensors` in PEFT's layout, `adapter_config.json` beside it.
-        entries: Its tensors, as `engines.architectures` names them: `LAYER.lora_A.weight`, `LAYER.lora_B.weight`.
+        entries: Its tensors, as `engines.checkpoints.architectures` names them: `LAYER.lora_A.weight`, `LAYER.lora_B.weight`.
         base: Of the model that it is for.
 
     Raises:

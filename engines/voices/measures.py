@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engines import voice_faults as limits
+from engines.voices import faults as limits
 
 if TYPE_CHECKING:
     import numpy as np

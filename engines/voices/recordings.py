@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines import voice_faults as limits
 from engines.errors import RequestRefused
-from engines.voice_faults import FAULTS, kind_of
-from engines.voice_measures import Sound, db, measured
+from engines.voices import faults as limits
+from engines.voices.faults import FAULTS, kind_of
+from engines.voices.measures import Sound, db, measured
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,11 +10,13 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from engines import base_models, cache, digests, runtime
 from engines.base import Device
-from engines.base_models import BaseModel, Licence
+from engines.checkpoints import base_models
+from engines.checkpoints.base_models import BaseModel, Licence
+from engines.device import runtime
 from engines.errors import EngineMissing, OutOfMemory, RequestRefused
 from engines.neural_engine import prepare, version_of
+from files import cache, digests
 
 LONGEST_S = 30.0
 """Whisper hears so much at a time; no engine here needs more."""
@@ -94,16 +96,16 @@ def hear(recording: Path, shown: str, sha256: str, device: Device) -> Heard:
 
 
 def _heard(recording: Path, shown: str, folder: Path, device: Device) -> Heard:
-    from engines import voices
+    from engines.voices import recordings
 
-    samples, rate_hz = voices.read(recording, LONGEST_S + 1)
+    samples, rate_hz = recordings.read(recording, LONGEST_S + 1)
     if samples.shape[1] > LONGEST_S * rate_hz:
         raise RequestRefused(
             f"{shown} is longer than the {LONGEST_S:g} s that Whisper listens to",
             "Cut it to 6 to 12 s, or write down what is said in it.",
         )
     here = prepare(device)
-    from engines.neural.whisper import transcribe
+    from engines.whisper.net import transcribe
 
     for where in dict.fromkeys((here.device, "cpu")):
         try:

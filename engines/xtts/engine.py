@@ -12,14 +12,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from engines import base_models, requirements, runtime
 from engines.base import Device, EngineInfo, Option
-from engines.checkpoints import Checkpoint
+from engines.checkpoints import base_models, requirements
+from engines.checkpoints.inspection import Checkpoint
+from engines.device import runtime
 from engines.errors import EngineMissing, RequestRefused
 from engines.neural_engine import NeuralEngine, Opened, inspected, prepare, version_of
 
 if TYPE_CHECKING:
-    from engines.neural.xtts_model import Files
+    from engines.xtts.net.model import Files
 
 PACKAGE = "coqui-tts"
 INSTALL = "pip install 'voicespool[xtts]'"
@@ -93,8 +94,8 @@ class Xtts(NeuralEngine):
         parts = _parts(checkpoint)
         here = prepare(device)
 
-        from engines.neural.xtts_model import Model
-        from engines.neural.xtts_speech import Speech
+        from engines.xtts.net.model import Model
+        from engines.xtts.net.speech import Speech
 
         with runtime.too_small(f"the model does not fit into the memory of {here.device}"):
             model = Model(_files(parts), here.device, here.torch_dtype)
@@ -119,7 +120,7 @@ class Parts:
     Attributes:
         described: The file that the job names, or the base model's.
         whole: The weights: the same, or what an adapter is merged into.
-        config, vocab, speakers: Files; see `engines.neural.xtts_model.Files`.
+        config, vocab, speakers: Files; see `engines.xtts.net.model.Files`.
         warnings: What was taken from elsewhere, in sentences.
     """
 
@@ -162,7 +163,7 @@ def _inspected(path: Path) -> Checkpoint:
 
 
 def _files(parts: Parts) -> Files:
-    from engines.neural.xtts_model import Files
+    from engines.xtts.net.model import Files
 
     adapter = (parts.described.path, parts.described.tensors) if parts.described.is_adapter else None
     return Files(parts.whole.path, parts.whole.tensors, parts.config, parts.vocab, adapter)

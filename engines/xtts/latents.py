@@ -18,7 +18,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines import cache
+from files import cache
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.base import Audio
-from jobs.audio import FULL_SCALE, to_pcm
+from jobs.audio.wav import FULL_SCALE, to_pcm
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from engines.base import Chunk, EngineInfo
 from engines.errors import RequestRefused
+from files.durable import sha256_of
 from jobs.errors import printable
-from jobs.files import sha256_of
-from jobs.kept_chunks import key_of
 from jobs.order import Order
-from jobs.spec import JobSpec, Segment
-from jobs.text import PARAGRAPH_PAUSE_MS, SENTENCE_PAUSE_MS, PauseMark, pieces
+from jobs.render.chunk_cache import key_of
+from jobs.spec.job_spec import JobSpec, Segment
+from jobs.text.pieces import PARAGRAPH_PAUSE_MS, SENTENCE_PAUSE_MS, PauseMark, pieces
 
 # More silence than this in one job, beyond what speech has by nature, is a mistake or an attack on the disk.
 MOST_SILENCE_S = 3600.0

@@ -13,9 +13,9 @@ from engines.base import EngineClass
 from engines.errors import EngineMissing, RequestRefused
 from jobs.errors import printable
 from jobs.order import Order
-from jobs.recordings import transcript_wanted
-from jobs.script import Line, Stage, lines_of, recordings_of
-from jobs.spec import JobSpec
+from jobs.render.chunk_plan import Line, Stage, lines_of, recordings_of
+from jobs.spec.job_spec import JobSpec
+from jobs.spool.recordings import transcript_wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def _words(name: str, stage: Stage) -> str:
     Raises:
         EngineMissing, RequestRefused, OutOfMemory: As `transcripts.hear`.
     """
-    from engines import transcripts
+    from engines.whisper import transcripts
 
     path, device = Path(stage.order.recordings[name]), stage.order.where()
     return transcripts.hear(path, printable(name), stage.recordings[name], device).text
@@ -146,7 +146,7 @@ def _check_transcripts(stage: Stage) -> None:
 @lru_cache(maxsize=1000)
 def _faults(recording: _Recording) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Errors and warnings."""
-    from engines import voices
+    from engines.voices import recordings
 
-    found = voices.examine(recording.path, recording.shown)
+    found = recordings.examine(recording.path, recording.shown)
     return found.errors, found.warnings

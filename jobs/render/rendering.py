@@ -15,14 +15,14 @@ from typing import Any
 
 from engines.base import Audio, Chunk, Engine
 from engines.errors import BadAudio, EngineError, RequestRefused
-from jobs import spoken
-from jobs.audio import WavWriter, checked, frames_of
+from jobs.audio.wav import WavWriter, checked, frames_of
 from jobs.errors import printable
-from jobs.kept_chunks import KeptChunks, Length
 from jobs.order import Order, Progress, Rendering, Stopped
-from jobs.preparation import Prepared
-from jobs.script import Line, Stage, too_long
-from jobs.spoken import MOST_CHUNKS, Spans
+from jobs.render import spoken
+from jobs.render.chunk_cache import KeptChunks, Length
+from jobs.render.chunk_plan import Line, Stage, too_long
+from jobs.render.preparation import Prepared
+from jobs.render.spoken import MOST_CHUNKS, Spans
 
 __all__ = ["Order", "Progress", "Ready", "Rendering", "Stopped", "render"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import printable_json
-from jobs.script import Line, Stage
-from jobs.spec import Segment
+from jobs.render.chunk_plan import Line, Stage
+from jobs.spec.job_spec import Segment
 
 MOST_CHUNKS = 500
 """In the manifest itself; more of them are a file of their own."""

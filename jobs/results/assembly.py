@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.files import copy_slices, nothing, opened_regular, write_all
-from jobs.open_folder import OpenFolder, named
+from files.durable import copy_slices, nothing, opened_regular, write_all
+from files.open_folder import OpenFolder, named
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from jobs.assembly import Assembly
+from files.durable import from_json, replace, to_json
+from files.open_folder import OpenFolder
 from jobs.errors import OutboxGone
-from jobs.files import from_json, replace, to_json
 from jobs.names import RESULT_MARKS, folded, numbered, safe_folders, safe_name
-from jobs.open_folder import OpenFolder
-from jobs.outbox_id import SPOOL_FOLDER, found_new, gone, ours_alone, read_id, spool_folder
+from jobs.results.assembly import Assembly
+from jobs.results.outbox_id import SPOOL_FOLDER, found_new, gone, ours_alone, read_id, spool_folder
 
 MANIFEST = "manifest.json"
 MOST_NAMES, MOST_FOLDERS = 250_000, 1_000  # about 50 MB, once names of results taken away long ago have piled up

@@ -7,9 +7,9 @@ import os
 import secrets
 from pathlib import Path
 
+from files.durable import opened_regular, read_at_most, write_all
+from files.open_folder import OpenFolder
 from jobs.errors import OutboxGone
-from jobs.files import opened_regular, read_at_most, write_all
-from jobs.open_folder import OpenFolder
 
 SPOOL_FOLDER = ".voicespool"
 LONGEST_ID_BYTES = 1024

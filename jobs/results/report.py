@@ -10,11 +10,21 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 
-from jobs.answer import Made
 from jobs.errors import Cancelled, JobError, JobInvalid, Problem, printable
-from jobs.manifest import AudioFile, Checks, Failure, Manifest, Source, SpokenChunk, SpokenSegment, Status, Timing
-from jobs.spec import JobSpec
-from jobs.store import Claim
+from jobs.results.manifest import (
+    AudioFile,
+    Checks,
+    Failure,
+    Manifest,
+    Source,
+    SpokenChunk,
+    SpokenSegment,
+    Status,
+    Timing,
+)
+from jobs.results.worker_result import Made
+from jobs.spec.job_spec import JobSpec
+from jobs.spool.store import Claim
 
 
 @dataclass(slots=True)

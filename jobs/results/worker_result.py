@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from files.durable import from_json, replace, sha256_of, to_json
 from jobs.errors import RenderFailed, printable
-from jobs.files import from_json, replace, sha256_of, to_json
-from jobs.manifest import AudioFile, Checks, SpokenChunk, SpokenSegment, Timing, without_gaps
 from jobs.order import Order, Rendering
-from jobs.outbox import MANIFEST
+from jobs.results.manifest import AudioFile, Checks, SpokenChunk, SpokenSegment, Timing, without_gaps
+from jobs.results.outbox import MANIFEST
 
 ERROR_TEXT = "ERROR.txt"
 KEPT = "rendered.json"

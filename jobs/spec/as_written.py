@@ -14,9 +14,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from files.tree import TOO_LARGE, Path, Tree, Written, dotted
 from jobs.errors import Problem, printable
-from jobs.spec import JobSpec, Segment
-from jobs.tree import TOO_LARGE, Path, Tree, Written, dotted
+from jobs.spec.job_spec import JobSpec, Segment
 
 MOST_WARNINGS = 20
 _SPOKEN = frozenset({"text", "speaker_text"})

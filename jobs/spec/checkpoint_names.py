@@ -22,11 +22,11 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
-from engines import checkpoints, requirements
-from engines.requirements import Need
+from engines.checkpoints import inspection, requirements
+from engines.checkpoints.requirements import Need
 from jobs.errors import printable
-from jobs.findings import listed, nearest, shown
-from jobs.recordings import NotAllowed, check_place
+from jobs.spec.problems import listed, nearest, shown
+from jobs.spool.recordings import NotAllowed, check_place
 
 PREFERRED = ("model", "best_model")
 BEST = "best"
@@ -208,7 +208,7 @@ class Shelf:
         now_ns = time.time_ns()
         changed = _folders_below(models)
         held: dict[str, list[str]] = {}
-        for file in checkpoints.candidates(models):
+        for file in inspection.candidates(models):
             path = file.relative_to(models)
             held.setdefault(str(path.parent), []).append(str(path))
         settled = bool(changed) and max(changed.values()) < now_ns - SETTLED_NS
@@ -286,7 +286,7 @@ def _folders_below(models: Path) -> dict[str, int]:
 def _inspected(real: Path, name: str, models: Path) -> Model:
     """What a file's header says. Nothing in the file is run, and the weights are not read."""
     try:
-        seen = checkpoints.inspect(real, models)
+        seen = inspection.inspect(real, models)
     except OSError as error:
         raise NotAllowed(f"{name} can't be opened: {error.strerror}") from None
     why_not = "" if seen.loads else printable(" ".join(filter(None, (seen.why_not, seen.cure))))

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.base import EngineInfo, Option
+from files.tree import Path
 from jobs.errors import printable
-from jobs.findings import Findings, listed, nearest, shown
 from jobs.names import checked_name
-from jobs.rules import Rules
-from jobs.spec import JobSpec, Segment
-from jobs.text import has_words, wrong_marks
-from jobs.tree import Path
+from jobs.spec.job_spec import JobSpec, Segment
+from jobs.spec.problems import Findings, listed, nearest, shown
+from jobs.spec.rules import Rules
+from jobs.text.pieces import has_words, wrong_marks
 
 NOT_YET = "not available in this version"
 

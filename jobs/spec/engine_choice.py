@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.checkpoint_names import Model
-from jobs.checks import path_fault
 from jobs.errors import printable
-from jobs.findings import Findings, shown
 from jobs.order import Fallback
-from jobs.recordings import NotAllowed
-from jobs.rules import Rules
-from jobs.spec import JobSpec
+from jobs.spec.checkpoint_names import Model
+from jobs.spec.checks import path_fault
+from jobs.spec.job_spec import JobSpec
+from jobs.spec.problems import Findings, shown
+from jobs.spec.rules import Rules
+from jobs.spool.recordings import NotAllowed
 
 KEY = ("checkpoint",)
 

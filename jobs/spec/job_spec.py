@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
 
-from jobs.language import canonical_language
+from jobs.spec.language import canonical_language
 
 YEAR_S = 366 * 86400
 

@@ -14,17 +14,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engines.base import EngineInfo
-from jobs import json_text, yaml12
-from jobs.checkpoint_names import Model
-from jobs.checks import Check, fits, path_fault
-from jobs.choice import Choice, choose
+from files import json_text, yaml12
+from files.tree import Bounds, Tree, Unreadable, dotted
 from jobs.errors import JobInvalid, Problem
 from jobs.names import checked_name
 from jobs.order import Fallback
-from jobs.rules import Rules
-from jobs.shape import shape
-from jobs.spec import JobSpec, Output
-from jobs.tree import Bounds, Tree, Unreadable, dotted
+from jobs.spec.checkpoint_names import Model
+from jobs.spec.checks import Check, fits, path_fault
+from jobs.spec.engine_choice import Choice, choose
+from jobs.spec.job_spec import JobSpec, Output
+from jobs.spec.rules import Rules
+from jobs.spec.shape import shape
 
 __all__ = ["Document", "Rules", "parse"]
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from engines import checkpoints
 from engines.base import EngineClass, EngineInfo
-from jobs.checkpoint_names import Models
-from jobs.spec import JobSpec
-from jobs.tree import Bounds
+from engines.checkpoints import inspection
+from files.tree import Bounds
+from jobs.spec.checkpoint_names import Models
+from jobs.spec.job_spec import JobSpec
 
 
 class NotHere(Exception):
@@ -90,4 +90,4 @@ class Rules:
     def knows_its_files(self, engine: str) -> bool:
         """Whether an engine takes checkpoints that it alone can tell: a plugin, with files of its own kind."""
         info = self.info(engine)
-        return info is not None and info.takes_checkpoints and engine not in checkpoints.ENGINES
+        return info is not None and info.takes_checkpoints and engine not in inspection.ENGINES

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from jobs.as_written import takes_text
-from jobs.shape import LEGACY_SETTINGS
-from jobs.spec import JobSpec, Segment
+from jobs.spec.as_written import takes_text
+from jobs.spec.job_spec import JobSpec, Segment
+from jobs.spec.shape import LEGACY_SETTINGS
 
 _SOURCES = ("text", "text_file", "segments")
 

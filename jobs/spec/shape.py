@@ -14,12 +14,12 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from jobs import other_tools
-from jobs.as_written import AsWritten
+from files.tree import Path, Tree
 from jobs.errors import printable
-from jobs.findings import Findings, listed, nearest, shown
-from jobs.spec import Allowed, JobSpec, Output, Segment
-from jobs.tree import Path, Tree
+from jobs.spec import other_tools
+from jobs.spec.as_written import AsWritten
+from jobs.spec.job_spec import Allowed, JobSpec, Output, Segment
+from jobs.spec.problems import Findings, listed, nearest, shown
 
 LEGACY_SETTINGS = ("speed", "temperature", "repetition_penalty", "length_penalty", "top_k", "top_p")
 _MOST_LISTED = 8

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jobs.files import replace
+from files.durable import replace
 
 DAY_S = 86400
 FRESH_S = 3600

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from files.durable import opened_regular
 from jobs.errors import LockHeld, LockLost, printable
-from jobs.files import opened_regular
 
 
 @dataclass(frozen=True, slots=True)

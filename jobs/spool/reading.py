@@ -13,14 +13,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from engines.requirements import Need
-from jobs.checkpoint_names import Model
+from engines.checkpoints.requirements import Need
+from files.durable import from_json, replace, to_json
 from jobs.errors import JobInvalid, Problem
-from jobs.files import from_json, replace, to_json
 from jobs.order import Fallback
-from jobs.parse import Document, parse
-from jobs.rules import Rules
-from jobs.spec import JobSpec
+from jobs.spec.checkpoint_names import Model
+from jobs.spec.job_spec import JobSpec
+from jobs.spec.parse import Document, parse
+from jobs.spec.rules import Rules
 
 AT_ONCE_BYTES = 8 << 10
 """The worst file of this size takes some hundredths of a second to parse."""

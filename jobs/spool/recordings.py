@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 
-from jobs.errors import printable
-from jobs.files import (
+from files.durable import (
     BLOCK_BYTES,
     OTHER_NAMES,
     has_other_names,
@@ -25,7 +24,8 @@ from jobs.files import (
     somebody_writes,
     write_sparse,
 )
-from jobs.findings import listed, nearest
+from jobs.errors import printable
+from jobs.spec.problems import listed, nearest
 
 BLOCKS_A_SLICE = 8
 TRANSCRIPT_BYTES = 1 << 16

@@ -20,9 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jobs.claimed_lately import ClaimedLately
-from jobs.errors import ConfigError, InboxGone, holding
-from jobs.files import (
+from files.durable import (
     from_json,
     fsync,
     identity,
@@ -35,9 +33,11 @@ from jobs.files import (
     to_json,
     write_new,
 )
-from jobs.files import replace as replace_file
+from files.durable import replace as replace_file
+from jobs.errors import ConfigError, InboxGone, holding
 from jobs.names import numbered_document
-from jobs.state import State
+from jobs.spool.claimed_lately import ClaimedLately
+from jobs.spool.state import State
 
 FORMAT = "1"
 LONGEST_ID_BYTES = 100

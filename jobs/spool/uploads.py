@@ -17,8 +17,8 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from jobs.files import opened_folder
-from jobs.store import Claim
+from files.durable import opened_folder
+from jobs.spool.store import Claim
 
 _FOLDER = re.compile(r"\.voicespool-upload-[0-9a-f]{32}")
 

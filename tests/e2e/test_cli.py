@@ -143,7 +143,7 @@ def test_a_second_daemon_is_75(spool: Spool) -> None:
 def test_a_bug_is_70_with_a_report_worth_pasting(tmp_path: Path) -> None:
     """Version, Python, platform, command and traceback; no values of options."""
     code = (
-        "import sys, watcher.cli as cli, watcher.status as status\n"
+        "import sys, watcher.cli.main as cli, watcher.client.status as status\n"
         "def broken(config): raise ZeroDivisionError('oops \\x1b[2J')\n"
         "status.look = broken\n"
         "sys.argv = ['voicespool', '--config=secret.yaml', 'status']\n"

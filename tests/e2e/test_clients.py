@@ -61,7 +61,7 @@ def test_a_submission_that_does_not_come_off_leaves_nothing(spool: Spool) -> Non
     """The job can't be dropped after its recording was: the recording goes too."""
     (spool.folder / "ana.wav").write_bytes(recording())
     code = (
-        "import sys, watcher.submit as submit, watcher.cli as cli\n"
+        "import sys, watcher.client.submit as submit, watcher.cli.main as cli\n"
         "drop = submit.drop\n"
         "def refused(inbox, name, suffix, data, **how):\n"
         "    if suffix == '.yaml': raise KeyboardInterrupt\n"

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 
 import tiny_f5 as builder
-from engines.f5 import OPTIONS
-from engines.f5_layout import Sizes
+from engines.checkpoints.f5_layout import Sizes
+from engines.f5.engine import OPTIONS
 from tests import f5_models, tiny, tiny_whisper
 from tests.sounds import recording
 from tests.spooling import Spool, spooling, until

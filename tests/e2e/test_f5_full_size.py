@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 import tiny_f5
-from engines import allowance
+from engines.device import allowance
 from tests import f5_models
 from tests.f5_models import Built, Library, build_full, request
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.neural.f5_model import Model, Request
+    from engines.f5.net.model import Model, Request
 
 pytestmark = pytest.mark.long
 
@@ -56,7 +56,7 @@ def spoken(model: Model, requests: Sequence[Request], built: Built) -> Mapping[i
 
 def test_every_published_size_sounds_as_the_librarys(built: Built) -> None:
     """In float32 one by one and all in one batch, with guidance and without; in bfloat16 nearly so."""
-    from engines.neural.f5_flow import Course
+    from engines.f5.net.flow import Course
 
     ways = [
         [request(built.sizes, number, Course(*course), lengths=LENGTHS) for number in range(len(LENGTHS))]

@@ -16,9 +16,9 @@ from statistics import median
 import pytest
 
 import tiny_f5
-from engines import base_models, checkpoints
+from engines.checkpoints import base_models, inspection
 from tests.resident import MB, measured
-from watcher.torch_findings import NEEDS
+from watcher.doctor.torch_findings import NEEDS
 
 pytestmark = pytest.mark.long
 
@@ -44,7 +44,7 @@ def settled(checkpoint: Path) -> Path:
 def weights(checkpoint: Path) -> int:
     """Bytes of network and vocoder, as the files have them."""
     vocoder = checkpoint.parents[1] / base_models.BASE_MODELS["vocos"].folder
-    network = sum(entry.size for entry in checkpoints.inspect(checkpoint).tensors.values())
+    network = sum(entry.size for entry in inspection.inspect(checkpoint).tensors.values())
     return network + sum(path.stat().st_size for path in vocoder.iterdir())
 
 

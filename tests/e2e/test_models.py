@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import tiny_f5
-from engines.base_models import BIGVGAN
-from engines.transcripts import WHISPER
+from engines.checkpoints.base_models import BIGVGAN
+from engines.whisper.transcripts import WHISPER
 from tests import tiny_whisper
 from tests.hub import F5, VOCOS, XTTS, Hub, f5_release, hub, place, release, vocos_release, weights
 from tests.small_release import words

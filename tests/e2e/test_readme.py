@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.xtts import LONGEST, OPTIONS
+from engines.xtts.engine import LONGEST, OPTIONS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from engines.xtts import OPTIONS
+from engines.xtts.engine import OPTIONS
 from tests import tiny
 from tests.sounds import recording
 from tests.spooling import Spool, below, spooling, until

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines import allowance, checkpoints
 from engines.base import Chunk
+from engines.checkpoints import inspection
+from engines.device import allowance
 from tests import tiny
 
 if TYPE_CHECKING:
-    from engines.neural.xtts_gpt import Utterance
+    from engines.xtts.net.gpt import Utterance
 
 pytestmark = pytest.mark.long
 
@@ -63,7 +64,7 @@ def said_by_library(checkpoint: Path, scratch: Path, chunks: Sequence[Chunk]) ->
 
 def said_by_us(model: Any, speakers: Path, chunks: Sequence[Chunk]) -> list[tuple[list[int], NDArray[np.float32]]]:
     """The same of the chunks in one batch, by the engine's."""
-    from engines.neural.xtts_speech import Speech
+    from engines.xtts.net.speech import Speech
 
     decode, codes = model.gpt.decode, {}
 
@@ -80,7 +81,7 @@ def said_by_us(model: Any, speakers: Path, chunks: Sequence[Chunk]) -> list[tupl
 
 def test_codes_and_sound_are_the_librarys(full_xtts: Path, tmp_path: Path) -> None:
     """Greedily, in float32: each of four chunks alone, and all in one batch."""
-    assert checkpoints.inspect(full_xtts).parameters > 450 * 10**6
+    assert inspection.inspect(full_xtts).parameters > 450 * 10**6
     chunks = tiny.mixed_chunks(tiny.TEXTS[:4])
     expected = said_by_library(full_xtts, tmp_path / "copy", chunks)
     model, speakers = tiny.load(full_xtts), full_xtts.with_name("speakers_xtts.pth")
@@ -103,8 +104,8 @@ def utterances(model: Any) -> list[Utterance]:
     """Many, of all lengths, with two voices, sampled as by default."""
     import torch
 
-    from engines.neural.sampling import Sampling
-    from engines.neural.xtts_gpt import Utterance
+    from engines.torch.sampling import Sampling
+    from engines.xtts.net.gpt import Utterance
 
     chance, generator = random.Random(11), torch.Generator().manual_seed(11)
     voices = [torch.randn(1, 32, model.gpt.channels, generator=generator) for _ in range(2)]

@@ -11,7 +11,7 @@ from statistics import median
 
 import pytest
 
-from engines import checkpoints
+from engines.checkpoints import inspection
 from tests import tiny
 from tests.model_files import tiny_xtts as builder
 from tests.resident import MB, measured
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def weights(checkpoint: Path) -> int:
     """Bytes of all that inference needs, as the file has it."""
-    return sum(entry.size for entry in checkpoints.inspect(checkpoint).tensors.values())
+    return sum(entry.size for entry in inspection.inspect(checkpoint).tensors.values())
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from jobs.order import Order
-from watcher.worker import Died, Done, Failed, Worker
+from watcher.executors.local.worker import Died, Done, Failed, Worker
 
 
 def main() -> None:

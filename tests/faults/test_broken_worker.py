@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.spooling import Spool, is_running, spooling, until
-from watcher import oom
+from watcher.executors.local import oom
 
 
 def job(fault: str, **settings: object) -> str:

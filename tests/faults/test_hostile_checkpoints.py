@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from engines import base_models
 from engines.base import Chunk, Device
+from engines.checkpoints import base_models
 from engines.errors import RequestRefused
-from engines.xtts import Xtts
+from engines.xtts.engine import Xtts
 from tests import headers, tiny
 from tests.model_files import Runs, torch_zip
 from tests.spooling import spooling

@@ -142,7 +142,7 @@ def test_a_job_that_runs_while_the_state_is_exchanged_touches_nothing_of_the_oth
 def test_links_and_what_is_foreign_in_the_state_refuse_the_start(shared: Spool) -> None:
     """With a sentence that names the thing; nothing is touched, here or where a link leads. The doctor says the same.
 
-    `tests/unit/test_state.py` has every kind.
+    `tests/unit/jobs/spool/test_state.py` has every kind.
     """
     ran_once(shared)
     goal = treasury(shared, DAEMON)

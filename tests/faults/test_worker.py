@@ -23,15 +23,16 @@ import structlog
 
 from jobs.errors import Hold, WorkerUnready
 from jobs.order import Order
-from jobs.spec import JobSpec
+from jobs.spec.job_spec import JobSpec
 from tests.headers import save
 from tests.spooling import PATIENCE_S, PLUGINS, ROOT, until
-from watcher import oom, supervisor
-from watcher import worker as worker_module
-from watcher.config import Limits
-from watcher.signals import Signals
-from watcher.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
-from watcher.worker_process import WorkerProcess
+from watcher.config.settings import Limits
+from watcher.daemon import supervisor
+from watcher.daemon.signals import Signals
+from watcher.executors.local import oom
+from watcher.executors.local import worker as worker_module
+from watcher.executors.local.process import WorkerProcess
+from watcher.executors.local.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
 
 HERE = Path(__file__).parent
 STAND_IN = HERE / "daemon_stand_in.py"
@@ -664,7 +665,7 @@ def test_a_worker_that_starts_after_its_daemon_died_ends_at_once() -> None:
     source, sink = os.pipe()
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        command = [sys.executable, "-m", "watcher.worker_main", str(theirs.fileno()), str(source), "1"]
+        command = [sys.executable, "-m", "watcher.executors.local.main", str(theirs.fileno()), str(source), "1"]
         ended = subprocess.run(
             command, pass_fds=(theirs.fileno(), source), start_new_session=True, timeout=PATIENCE_S, check=False
         )

@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROOMS = ("engines", "jobs", "watcher")  # each may import itself and those before it
 TERMINAL_FILES = {
-    "watcher.cli", "watcher.commands", "watcher.commands_jobs", "watcher.commands_models", "watcher.display",
-    "watcher.display_checkpoints", "watcher.progress",
+    "watcher.cli.main", "watcher.cli.commands", "watcher.cli.commands_jobs", "watcher.cli.commands_models", "watcher.cli.display",
+    "watcher.cli.display_checkpoints", "watcher.cli.progress",
 }  # fmt: skip
 WORKER_ONLY = {"numpy", "soundfile", "sentencex", "espeakng_loader"}
 MODEL_LIBRARIES = {"torch", "torchaudio", "TTS", "f5_tts", "transformers", "vocos", "piper", "onnxruntime"}
@@ -84,19 +84,19 @@ def test_engines_and_jobs_load_no_heavy_library() -> None:
     The exception is the room where torch is at home; it is entered from inside functions alone, so that none of the
     other modules brings it in.
     """
-    light = (name for name in MODULES if not name.startswith("watcher") and not name.startswith("engines.neural."))
+    light = (name for name in MODULES if not name.startswith("watcher") and not name.startswith("engines.torch."))
     assert not loaded_by(*light) & (MODEL_LIBRARIES | WORKER_ONLY)
 
 
 def test_daemon_stays_small() -> None:
     """The daemon needs no model, audio or terminal library; that is how it stays under 60 MB."""
-    loaded = loaded_by("watcher.daemon")
+    loaded = loaded_by("watcher.daemon.loop")
     assert not loaded & (MODEL_LIBRARIES | WORKER_ONLY | {"rich", "matplotlib"})
 
 
 def test_command_line_starts_light() -> None:
     """`voicespool` with any command starts without a model or audio library."""
-    assert not loaded_by("watcher.cli") & (MODEL_LIBRARIES | WORKER_ONLY)
+    assert not loaded_by("watcher.cli.main") & (MODEL_LIBRARIES | WORKER_ONLY)
 
 
 @pytest.mark.parametrize("name", sorted(set(MODULES) - TERMINAL_FILES))

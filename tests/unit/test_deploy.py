@@ -22,8 +22,8 @@ import pytest
 import yaml
 
 from jobs.errors import ConfigError
-from watcher.config import Limits, load
-from watcher.starter import template
+from watcher.cli.init import template
+from watcher.config.settings import Limits, load
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -158,7 +158,7 @@ def started_commands() -> list[list[str]]:
 @pytest.mark.parametrize("command", started_commands(), ids=" ".join)
 def test_started_commands_exist(command: list[str]) -> None:
     """Every command line that a service manager runs is one that the program knows."""
-    done = run(sys.executable, "-m", "watcher.cli", *command[1:], "--help")
+    done = run(sys.executable, "-m", "watcher.cli.main", *command[1:], "--help")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -258,14 +258,14 @@ def test_wheel_holds_the_rooms_and_nothing_else(wheel: Path) -> None:
     assert (info / "licenses" / "LICENSE").is_file()
     scripts = configparser.ConfigParser()
     scripts.read_string((info / "entry_points.txt").read_text("utf-8"))
-    assert dict(scripts["console_scripts"]) == {"voicespool": "watcher.cli:main"}
+    assert dict(scripts["console_scripts"]) == {"voicespool": "watcher.cli.main:main"}
 
 
 @pytest.mark.parametrize("command", [("init", "new"), ("schema", "job"), ("schema", "manifest")], ids=" ".join)
 def test_wheel_carries_its_data(wheel: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
     """What the program needs at run time is inside the wheel: no checkout lies beside it."""
     environ = {**os.environ, "PYTHONPATH": str(wheel), "PYTHONSAFEPATH": "1"}
-    code = "import watcher, sys; print(watcher.__file__, file=sys.stderr); from watcher.cli import main; main()"
+    code = "import watcher, sys; print(watcher.__file__, file=sys.stderr); from watcher.cli.main import main; main()"
     done = run(sys.executable, "-c", code, *command, cwd=tmp_path, env=environ)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith(str(wheel))

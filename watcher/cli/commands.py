@@ -3,7 +3,7 @@
 Each says here what it takes and prints; what it does is in the module of its name.
 
 Data goes to stdout; the log, progress and complaints go to stderr. A command returns its exit code; errors go up to
-`watcher.cli`.
+`watcher.cli.main`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import click
 
 from jobs.errors import ConfigError, Hold, printable, printable_json, shell_word
 from watcher import log as logging
-from watcher.config import Config, load
+from watcher.config.settings import Config, load
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from watcher.status import Snapshot
+    from watcher.client.status import Snapshot
 
 
 WRONG = 1
@@ -48,13 +48,13 @@ class App:
 
     def config_in_use(self) -> Config:
         """The same with the folders of the running daemon, which may have read another file."""
-        from watcher.in_use import of_daemon
+        from watcher.client.in_use import of_daemon
 
         return of_daemon(self.config())
 
     def in_use(self) -> tuple[Config, ConfigError | None]:
         """The same for commands that need nothing but the folders, and what is wrong with the file, if anything."""
-        from watcher.in_use import find
+        from watcher.client.in_use import find
 
         return find(self.config_path)
 
@@ -131,12 +131,12 @@ def run(app: App, once: bool, until_idle: bool) -> int:
     """
     if once and until_idle:
         raise click.UsageError("--once and --until-idle exclude each other")
-    from watcher import daemon
-    from watcher.job_rules import job_rules
+    from watcher.config.job_rules import job_rules
+    from watcher.daemon import loop
 
     config = app.config()
     job_rules(config)
-    return daemon.run(config, config_path=app.config_path, once=once, until_idle=until_idle)
+    return loop.run(config, config_path=app.config_path, once=once, until_idle=until_idle)
 
 
 @_command
@@ -162,7 +162,7 @@ def status(app: App, watch: bool, as_json: bool) -> int:
         wrong = {} if error is None else {"config_error": error.message}
         click.echo(in_json(snapshot.as_json() | wrong))
     else:
-        from watcher import display
+        from watcher.cli import display
 
         display.show(display.status(snapshot, datetime.now(UTC)), sys.stdout)
     return 0 if error is None else error.exit_code
@@ -170,7 +170,7 @@ def status(app: App, watch: bool, as_json: bool) -> int:
 
 def _look(config: Config) -> Snapshot:
     """Look at the spool. Raises Hold when this user may not: nothing is said that was not seen."""
-    from watcher.status import UNSEEN_CURE, look
+    from watcher.client.status import UNSEEN_CURE, look
 
     snapshot = look(config)
     if snapshot.unseen:
@@ -180,7 +180,7 @@ def _look(config: Config) -> Snapshot:
 
 def _watch(config: Config, as_json: bool) -> int:
     """On a terminal one picture that changes; elsewhere each change on its own (with --json, one line each)."""
-    from watcher import display
+    from watcher.cli import display
 
     console = display.console(sys.stdout)
     if console.is_terminal and not as_json:
@@ -201,7 +201,7 @@ def _watch(config: Config, as_json: bool) -> int:
 def _picture(config: Config, console: Console) -> int:
     from rich.live import Live
 
-    from watcher import display
+    from watcher.cli import display
 
     with Live(console=console, auto_refresh=False) as live:
         while True:
@@ -222,7 +222,7 @@ def reload(app: App, as_json: bool) -> int:
     \b
     Example:  sudo -u voicespool voicespool --config /srv/voicespool/config.yaml reload
     """
-    from watcher.reload import reload as ask
+    from watcher.client.reload import reload as ask
 
     answer = ask(app.in_use()[0])
     error = answer.get("error")
@@ -259,7 +259,7 @@ def engines(_app: App, as_json: bool) -> int:
     if as_json:
         click.echo(in_json({"engines": infos, "planned": registry.planned()}))
         return 0
-    from watcher import display
+    from watcher.cli import display
 
     display.show(display.engines(infos, registry.planned()), sys.stdout)
     return 0
@@ -275,7 +275,7 @@ def doctor(app: App, as_json: bool) -> int:
     \b
     Example:  sudo -u voicespool voicespool --config /etc/voicespool/config.yaml doctor
     """
-    from watcher import doctor as checks
+    from watcher.doctor import checks
 
     findings = []
     for finding in checks.examine(app.config()):
@@ -301,15 +301,15 @@ def schema(_app: App, what: str) -> int:
     Example:  voicespool schema job > job.schema.json
     """
     from engines import registry
-    from jobs import manifest
-    from jobs import schema as job
-    from watcher import config
-    from watcher import status as bulletin
+    from jobs.results import manifest
+    from jobs.spec import schema as job
+    from watcher.client import status as bulletin
+    from watcher.config import settings
 
     schemas: dict[str, Callable[[], dict[str, Any]]] = {
         "job": lambda: job.job_schema(registry.engines(), registry.planned()),
         "manifest": manifest.schema,
-        "config": config.schema,
+        "config": settings.schema,
         "status": bulletin.schema,
     }
     click.echo(in_json(schemas[what]()))
@@ -326,14 +326,14 @@ def init(_app: App, folder: Path) -> int:
     \b
     Example:  voicespool init ~/voice
     """
-    from watcher import starter
+    from watcher.cli import init
 
-    for path, new in starter.start(folder):
+    for path, new in init.start(folder):
         click.echo(f"{'made' if new else 'kept'}  {printable(path)}", err=True)
     click.echo("Next:")
     if folder != Path():
         click.echo(f"  cd {shell_word(folder)}")
-    click.echo(f"  voicespool submit {starter.EXAMPLE_NAME}")
+    click.echo(f"  voicespool submit {init.EXAMPLE_NAME}")
     click.echo("  voicespool run --once")
     return 0
 

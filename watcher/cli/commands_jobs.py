@@ -1,6 +1,6 @@
 """The commands about jobs: `validate`, `submit`, `retry`, `cancel`.
 
-As in `watcher.commands`, each says here what it takes and prints; what it does is in the module of its name.
+As in `watcher.cli.commands`, each says here what it takes and prints; what it does is in the module of its name.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.errors import printable
-from watcher.commands import WRONG, App, command_of, complain, in_json, json_option
-from watcher.ignored import JOB_SUFFIXES
+from jobs.spool.inbox_names import JOB_SUFFIXES
+from watcher.cli.commands import WRONG, App, command_of, complain, in_json, json_option
 
 if TYPE_CHECKING:
-    from jobs.rules import Rules
-    from watcher.config import Config
-    from watcher.submit import Dropped
-    from watcher.validate import Checked
+    from jobs.spec.rules import Rules
+    from watcher.client.submit import Dropped
+    from watcher.client.validate import Checked
+    from watcher.config.settings import Config
 
 _jobs = click.Group()
 _command = command_of(_jobs)
@@ -41,9 +41,9 @@ def validate(app: App, files: tuple[Path, ...], as_json: bool) -> int:
     \b
     Example:  voicespool validate examples/*.yaml
     """
-    from watcher.job_rules import job_rules
-    from watcher.validate import as_json as report
-    from watcher.validate import check
+    from watcher.client.validate import as_json as report
+    from watcher.client.validate import check
+    from watcher.config.job_rules import job_rules
 
     config = app.config_in_use()
     rules = job_rules(config)
@@ -66,7 +66,7 @@ def validate(app: App, files: tuple[Path, ...], as_json: bool) -> int:
 
 
 def _name(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
-    from watcher.drop import checked_name
+    from watcher.client.drop import checked_name
 
     try:
         return None if name is None else checked_name(name)
@@ -76,7 +76,7 @@ def _name(_context: click.Context, _parameter: click.Parameter, name: str | None
 
 def _settings(_context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
     """`speed=1.2`: values are read as in a job file."""
-    from jobs.yaml12 import plain
+    from files.yaml12 import plain
 
     settings = {}
     for setting in given:
@@ -119,8 +119,8 @@ def submit(app: App, files: tuple[Path, ...], **options: Any) -> int:
                voicespool submit --text "Bom dia" --language pt-BR --wait
                voicespool submit --name radio/news news.yaml
     """
-    from watcher.job_rules import job_rules
-    from watcher.validate import check
+    from watcher.client.validate import check
+    from watcher.config.job_rules import job_rules
 
     how = {key: options.pop(key) for key in ("name", "wait", "timeout", "force", "as_json")}
     given = [key for key, value in options.items() if value not in (None, (), {})]
@@ -149,9 +149,9 @@ def _refuse_text(path: Path) -> None:
 
 def _text_job(config: Config, rules: Rules, keys: dict[str, Any], name: str | None) -> Checked:
     """The job that the options describe, checked as if it were a file here."""
-    from jobs.uploads import new_folder
-    from watcher.submit import name_from, text_job
-    from watcher.validate import check_data
+    from jobs.spool.uploads import new_folder
+    from watcher.client.submit import name_from, text_job
+    from watcher.client.validate import check_data
 
     if keys["text"] == "-":
         keys = {**keys, "text": sys.stdin.read()}
@@ -166,8 +166,8 @@ def _text_job(config: Config, rules: Rules, keys: dict[str, Any], name: str | No
 
 def _submitted(config: Config, jobs: list[Checked], how: dict[str, Any]) -> int:
     """Drop what is right (or all, with `force`), under `name`; with `wait` follow it."""
-    from watcher.drop import checked_name
-    from watcher.submit import submit_file
+    from watcher.client.drop import checked_name
+    from watcher.client.submit import submit_file
 
     for sentence in (sentence for job in jobs for sentence in (*job.sentences(), *job.warnings())):
         click.echo(sentence, err=True)
@@ -187,8 +187,8 @@ def _submitted(config: Config, jobs: list[Checked], how: dict[str, Any]) -> int:
 
 def _dropped(config: Config, expected: Sequence[str], drop: Callable[[], list[Dropped]], how: Mapping[str, Any]) -> int:
     """Drop jobs under the expected names; with `wait` follow them to their results, else say where they are."""
-    from watcher.follow import Follower
-    from watcher.progress import follow
+    from watcher.cli.progress import follow
+    from watcher.client.follow import Follower
 
     follower = Follower.start(config, expected) if how["wait"] else None
     dropped = drop()
@@ -224,7 +224,7 @@ def retry(app: App, name: str, wait: bool, as_json: bool) -> int:
     Examples:  voicespool retry radio/news
                voicespool retry radio/news --wait
     """
-    from watcher import submit as clients
+    from watcher.client import submit as clients
 
     config, error = app.in_use()
     if error is not None:
@@ -245,7 +245,7 @@ def cancel(app: App, name: str) -> int:
     \b
     Example:  voicespool cancel radio/news
     """
-    from watcher.cancel import cancel as ask
+    from watcher.client.cancel import cancel as ask
 
     config, error = app.in_use()
     if error is not None:

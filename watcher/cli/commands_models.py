@@ -1,6 +1,6 @@
 """The commands about what engines speak with: `checkpoints`, `models`, `voices`.
 
-As in `watcher.commands`, each says here what it takes and prints; what it does is in the module of its name.
+As in `watcher.cli.commands`, each says here what it takes and prints; what it does is in the module of its name.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import click
 
 from engines.errors import EngineMissing
 from jobs.errors import printable
-from watcher.commands import WRONG, App, command_of, in_json, json_option
+from watcher.cli.commands import WRONG, App, command_of, in_json, json_option
 
 if TYPE_CHECKING:
-    from engines.base_models import BaseModel
-    from engines.checkpoints import Checkpoint
-    from watcher.config import Config
+    from engines.checkpoints.base_models import BaseModel
+    from engines.checkpoints.inspection import Checkpoint
+    from watcher.config.settings import Config
 
 
 @click.group()
@@ -50,8 +50,8 @@ def list_checkpoints(app: App, as_json: bool) -> int:
     Examples:  voicespool checkpoints list
                voicespool checkpoints list --json | jq '.checkpoints[] | select(.best).name'
     """
-    from engines.checkpoints import listed
-    from watcher import checkpoints as models
+    from engines.checkpoints.inspection import listed
+    from watcher.models import checkpoints as models
 
     config = app.config_in_use()
     found = [models.as_here(one, config) for one in listed(config.models)]
@@ -60,7 +60,7 @@ def list_checkpoints(app: App, as_json: bool) -> int:
     elif not found:
         click.echo(f"no model file lies in {printable(config.models)}", err=True)
     else:
-        from watcher import display, display_checkpoints
+        from watcher.cli import display, display_checkpoints
 
         display.show(display_checkpoints.table([(models.name_of(one, config), one) for one in found]), sys.stdout)
     return 0
@@ -77,15 +77,15 @@ def show(app: App, name: str, as_json: bool) -> int:
     \b
     Example:  voicespool checkpoints show ana/best
     """
-    from watcher.checkpoints import find
+    from watcher.models.checkpoints import find
 
     config = app.config_in_use()
     return _tell(find(config, name), config, as_json)
 
 
 def _published(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
-    from jobs.findings import listed, nearest
-    from watcher.checkpoints import PUBLISHED
+    from jobs.spec.problems import listed, nearest
+    from watcher.models.checkpoints import PUBLISHED
 
     if name is None:
         return None
@@ -109,8 +109,8 @@ def inspect(app: App, path: Path, published: str | None, as_json: bool) -> int:
     Examples:  voicespool checkpoints inspect ~/Downloads/model_last.safetensors
                voicespool checkpoints inspect ~/Downloads/model_last.safetensors --as e2-base
     """
-    from engines import checkpoints as models
-    from watcher.checkpoints import as_here
+    from engines.checkpoints import inspection as models
+    from watcher.models.checkpoints import as_here
 
     config = app.config_in_use()
     one = as_here(models.inspect(path, config.models), config)
@@ -118,25 +118,25 @@ def inspect(app: App, path: Path, published: str | None, as_json: bool) -> int:
 
 
 def _tell(one: Checkpoint, config: Config, as_json: bool) -> int:
-    from watcher import checkpoints as models
+    from watcher.models import checkpoints as models
 
     if as_json:
         click.echo(in_json(models.as_json(one, config)))
     else:
-        from watcher import display, display_checkpoints
+        from watcher.cli import display, display_checkpoints
 
         display.show(display_checkpoints.one_model(models.name_of(one, config), one), sys.stdout)
     return 0 if one.loads else WRONG
 
 
 def _compare(one: Checkpoint, published: str, config: Config, as_json: bool) -> int:
-    from watcher import checkpoints as models
+    from watcher.models import checkpoints as models
 
     found = models.differences(one, published)
     if as_json:
         click.echo(in_json({**models.as_json(one, config), "as": models.compared_as_json(one, published)}))
     else:
-        from watcher import display, display_checkpoints
+        from watcher.cli import display, display_checkpoints
 
         name = models.name_of(one, config)
         display.show(display_checkpoints.comparison(name, one, published, found), sys.stdout)
@@ -156,9 +156,9 @@ def delete(app: App, name: str, yes: bool, as_json: bool) -> int:
     \b
     Example:  voicespool checkpoints delete ana/checkpoint_10000
     """
-    from watcher import checkpoints as models
-    from watcher.display_checkpoints import size
-    from watcher.job_rules import job_rules
+    from watcher.cli.display_checkpoints import size
+    from watcher.config.job_rules import job_rules
+    from watcher.models import checkpoints as models
 
     config = app.config_in_use()
     one = models.find(config, name)
@@ -180,8 +180,8 @@ def delete(app: App, name: str, yes: bool, as_json: bool) -> int:
 
 
 def _base_model(_context: click.Context, _parameter: click.Parameter, name: str) -> BaseModel:
-    from engines.base_models import BASE_MODELS
-    from jobs.findings import listed, nearest
+    from engines.checkpoints.base_models import BASE_MODELS
+    from jobs.spec.problems import listed, nearest
 
     if name not in BASE_MODELS:
         known = f"known: {listed(BASE_MODELS)}{nearest(name, BASE_MODELS)}"
@@ -204,7 +204,7 @@ def pull(app: App, model: BaseModel, accepted: bool, into_models: bool, verify: 
     Examples:  voicespool models pull xtts
                voicespool models pull f5 --accept-licence
     """
-    from watcher import pull as download
+    from watcher.models import pull as download
 
     folder = app.config_in_use().models
     wanted = download.wanted(model)
@@ -222,8 +222,8 @@ def pull(app: App, model: BaseModel, accepted: bool, into_models: bool, verify: 
 
 
 def _pull(model: BaseModel, folder: Path, how: str) -> Path:
-    from watcher import pull as download
-    from watcher.progress import transfer
+    from watcher.cli.progress import transfer
+    from watcher.models import pull as download
 
     try:
         with transfer() as tell:
@@ -235,8 +235,8 @@ def _pull(model: BaseModel, folder: Path, how: str) -> Path:
 
 def _tell_of(model: BaseModel, there: Path, verify: bool) -> None:
     """Of a model that is not downloaded again."""
-    from watcher import pull as download
-    from watcher.progress import transfer
+    from watcher.cli.progress import transfer
+    from watcher.models import pull as download
 
     click.echo(f"{model.title} is there already", err=True)
     if verify:
@@ -271,9 +271,9 @@ def list_models(app: App, as_json: bool) -> int:
     \b
     Example:  voicespool models list --json | jq '.models[].folder'
     """
-    from engines.base_models import BASE_MODELS, BIGVGAN
-    from engines.transcripts import WHISPER
-    from watcher.pull import in_mb, state
+    from engines.checkpoints.base_models import BASE_MODELS, BIGVGAN
+    from engines.whisper.transcripts import WHISPER
+    from watcher.models.pull import in_mb, state
 
     states = [state(model, app.config_in_use().models) for model in (*BASE_MODELS.values(), BIGVGAN, WHISPER)]
     states = [one for one in states if one["command"] or one["folder"] or one["not_usable"]]
@@ -306,7 +306,7 @@ def list_voices(app: App, as_json: bool) -> int:
     \b
     Example:  voicespool voices list
     """
-    from watcher import voices as room
+    from watcher.models import voices as room
 
     config = app.config_in_use()
     found = room.recordings(config)

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from engines.base import EngineInfo
 from jobs.errors import printable
-from watcher.results import doubts_of
-from watcher.status import Snapshot, entries
+from watcher.client.results import doubts_of
+from watcher.client.status import Snapshot, entries
 
 _STYLES = {"done": "green", "failed": "red", "cancelled": "yellow", "hold": "red", "idle": "green", "running": "green"}
 _WIDE = 10_000

@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from engines.checkpoints import Checkpoint
-from engines.f5_variant import settling
-from watcher.display import clean
+from engines.checkpoints.f5_variant import settling
+from engines.checkpoints.inspection import Checkpoint
+from watcher.cli.display import clean
 
 DIFFERENCES_SHOWN = 3
 

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from files.durable import write_new
 from jobs.errors import Hold, printable
-from jobs.files import write_new
-from jobs.state import FOLDER_MODE
-from watcher.config import CONFIG_NAME, Config
+from jobs.spool.state import FOLDER_MODE
+from watcher.config.settings import CONFIG_NAME, Config
 
 FOLDERS = ("inbox", "outbox", "voices", "models")
 STATE_FOLDER = ".voicespool-state"  # next to the inbox: out of reach of those who may write in it

@@ -19,8 +19,8 @@ import click
 
 from engines.errors import EngineError, EngineMissing
 from jobs.errors import SpoolError, printable, real_paths
-from watcher import commands_jobs, commands_models
-from watcher.commands import ReaderLeft, commands, complain
+from watcher.cli import commands_jobs, commands_models
+from watcher.cli.commands import ReaderLeft, commands, complain
 
 commands_jobs.join(commands)
 commands_models.join(commands)

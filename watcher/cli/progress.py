@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import click
 
 from jobs.errors import Hold, printable
-from watcher.follow import Followed, Follower, wait
+from watcher.client.follow import Followed, Follower, wait
 
 FAILED = 1
 _NO_DAEMON = (
@@ -104,7 +104,7 @@ class _Bar:
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
-        from watcher import display
+        from watcher.cli import display
 
         self._clean = display.clean
         self._duration = display.duration
@@ -153,7 +153,7 @@ def transfer() -> Iterator[Callable[[str, int, int], None]]:
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    from watcher import display
+    from watcher.cli import display
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     what = TextColumn("{task.description}", markup=False)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import printable
-from jobs.findings import nearest
-from watcher import drop
-from watcher.config import Config
-from watcher.ignored import CANCEL_SUFFIX, JOB_SUFFIXES
-from watcher.results import results_of
-from watcher.status import STATUS_NAME, Snapshot, entries, look
-from watcher.submit import Refused
+from jobs.spec.problems import nearest
+from jobs.spool.inbox_names import CANCEL_SUFFIX, JOB_SUFFIXES
+from watcher.client import drop
+from watcher.client.results import results_of
+from watcher.client.status import STATUS_NAME, Snapshot, entries, look
+from watcher.client.submit import Refused
+from watcher.config.settings import Config
 
 TRY_S = 5.0
 LOOK_S = 0.1

@@ -9,10 +9,10 @@ import secrets
 import stat
 from pathlib import Path
 
+from files.durable import fsync, rename_to_free_name
 from jobs import names
 from jobs.errors import Hold, printable
-from jobs.files import fsync, rename_to_free_name
-from watcher.ignored import CANCEL_SUFFIX, is_job_name, is_walked
+from jobs.spool.inbox_names import CANCEL_SUFFIX, is_job_name, is_walked
 
 
 def checked_name(name: str) -> str:

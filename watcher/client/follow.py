@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jobs.errors import printable
-from watcher.config import Config
-from watcher.results import Result, doubts_of, results_of
-from watcher.status import Snapshot, entries, look
-from watcher.submit import Dropped
+from watcher.client.results import Result, doubts_of, results_of
+from watcher.client.status import Snapshot, entries, look
+from watcher.client.submit import Dropped
+from watcher.config.settings import Config
 
 FOLDER_LOOK_S = 2.0
 LOST_AFTER_S = 15.0

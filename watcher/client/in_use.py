@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.errors import ConfigError
-from watcher.config import FOLDERS, Config, load, salvaged
-from watcher.status import look
+from watcher.client.status import look
+from watcher.config.settings import FOLDERS, Config, load, salvaged
 
 
 def find(path: Path | None) -> tuple[Config, ConfigError | None]:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs import lock
 from jobs.errors import SpoolError, printable
-from watcher import status
-from watcher.config import Config
+from jobs.spool import lock
+from watcher.client import status
+from watcher.config.settings import Config
 
 ANSWER_S = 30.0
 LOOK_S = 0.1

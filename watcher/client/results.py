@@ -13,9 +13,9 @@ from typing import Any
 from jobs.errors import printable
 from jobs.names import RESULT_MARKS, safe_name
 from jobs.order import Fallback
-from jobs.outbox import MANIFEST
 from jobs.pipeline import REASONS_TOLD
-from watcher.ignored import JOB_SUFFIXES
+from jobs.results.outbox import MANIFEST
+from jobs.spool.inbox_names import JOB_SUFFIXES
 
 _LARGEST_MANIFEST_BYTES = 64 << 20
 

@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from jobs import lock
+from files.durable import opened_regular, read_at_most
 from jobs.errors import printable
-from jobs.files import opened_regular, read_at_most
-from jobs.state import user_name
-from watcher.config import Config
-from watcher.ignored import is_job_name, is_walked
+from jobs.spool import lock
+from jobs.spool.inbox_names import is_job_name, is_walked
+from jobs.spool.state import user_name
+from watcher.config.settings import Config
 
 STATUS_NAME = "status.json"
 AT_LEAST_EVERY_S = 15.0

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs import uploads
+from files.durable import sha256_of
 from jobs.errors import JobInvalid, SpoolError, printable
-from jobs.files import sha256_of
-from jobs.parse import parse
-from jobs.rules import Rules
-from watcher.config import Config
-from watcher.drop import checked_name, drop
-from watcher.job_rules import job_rules
-from watcher.results import Result, results_of
-from watcher.validate import Checked
+from jobs.spec.parse import parse
+from jobs.spec.rules import Rules
+from jobs.spool import uploads
+from watcher.client.drop import checked_name, drop
+from watcher.client.results import Result, results_of
+from watcher.client.validate import Checked
+from watcher.config.job_rules import job_rules
+from watcher.config.settings import Config
 
 _LONGEST_SLUG = 40
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")

@@ -10,18 +10,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from engines import requirements
-from jobs.checkpoint_names import Model
+from engines.checkpoints import requirements
+from files.durable import opened_regular, read_at_most
 from jobs.errors import JobInvalid, Problem, printable
-from jobs.files import opened_regular, read_at_most
 from jobs.names import numbered_document
 from jobs.order import Fallback
-from jobs.parse import Document, parse
-from jobs.recordings import WRITTEN_ENDINGS, NotAllowed, Places, transcript_beside, transcript_wanted
-from jobs.rules import Rules
-from watcher.complaints import in_file
-from watcher.config import Config
-from watcher.ignored import why_ignored
+from jobs.spec.checkpoint_names import Model
+from jobs.spec.parse import Document, parse
+from jobs.spec.rules import Rules
+from jobs.spool.inbox_names import why_ignored
+from jobs.spool.recordings import WRITTEN_ENDINGS, NotAllowed, Places, transcript_beside, transcript_wanted
+from watcher.config.complaints import in_file
+from watcher.config.settings import Config
 
 _OPTIONS = {"settings": "setting"}
 

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from jobs import yaml12
+from files import yaml12
+from files.tree import Bounds, Tree, Unreadable, dotted
+from files.tree import Path as Key
 from jobs.errors import ConfigError, Problem, printable
-from jobs.tree import Bounds, Tree, Unreadable, dotted
-from jobs.tree import Path as Key
 
 EMPTY = Tree({}, 1, {})
 LARGEST_BYTES = 1024 * 1024

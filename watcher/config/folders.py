@@ -11,8 +11,8 @@ import stat
 from pathlib import Path
 
 from jobs.errors import ConfigError, Hold, printable
-from jobs.state import FOLDER_MODE, State, mount_of
-from watcher.config import Config
+from jobs.spool.state import FOLDER_MODE, State, mount_of
+from watcher.config.settings import Config
 
 OUTBOX_MEMORY = "outbox.json"  # in the state folder: which outbox it was
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from engines.registry import engines, planned
-from jobs.checkpoint_names import Models
 from jobs.errors import ConfigError, JobInvalid, Problem
-from jobs.parse import parse
-from jobs.rules import Rules
-from watcher.config import Config
+from jobs.spec.checkpoint_names import Models
+from jobs.spec.parse import parse
+from jobs.spec.rules import Rules
+from watcher.config.settings import Config
 
 _SEPARATE = ({"speaker_wav", "speaker_text"}, {"speaker"})
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from files.tree import Tree
 from jobs.errors import Problem, printable
-from jobs.tree import Tree
 
 
 def overlaps(folders: Mapping[str, Path], tree: Tree) -> list[Problem]:

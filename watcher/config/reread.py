@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import printable
-from jobs.report import iso
-from watcher.config import CONFIG_NAME, FOLDERS, Config, Section
+from jobs.results.report import iso
+from watcher.config.settings import CONFIG_NAME, FOLDERS, Config, Section
 
 NEEDS_RESTART = FOLDERS
 """Claims, lock and file events belong to these folders, and the worker is started with them."""
@@ -59,7 +59,7 @@ def changed_keys(before: Section, after: Section) -> Iterator[str]:
 
 
 def told(config: Config, path: Path | None, read: ConfigRead) -> dict[str, Any]:
-    """`config` in status.json; see `watcher.status.Settings`."""
+    """`config` in status.json; see `watcher.client.status.Settings`."""
     file = path or Path(CONFIG_NAME)
     return {
         "file": str(file.absolute()) if path is not None or file.exists() else None,

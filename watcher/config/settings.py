@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from jobs import yaml12
-from jobs.tree import Bounds, Tree, Unreadable
-from watcher.complaints import EMPTY, LARGEST_BYTES, complaint, complaints, read_yaml
-from watcher.layout import overlaps
+from files import yaml12
+from files.tree import Bounds, Tree, Unreadable
+from watcher.config.complaints import EMPTY, LARGEST_BYTES, complaint, complaints, read_yaml
+from watcher.config.layout import overlaps
 
 STATE_FOLDER = ".voicespool"
 FOLDERS = ("inbox", "outbox", "voices", "models", "state_dir")
@@ -273,7 +273,7 @@ class Config(Section):
 
 
 def load(path: Path | None = None) -> Config:
-    """Read the configuration. Writes nothing and makes no folder; `watcher.folders.prepare` does.
+    """Read the configuration. Writes nothing and makes no folder; `watcher.config.folders.prepare` does.
 
     Args:
         path: The file; None means ./config.yaml if it is there, else defaults around the current folder.

@@ -19,8 +19,7 @@ from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
-from jobs.errors import JobInvalid
-from jobs.files import (
+from files.durable import (
     OTHER_NAMES,
     content_of,
     has_other_names,
@@ -30,18 +29,19 @@ from jobs.files import (
     read_at_most,
     somebody_writes,
 )
+from jobs.errors import JobInvalid
 from jobs.names import natural
-from jobs.parse import Document
-from jobs.reading import Reading
-from jobs.recordings import Places
-from jobs.store import NOT_REGULAR, deadly, too_large
-from watcher import refusals
-from watcher.companions import Companions, Needs
-from watcher.config import Limits, Ready
-from watcher.events import Events
-from watcher.ignored import JOB_SUFFIXES, PAUSE, is_cancel_name, is_job_name, is_walked, why_ignored
+from jobs.spec.parse import Document
+from jobs.spool.inbox_names import JOB_SUFFIXES, PAUSE, is_cancel_name, is_job_name, is_walked, why_ignored
+from jobs.spool.reading import Reading
+from jobs.spool.recordings import Places
+from jobs.spool.store import NOT_REGULAR, deadly, too_large
+from watcher.client.status import SHOWN
+from watcher.config.settings import Limits, Ready
+from watcher.daemon import refusals
+from watcher.daemon.companions import Companions, Needs
+from watcher.daemon.events import Events
 from watcher.log import log
-from watcher.status import SHOWN
 
 LOOK_AGAIN_S = 0.5
 ROOM_LOOK_S = 5.0

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from files.durable import content_of, opened_regular, somebody_writes
 from jobs.errors import printable
-from jobs.files import content_of, opened_regular, somebody_writes
-from jobs.parse import Document
-from jobs.recordings import NotAllowed
-from watcher.status import SHOWN
+from jobs.spec.parse import Document
+from jobs.spool.recordings import NotAllowed
+from watcher.client.status import SHOWN
 
 Find = Callable[[str], Path | None]
 """A recording's name -> where it is, None for not there; NotAllowed for never."""

@@ -10,16 +10,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from files.durable import opened_folder
 from jobs import pipeline
-from jobs.files import opened_folder
-from jobs.reading import Reading
 from jobs.schedule import URGENT, Ticket
-from jobs.store import Changed
-from watcher import refusals
-from watcher.arrivals import Arrival
-from watcher.ignored import CANCEL_SUFFIX
+from jobs.spool.inbox_names import CANCEL_SUFFIX
+from jobs.spool.reading import Reading
+from jobs.spool.store import Changed
+from watcher.daemon import refusals
+from watcher.daemon.arrivals import Arrival
+from watcher.daemon.session import Session
 from watcher.log import log
-from watcher.session import Session
 
 SLICE_S = 0.004  # of reading, between two looks at the worker
 MOST_COMING = 16

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from engines import cache
-from engines.base_models import MODELS_VARIABLE
+from engines.checkpoints.base_models import MODELS_VARIABLE
+from files import cache
 from jobs import pipeline
 from jobs.errors import (
     OF_THE_DISK,
@@ -34,24 +34,24 @@ from jobs.errors import (
     holding,
     printable,
 )
-from jobs.reading import BeingRead
-from jobs.rendering import Order
+from jobs.render.rendering import Order
 from jobs.schedule import URGENT, Ticket
-from jobs.store import read_id
-from watcher import config as configuration
-from watcher import systemd
-from watcher.bulletin import Bulletin, Running
-from watcher.config import Config
-from watcher.config_read import ConfigRead, told, until_restart
-from watcher.events import Events
-from watcher.intake import Intake
-from watcher.job_rules import job_rules
+from jobs.spool.reading import BeingRead
+from jobs.spool.store import read_id
+from watcher.config import settings as configuration
+from watcher.config.job_rules import job_rules
+from watcher.config.reread import ConfigRead, told, until_restart
+from watcher.config.settings import Config
+from watcher.daemon import systemd
+from watcher.daemon.events import Events
+from watcher.daemon.intake import Intake
+from watcher.daemon.session import Deferred, Session
+from watcher.daemon.signals import Signals
+from watcher.daemon.status_writer import Bulletin, Running
+from watcher.daemon.supervisor import PutBack, Supervisor
+from watcher.executors.local.worker import Progress, Worker
 from watcher.log import log
-from watcher.readers import Readers
-from watcher.session import Deferred, Session
-from watcher.signals import Signals
-from watcher.supervisor import PutBack, Supervisor
-from watcher.worker import Progress, Worker
+from watcher.readers.pool import Readers
 
 HOLD_LOOKS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 HOLD_NAMES: Mapping[type[Hold], str] = {OutboxGone: "outbox", WorkerUnready: "worker"}

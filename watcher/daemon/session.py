@@ -6,23 +6,25 @@ import contextlib
 import time
 from dataclasses import dataclass, field, replace
 
+from files import mounts
 from jobs.errors import holding
-from jobs.lock import Lock
 from jobs.order import Limits
-from jobs.outbox import Outbox, Policy
 from jobs.pipeline import Spool
-from jobs.reading import Reading
-from jobs.recordings import Places, Snapshots
-from jobs.rules import ModelsElsewhere, Rules
+from jobs.results.outbox import Outbox, Policy
 from jobs.schedule import Schedule, Ticket
-from jobs.state import State
-from jobs.store import Store
-from watcher import arrivals, filesystem, folders
-from watcher.arrivals import Arrivals
-from watcher.config import Config
-from watcher.events import Events
-from watcher.folders import EXPOSED_CURE
-from watcher.job_rules import job_rules
+from jobs.spec.rules import ModelsElsewhere, Rules
+from jobs.spool.lock import Lock
+from jobs.spool.reading import Reading
+from jobs.spool.recordings import Places, Snapshots
+from jobs.spool.state import State
+from jobs.spool.store import Store
+from watcher.config import folders
+from watcher.config.folders import EXPOSED_CURE
+from watcher.config.job_rules import job_rules
+from watcher.config.settings import Config
+from watcher.daemon import arrivals
+from watcher.daemon.arrivals import Arrivals
+from watcher.daemon.events import Events
 from watcher.log import log
 
 
@@ -136,7 +138,7 @@ class Session:
         incoming = Arrivals(
             inbox=config.inbox,
             places=places(config),
-            policy=arrivals.Policy(config.ready, config.limits, filesystem.is_network(config.inbox)),
+            policy=arrivals.Policy(config.ready, config.limits, mounts.is_network(config.inbox)),
             events=events,
             read=spool.read,
             deaths=store.deaths,

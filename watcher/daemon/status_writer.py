@@ -1,4 +1,4 @@
-"""status.json as the daemon writes it; `watcher.status` has its schema and reads it."""
+"""status.json as the daemon writes it; `watcher.client.status` has its schema and reads it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from jobs import lock
+from files.durable import replace, to_json
 from jobs.errors import ConfigError, LockLost, printable
-from jobs.files import replace, to_json
 from jobs.pipeline import Outcome
-from jobs.report import iso, own_version
+from jobs.results.report import iso, own_version
 from jobs.schedule import Ticket
-from jobs.state import State
-from watcher.arrivals import Sighting
-from watcher.session import Deferred, Session
-from watcher.status import AT_LEAST_EVERY_S, SHOWN, SHOWN_RESULTS, STATUS_NAME, entries, read
+from jobs.spool import lock
+from jobs.spool.state import State
+from watcher.client.status import AT_LEAST_EVERY_S, SHOWN, SHOWN_RESULTS, STATUS_NAME, entries, read
+from watcher.daemon.arrivals import Sighting
+from watcher.daemon.session import Deferred, Session
 
 AT_MOST_EVERY_S = 1.0
 FAILURES = 10_000
@@ -61,7 +61,7 @@ class Bulletin:
         running: The job being rendered.
         ended: Number of jobs that ended since the start, by status; `doubtful` and `repaired` among them.
         failures: Names of jobs that failed since the start and were not done later -> how often, the last 10,000.
-        settings: The configuration in use; see `watcher.config_read.told`.
+        settings: The configuration in use; see `watcher.config.reread.told`.
     """
 
     state_dir: Path

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobs.errors import Hold, RenderFailed, WorkerUnready
-from jobs.rendering import Order, Rendering
-from watcher import systemd
-from watcher.config import Limits
+from jobs.render.rendering import Order, Rendering
+from watcher.config.settings import Limits
+from watcher.daemon import systemd
+from watcher.daemon.signals import Signals
+from watcher.executors.local.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
 from watcher.log import log
-from watcher.signals import Signals
-from watcher.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
 
 READY_S = 60.0  # a cold disk or a busy machine may take half of that
 

@@ -14,20 +14,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from engines import cache, checkpoints, transcripts
-from engines.base_models import BASE_MODELS, BIGVGAN, BaseModel, need, places, users
-from engines.checkpoints import Checkpoint
+from engines.checkpoints import inspection
+from engines.checkpoints.base_models import BASE_MODELS, BIGVGAN, BaseModel, need, places, users
+from engines.checkpoints.inspection import Checkpoint
 from engines.errors import EngineMissing
 from engines.registry import engines
-from jobs import lock, state
+from engines.whisper import transcripts
+from files import cache, mounts
+from files.durable import fsync, somebody_writes
 from jobs.errors import ConfigError, SpoolError, printable
-from jobs.files import fsync, somebody_writes
-from watcher import filesystem, folders, torch_findings
-from watcher.checkpoints import as_here
-from watcher.config import Config
-from watcher.events import Events
-from watcher.finding import Finding, fail, ok, warn
-from watcher.job_rules import job_rules
+from jobs.spool import lock, state
+from watcher.config import folders
+from watcher.config.job_rules import job_rules
+from watcher.config.settings import Config
+from watcher.daemon.events import Events
+from watcher.doctor import torch_findings
+from watcher.doctor.finding import Finding, fail, ok, warn
+from watcher.models.checkpoints import as_here
 
 LIBRARIES = ("pydantic", "PyYAML", "structlog", "watchdog", "numpy", "soundfile", "sentencex", "espeakng-loader")
 FREE_BYTES = 1 << 30
@@ -102,8 +105,8 @@ def _folder(what: str, folder: Path) -> Iterator[Finding]:
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         yield fail(what, f"{shown} can't be read and written by this user", "Change its owner or permissions.")
         return
-    kind = filesystem.kind(folder) or "unknown file system"
-    where = "network" if filesystem.is_network(folder) else "local"
+    kind = mounts.kind(folder) or "unknown file system"
+    where = "network" if mounts.is_network(folder) else "local"
     yield from _scratch(what, folder, f"{shown} ({kind}, {where})", _writes)
     free = shutil.disk_usage(folder).free
     if free < FREE_BYTES:
@@ -332,7 +335,7 @@ def _whisper(config: Config) -> Finding:
 
 def _models(config: Config) -> Iterator[Finding]:
     """What lies under models/ for jobs, by the headers of the files; a Whisper and a vocoder are none of it."""
-    there = [as_here(one, config) for one in checkpoints.listed(config.models)] if config.models.is_dir() else []
+    there = [as_here(one, config) for one in inspection.listed(config.models)] if config.models.is_dir() else []
     others = (transcripts.WHISPER.architecture, BIGVGAN.architecture)
     found = [one for one in there if not one.architecture.startswith(others)]
     yield from _checkpoints(found, config)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from engines import allowance, runtime
-from engines.torch_report import Card, TorchReport
+from engines.device import allowance, runtime
+from engines.device.torch_report import Card, TorchReport
 from jobs.errors import printable
-from watcher.config import DeviceConfig
-from watcher.finding import Finding, fail, ok, warn
+from watcher.config.settings import DeviceConfig
+from watcher.doctor.finding import Finding, fail, ok, warn
 
 TORCH_WAIT_S = 120
 COMPANIONS = ("coqui-tts", "f5-tts", "transformers", "vocos")
@@ -58,7 +58,7 @@ def examine(device: DeviceConfig) -> Iterator[Finding]:
         yield ok("torch", "not installed; espeak needs none")
         return
     asked = (device.name, device.precision, device.profile)
-    command = [sys.executable, "-P", "-m", "engines.torch_report", *asked]
+    command = [sys.executable, "-P", "-m", "engines.device.torch_report", *asked]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TORCH_WAIT_S, check=True)
         report = TorchReport.from_json(done.stdout.splitlines()[-1])

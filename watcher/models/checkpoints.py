@@ -9,17 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from engines import f5_layout, requirements
-from engines.checkpoints import Checkpoint, inspect, listed
-from jobs.checkpoint_names import Model, Models
+from engines.checkpoints import f5_layout, requirements
+from engines.checkpoints.inspection import Checkpoint, inspect, listed
+from files.durable import from_json, opened_regular, read_at_most
 from jobs.errors import JobInvalid, SpoolError, printable
-from jobs.files import from_json, opened_regular, read_at_most
-from jobs.parse import parse
-from jobs.recordings import NotAllowed
-from jobs.rules import Rules
-from watcher import status
-from watcher.config import Config
-from watcher.ignored import is_job_name, is_walked
+from jobs.spec.checkpoint_names import Model, Models
+from jobs.spec.parse import parse
+from jobs.spec.rules import Rules
+from jobs.spool.inbox_names import is_job_name, is_walked
+from jobs.spool.recordings import NotAllowed
+from watcher.client import status
+from watcher.config.settings import Config
 
 MISSING, KEPT = 4, 1
 

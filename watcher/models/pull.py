@@ -1,7 +1,7 @@
 """Downloading a base model: what `voicespool models pull` does.
 
 Files come over HTTP as the Hugging Face hub serves them, from a fixed commit, and count only with the size and SHA-256
-that `engines.base_models` knows. What has come stays on disk until all is there, whatever ends the download, and the
+that `engines.checkpoints.base_models` knows. What has come stays on disk until all is there, whatever ends the download, and the
 next one asks for the rest alone. (The hub's own library throws a partial file away when it is interrupted.)
 
     models/.pull-xtts/lock           held while a download runs
@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from engines import base_models
-from engines.base_models import BaseModel, Published
+from engines.checkpoints import base_models
+from engines.checkpoints.base_models import BaseModel, Published
 from engines.errors import EngineMissing
-from jobs import files
+from files import durable
 from jobs.errors import Hold, printable
 
 RECORD = "pulled.json"
@@ -75,12 +75,12 @@ def pull(model: BaseModel, models: Path, accepted: str, tell: Tell, waits_s: tup
         _only(staging, {"lock", model.revision})
         download.all()
         for name, content in model.notes:
-            files.replace(download.folder / name, content.encode(), mode=0o644)
-        files.write_new(download.folder / RECORD, _record(model, accepted, download.endpoint), mode=0o644)
-        files.fsync(download.folder)
+            durable.replace(download.folder / name, content.encode(), mode=0o644)
+        durable.write_new(download.folder / RECORD, _record(model, accepted, download.endpoint), mode=0o644)
+        durable.fsync(download.folder)
         os.rename(download.folder, target)
-        files.fsync(models)
-        files.remove_tree(staging)
+        durable.fsync(models)
+        durable.remove_tree(staging)
     return target
 
 
@@ -123,7 +123,7 @@ def verify(model: BaseModel, folder: Path, tell: Tell) -> None:
     wrong, done, total = [], 0, sum(file.size for file in there)
     for file in there:
         tell(f"checking {file.name}", done, total)
-        if files.sha256_of(folder / file.name) != file.sha256:
+        if durable.sha256_of(folder / file.name) != file.sha256:
             wrong.append(file.name)
         done += file.size
     if wrong:
@@ -206,7 +206,7 @@ class Download:
         """What lies on the disk is what was published, or it is removed."""
         path = self.folder / file.name
         self.tell(f"checking {file.name}", self._done(), self.model.size_bytes)
-        if files.sha256_of(path) == file.sha256:
+        if durable.sha256_of(path) == file.sha256:
             return
         path.unlink()
         raise EngineMissing(
@@ -312,7 +312,7 @@ def _only(folder: Path, names: set[str]) -> None:
     """Remove what an older version of this program, or of the model, left behind."""
     for name in set(os.listdir(folder)) - names:
         path = folder / name
-        files.remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        durable.remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _check_space(missing_bytes: int, folder: Path) -> None:

@@ -9,15 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engines import base_models, tensors
-from engines.base_models import BaseModel
+from engines.checkpoints import base_models
+from engines.checkpoints.base_models import BaseModel
+from engines.modelfiles import tensors
 from engines.registry import engines
-from engines.voices import Recording, examine
+from engines.voices.recordings import Recording, examine
 from jobs.errors import printable
 from jobs.names import natural
-from jobs.recordings import NotAllowed, Places, transcript_beside
-from watcher.config import Config
-from watcher.session import places
+from jobs.spool.recordings import NotAllowed, Places, transcript_beside
+from watcher.config.settings import Config
+from watcher.daemon.session import places
 
 MOST_FILES = 10_000
 SPEAKERS_FILE = "speakers_xtts.pth"
@@ -175,6 +176,6 @@ def speakers_in(path: Path) -> tuple[str, ...]:
     """Names of the voices in a file of XTTS's speakers, in its order.
 
     Raises:
-        OSError, engines.tensors.Unreadable: It is not there, or not such a file.
+        OSError, engines.modelfiles.tensors.Unreadable: It is not there, or not such a file.
     """
     return tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors.read(path).entries))

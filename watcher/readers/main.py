@@ -1,4 +1,4 @@
-"""A process that reads job files for the daemon, `python -m watcher.reader_main`: whatever they hold costs a process.
+"""A process that reads job files for the daemon, `python -m watcher.readers.main`: whatever they hold costs a process.
 
 Its argument is how nice it is to others; standard input and output are its line. First comes the configuration, then
 one request after another, each answered by one frame of JSON; a frame is its length in 8 bytes, big-endian, and as many
@@ -30,9 +30,9 @@ def main() -> None:
     configuration = _frame(requests)
 
     from jobs.errors import JobInvalid
-    from jobs.parse import parse
-    from jobs.reading import packed
-    from watcher.job_rules import job_rules
+    from jobs.spec.parse import parse
+    from jobs.spool.reading import packed
+    from watcher.config.job_rules import job_rules
 
     rules = job_rules(pickle.loads(configuration))  # noqa: S301 - from our own daemon, as are the requests
     _say(answers, {})

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from typing import IO, cast
 
 from jobs.errors import JobInvalid, Problem
-from jobs.reading import Reading, unpacked
-from watcher.config import Config
+from jobs.spool.reading import Reading, unpacked
+from watcher.config.settings import Config
+from watcher.executors.local.process import environment_of
 from watcher.log import log
-from watcher.reader_main import LENGTH
-from watcher.worker_process import environment_of
+from watcher.readers.main import LENGTH
 
 LARGE_BYTES = 64 << 10
 MOST_SMALL, MOST_LARGE = 256, 16  # that wait at a time, so that their bytes take some 16 MiB in each lane
@@ -51,7 +51,7 @@ class _Request:
 
 
 class Readers:
-    """Reads job files elsewhere. Is itself something to select on; see `jobs.reading.ReadElsewhere`."""
+    """Reads job files elsewhere. Is itself something to select on; see `jobs.spool.reading.ReadElsewhere`."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -122,7 +122,7 @@ class _Process:
     def start(cls, nice: int, config: Config) -> _Process:
         """Raises OSError when this machine can't start one now."""
         popen = subprocess.Popen(
-            [sys.executable, "-P", "-m", "watcher.reader_main", str(nice)],
+            [sys.executable, "-P", "-m", "watcher.readers.main", str(nice)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
             start_new_session=True, env=environment_of(os.environ),
         )  # fmt: skip

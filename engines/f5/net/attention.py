@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from engines.f5_layout import Sizes
-from engines.neural.linear import Linear, is_packed, product
-from engines.neural.packing import Packing
-from engines.neural.source import Source
+from engines.checkpoints.f5_layout import Sizes
+from engines.torch.linear import Linear, is_packed, product
+from engines.torch.packing import Packing
+from engines.torch.source import Source
 
 _EPS = 1e-6
 

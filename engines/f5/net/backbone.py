@@ -15,17 +15,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from engines.f5_layout import Sizes
-from engines.f5_variant import Flags
-from engines.neural.convolution import GroupedConvolution
-from engines.neural.f5_attention import Layout, can_attend_at_once, turns
-from engines.neural.f5_batch import Given, Prepared
-from engines.neural.f5_graphs import Evaluation, Graphs, filled
-from engines.neural.f5_layers import Dit, Layers, UnetT
-from engines.neural.f5_text import TextEmbedding
-from engines.neural.linear import Linear
-from engines.neural.packing import Gapped, Packing
-from engines.neural.source import Source
+from engines.checkpoints.f5_layout import Sizes
+from engines.checkpoints.f5_variant import Flags
+from engines.f5.net.attention import Layout, can_attend_at_once, turns
+from engines.f5.net.batch import Given, Prepared
+from engines.f5.net.graphs import Evaluation, Graphs, filled
+from engines.f5.net.layers import Dit, Layers, UnetT
+from engines.f5.net.text import TextEmbedding
+from engines.torch.convolution import GroupedConvolution
+from engines.torch.linear import Linear
+from engines.torch.packing import Gapped, Packing
+from engines.torch.source import Source
 
 _TIME_WIDTH, _TIME_SCALE, _TIME_BASE = 256, 1000.0, 10_000.0
 _PLACES_KERNEL = 31

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from engines.neural.f5_attention import Layout
-from engines.neural.packing import Gapped
+from engines.f5.net.attention import Layout
+from engines.torch.packing import Gapped
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from engines.f5_variant import Flags
-from engines.neural.f5_backbone import Backbone
-from engines.neural.f5_batch import Given
+from engines.checkpoints.f5_variant import Flags
+from engines.f5.net.backbone import Backbone
+from engines.f5.net.batch import Given
 
 # Empirically pruned steps (arXiv 2505.19931), in 32nds; other numbers of steps are evenly spread.
 _PRUNED = MappingProxyType({

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engines.neural.f5_batch import Given, Prepared
+from engines.f5.net.batch import Given, Prepared
 
 MOST_ROWS = 8192
 """Of a batch, frames of all passes: with more, the card has more to do than the computer."""

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from engines.f5_layout import Sizes
-from engines.neural.f5_attention import Attention, Layout
-from engines.neural.linear import Linear
-from engines.neural.source import Source
+from engines.checkpoints.f5_layout import Sizes
+from engines.f5.net.attention import Attention, Layout
+from engines.torch.linear import Linear
+from engines.torch.source import Source
 
 _EPS = 1e-6
 _RMS_EPS = 1e-24  # the library keeps from dividing by nothing, and no more

@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engines import runtime
-from engines.f5_layout import ROOT, Sizes
-from engines.f5_variant import Flags
-from engines.neural.bigvgan import BigVGAN
-from engines.neural.f5_backbone import Backbone
-from engines.neural.f5_batch import Given
-from engines.neural.f5_flow import Course, sample
-from engines.neural.f5_mel import Reference
-from engines.neural.source import Source
-from engines.neural.vocos import Vocos
-from engines.tensors import Entry
+from engines.checkpoints.f5_layout import ROOT, Sizes
+from engines.checkpoints.f5_variant import Flags
+from engines.device import runtime
+from engines.f5.net.backbone import Backbone
+from engines.f5.net.batch import Given
+from engines.f5.net.flow import Course, sample
+from engines.modelfiles.tensors import Entry
+from engines.torch.bigvgan import BigVGAN
+from engines.torch.mel import Reference
+from engines.torch.source import Source
+from engines.torch.vocos import Vocos
 
 _VOCODERS: Mapping[str, type[Vocos] | type[BigVGAN]] = {"vocos": Vocos, "bigvgan": BigVGAN}
 MOST_ROWS = {"cpu": 2048, "cuda": 32768}
@@ -32,7 +32,7 @@ class Files:
 
     Attributes:
         checkpoint: The weights.
-        tensors: Its entries by the library's names, as `engines.checkpoints.inspect` found them whole.
+        tensors: Its entries by the library's names, as `engines.checkpoints.inspection.inspect` found them whole.
         sizes: As it found them.
         vocoder: The folder of the vocoder.
         kind: Which one it is, `vocos` or `bigvgan`.

@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from engines import f5_reference, f5_variant, runtime, voices
 from engines.base import Chunk
+from engines.checkpoints import f5_variant
+from engines.checkpoints.f5_variant import Flags, Variant
+from engines.device import runtime
 from engines.errors import CheckpointRefused, RequestRefused
-from engines.f5_reference import spoken_lengths
-from engines.f5_variant import Flags, Variant
-from engines.neural import f5_variants
-from engines.neural.f5_flow import Course
-from engines.neural.f5_mel import Reference, hear
-from engines.neural.f5_model import Model, Request
-from engines.neural.f5_symbols import Symbols, closed
+from engines.f5 import reference as fitting
+from engines.f5.net import variant_probe
+from engines.f5.net.flow import Course
+from engines.f5.net.model import Model, Request
+from engines.f5.net.symbols import Symbols, closed
+from engines.f5.reference import spoken_lengths
 from engines.neural_engine import Facts
+from engines.torch.mel import Reference, hear
+from engines.voices import recordings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +68,7 @@ class About:
 
     Attributes:
         path: Of the checkpoint.
-        variant: As `engines.f5_variant` has found it.
+        variant: As `engines.checkpoints.f5_variant` has found it.
         sha256: Gives the checkpoint's digest; asked for only where the variant has to be measured.
         one_by_one: No batches: for cards with little memory.
     """
@@ -200,8 +203,8 @@ class Speech:
         return self._voices[key]
 
     def _heard(self, path: Path, text: str) -> Voice:
-        samples, rate_hz = voices.read(path, READ_S)
-        found = f5_reference.fitted(samples.mean(0), rate_hz, text)
+        samples, rate_hz = recordings.read(path, READ_S)
+        found = fitting.fitted(samples.mean(0), rate_hz, text)
         letters = sum(spoken_lengths(found.text))
         if not letters:
             raise RequestRefused("the transcript of the recording has no words", "Write down what is said in it.")
@@ -214,11 +217,11 @@ class Speech:
     def _settle(self, voice: Voice) -> Generator[None, None, None]:
         """v0 or v1, where nothing tells: measured with the job's own recording, once for each checkpoint."""
         sha256 = str(self._about.sha256())
-        measured = f5_variants.remembered(sha256)
+        measured = variant_probe.remembered(sha256)
         if measured is None:
             symbols = self._symbols.read(voice.text)
-            measured = yield from f5_variants.measure(self._model.backbone, voice.reference.mel, symbols)
-            f5_variants.remember(sha256, measured)
+            measured = yield from variant_probe.measure(self._model.backbone, voice.reference.mel, symbols)
+            variant_probe.remember(sha256, measured)
         if measured.flags is None:
             file, why = self._about.path, self._about.variant.evidence
             raise CheckpointRefused(

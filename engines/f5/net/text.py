@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from engines.f5_layout import Sizes
-from engines.f5_variant import Flags
-from engines.neural.convnext import ConvNext
-from engines.neural.packing import Packing
-from engines.neural.source import Source
+from engines.checkpoints.f5_layout import Sizes
+from engines.checkpoints.f5_variant import Flags
+from engines.torch.convnext import ConvNext
+from engines.torch.packing import Packing
+from engines.torch.source import Source
 
 _PLACES = {"dit": 8192, "unett": 4096}  # frames whose place a symbol knows; those behind share the last one
 _BASE = 10_000.0

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engines import cache
-from engines.f5_variant import V0, V1, Flags
-from engines.neural.f5_backbone import Backbone
-from engines.neural.f5_flow import PROBES, losses
+from engines.checkpoints.f5_variant import V0, V1, Flags
+from engines.f5.net.backbone import Backbone
+from engines.f5.net.flow import PROBES, losses
+from files import cache
 
 CHANCE = 0.01
 """What is decided must be this unlikely to come about where neither flags are better."""

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from engines.neural.linear import Linear
-from engines.neural.sampling import Sampler, Sampling, uniforms
-from engines.neural.xtts_cache import Attend, Cache
+from engines.torch.linear import Linear
+from engines.torch.sampling import Sampler, Sampling, uniforms
+from engines.xtts.net.kv_cache import Attend, Cache
 
 CACHE_BLOCK = 128  # positions; on a GPU a step looks at whole blocks, so that few graphs are recorded
 LOOK_EVERY_STEPS = 8  # on a GPU: looking at what is done waits for it

@@ -21,10 +21,10 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 from TTS.tts.models.xtts import Xtts as Library
 
 from engines.errors import RequestRefused
-from engines.neural import weights
-from engines.neural.hifigan import Vocoder
-from engines.neural.xtts_gpt import Block, Gpt
-from engines.tensors import Entry
+from engines.modelfiles.tensors import Entry
+from engines.torch import weights
+from engines.xtts.net.gpt import Block, Gpt
+from engines.xtts.net.hifigan import Vocoder
 
 _INFERENCE = (
     "temperature", "length_penalty", "repetition_penalty", "top_k", "top_p",

@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from engines import runtime, tensors, voices
 from engines.base import Chunk
+from engines.device import runtime
 from engines.errors import RequestRefused
-from engines.latents import LatentCache
-from engines.neural import weights
-from engines.neural.sampling import Sampling
-from engines.neural.xtts_gpt import Spoken, Utterance
-from engines.tensors import Entry
+from engines.modelfiles import tensors
+from engines.modelfiles.tensors import Entry
+from engines.torch import weights
+from engines.torch.sampling import Sampling
+from engines.voices import recordings
+from engines.xtts.latents import LatentCache
+from engines.xtts.net.gpt import Spoken, Utterance
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engines.neural.xtts_model import Model
+    from engines.xtts.net.model import Model
 
 MOST_ROWS = {"cpu": 32, "cuda": 128}
 MEMORY_PART = 0.5  # of what is free, for the rows of a batch; the rest is for the vocoder and everybody else
@@ -195,7 +197,7 @@ class Speech:
             return torch.from_numpy(kept["conditioning"]), torch.from_numpy(kept["embedding"])
         heard = []
         for path in plan.chunk.recordings:
-            samples, rate_hz = voices.read(path, LONGEST_REFERENCE_S)
+            samples, rate_hz = recordings.read(path, LONGEST_REFERENCE_S)
             heard.append((torch.from_numpy(samples), rate_hz))
         conditioning, embedding = self._model.latents(heard, plan.settings)
         voice = conditioning.cpu(), embedding.cpu()

@@ -26,5 +26,5 @@ def _break(fault: str) -> None:
         os.write(int(sys.orig_argv[-3]), b'{"say": "loaded", "load_s": 0}\n')
 
 
-if "watcher.worker_main" in sys.orig_argv and os.path.exists(os.environ["START_WHILE"]):
+if "watcher.executors.local.main" in sys.orig_argv and os.path.exists(os.environ["START_WHILE"]):
     _break(os.environ["START_FAULT"])

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines import base_models, registry
+from engines import registry
 from engines.base import Audio, Chunk, Device, Engine, EngineClass
+from engines.checkpoints import base_models
 from engines.errors import RequestRefused
-from jobs.audio import checked
+from jobs.audio.wav import checked
 from tests.sounds import recording
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PLUGINS = ROOT / "tests" / "plugins"
 NAMES = sorted({*registry.engines(), "faulty", "instant", "tuned"})
 NOISE = {"f5": 1e-5, "xtts": 1e-5}

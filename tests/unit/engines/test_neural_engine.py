@@ -13,13 +13,13 @@ import pytest
 
 from engines.base import Chunk, Device
 from engines.errors import OutOfMemory
-from engines.f5 import F5
-from engines.xtts import Xtts
+from engines.f5.engine import F5
+from engines.xtts.engine import Xtts
 from jobs.order import Order
 from tests import f5_models, tiny
 from tests.small_card import Card, on_card
 from tests.sounds import recording
-from watcher.worker_main import WarmEngine
+from watcher.executors.local.main import WarmEngine
 
 LOW = "the profile low_vram went on, which takes less"
 CPU = "the CPU went on, as device.fallback_cpu says"
@@ -32,7 +32,7 @@ UNKNOWN = "the model was not trained with '𓀀': it can't say them"
 def card(monkeypatch: pytest.MonkeyPatch, tiny_f5: Path) -> Card:
     f5_models.prepare()
     monkeypatch.setenv("VOICESPOOL_MODELS", str(tiny_f5.parents[1]))
-    monkeypatch.setattr("engines.neural.f5_model.MOST_ROWS", {"cpu": 1})  # a batch for each chunk
+    monkeypatch.setattr("engines.f5.net.model.MOST_ROWS", {"cpu": 1})  # a batch for each chunk
     return Card(monkeypatch)
 
 
@@ -72,7 +72,7 @@ def test_a_vocoder_that_does_not_fit_beside_the_network_goes_to_the_cpu(
     engine: F5, card: Card, chunks: list[Chunk]
 ) -> None:
     """And the network into 16 bits: the profile low_vram, with all that belongs to it."""
-    from engines.neural.vocos import Vocos
+    from engines.torch.vocos import Vocos
 
     card.is_too_small_for(Vocos, "__init__", lambda _vocos, _folder, device: str(device) == "cpu:0")
     facts: Any = engine.load(None, on_card(fallback=False, precision="auto"))
@@ -86,7 +86,7 @@ def test_what_is_spoken_is_kept_when_the_rest_needs_the_profile(engine: F5, card
     """So is what was told of it. The first model is gone before; the rest sounds as it does under low_vram from the
     beginning.
     """
-    from engines.neural.f5_backbone import Backbone
+    from engines.f5.net.backbone import Backbone
 
     expected = {}
     for profile in ("auto", "low_vram"):
@@ -113,7 +113,7 @@ def test_what_is_spoken_is_kept_when_the_rest_needs_the_profile(engine: F5, card
 @pytest.mark.parametrize("fallback", [True, False])
 def test_below_the_profile_is_the_cpu(engine: F5, card: Card, chunks: list[Chunk], fallback: bool) -> None:
     """If the configuration allows it; each step is told, and all of them to later jobs, too."""
-    from engines.neural.f5_backbone import Backbone
+    from engines.f5.net.backbone import Backbone
 
     facts: Any = engine.load(None, on_card(fallback=fallback))
     card.is_too_small_for(Backbone, "prepare")
@@ -135,10 +135,10 @@ def test_below_the_profile_is_the_cpu(engine: F5, card: Card, chunks: list[Chunk
 
 def test_an_engine_without_a_profile_of_its_own_takes_16_bits(card: Card, tiny_xtts: Path) -> None:
     """XTTS: where it was in float32 by itself, and not where float32 was asked for."""
-    from engines.neural import xtts_model
+    from engines.xtts.net import model
 
     tiny.files(tiny_xtts)
-    card.is_too_small_for(xtts_model, "Vocoder")
+    card.is_too_small_for(model, "Vocoder")
     for precision, refused in (("auto", 2), ("float32", 1)):
         card.refused, engine = 0, Xtts()
         facts: Any = engine.load(tiny_xtts, on_card(fallback=True, precision=precision))

@@ -12,7 +12,7 @@ from engines import registry
 from engines.base import Device
 from engines.errors import EngineMissing
 
-PLUGINS = Path(__file__).parents[1] / "plugins"
+PLUGINS = Path(__file__).parents[2] / "plugins"
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_plugins_are_found_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
         ("other = 1", "Engine"),
         ("Engine = 1", "info"),
         ("class Engine:\n  @classmethod\n  def info(cls): raise OSError('no data')", "no data"),
-        ("from engines.espeak import Espeak as Engine", "calls itself 'espeak'"),
+        ("from engines.espeak.engine import Espeak as Engine", "calls itself 'espeak'"),
     ],
 )
 def test_a_broken_plugin_is_listed_with_the_reason(install: Callable[..., None], code: str, reason: str) -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import json_text
-from jobs.tree import Bounds, Tree, Unreadable
+from files import json_text
+from files.tree import Bounds, Tree, Unreadable
 
 
 def trees(text: str, most: int = 1000) -> list[Tree]:

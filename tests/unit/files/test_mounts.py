@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from watcher import filesystem
+from files import mounts
 
 
 def test_this_machines_folders() -> None:
-    assert filesystem.kind(Path("/proc/self")) == "proc"
-    assert filesystem.kind(Path("/")) != ""
-    assert not filesystem.is_network(Path("/proc"))
+    assert mounts.kind(Path("/proc/self")) == "proc"
+    assert mounts.kind(Path("/")) != ""
+    assert not mounts.is_network(Path("/proc"))
 
 
 MOUNTS = r"""
@@ -45,18 +45,18 @@ def test_other_machines_folders(
 ) -> None:
     """The innermost mount counts, and of two in one place the later."""
     (tmp_path / "mountinfo").write_text(MOUNTS.strip() + "\n", encoding="utf-8")
-    monkeypatch.setattr(filesystem, "MOUNTS", tmp_path / "mountinfo")
+    monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "mountinfo")
     monkeypatch.setattr("os.path.realpath", str)
-    assert filesystem.kind(Path(folder)) == kind
-    assert filesystem.is_network(Path(folder)) is network
+    assert mounts.kind(Path(folder)) == kind
+    assert mounts.is_network(Path(folder)) is network
 
 
 def test_a_link_is_on_the_file_system_it_leads_to(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/proc")
-    assert filesystem.kind(tmp_path / "link") == "proc"
+    assert mounts.kind(tmp_path / "link") == "proc"
 
 
 def test_a_kernel_that_does_not_say_is_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filesystem, "MOUNTS", tmp_path / "gone")
-    assert filesystem.kind(tmp_path) == ""
-    assert not filesystem.is_network(tmp_path)
+    monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "gone")
+    assert mounts.kind(tmp_path) == ""
+    assert not mounts.is_network(tmp_path)

@@ -13,8 +13,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import yaml12
-from jobs.tree import Bounds, Tree, Unreadable
+from files import yaml12
+from files.tree import Bounds, Tree, Unreadable
 
 _BOUNDS = Bounds()
 

@@ -75,7 +75,7 @@ def test_every_error_has_a_code_of_its_own_and_an_exit_code() -> None:
     assert all(name in (errors.__doc__ or "") for name in names), "the tree at the head of the file is whole"
     codes = [kind.code for kind in found if kind.__module__ == errors.__name__]
     assert len(codes) == len(set(codes))
-    assert all(kind.exit_code in {1, 3, 4, 70, 75} for kind in found)  # as `watcher.cli` documents them
+    assert all(kind.exit_code in {1, 3, 4, 70, 75} for kind in found)  # as `watcher.cli.main` documents them
 
 
 def test_a_problem_reads_as_a_sentence_with_its_place() -> None:

@@ -17,7 +17,7 @@ from jobs import pipeline
 from jobs.errors import Cancelled, Hold, InboxGone, LockLost, OutboxGone, RenderFailed
 from jobs.order import Fallback
 from jobs.pipeline import Renderer
-from jobs.rendering import Order, Rendering
+from jobs.render.rendering import Order, Rendering
 from jobs.schedule import URGENT
 from tests.headers import save
 from tests.in_process import Desk, desk, render

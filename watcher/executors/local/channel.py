@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from watcher.messages import LONGEST_MESSAGE_BYTES, NotAMessage
+from watcher.executors.local.messages import LONGEST_MESSAGE_BYTES, NotAMessage
 
 READ_BYTES = 1 << 16
 

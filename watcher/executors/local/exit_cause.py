@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 
-from watcher import oom
-from watcher.messages import Died
+from watcher.executors.local import oom
+from watcher.executors.local.messages import Died
 
 CRASHES: Mapping[int, str] = {
     signal.SIGSEGV: "crashed (segmentation fault, SIGSEGV)",

@@ -1,4 +1,4 @@
-"""The worker process, `python -m watcher.worker_main`: one warm engine, one order after another.
+"""The worker process, `python -m watcher.executors.local.main`: one warm engine, one order after another.
 
 It alone imports engines. One thread: between chunks it looks whether a stop has come, so that engines may
 fork. What it prints goes to the daemon's log; what it has to say goes over its own socket (see `messages`).
@@ -24,11 +24,11 @@ from engines.base import EngineClass
 from engines.errors import SHORTAGES, CheckpointRefused, EngineError, EngineMissing, OutOfMemory, RequestRefused
 from jobs.errors import OF_THE_DISK, Hold, SpoolError, real_paths
 from jobs.order import Order, Progress, Rendering, Stopped
-from watcher import leash, messages
-from watcher.messages import Failed
+from watcher.executors.local import lifeline, messages
+from watcher.executors.local.messages import Failed
 
 if TYPE_CHECKING:
-    from jobs.rendering import Ready
+    from jobs.render.rendering import Ready
 
 PROGRESS_EVERY_S = 0.05
 OOM_SCORE = 500
@@ -38,7 +38,7 @@ LAST_FRAMES = 20
 def main() -> None:
     """Arguments: the file descriptors of the socket and of the life line, and the daemon's pid."""
     socket_fd, life_fd, daemon_pid = map(int, sys.argv[1:4])
-    leash.tie_to(daemon_pid, life_fd)
+    lifeline.tie_to(daemon_pid, life_fd)
     _behave()
     os.set_inheritable(socket_fd, False)
     with socket.socket(fileno=socket_fd) as channel:
@@ -73,7 +73,6 @@ def _import_ahead() -> None:
     import sentencex  # noqa: F401
 
     from engines import registry
-    from jobs import preparation, rendering  # noqa: F401
 
     registry.engines()
 
@@ -93,7 +92,7 @@ class Line:
         try:
             self._channel.sendall(line)
         except OSError:
-            leash.end_group()
+            lifeline.end_group()
 
     def next(self, *, wait: bool) -> dict[str, Any] | None:
         """The next message; None when there is none yet and `wait` is false. Hanging up ends the process."""
@@ -106,7 +105,7 @@ class Line:
             except OSError:
                 data = b""
             if not data:
-                leash.end_group()
+                lifeline.end_group()
             self._unread += data
         line, _, self._unread = self._unread.partition(b"\n")
         return messages.message_from(line)
@@ -149,7 +148,7 @@ class Bench:
         self._job_id = ""
 
     def _render(self, order: Order) -> Rendering:
-        from jobs import preparation, rendering
+        from jobs.render import preparation, rendering
 
         engine = _engine_class(order.engine)
         prepared = preparation.prepare(order, engine)
@@ -201,7 +200,7 @@ class WarmEngine:
             CheckpointRefused: The engine can't speak with that checkpoint. What is loaded stays when the same one
                 comes again: jobs that fall back on the base model need not load it each time.
         """
-        from jobs.rendering import Ready
+        from jobs.render.rendering import Ready
 
         device = order.where()
         key = (order.model, device)

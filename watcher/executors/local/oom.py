@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from engines.allowance import groups
+from engines.device.allowance import groups
 
 PROC = Path("/proc")
 

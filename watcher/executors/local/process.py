@@ -55,7 +55,7 @@ class WorkerProcess:
             arguments = map(str, (theirs.fileno(), life_reader, os.getpid()))
             # Unsafe path off: a folder that strangers write to may be the current one.
             self._popen = subprocess.Popen(
-                [python, "-P", "-X", "no_debug_ranges", "-m", "watcher.worker_main", *arguments],
+                [python, "-P", "-X", "no_debug_ranges", "-m", "watcher.executors.local.main", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,

@@ -19,11 +19,11 @@ from typing import Any, Self
 
 from jobs.errors import Hold, WorkerUnready, holding, real_paths
 from jobs.order import Order, Progress
-from watcher import deaths, messages, oom
-from watcher.messages import Died, Done, Event, Failed, Loaded, NotAMessage, Ready, Said, Stopped
-from watcher.worker_line import READ_BYTES, WorkerLine
-from watcher.worker_output import OutputLog
-from watcher.worker_process import WorkerProcess
+from watcher.executors.local import exit_cause, messages, oom
+from watcher.executors.local.channel import READ_BYTES, WorkerLine
+from watcher.executors.local.messages import Died, Done, Event, Failed, Loaded, NotAMessage, Ready, Said, Stopped
+from watcher.executors.local.output import OutputLog
+from watcher.executors.local.process import WorkerProcess
 
 __all__ = ["Died", "Done", "Event", "Failed", "Loaded", "Progress", "Stopped", "Worker"]
 
@@ -313,7 +313,7 @@ class Worker:
     def _bury(self, running: _Running) -> Died:
         """It is dead: end what it leaves behind and say what it died of."""
         self._forget(running, BURY_WAIT_S)
-        died = running.died(deaths.cause(running.process.returncode or 0, running.oom_before))
+        died = running.died(exit_cause.cause(running.process.returncode or 0, running.oom_before))
         self._log.warning("worker died", action="worker_died", pid=running.process.pid, reason=died.reason)
         return died
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from engines import base_models
-from engines.base_models import BASE_MODELS, find, need
-from engines.checkpoints import inspect
+from engines.checkpoints import base_models
+from engines.checkpoints.base_models import BASE_MODELS, find, need
+from engines.checkpoints.inspection import inspect
 from engines.errors import EngineMissing
 from tests.hub import F5, XTTS, f5_release, place, vocos_release, weights, zeros
 
@@ -263,7 +263,7 @@ def test_bigvgan_is_used_where_it_is_and_not_pulled(tmp_path: Path, home: Path) 
 
 def test_the_page_has_the_names_that_count() -> None:
     """docs/MODELS.md: every name of a folder by which a model is known."""
-    page = (Path(__file__).parents[2] / "docs/MODELS.md").read_text("utf-8")
+    page = (Path(__file__).parents[4] / "docs/MODELS.md").read_text("utf-8")
     for model in BASE_MODELS.values():
         (row,) = re.findall(rf"^   \| `{model.name}` \| (.*) \|$", page, re.M)
         names = {base_models._plain(name) for name in re.findall("`(.*?)`", row.partition(";")[0])}

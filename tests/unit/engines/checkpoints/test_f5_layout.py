@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from engines import f5_layout
-from engines.checkpoints import Checkpoint, inspect
-from engines.f5_layout import PUBLISHED, Sizes
-from engines.tensors import Entry, read
+from engines.checkpoints import f5_layout
+from engines.checkpoints.f5_layout import PUBLISHED, Sizes
+from engines.checkpoints.inspection import Checkpoint, inspect
+from engines.modelfiles.tensors import Entry, read
 from tests import headers
 from tests.headers import DIT, EMA, F5, UNETT, flow
 from tests.model_files import safetensors
@@ -144,7 +144,7 @@ def test_a_file_of_its_trainer_is_whole_and_averaged(library: tuple[dict[str, Sh
 
 
 def test_the_librarys_vocabulary_has_as_many_symbols_as_the_published_models() -> None:
-    from engines import f5_vocabulary
+    from engines.checkpoints import f5_vocabulary
 
     file = f5_vocabulary.library()
     assert file is not None

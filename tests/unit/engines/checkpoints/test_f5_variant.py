@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from engines.checkpoints import Checkpoint, inspect
-from engines.f5_variant import V0, V1, Flags, Variant
+from engines.checkpoints.f5_variant import V0, V1, Flags, Variant
+from engines.checkpoints.inspection import Checkpoint, inspect
 from tests import headers
 from tests.headers import DIT, EMA, F5, flow
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from engines import f5_vocabulary
-from engines.checkpoints import Checkpoint, inspect, listed
-from engines.f5_vocabulary import LIBRARY_SYMBOLS, Shelf, find, read
+from engines.checkpoints import f5_vocabulary
+from engines.checkpoints.f5_vocabulary import LIBRARY_SYMBOLS, Shelf, find, read
+from engines.checkpoints.inspection import Checkpoint, inspect, listed
 from tests import headers
 
 SYMBOLS = (" ", "a", "ã", "ni3")

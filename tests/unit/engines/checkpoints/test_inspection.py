@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from engines import registry
-from engines.checkpoints import Checkpoint, candidates, digest, inspect, listed
+from engines.checkpoints.inspection import Checkpoint, candidates, digest, inspect, listed
 from tests import headers, tiny
 from tests.headers import flow
 from tests.model_files import Runs

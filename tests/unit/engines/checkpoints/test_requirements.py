@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from engines import base_models, checkpoints, requirements
 from engines.base import Device
+from engines.checkpoints import base_models, inspection, requirements
 from engines.errors import EngineMissing
-from engines.f5 import F5
-from engines.xtts import Xtts
+from engines.f5.engine import F5
+from engines.xtts.engine import Xtts
 from jobs.order import Fallback
 from tests import headers
-from watcher import checkpoints as models
-from watcher.config import Config, load
-from watcher.job_rules import job_rules
-from watcher.validate import Checked, check
+from watcher.client.validate import Checked, check
+from watcher.config.job_rules import job_rules
+from watcher.config.settings import Config, load
+from watcher.models import checkpoints as models
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_an_xtts_without_a_vocabulary_needs_the_base_model(
     assert sentence in problem.message
     assert "voicespool models pull xtts" in problem.message
     with pytest.raises(EngineMissing, match="here is no vocab"):
-        requirements.check(requirements.of(checkpoints.inspect(mine)), config.models)
+        requirements.check(requirements.of(inspection.inspect(mine)), config.models)
     shutil.copytree(tiny_xtts.parent, config.models / "xtts-v2")
     assert models.find(config, "anna").loads
     assert checked(config, checkpoint="anna").problems == ()
@@ -102,8 +102,8 @@ def test_an_f5_whose_vocabulary_is_the_library_s_needs_the_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without it there is nothing to take it from."""
-    monkeypatch.setattr("engines.f5_vocabulary.find_spec", lambda _name: None)
-    found = checkpoints.inspect(headers.save(tmp_path / "model.safetensors", headers.F5))
+    monkeypatch.setattr("engines.checkpoints.f5_vocabulary.find_spec", lambda _name: None)
+    found = inspection.inspect(headers.save(tmp_path / "model.safetensors", headers.F5))
     missing = requirements.missing(requirements.of(found), tmp_path)
     assert missing is not None
     assert "there is no vocab.txt next to model.safetensors" in missing.message
@@ -146,11 +146,11 @@ def test_a_job_for_a_base_model_that_is_not_here(
 
 def test_the_engine_says_the_same(config: Config, tiny_xtts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When it loads a model that lost its vocabulary after the job was checked."""
-    monkeypatch.setattr("engines.xtts._version", lambda: "1")
+    monkeypatch.setattr("engines.xtts.engine._version", lambda: "1")
     mine = config.models / "anna/model.pth"
     mine.parent.mkdir()
     shutil.copy(tiny_xtts, mine)
-    missing = requirements.missing(requirements.of(checkpoints.inspect(mine)), config.models)
+    missing = requirements.missing(requirements.of(inspection.inspect(mine)), config.models)
     assert missing is not None
     with pytest.raises(EngineMissing) as raised:
         Xtts().load(mine, Device())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engines import sidecar
+from engines.checkpoints import sidecar
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.allowance import free_memory, processors
+from engines.device.allowance import free_memory, processors
 
 GIB = 1 << 30
 MOUNT = "30 23 0:26 {root} {folder} rw,nosuid shared:9 - {kind} {kind} rw,{options}\n"

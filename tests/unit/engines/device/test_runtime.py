@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from engines import runtime
-from engines.allowance import processors
 from engines.base import Device
+from engines.device import runtime
+from engines.device.allowance import processors
+from engines.device.runtime import Runtime, choose, has_kernels
 from engines.errors import EngineMissing, RequestRefused
-from engines.f5 import F5
-from engines.runtime import Runtime, choose, has_kernels
+from engines.f5.engine import F5
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 CPU = Device(name="cpu")
 
 
@@ -153,7 +153,7 @@ def test_out_of_memory_is_recognised() -> None:
 def test_memory_goes_back_to_the_system() -> None:
     """What is freed below something that still lives stays with the C library until it is told."""
     before, after = python(
-        "from engines.runtime import release\n"
+        "from engines.device.runtime import release\n"
         "def kib(): return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1])\n"
         "many = [bytearray(4096) for _ in range(20000)]\n"
         "kept = bytearray(4096)\n"
@@ -179,7 +179,7 @@ OTHER_CUDA = "raise RuntimeError('PyTorch and TorchAudio were compiled with diff
 NO_LIBRARY = "raise OSError('libc10_cuda.so: cannot open shared object file')"
 PREPARE = (
     "from engines.errors import EngineMissing\n"
-    "from engines.runtime import prepare_torchaudio\n"
+    "from engines.device.runtime import prepare_torchaudio\n"
     "try: print(prepare_torchaudio(), prepare_torchaudio())\n"
     "except EngineMissing as error: print(error)\n"
     "else:\n    import torchaudio\n    print(torchaudio.flag)\n"

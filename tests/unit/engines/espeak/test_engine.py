@@ -17,13 +17,13 @@ import numpy as np
 import psutil
 import pytest
 
-from engines import espeak
 from engines.base import Audio, Chunk, Device
 from engines.errors import EngineError, EngineMissing, RequestRefused
-from engines.espeak import Espeak
-from jobs.audio import checked
+from engines.espeak import engine as espeak_engine
+from engines.espeak.engine import Espeak
+from jobs.audio.wav import checked
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 DEADLINE_S = 30.0
 
 
@@ -251,7 +251,7 @@ def test_not_loaded_is_said() -> None:
 def test_its_process_never_outlives_the_worker() -> None:
     """kill -9 of the process that loaded it ends the library's process too."""
     code = (
-        "import os, signal; from engines.base import Device; from engines.espeak import Espeak\n"
+        "import os, signal; from engines.base import Device; from engines.espeak.engine import Espeak\n"
         "engine = Espeak(); engine.load(None, Device()); print(engine._process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -272,8 +272,8 @@ def gone(pid: int) -> bool:
 def test_a_deep_folder_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library cuts paths at 160 bytes; ours may be as long as the system allows, and no litter is left."""
     home = tmp_path.joinpath(*["a rather long folder name, é, repeated"] * 10, "espeakng_loader")
-    shutil.copytree(Path(espeak._home() or ""), home, copy_function=link_or_copy)
-    monkeypatch.setattr(espeak, "_home", lambda: home)
+    shutil.copytree(Path(espeak_engine._home() or ""), home, copy_function=link_or_copy)
+    monkeypatch.setattr(espeak_engine, "_home", lambda: home)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     engine = Espeak()
@@ -308,7 +308,7 @@ def test_the_surroundings_change_nothing(engine: Espeak, monkeypatch: pytest.Mon
 
 def test_without_its_wheel_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Missing is a state with a cure, not an import error."""
-    monkeypatch.setattr(espeak, "_voices", lambda: None)
+    monkeypatch.setattr(espeak_engine, "_voices", lambda: None)
     assert "pip install espeakng-loader" in str(Espeak.info().missing)
     assert Espeak.match_language("en") is None
     with pytest.raises(EngineMissing) as caught:
@@ -318,7 +318,7 @@ def test_without_its_wheel_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 def test_a_library_that_does_not_load_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken wheel (no library, no data) is named as such."""
-    monkeypatch.setattr(espeak, "_home", lambda: tmp_path)
+    monkeypatch.setattr(espeak_engine, "_home", lambda: tmp_path)
     with pytest.raises(EngineMissing, match="does not start"):
         Espeak().load(None, Device())
 

@@ -22,8 +22,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines import inert_pickle, torch_file, zip_directory
-from engines.tensors import HoldsCode, Unreadable, read
+from engines.modelfiles import inert_pickle, torch_file, zip_directory
+from engines.modelfiles.tensors import HoldsCode, Unreadable, read
 from tests.model_files import Runs, number, safetensors, storage, tensor, text, torch_zip
 
 END = b"."
@@ -157,7 +157,7 @@ def test_the_configuration_objects_of_old_files_are_read_as_data(tmp_path: Path)
     )  # fmt: skip
     torch_zip(path, listing, {"data/0": bytes(8), "byteorder": b"little", "version": b"3\n"})
     code = (
-        "import sys, pathlib; from engines.tensors import read\n"
+        "import sys, pathlib; from engines.modelfiles.tensors import read\n"
         "sys.modules['TTS'] = sys.modules['torch'] = None\n"
         f"file = read(pathlib.Path({str(path)!r}))\n"
         "print(file.values, dict(file.entries))"

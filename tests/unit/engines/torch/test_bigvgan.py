@@ -16,7 +16,7 @@ from tests import f5_models
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.neural.bigvgan import BigVGAN
+    from engines.torch.bigvgan import BigVGAN
 
     State = dict[str, Tensor]
 
@@ -27,7 +27,7 @@ def load(folder: Path) -> BigVGAN:
     f5_models.prepare()
     import torch
 
-    from engines.neural.bigvgan import BigVGAN
+    from engines.torch.bigvgan import BigVGAN
 
     return BigVGAN(folder, torch.device("cpu"))
 

@@ -13,7 +13,7 @@ from tests import f5_models
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.neural.f5_mel import Reference
+    from engines.torch.mel import Reference
 
 
 def sound(loudness: float, channels: int = 1, rate_hz: int = 24_000, samples: int = 30_011) -> Tensor:
@@ -30,7 +30,7 @@ def sound(loudness: float, channels: int = 1, rate_hz: int = 24_000, samples: in
 
 def hear(samples: Tensor, rate_hz: int, vocoder: str = "vocos") -> Reference:
     f5_models.prepare()
-    from engines.neural.f5_mel import hear
+    from engines.torch.mel import hear
 
     return hear(samples, rate_hz, vocoder)
 

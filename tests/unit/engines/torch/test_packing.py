@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.neural.linear import Gelu, Rows
+    from engines.torch.linear import Gelu, Rows
 
 
 def noise(*shape: int) -> Tensor:
@@ -31,7 +31,7 @@ def alone(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def packed(convolution: Any, sequences: list[Tensor], kernel: int) -> list[Tensor]:
     import torch
 
-    from engines.neural.packing import Packing
+    from engines.torch.packing import Packing
 
     packing = Packing([len(one) for one in sequences], torch.device("cpu"))
     gapped = packing.gapped(kernel // 2)
@@ -45,7 +45,7 @@ def test_convolutions_see_the_end_of_each_sequence(lengths: list[int], kernel: i
     """Shorter than the kernel and longer; full, depthwise, and in wide groups."""
     import torch
 
-    from engines.neural.convolution import Convolution, GroupedConvolution
+    from engines.torch.convolution import Convolution, GroupedConvolution
 
     sequences = [noise(length, 12) for length in lengths]
     bias = noise(12)
@@ -58,7 +58,7 @@ def test_convolutions_see_the_end_of_each_sequence(lengths: list[int], kernel: i
 def test_where_rows_lie() -> None:
     import torch
 
-    from engines.neural.packing import Packing
+    from engines.torch.packing import Packing
 
     packing = Packing([3, 1, 2], torch.device("cpu"))
     assert (packing.rows, packing.spans) == (6, [slice(0, 3), slice(3, 4), slice(4, 6)])
@@ -76,7 +76,7 @@ def test_products_with_gelu_are_torchs(dtype: str, few_or_many: str) -> None:
     import torch
     import torch.nn.functional as F  # noqa: N812 - its usual name
 
-    from engines.neural.linear import Linear, is_packed, product
+    from engines.torch.linear import Linear, is_packed, product
 
     precision, rows = getattr(torch, dtype), cast("Rows", few_or_many)
     wide, weight, bias = (noise(*shape).to(precision) for shape in ((50, 30), (20, 10), (20,)))
@@ -98,7 +98,7 @@ def test_a_row_alone_is_the_same_to_the_last_bit(dtype: str) -> None:
     """Of so wide a matrix oneDNN itself gives a row alone other bits."""
     import torch
 
-    from engines.neural.linear import Linear, is_packed
+    from engines.torch.linear import Linear, is_packed
 
     precision = getattr(torch, dtype)
     if not is_packed(torch.device("cpu"), precision, "few"):

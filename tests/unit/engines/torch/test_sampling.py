@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.neural.sampling import Sampling
+    from engines.torch.sampling import Sampling
 
 VOCABULARY = 24
 CHANCES = 16
@@ -66,7 +66,7 @@ def is_decided_by_rounding(logits: Tensor, seen: Tensor, row: dict[str, Any]) ->
 def sampler(rows: Sequence[dict[str, Any]], **more: Any) -> Any:
     import torch
 
-    from engines.neural.sampling import Sampler, Sampling
+    from engines.torch.sampling import Sampler, Sampling
 
     made = Sampler(len(rows), VOCABULARY, torch.device("cpu"))
     made.set(range(len(rows)), [Sampling(**row, **more) for row in rows])
@@ -111,7 +111,7 @@ def test_greedy_rows_take_the_librarys_likeliest(rows: list[dict[str, Any]], see
 @pytest.fixture
 def mixed() -> list[Sampling]:
     """Settings that choose differently for nearly any logits."""
-    from engines.neural.sampling import Sampling
+    from engines.torch.sampling import Sampling
 
     return [Sampling(sample=False), Sampling(2.0, 0, 1.0, 1.0), Sampling(0.5, 3, 0.9, 2.0), Sampling(1.0, 1, 1.0, 20.0)]
 
@@ -120,7 +120,7 @@ def test_neighbours_do_not_matter(mixed: list[Sampling]) -> None:
     """A row gets the same tokens alone, among others, in another place, and after it has moved."""
     import torch
 
-    from engines.neural.sampling import Sampler
+    from engines.torch.sampling import Sampler
 
     cpu, rows = torch.device("cpu"), torch.arange(4)
     together, moved = Sampler(4, VOCABULARY, cpu), Sampler(5, VOCABULARY, cpu)
@@ -144,7 +144,7 @@ def test_a_seat_is_taken_over_whole(mixed: list[Sampling]) -> None:
     """Nothing of the chunk that sat in the row before is left."""
     import torch
 
-    from engines.neural.sampling import Sampler
+    from engines.torch.sampling import Sampler
 
     fresh, used = (Sampler(1, VOCABULARY, torch.device("cpu")) for _ in range(2))
     for first in mixed:
@@ -164,7 +164,7 @@ def test_chance_follows_from_the_seed(seed: int) -> None:
     """The same numbers each time, however many are wanted; other ones for another seed; nobody else's are touched."""
     import torch
 
-    from engines.neural.sampling import uniforms
+    from engines.torch.sampling import uniforms
 
     before = torch.random.get_rng_state()
     numbers = uniforms(seed, 700)
@@ -179,7 +179,7 @@ def test_chance_follows_from_the_seed(seed: int) -> None:
 
 def test_settings_become_sampling() -> None:
     """By the library's names, from numbers as JSON has them."""
-    from engines.neural.sampling import Sampling
+    from engines.torch.sampling import Sampling
 
     given_settings = {"temperature": 1, "top_k": 7, "top_p": 0.5, "repetition_penalty": 2.5, "do_sample": False}
     assert Sampling.of(given_settings) == Sampling(1.0, 7, 0.5, 2.5, sample=False)

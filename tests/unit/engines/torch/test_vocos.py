@@ -15,7 +15,7 @@ from tests.f5_models import Built, build
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.neural.vocos import Vocos
+    from engines.torch.vocos import Vocos
 
 LENGTHS = (40, 7, 1000, 2, 40)
 ALIKE = 1e-5
@@ -34,7 +34,7 @@ def vocos(built: Built) -> Vocos:
 def load(folder: Path) -> Vocos:
     import torch
 
-    from engines.neural.vocos import Vocos
+    from engines.torch.vocos import Vocos
 
     return Vocos(folder, torch.device("cpu"))
 

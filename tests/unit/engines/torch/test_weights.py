@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engines import tensors
 from engines.errors import RequestRefused
+from engines.modelfiles import tensors
 from tests.model_files import safetensors
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def empty() -> Module:
     """A linear layer, an embedding, and a norm with a counter, built without values."""
     import torch
 
-    from engines.neural.weights import Unfilled
+    from engines.torch.weights import Unfilled
 
     with Unfilled():
         return torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Embedding(7, 4), torch.nn.BatchNorm1d(4))
@@ -57,7 +57,7 @@ def assigned(path: Path, dtype: str = "float32") -> dict[str, Tensor]:
     """The values of the model after it was given a file's."""
     import torch
 
-    from engines.neural.weights import assign
+    from engines.torch.weights import assign
 
     model = empty()
     assign(model, path, tensors.read(path).entries, lambda _name: getattr(torch, dtype))
@@ -119,7 +119,7 @@ def test_tensors_may_begin_anywhere(tmp_path: Path) -> None:
     """Safetensors does not promise that a number starts where a processor likes it."""
     import torch
 
-    from engines.neural.weights import mapped
+    from engines.torch.weights import mapped
 
     numbers = torch.arange(6.0).reshape(2, 3)
     odd = {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}
@@ -134,7 +134,7 @@ def test_special_shapes(tmp_path: Path) -> None:
     """A number alone, none at all, and more than a page of them."""
     import torch
 
-    from engines.neural.weights import mapped
+    from engines.torch.weights import mapped
 
     special = {
         "one": torch.tensor(7.5),
@@ -228,7 +228,7 @@ def test_nothing_is_drawn_while_a_model_is_built() -> None:
     """No random number is used up, and the values are those of untouched memory, not of an initialisation."""
     import torch
 
-    from engines.neural.weights import Unfilled
+    from engines.torch.weights import Unfilled
 
     before = torch.random.get_rng_state()
     with Unfilled():
@@ -249,7 +249,7 @@ def test_what_is_computed_while_a_model_is_built_is_right() -> None:
     """Filter banks and windows need numbers; those come as ever."""
     import torch
 
-    from engines.neural.weights import Unfilled
+    from engines.torch.weights import Unfilled
 
     with Unfilled():
         window, sums = torch.hann_window(8), torch.arange(5.0).cumsum(0)
@@ -261,7 +261,7 @@ def test_afterwards_everything_is_as_before() -> None:
     """Also when building fails."""
     import torch
 
-    from engines.neural.weights import Unfilled
+    from engines.torch.weights import Unfilled
 
     with pytest.raises(ZeroDivisionError), Unfilled():
         raise ZeroDivisionError

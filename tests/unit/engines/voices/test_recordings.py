@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from engines.base import Chunk, Device
 from engines.errors import RequestRefused
-from engines.espeak import Espeak
-from engines.voice_faults import FAULTS, kind_of
-from engines.voices import Recording, examine, read
+from engines.espeak.engine import Espeak
+from engines.voices.faults import FAULTS, kind_of
+from engines.voices.recordings import Recording, examine, read
 from tests.depriving import as_an_ordinary_user
 from tests.sounds import RATE_HZ, Samples, save, speech
 from tests.spooling import ROOT
@@ -268,7 +268,7 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:
     path = save(tmp_path / "ana.wav", speech(2.0))
     path.chmod(0)
     code = (
-        "import sys; from pathlib import Path; from engines.voices import examine\n"
+        "import sys; from pathlib import Path; from engines.voices.recordings import examine\n"
         "print(*examine(Path(sys.argv[1]), 'ana.wav').errors)"
     )
     done = subprocess.run(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from engines import cache, transcripts
 from engines.base import Device
 from engines.errors import EngineMissing, RequestRefused
+from engines.whisper import transcripts
+from files import cache
 from tests import sounds, tiny_whisper
 
 SAYS = "Olá, bom dia. E agora?"

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines import base_models, checkpoints, neural_engine, runtime, xtts
+from engines import neural_engine
 from engines.base import Chunk, Device
+from engines.checkpoints import base_models, inspection
+from engines.device import runtime
 from engines.errors import EngineError, EngineMissing, OutOfMemory, RequestRefused
-from engines.xtts import Xtts
+from engines.xtts import engine as xtts_engine
+from engines.xtts.engine import Xtts
 from tests import tiny, training_runs
 from tests.small_card import Card, on_card
 
@@ -188,13 +191,13 @@ def test_the_digest_is_known_though_all_was_spoken_before(engine: Xtts, checkpoi
 
 def test_a_digest_that_can_not_be_had_is_said(engine: Xtts, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is removed as soon as it is loaded: it speaks all the same."""
-    digest = checkpoints.digest
+    digest = inspection.digest
 
     def too_late(path: Path) -> str:
         path.unlink()
         return digest(path)
 
-    monkeypatch.setattr(checkpoints, "digest", too_late)
+    monkeypatch.setattr(inspection, "digest", too_late)
     facts = load(engine, checkpoint)
     assert speak(engine)[0].size
     (warning,) = json.loads(json.dumps(facts))["warnings"]
@@ -239,7 +242,7 @@ def test_what_lies_beside_a_checkpoint_is_its_own(engine: Xtts, base: Path, chec
     """The base model is there, and nothing is taken from it."""
     facts = load(engine, configured(checkpoint, temperature=0.5))
     assert facts["warnings"] == []
-    assert xtts._parts(checkpoint).speakers == checkpoint.with_name("speakers_xtts.pth")
+    assert xtts_engine._parts(checkpoint).speakers == checkpoint.with_name("speakers_xtts.pth")
     assert facts["settings"]["temperature"] == 0.5
 
 
@@ -378,10 +381,10 @@ def card(monkeypatch: pytest.MonkeyPatch, tiny_xtts: Path) -> Card:
 
 def test_a_model_too_large_for_the_card_is_loaded_on_the_cpu(engine: Xtts, checkpoint: Path, card: Card) -> None:
     """When the configuration says so; what was loaded by then is gone before, and the manifest knows."""
-    from engines.neural import xtts_model
+    from engines.xtts.net import model
 
     begun: list[weakref.ref[Any]] = []
-    make: Any = vars(xtts_model)["Gpt"]
+    make: Any = vars(model)["Gpt"]
 
     def gpt(library: Any, blocks: Any) -> Any:
         gc.collect()
@@ -389,8 +392,8 @@ def test_a_model_too_large_for_the_card_is_loaded_on_the_cpu(engine: Xtts, check
         begun.append(weakref.ref(library))
         return make(library, blocks)
 
-    card.patch.setattr(xtts_model, "Gpt", gpt)
-    card.is_too_small_for(xtts_model, "Vocoder")
+    card.patch.setattr(model, "Gpt", gpt)
+    card.is_too_small_for(model, "Vocoder")
     facts = load(engine, checkpoint, on_card(fallback=True))
     assert (card.refused, len(begun)) == (1, 2)
     assert facts["device"] == "cpu"
@@ -412,7 +415,7 @@ def test_a_batch_too_large_for_the_card_goes_on_on_the_cpu(engine: Xtts, checkpo
     assert engine._speech is not None
     on_the_card = weakref.ref(engine._speech)
     patch, found = pytest.MonkeyPatch(), {}
-    patch.setattr("engines.neural.xtts_speech.MOST_ROWS", {"cpu": 2})
+    patch.setattr("engines.xtts.net.speech.MOST_ROWS", {"cpu": 2})
     for one in engine.render(chunks):
         if one is not None:
             assert one[0] not in found
@@ -432,14 +435,14 @@ def test_it_stays_on_the_card_unless_the_configuration_says_otherwise(
     engine: Xtts, checkpoint: Path, card: Card
 ) -> None:
     """Then it is an error that is worth another try, with the setting as the cure."""
-    from engines.neural import xtts_cache, xtts_model
+    from engines.xtts.net import kv_cache, model
 
     facts = load(engine, checkpoint, on_card(fallback=False))
-    card.is_too_small_for(xtts_cache, "_zeros")
+    card.is_too_small_for(kv_cache, "_zeros")
     with pytest.raises(OutOfMemory, match="not even one sentence") as caught:
         speak(engine)
     assert (caught.value.retryable, facts["device"]) == (True, "cpu:0")
-    card.is_too_small_for(xtts_model, "Vocoder")
+    card.is_too_small_for(model, "Vocoder")
     with pytest.raises(OutOfMemory, match="does not fit into the memory of cpu:0") as caught:
         load(engine, checkpoint, on_card(fallback=False))
     assert "fallback_cpu: true" in caught.value.hint
@@ -447,11 +450,11 @@ def test_it_stays_on_the_card_unless_the_configuration_says_otherwise(
 
 def test_memory_that_runs_out_on_the_cpu_is_an_error_there(engine: Xtts, checkpoint: Path, card: Card) -> None:
     """There is nowhere to go from it."""
-    from engines.neural import xtts_cache
+    from engines.xtts.net import kv_cache
 
     load(engine, checkpoint, Device(name="cpu", precision="float32", fallback_cpu=True))
     card.is_in_use = True
-    card.is_too_small_for(xtts_cache, "_zeros")
+    card.is_too_small_for(kv_cache, "_zeros")
     with pytest.raises(OutOfMemory):
         speak(engine)
 
@@ -461,8 +464,8 @@ def test_the_cpu_calculates_as_was_asked_for_if_it_can(
     engine: Xtts, checkpoint: Path, card: Card, asked: str, found: str | None
 ) -> None:
     """float16 is no processor's; then it is what is best there."""
-    from engines.neural import xtts_model
+    from engines.xtts.net import model
 
-    card.is_too_small_for(xtts_model, "Vocoder")
+    card.is_too_small_for(model, "Vocoder")
     facts = load(engine, checkpoint, on_card(fallback=True, precision=asked))
     assert facts["precision"] == (found or runtime.choose(Device(name="cpu")).precision)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engines.base import Audio
 from engines.errors import BadAudio
-from jobs.audio import FADE_S, WavWriter, checked, faded, frames_of, peak_dbfs, to_pcm, wav_header
+from jobs.audio.wav import FADE_S, WavWriter, checked, faded, frames_of, peak_dbfs, to_pcm, wav_header
 
 RATE_HZ = 16000
 TEXT = "Thirty letters of text to say."

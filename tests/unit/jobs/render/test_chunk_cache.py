@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engines.base import Audio
-from jobs.kept_chunks import KeptChunks, key_of
+from jobs.render.chunk_cache import KeptChunks, key_of
 
 KEY = key_of({"text": "a"})
 

@@ -16,16 +16,17 @@ import soundfile
 from engines import registry
 from engines.base import Audio, Chunk, Device, Engine, EngineClass, EngineInfo
 from engines.errors import BadAudio, EngineError, EngineMissing, RequestRefused
-from jobs import answer, spoken
-from jobs.manifest import AudioFile, Checks, SpokenChunk, SpokenSegment
 from jobs.order import Limits
-from jobs.preparation import prepare
-from jobs.rendering import Order, Progress, Ready, Rendering, Stopped, render
-from jobs.script import Stage
-from jobs.spec import JobSpec
+from jobs.render import spoken
+from jobs.render.chunk_plan import Stage
+from jobs.render.preparation import prepare
+from jobs.render.rendering import Order, Progress, Ready, Rendering, Stopped, render
+from jobs.results import worker_result
+from jobs.results.manifest import AudioFile, Checks, SpokenChunk, SpokenSegment
+from jobs.spec.job_spec import JobSpec
 from tests import sounds
 
-PLUGINS = Path(__file__).parents[1] / "plugins"
+PLUGINS = Path(__file__).parents[3] / "plugins"
 RATE_HZ = 16000
 Load = Callable[[str], Engine]
 
@@ -83,7 +84,7 @@ class Desk:
     def render(self, spec: Mapping[str, Any], **more: Any) -> Rendering:
         order = self.order(spec, **more)
         made = perform(order, self.load(order.engine), report=self.progress.append)
-        assert answer.checked(made, order).rendering == made
+        assert worker_result.checked(made, order).rendering == made
         assert sorted(made.files) == sorted(file.name for file in Path(order.result_dir).iterdir())
         return made
 
@@ -558,7 +559,7 @@ def test_chunks_may_come_in_any_order(desk: Desk) -> None:
     forward = desk.render(spec).audio[0]["sha256"]
     faulty = desk.load("faulty")
     chunks = [Chunk(text, "en", 0, settings={"audio_ms": 500}) for text in ("One.", "Two.")]
-    answers = [answer for answer in faulty.render(chunks) if answer is not None]
+    answers = [worker_result for worker_result in faulty.render(chunks) if worker_result is not None]
     engine: Any = Odd(answers[::-1], faulty)
     for kept in desk.chunks.iterdir():
         kept.unlink()

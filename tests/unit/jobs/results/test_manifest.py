@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs.errors import printable
-from jobs.manifest import AudioFile, Checks, Failure, Manifest, Source, SpokenSegment, Timing, schema
+from jobs.results.manifest import AudioFile, Checks, Failure, Manifest, Source, SpokenSegment, Timing, schema
 
 
 def manifest(**more: object) -> Manifest:

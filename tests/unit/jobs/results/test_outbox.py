@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from jobs.assembly import Assembly
+from files.open_folder import OpenFolder
 from jobs.errors import OutboxGone
-from jobs.open_folder import OpenFolder
-from jobs.outbox import Outbox, Policy
+from jobs.results.assembly import Assembly
+from jobs.results.outbox import Outbox, Policy
 from tests.mounting import command, mount_again, mount_tmpfs, private_mounts
 
 INBOX = "inbox-id"
@@ -417,7 +417,7 @@ def test_another_spool_that_is_quicker_gets_the_name(
 
 
 def test_what_is_kept_in_mind_of_names_is_bounded(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.outbox.MOST_NAMES", 5)
+    monkeypatch.setattr("jobs.results.outbox.MOST_NAMES", 5)
     for number in range(20):
         publish(outbox, f"job-{number}")
         (outbox.folder / f"job-{number}").rename(outbox.folder.parent / f"taken-{number}")

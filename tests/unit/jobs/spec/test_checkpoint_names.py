@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from engines import checkpoints
-from jobs.checkpoint_names import MOST_FOLDERS, Models, Unresolved, find
-from jobs.recordings import NotAllowed
+from engines.checkpoints import inspection
+from jobs.spec.checkpoint_names import MOST_FOLDERS, Models, Unresolved, find
+from jobs.spool.recordings import NotAllowed
 from tests.headers import F5, TONE, save
 
 
@@ -197,13 +197,13 @@ class TestModels:
     def test_look_again_only_at_what_has_changed(self, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Thousands of job files name the same model: its header is read once, until it is another file."""
         seen: list[str] = []
-        real = checkpoints.inspect
+        real = inspection.inspect
 
-        def inspect(path: Path, folder: Path) -> checkpoints.Checkpoint:
+        def inspect(path: Path, folder: Path) -> inspection.Checkpoint:
             seen.append(path.name)
             return real(path, folder)
 
-        monkeypatch.setattr(checkpoints, "inspect", inspect)
+        monkeypatch.setattr(inspection, "inspect", inspect)
         save(models / "a.safetensors")
         known = Models(models)
         states = [known.model("a").state() for _ in range(100)]
@@ -232,12 +232,12 @@ class TestModels:
             os.utime(folder, ns=(0, 10**18))
         known = Models(models)
         assert known.find("anna").is_file()
-        monkeypatch.setattr(checkpoints, "candidates", lambda _: pytest.fail("listed again"))
+        monkeypatch.setattr(inspection, "candidates", lambda _: pytest.fail("listed again"))
         assert known.find("model").is_file()
 
     def test_have_an_end(self, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A models/ that is a whole disk does not keep the daemon busy; whole paths work all the same."""
-        monkeypatch.setattr("jobs.checkpoint_names.MOST_FOLDERS", 3)
+        monkeypatch.setattr("jobs.spec.checkpoint_names.MOST_FOLDERS", 3)
         lay(models, *(f"{number}/m.pth" for number in range(4)))
         assert MOST_FOLDERS == 10_000
         assert "more than 3 folders" in refused(models, "m")

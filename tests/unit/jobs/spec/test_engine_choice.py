@@ -12,10 +12,10 @@ import pytest
 
 from engines import registry
 from engines.base import EngineClass, EngineInfo, Option
-from jobs.checkpoint_names import Models
 from jobs.order import Fallback
-from jobs.parse import Document, parse
-from jobs.rules import Rules
+from jobs.spec.checkpoint_names import Models
+from jobs.spec.parse import Document, parse
+from jobs.spec.rules import Rules
 from tests.headers import F5, save, xtts, xtts_vocabulary
 from tests.model_files import Runs
 

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from engines.registry import engines, planned
-from jobs.checkpoint_names import Models
 from jobs.errors import JobInvalid
-from jobs.language import canonical_language
-from jobs.parse import Rules, parse
-from jobs.schema import job_schema
-from jobs.shape import LEGACY_SETTINGS
-from jobs.spec import JobSpec, Output, Segment
+from jobs.spec.checkpoint_names import Models
+from jobs.spec.job_spec import JobSpec, Output, Segment
+from jobs.spec.language import canonical_language
+from jobs.spec.parse import Rules, parse
+from jobs.spec.schema import job_schema
+from jobs.spec.shape import LEGACY_SETTINGS
 from tests.headers import F5, save, xtts, xtts_vocabulary
 from tests.hub import place, vocos_release
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[4] / "examples"
 RULES = Rules(engines(), planned())
 VALIDATOR = jsonschema.Draft202012Validator(job_schema())
 

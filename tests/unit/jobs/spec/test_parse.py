@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.base import EngineClass, EngineInfo, Option
-from jobs import checks, shape
 from jobs.errors import JobInvalid
-from jobs.findings import nearest
-from jobs.parse import Document, Rules, parse
-from jobs.spec import JobSpec
+from jobs.spec import checks, shape
+from jobs.spec.job_spec import JobSpec
+from jobs.spec.parse import Document, Rules, parse
+from jobs.spec.problems import nearest
 
 
 class Plain:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import claimed_lately
-from jobs.claimed_lately import DAY_S, FRESH_S, ClaimedLately
+from jobs.spool import claimed_lately
+from jobs.spool.claimed_lately import DAY_S, FRESH_S, ClaimedLately
 
 NOON_S = 1_800_000_000
 FILE = ("radio/hello.yaml", "ab" * 32, 123_456_789)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.ignored import is_job_name, is_walked, why_ignored
+from jobs.spool.inbox_names import is_job_name, is_walked, why_ignored
 
 JOBS = [
     "hello.yaml", "hello.YML", "hello.Json", "a b.yaml", "-rf.yaml", "index.html.yaml", "manifest.json", "4913.yaml",

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import LockHeld, LockLost
-from jobs.lock import Lock, holder
+from jobs.spool.lock import Lock, holder
 
 HOLD = """
 import sys
 from pathlib import Path
-from jobs.lock import Lock
+from jobs.spool.lock import Lock
 lock = Lock.acquire(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
@@ -31,7 +31,7 @@ sys.stdin.read()
 @contextmanager
 def another_daemon(path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that holds the lock until the end of the block, or until it is killed."""
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[4])
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
     ) as process:

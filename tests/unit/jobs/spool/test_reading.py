@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from engines.requirements import Need
-from jobs.checkpoint_names import Model
+from engines.checkpoints.requirements import Need
 from jobs.errors import JobInvalid, Problem
 from jobs.order import Fallback
-from jobs.parse import Document, parse
-from jobs.reading import Reading, keep_understood, packed, understood, unpacked
-from jobs.rules import ModelsElsewhere, NotHere, Rules
+from jobs.spec.checkpoint_names import Model
+from jobs.spec.parse import Document, parse
+from jobs.spec.rules import ModelsElsewhere, NotHere, Rules
+from jobs.spool.reading import Reading, keep_understood, packed, understood, unpacked
 from tests.in_process import ENGINES
 
 RULES = Rules(engines=ENGINES, default_engine="voice")

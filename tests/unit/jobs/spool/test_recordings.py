@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.recordings import NotAllowed, Places, Snapshots, transcript_beside
+from jobs.spool.recordings import NotAllowed, Places, Snapshots, transcript_beside
 from tests.in_process import through
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import ConfigError, real_paths
-from jobs.state import State, check
+from jobs.spool.state import State, check
 
 NOBODY = 65534
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs import files
+from files import durable
+from files.durable import from_json
 from jobs.errors import ConfigError, Hold, InboxGone
-from jobs.files import from_json
-from jobs.store import Changed, Claim, Store
+from jobs.spool.store import Changed, Claim, Store
 from tests.in_process import Desk, killed_at, through
 
 LIMIT = 1000
@@ -51,7 +51,7 @@ def inside(folder: Path) -> list[str]:
 
 def refusing(monkeypatch: pytest.MonkeyPatch, name: str, code: int, calls: int = 1) -> None:
     """Let a system call fail from its n-th time on, for what is done in this test only."""
-    module = files if name == "rename_exclusively" else os
+    module = durable if name == "rename_exclusively" else os
     real, seen = getattr(module, name), iter(range(1, 10_000))
 
     def call(*arguments: object, **keywords: object) -> object:

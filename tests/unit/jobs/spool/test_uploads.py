@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import uploads
+from jobs.spool import uploads
 from tests.in_process import Desk
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from watcher.drop import drop
+from watcher.client.drop import drop
 
 
 @pytest.fixture(params=[0o022, 0o077])

@@ -13,13 +13,13 @@ from typing import Any
 import jsonschema
 import pytest
 
-from jobs.lock import Lock
-from watcher import display, progress
-from watcher.config import Config, load
-from watcher.follow import LOST_AFTER_S, Follower
-from watcher.results import results_of
-from watcher.status import Snapshot, look, schema
-from watcher.submit import Dropped
+from jobs.spool.lock import Lock
+from watcher.cli import display, progress
+from watcher.client.follow import LOST_AFTER_S, Follower
+from watcher.client.results import results_of
+from watcher.client.status import Snapshot, look, schema
+from watcher.client.submit import Dropped
+from watcher.config.settings import Config, load
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 NASTY = "\x1b[2J\x1b]8;;http://evil\x07[bold red]x[/]\nfake: line\u202e\u2066\udcff"

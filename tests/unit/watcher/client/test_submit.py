@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import Hold
-from jobs.recordings import Places
-from watcher.config import Config, load
-from watcher.drop import cancel, checked_name, drop
-from watcher.job_rules import job_rules
-from watcher.submit import Refused, failed, name_from, submit_file, text_job
-from watcher.validate import check
+from jobs.spool.recordings import Places
+from watcher.client.drop import cancel, checked_name, drop
+from watcher.client.submit import Refused, failed, name_from, submit_file, text_job
+from watcher.client.validate import check
+from watcher.config.job_rules import job_rules
+from watcher.config.settings import Config, load
 
 
 @pytest.fixture

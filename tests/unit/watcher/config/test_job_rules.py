@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from engines import registry
-from jobs.checkpoint_names import Models
 from jobs.errors import ConfigError
-from jobs.parse import parse
+from jobs.spec.checkpoint_names import Models
+from jobs.spec.parse import parse
 from tests.headers import F5, save
 from tests.spooling import PLUGINS
-from watcher.config import load
-from watcher.job_rules import job_rules
+from watcher.config.job_rules import job_rules
+from watcher.config.settings import load
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,12 @@ import pytest
 
 from engines import registry
 from jobs.errors import Hold
-from jobs.recordings import Snapshots
+from jobs.spool.recordings import Snapshots
 from tests.spooling import PLUGINS, ROOT
-from watcher.config import Config, Section, load
-from watcher.config_read import NEEDS_RESTART, ConfigRead, changed_keys, until_restart
-from watcher.events import Events
-from watcher.session import Session
+from watcher.config.reread import NEEDS_RESTART, ConfigRead, changed_keys, until_restart
+from watcher.config.settings import Config, Section, load
+from watcher.daemon.events import Events
+from watcher.daemon.session import Session
 
 OTHER = """
 allowed_roots: [/somewhere]

@@ -9,12 +9,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from jobs import yaml12
+from files import yaml12
+from files.tree import Bounds
 from jobs.errors import ConfigError
-from jobs.tree import Bounds
-from watcher.config import Config, load, schema
-from watcher.folders import exposed, prepare
-from watcher.starter import EXAMPLE_NAME, start, template
+from watcher.cli.init import EXAMPLE_NAME, start, template
+from watcher.config.folders import exposed, prepare
+from watcher.config.settings import Config, load, schema
 
 
 def write(folder: Path, text: str) -> Path:

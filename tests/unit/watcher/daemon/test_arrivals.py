@@ -15,14 +15,14 @@ from typing import cast
 import pytest
 
 from engines.base import EngineClass, EngineInfo
-from jobs.reading import Reading
-from jobs.recordings import Places
-from jobs.rules import Rules
+from jobs.spec.rules import Rules
+from jobs.spool.reading import Reading
+from jobs.spool.recordings import Places
 from tests.in_process import ENGINES, Voice
 from tests.spooling import until
-from watcher.arrivals import HINTS_A_STEP, LOOK_AGAIN_S, Arrival, Arrivals, Policy, Sighting
-from watcher.config import Limits, Ready
-from watcher.events import Events, Hints
+from watcher.config.settings import Limits, Ready
+from watcher.daemon.arrivals import HINTS_A_STEP, LOOK_AGAIN_S, Arrival, Arrivals, Policy, Sighting
+from watcher.daemon.events import Events, Hints
 
 QUIET_S, NETWORK_QUIET_S, GRACE_S, COMPANIONS_S, SCAN_S = 1.0, 5.0, 10.0, 60.0, 10.0
 DONE = b"text: hello\n"

@@ -14,7 +14,7 @@ import pytest
 
 from tests.depriving import as_an_ordinary_user
 from tests.spooling import until
-from watcher.events import Events, Hints
+from watcher.daemon.events import Events, Hints
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's; elsewhere the spool scans")
 
@@ -144,7 +144,7 @@ def test_a_burst_that_the_kernel_drops_is_told(events: Events, tmp_path: Path) -
 CAN_NOT_READ = """
 import os, sys
 from pathlib import Path
-from watcher.events import Events
+from watcher.daemon.events import Events
 events = Events()
 for name in ("a", "b"):
     events.watch(Path(sys.argv[1], name))
@@ -156,7 +156,7 @@ events.close()
 def test_folders_that_must_not_be_read_are_not_taken_for_watched(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir(mode=0)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[4]
     words = [*as_an_ordinary_user(), sys.executable, "-W", "error", "-c", CAN_NOT_READ, str(tmp_path)]
     ran = subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=60, check=False)
     for name in ("a", "b"):

@@ -10,10 +10,10 @@ import pytest
 
 from jobs.schedule import URGENT
 from tests.spooling import until
-from watcher.config import Config, Ready
-from watcher.events import Events
-from watcher.intake import Intake
-from watcher.session import Session
+from watcher.config.settings import Config, Ready
+from watcher.daemon.events import Events
+from watcher.daemon.intake import Intake
+from watcher.daemon.session import Session
 
 
 @pytest.fixture

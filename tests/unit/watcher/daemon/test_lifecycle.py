@@ -23,12 +23,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from files.durable import from_json
 from jobs.errors import Cancelled, Hold, RenderFailed
-from jobs.files import from_json
 from jobs.pipeline import cancel
-from jobs.rendering import Order, Rendering
+from jobs.render.rendering import Order, Rendering
 from jobs.schedule import Ticket
-from jobs.store import Changed
+from jobs.spool.store import Changed
 from tests.in_process import Desk, killed_at, refused_at, render, results_below, whole
 
 NAMES = ["hello", "Hello", "hello.failed", "hello~2", "radio", "radio/hello", "Radio/hello", "ol\u00e1", "ola\u0301"]

@@ -7,8 +7,8 @@ from typing import cast
 import pytest
 
 from jobs.errors import InboxGone
-from watcher.daemon import Daemon
-from watcher.session import Session
+from watcher.daemon.loop import Daemon
+from watcher.daemon.session import Session
 
 
 class Turning(Daemon):

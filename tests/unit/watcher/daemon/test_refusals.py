@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.two_users import DAEMON, MEMBER, STRANGER, User, everybodys_python
-from watcher.refusals import reason
+from watcher.daemon.refusals import reason
 
 TELL = """
 import sys
 from pathlib import Path
-from watcher.refusals import reason
+from watcher.daemon.refusals import reason
 print(reason("it can't be read", Path(sys.argv[1]), sys.argv[2], PermissionError(13, "Permission denied")), end="")
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from watcher import systemd
+from watcher.daemon import systemd
 
 
 @pytest.fixture

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 import tiny_f5
-from engines.f5_layout import PUBLISHED, expected
+from engines.checkpoints.f5_layout import PUBLISHED, expected
+from engines.device.torch_report import Card, TorchReport
 from engines.registry import engines
-from engines.torch_report import Card, TorchReport
-from jobs.lock import Lock
+from jobs.spool.lock import Lock
 from tests import headers
 from tests.hub import place, vocos_release
-from watcher import doctor, torch_findings
-from watcher.config import Config, DeviceConfig, load
-from watcher.doctor import as_json, examine, exit_code
-from watcher.finding import Finding, fail, ok, warn
-from watcher.folders import prepare
+from watcher.config.folders import prepare
+from watcher.config.settings import Config, DeviceConfig, load
+from watcher.doctor import checks, torch_findings
+from watcher.doctor.checks import as_json, examine, exit_code
+from watcher.doctor.finding import Finding, fail, ok, warn
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_file_system_that_refuses_is_found(config: Config, monkeypatch: pytest
     def refuse(_path: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(doctor, "fsync", refuse)
+    monkeypatch.setattr(checks, "fsync", refuse)
     refused = next(one for one in examine(config) if one.what == "outbox")
     assert refused.exit_code == 75
     assert "Input/output error" in refused.message
@@ -104,11 +104,11 @@ def test_a_running_daemon_is_told_and_not_disturbed(config: Config) -> None:
 
 def test_model_files_that_will_not_load_are_counted(config: Config) -> None:
     """By their headers, before a job names them; a spool without models has nothing to say."""
-    assert not list(doctor._models(config))
+    assert not list(checks._models(config))
     (config.models / "radio").mkdir(parents=True)
     for name in ("radio/best_model.pth", "a.pt", "b.safetensors", "c.pth"):
         (config.models / name).write_bytes(b"<html>404</html>")
-    (finding,) = doctor._models(config)
+    (finding,) = checks._models(config)
     assert finding.level == "warn"
     assert finding.message == "4 of 4 model files will not load: a.pt, b.safetensors, c.pth, …"
     assert "checkpoints list" in finding.cure
@@ -123,8 +123,8 @@ def test_a_base_model_that_is_not_here(
         pytest.skip(f"needs {engine}")
     for variable in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "TTS_HOME", "HF_HOME", "HF_HUB_CACHE"):
         monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
-    monkeypatch.setattr(doctor, "engines", lambda: {engine: engines()[engine]})
-    found = {finding.what: finding for finding in doctor._base_models(config)}
+    monkeypatch.setattr(checks, "engines", lambda: {engine: engines()[engine]})
+    found = {finding.what: finding for finding in checks._base_models(config)}
     assert set(found) == {f"model {name}" for name in models}
     for name in models:
         assert found[f"model {name}"].level == "warn"
@@ -139,7 +139,7 @@ def test_bigvgan_is_told_of_where_it_is_or_a_model_needs_it(
         monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
 
     def told() -> list[Finding]:
-        return about(list(doctor._models(config)), "model bigvgan")
+        return about(list(checks._models(config)), "model bigvgan")
 
     headers.save(config.models / "ana.safetensors", headers.F5)
     assert not told()
@@ -151,7 +151,7 @@ def test_bigvgan_is_told_of_where_it_is_or_a_model_needs_it(
     assert told() == [ok("model bigvgan", f"BigVGAN v2 (for F5-TTS) is in {folder}")]
     (config.models / "ana.yaml").unlink()
     place(config.models / "vocos-mel-24khz", vocos_release())
-    assert [(one.what, one.level) for one in doctor._models(config)] == [
+    assert [(one.what, one.level) for one in checks._models(config)] == [
         ("checkpoints", "ok"),
         ("model bigvgan", "ok"),
     ]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from engines.base_models import BaseModel, Published
+from engines.checkpoints.base_models import BaseModel, Published
 from engines.errors import EngineMissing
 from tests.hub import F5, XTTS, Hub, f5_release, hub, noise, place, published, release
-from watcher import pull
+from watcher.models import pull
 
 FILES = release(noise(300_000))
 MODEL = published(FILES)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import JobInvalid
-from jobs.reading import Reading
+from jobs.spool.reading import Reading
 from tests.spooling import is_running, until
-from watcher.config import Config, Limits
-from watcher.readers import LARGE_BYTES, MOST_LARGE, Readers
+from watcher.config.settings import Config, Limits
+from watcher.readers.pool import LARGE_BYTES, MOST_LARGE, Readers
 
 LARGE = b"text: hello\nmetadata: {a: [" + b"1, " * (LARGE_BYTES // 3) + b"1]}\n"
 SLOW = b"---\n".join(b"text: a\nunknown: 1\n" for _ in range(900)) + b"# " + b"x" * LARGE_BYTES

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engines.f5_variant import V0, V1, Flags
+from engines.checkpoints.f5_variant import V0, V1, Flags
 from tests import f5_models
 from tests.f5_models import Built, build, finished
 
@@ -27,7 +27,7 @@ def test_steps_are_the_librarys() -> None:
     f5_models.prepare()
     import torch
 
-    from engines.neural.f5_flow import Course
+    from engines.f5.net.flow import Course
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -44,7 +44,7 @@ def test_noise_is_the_librarys() -> None:
     """What `torch.manual_seed` and `torch.randn` give, without either."""
     import torch
 
-    from engines.neural.f5_flow import noise
+    from engines.f5.net.flow import noise
 
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -59,7 +59,7 @@ def test_losses_are_the_librarys(name: str, flags: Flags, tmp_path: Path) -> Non
     built = build(tmp_path, name)
     model = Built(built.checkpoint, built.vocoder, built.sizes, flags)
     mel, symbols = recording()
-    from engines.neural.f5_flow import losses
+    from engines.f5.net.flow import losses
 
     def ours_under(flags: Flags) -> Tensor:
         return finished(losses(model.load().backbone, mel, symbols, flags))[1]

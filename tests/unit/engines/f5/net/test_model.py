@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engines import checkpoints
+from engines.checkpoints import inspection
 from engines.errors import RequestRefused
 from tests import f5_models
 from tests.f5_models import Built, build, request
@@ -19,7 +19,7 @@ from tests.f5_models import Built, build, request
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.neural.f5_model import Model, Request
+    from engines.f5.net.model import Model, Request
 
 ALIKE = 1e-3  # of full scale
 EXACT = 1e-4  # what another order of summing may change
@@ -28,7 +28,7 @@ PLENTY = 1 << 40
 
 def course(steps: int = 7, guidance: float = 2.0, sway: float | None = -1.0) -> Any:
     f5_models.prepare()
-    from engines.neural.f5_flow import Course
+    from engines.f5.net.flow import Course
 
     return Course(steps, guidance, sway)
 
@@ -147,7 +147,7 @@ def test_company_that_nobody_hears_changes_nothing(
     name: str, guidance: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What small batches are filled up with, so that a GPU can replay how it was done for others of their shape."""
-    from engines.neural.f5_graphs import filled
+    from engines.f5.net.graphs import filled
 
     built = build(tmp_path, name)
     model = built.load()
@@ -164,8 +164,8 @@ def test_small_batches_have_few_shapes(passes: int) -> None:
     f5_models.prepare()
     import torch
 
-    from engines.neural.f5_batch import Given
-    from engines.neural.f5_graphs import MOST_ROWS, filled
+    from engines.f5.net.batch import Given
+    from engines.f5.net.graphs import MOST_ROWS, filled
 
     nothing = torch.empty(0, 100), torch.empty(0, dtype=torch.long)
     shapes = set()
@@ -329,7 +329,7 @@ def test_a_file_of_any_precision_speaks_as_its_values_in_float32(
     (save_file if suffix == ".safetensors" else torch.save)(own, stored)
     save_file({name: tensor.float() for name, tensor in own.items()}, exact)
     shutil.copy(built.checkpoint.with_name("vocab.txt"), tmp_path)
-    found = checkpoints.inspect(stored)
+    found = inspection.inspect(stored)
     assert (found.loads, found.precision) == (True, precision)
     one = request(built.sizes, 0, course(steps=3))
     sounds = [spoken(replace(built, checkpoint=path).load(), [one], built)[0] for path in (stored, exact)]
@@ -389,10 +389,11 @@ def test_where_onednn_is_missing_the_sound_is_the_same(
     model: Model, built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU: torch's own products, convolutions and attention."""
-    from engines.neural import convolution, f5_attention, linear
+    from engines.f5.net import attention
+    from engines.torch import convolution, linear
 
     one = request(built.sizes, 0, course())
     expected = spoken(model, [one], built)[0]
-    for module in (convolution, f5_attention, linear):
+    for module in (convolution, attention, linear):
         monkeypatch.setattr(module, "is_packed", lambda _device, _dtype, _rows: False)
     assert apart(spoken(built.load(), [one], built)[0], expected) < EXACT

@@ -11,7 +11,7 @@ import pytest
 
 from engines.base import Audio, Chunk, Device
 from engines.errors import RequestRefused
-from engines.f5 import F5
+from engines.f5.engine import F5
 from tests.f5_models import prepare
 from tests.sounds import recording
 
@@ -78,7 +78,7 @@ def test_what_is_too_long_for_one_go_is_joined_of_overlapping_parts(engine: F5, 
 def test_no_word_is_lost_between_parts(engine: F5, folder: Path) -> None:
     """Joined again they are the text, and each is short enough; what has no space stays whole."""
     prepare()
-    from engines.neural.f5_speech import LONGEST_S, Speech
+    from engines.f5.net.speech import LONGEST_S, Speech
 
     speech = engine._speech
     assert isinstance(speech, Speech)
@@ -111,7 +111,7 @@ def test_the_shortest_word_has_time_to_be_said(engine: F5, folder: Path) -> None
 )
 def test_a_transcript_ends_as_a_sentence_does_and_once(transcript: str, is_closed: str) -> None:
     prepare()
-    from engines.neural.f5_symbols import closed
+    from engines.f5.net.symbols import closed
 
     assert closed(transcript) == is_closed
 
@@ -120,7 +120,7 @@ def test_sounds_fade_into_each_other() -> None:
     prepare()
     import torch
 
-    from engines.neural.f5_speech import joined
+    from engines.f5.net.speech import joined
 
     loud, soft, short = torch.ones(8), torch.full((8,), 0.5), torch.zeros(2)
     assert joined([loud], 4).tolist() == loud.tolist()
@@ -168,12 +168,12 @@ def test_a_vocoder_elsewhere_takes_no_memory_of_the_network(tiny_f5: Path) -> No
     prepare()
     import torch
 
-    from engines import checkpoints
-    from engines.neural.f5_flow import Course
-    from engines.neural.f5_model import Files, Model
+    from engines.checkpoints import inspection
+    from engines.f5.net.flow import Course
+    from engines.f5.net.model import Files, Model
     from tests.f5_models import request
 
-    found = checkpoints.inspect(tiny_f5)
+    found = inspection.inspect(tiny_f5)
     assert found.sizes is not None
     files = Files(tiny_f5, found.tensors, found.sizes, tiny_f5.parents[1] / "vocos-mel-24khz")
     one = request(found.sizes, 0, Course(1, 0.0))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engines.f5_variant import V0, V1, Flags
+from engines.checkpoints.f5_variant import V0, V1, Flags
 from tests import f5_models
 from tests.f5_models import finished
 
@@ -38,7 +38,7 @@ def test_only_what_is_lower_beyond_doubt_decides(
     v0: float, v1: float, guess: float, chance: float, flags: Flags | None
 ) -> None:
     f5_models.prepare()
-    from engines.neural.f5_variants import Measured
+    from engines.f5.net.variant_probe import Measured
 
     measured = Measured(v0, v1, guess, chance)
     assert measured.flags == flags
@@ -54,7 +54,7 @@ def test_chance_counts_the_pieces_that_speak_for_one_side() -> None:
     f5_models.prepare()
     import torch
 
-    from engines.neural.f5_variants import chance
+    from engines.f5.net.variant_probe import chance
 
     def of(*gains: float) -> float:
         """Ten pieces of seven frames, at two times."""
@@ -84,8 +84,8 @@ def test_the_guess_is_the_best_linear_one() -> None:
     f5_models.prepare()
     import torch
 
-    from engines.neural.f5_flow import PROBES, noise
-    from engines.neural.f5_variants import guessed
+    from engines.f5.net.flow import PROBES, noise
+    from engines.f5.net.variant_probe import guessed
 
     mel, found = gaussian(20_000).double(), []
     for number, time in enumerate(PROBES):
@@ -103,8 +103,8 @@ def test_random_weights_decide_nothing(name: str, tmp_path: Path) -> None:
     model = built.load()
     import torch
 
-    from engines.neural.f5_flow import PROBES
-    from engines.neural.f5_variants import measure
+    from engines.f5.net.flow import PROBES
+    from engines.f5.net.variant_probe import measure
 
     signs, measured = finished(measure(model.backbone, gaussian(300), torch.arange(40)))
     assert signs == 2 * len(PROBES)

@@ -16,8 +16,8 @@ from tests import tiny
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.neural.sampling import Sampling
-    from engines.neural.xtts_gpt import Gpt, Spoken, Utterance
+    from engines.torch.sampling import Sampling
+    from engines.xtts.net.gpt import Gpt, Spoken, Utterance
     from tests.tiny import Library
 
 NOISE = 1e-5
@@ -25,7 +25,7 @@ NOISE = 1e-5
 
 def sampling(**more: Any) -> Sampling:
     """As the library samples by default, but for what is given."""
-    from engines.neural.sampling import Sampling
+    from engines.torch.sampling import Sampling
 
     return Sampling(**more)
 
@@ -33,7 +33,7 @@ def sampling(**more: Any) -> Sampling:
 @pytest.fixture(scope="session")
 def chosen(model: Any, library: Library) -> list[Utterance]:
     """Utterances of mixed lengths and two voices; each with a seed of its own."""
-    from engines.neural.xtts_gpt import Utterance
+    from engines.xtts.net.gpt import Utterance
 
     voices = [library.voices[name]["gpt_cond_latent"] for name in tiny.SPEAKERS]
     return [
@@ -220,7 +220,7 @@ def test_a_step_can_be_recorded(tiny_xtts: Path) -> None:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from engines.neural.xtts_gpt import _Batch
+    from engines.xtts.net.gpt import _Batch
 
     kinds: dict[str, set[str]] = {}  # of each operation, where its tensors are
 

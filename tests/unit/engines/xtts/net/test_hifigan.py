@@ -96,7 +96,7 @@ def test_half_precision_is_close(model: Any, tiny_xtts: Path) -> None:
     """bfloat16 leaves at least 30 dB between sound and error."""
     import torch
 
-    from engines.neural.hifigan import Vocoder
+    from engines.xtts.net.hifigan import Vocoder
     from tests import tiny
 
     whole = tiny.load(tiny_xtts, "bfloat16")

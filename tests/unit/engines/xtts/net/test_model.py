@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from engines import checkpoints
+from engines.checkpoints import inspection
 from engines.errors import RequestRefused
 from tests import sounds, tiny
 
@@ -39,8 +39,8 @@ def utterances(model: Any) -> list[Any]:
     """Some to decode greedily, with a voice of no model's."""
     import torch
 
-    from engines.neural.sampling import Sampling
-    from engines.neural.xtts_gpt import Utterance
+    from engines.torch.sampling import Sampling
+    from engines.xtts.net.gpt import Utterance
 
     voice = torch.randn(1, 32, WIDTH, generator=torch.Generator().manual_seed(4))
     ways = Sampling(sample=False, repetition_penalty=2.0)
@@ -144,9 +144,9 @@ def test_any_container_gives_the_same_model(
 ) -> None:
     """And stays as it is, bytes and times."""
     path = save(state, tiny.beside(tiny_xtts, tmp_path / "model"))
-    digest, status = checkpoints.digest(path), path.stat()
+    digest, status = inspection.digest(path), path.stat()
     assert agree(tiny.load(path), model)
-    assert checkpoints.digest(path) == digest
+    assert inspection.digest(path) == digest
     assert path.stat().st_mtime_ns == status.st_mtime_ns
     assert len(list(path.parent.iterdir())) == 1 + len(tiny.COMPANIONS)
 
@@ -186,7 +186,7 @@ def test_the_first_format_is_refused_in_words(state: State, tiny_xtts: Path, tmp
 
     path = tiny.beside(tiny_xtts, tmp_path / "old")
     torch.save({"model": dict(state)}, path, _use_new_zipfile_serialization=False)
-    found = checkpoints.inspect(path)
+    found = inspection.inspect(path)
     assert not found.loads
     assert "before version 1.6" in found.why_not
     assert "torch.save" in found.cure
@@ -278,7 +278,7 @@ def test_a_vocabulary_that_is_none_is_refused(tiny_xtts: Path, tmp_path: Path, c
     """By `inspect` where it tells; by the loader in any case."""
     path = rewritten(tiny_xtts, tmp_path / "model", "vocab.json", content)
     files = replace(tiny.files(tiny_xtts), vocab=path.with_name("vocab.json"))
-    assert not checkpoints.inspect(path).loads
+    assert not inspection.inspect(path).loads
     with pytest.raises(RequestRefused, match=words):
         tiny.load_files(files)
 
@@ -317,7 +317,7 @@ TEXTS = {
 
 def test_texts_are_read_as_the_library_reads_them(model: Any, library: Library) -> None:
     """In all of its languages, numbers and abbreviations written out."""
-    from engines.xtts import LONGEST
+    from engines.xtts.engine import LONGEST
 
     assert TEXTS.keys() == LONGEST.keys()
     for language, text in TEXTS.items():
@@ -352,13 +352,13 @@ def test_recordings_are_heard_as_the_library_hears_them(
     """One or several, of any rate, in stereo: the same latents, the same speaker embedding."""
     import torch
 
-    from engines import voices
+    from engines.voices import recordings
 
     mono = sounds.save(tmp_path / "a.wav", sounds.speech(5.0, 22_050), 22_050)
     stereo = sounds.speech(3.0, 44_100, level=0.3)
     both = sounds.save(tmp_path / "b.flac", np.stack([stereo, 0.5 * stereo], axis=1), 44_100)
     for paths in ([mono], [both], [both, mono]):
-        heard = [(torch.from_numpy(samples), rate) for samples, rate in (voices.read(path, 60.0) for path in paths)]
+        heard = [(torch.from_numpy(samples), rate) for samples, rate in (recordings.read(path, 60.0) for path in paths)]
         conditioning, embedding = model.latents(heard, settings)
         renamed = {**settings, "max_ref_length": settings["max_ref_len"]}
         del renamed["max_ref_len"]
@@ -438,7 +438,7 @@ def adapter(folder: Path, adapted: Pairs, **config: Any) -> Path:
 
 def adapted(checkpoint: Path, path: Path) -> Any:
     """The base model with an adapter, as the engine puts them together."""
-    found = checkpoints.inspect(path)
+    found = inspection.inspect(path)
     assert found.loads, found.why_not
     return replace(tiny.files(checkpoint), adapter=(path, found.tensors))
 
@@ -475,9 +475,9 @@ def test_an_adapter_may_change_a_few_weights_only(model: Any, tiny_xtts: Path, t
 
 def test_the_base_models_file_is_not_changed_by_an_adapter(tiny_xtts: Path, tmp_path: Path) -> None:
     """Its weights are mapped; what is added is added to a copy."""
-    digest, mtime_ns = checkpoints.digest(tiny_xtts), tiny_xtts.stat().st_mtime_ns
+    digest, mtime_ns = inspection.digest(tiny_xtts), tiny_xtts.stat().st_mtime_ns
     tiny.load_files(adapted(tiny_xtts, adapter(tmp_path / "adapter", pairs())))
-    assert (checkpoints.digest(tiny_xtts), tiny_xtts.stat().st_mtime_ns) == (digest, mtime_ns)
+    assert (inspection.digest(tiny_xtts), tiny_xtts.stat().st_mtime_ns) == (digest, mtime_ns)
 
 
 def test_an_adapter_for_another_model_is_refused(tiny_xtts: Path, tmp_path: Path) -> None:
@@ -506,11 +506,11 @@ def test_other_targets_and_missing_halves_are_refused(tmp_path: Path) -> None:
     entries = load_file(path)
     gone = next(iter(entries))
     save_file({name: tensor for name, tensor in entries.items() if name != gone}, path)
-    found = checkpoints.inspect(path)
+    found = inspection.inspect(path)
     assert not found.loads
     assert "do not fit together" in found.why_not
     save_file({**entries, "base_model.model.gpt.mel_head.lora_A.weight": entries[gone].clone()}, path)
-    found = checkpoints.inspect(path)
+    found = inspection.inspect(path)
     assert "mel_head" in found.why_not
     assert "merge_and_unload" in found.cure
 
@@ -528,7 +528,7 @@ def test_how_strong_an_adapter_is_must_be_known(tiny_xtts: Path, tmp_path: Path,
     with pytest.raises(RequestRefused, match=r"adapter_config\.json can't be used"):
         tiny.load_files(adapted(tiny_xtts, path))
     path.with_name("adapter_config.json").unlink()
-    assert "adapter_config.json is not beside it" in checkpoints.inspect(path).why_not
+    assert "adapter_config.json is not beside it" in inspection.inspect(path).why_not
 
 
 @pytest.mark.parametrize("config", [{"alpha_pattern": {"c_attn": 64}}, {"r": 2 * RANK}])

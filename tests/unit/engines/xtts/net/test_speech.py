@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from engines.base import Chunk
 from engines.errors import OutOfMemory, RequestRefused
-from engines.latents import LatentCache
+from engines.xtts.latents import LatentCache
 from tests import sounds, tiny
 from tests.model_files import Runs
 
 if TYPE_CHECKING:
-    from engines.neural.xtts_speech import Speech
+    from engines.xtts.net.speech import Speech
     from tests.tiny import Library
 
 Samples = NDArray[np.float32]
@@ -35,7 +35,7 @@ def made(model: Any, tiny_xtts: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     speakers_of_it = tiny_xtts.with_name("speakers_xtts.pth")
 
     def make(speakers: Path | None = speakers_of_it, of: Any = None) -> Speech:
-        from engines.neural.xtts_speech import Speech
+        from engines.xtts.net.speech import Speech
 
         return Speech(of or model, "cpu", speakers)
 
@@ -64,9 +64,9 @@ def close(one: Samples, other: Samples, noise: float = NOISE) -> bool:
 
 def with_rows(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """At most so many chunks at a time."""
-    from engines.neural import xtts_speech
+    from engines.xtts.net import speech
 
-    monkeypatch.setitem(xtts_speech.MOST_ROWS, "cpu", rows)
+    monkeypatch.setitem(speech.MOST_ROWS, "cpu", rows)
 
 
 # --- as the library ---------------------------------------------------------------------------------------------------
@@ -295,9 +295,9 @@ def test_without_a_cache_it_listens_each_time(made: Made, tmp_path: Path, monkey
 
 def test_few_voices_are_kept_at_hand(speech: Speech, expected: list[Samples], monkeypatch: pytest.MonkeyPatch) -> None:
     """Those used first go first, and every chunk still has its own."""
-    from engines.neural import xtts_speech
+    from engines.xtts.net import speech as module
 
-    monkeypatch.setattr(xtts_speech, "MOST_VOICES", 1)
+    monkeypatch.setattr(module, "MOST_VOICES", 1)
     for _ in range(2):
         found = speak(speech, *tiny.mixed_chunks())
         assert all(close(one, other) for one, other in zip(found, expected, strict=True))
@@ -333,10 +333,10 @@ class Memory:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from engines.neural import xtts_cache
+        from engines.xtts.net import kv_cache
 
-        self.rows, self.refused, self._zeros = -1, 0, xtts_cache._zeros
-        monkeypatch.setattr(xtts_cache, "_zeros", self)
+        self.rows, self.refused, self._zeros = -1, 0, kv_cache._zeros
+        monkeypatch.setattr(kv_cache, "_zeros", self)
 
     def __call__(self, shape: Sequence[int], gpt: Any) -> Any:
         import torch
@@ -429,7 +429,7 @@ def test_memory_that_runs_out_elsewhere_is_said_too(
 
 def test_rows_follow_from_free_memory(speech: Speech, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as the formula lets into half of it, at least one, and no more than is useful."""
-    from engines import runtime
+    from engines.device import runtime
 
     utterances = speech._utterances(planned(speech, chunk()), 0)
     row = max(model.gpt.row_bytes(one) + model.gpt.reading_bytes(one) for one in utterances)
@@ -439,7 +439,7 @@ def test_rows_follow_from_free_memory(speech: Speech, model: Any, monkeypatch: p
 
 
 def planned(speech: Speech, one: Chunk) -> Any:
-    from engines.neural.xtts_speech import _DEFAULTS, _Plan
+    from engines.xtts.net.speech import _DEFAULTS, _Plan
 
     plan = _Plan(one, {**speech._model.defaults, **_DEFAULTS, **one.settings})
     plan.voice = speech._voice(plan)

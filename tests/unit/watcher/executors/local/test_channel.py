@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from watcher import worker_line
-from watcher.messages import NotAMessage
-from watcher.worker_line import WorkerLine
+from watcher.executors.local import channel
+from watcher.executors.local.channel import WorkerLine
+from watcher.executors.local.messages import NotAMessage
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_what_was_said_before_hanging_up_is_heard(ends: tuple[WorkerLine, socket
 
 
 def test_a_line_without_end_is_refused(ends: tuple[WorkerLine, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_line, "LONGEST_MESSAGE_BYTES", 1000)
+    monkeypatch.setattr(channel, "LONGEST_MESSAGE_BYTES", 1000)
     line, theirs = ends
     theirs.sendall(b"x" * 2000)
     with pytest.raises(NotAMessage, match="without a line end"):

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from jobs.order import Fallback, Order, Progress, Rendering
-from watcher.messages import (
+from watcher.executors.local.messages import (
     Done,
     Failed,
     Loaded,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from watcher import deaths, oom
-from watcher.oom import KillCount, kill_count
+from watcher.executors.local import exit_cause, oom
+from watcher.executors.local.oom import KillCount, kill_count
 
 MOUNT = "30 23 0:26 {root} {folder} rw,nosuid shared:9 - {kind} {kind} rw,{options}\n"
 
@@ -65,9 +65,9 @@ def test_counts_of_two_sources_are_not_compared() -> None:
 def test_every_way_to_die_has_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oom, "kill_count", lambda: KillCount(Path("/c"), 2))
     same, fewer = KillCount(Path("/c"), 2), KillCount(Path("/c"), 1)
-    assert deaths.cause(3, fewer).reason == "ended by itself with exit code 3"
-    assert deaths.cause(-signal.SIGSEGV, fewer).reason == "crashed (segmentation fault, SIGSEGV)"
-    assert deaths.cause(-signal.SIGTERM, fewer).signal == "SIGTERM"
-    assert deaths.cause(-50, same).reason == "was ended by signal 50"
-    assert deaths.cause(-signal.SIGKILL, same).code == "worker_died"
-    assert deaths.cause(-signal.SIGKILL, fewer).code == "worker_oom"
+    assert exit_cause.cause(3, fewer).reason == "ended by itself with exit code 3"
+    assert exit_cause.cause(-signal.SIGSEGV, fewer).reason == "crashed (segmentation fault, SIGSEGV)"
+    assert exit_cause.cause(-signal.SIGTERM, fewer).signal == "SIGTERM"
+    assert exit_cause.cause(-50, same).reason == "was ended by signal 50"
+    assert exit_cause.cause(-signal.SIGKILL, same).code == "worker_died"
+    assert exit_cause.cause(-signal.SIGKILL, fewer).code == "worker_oom"

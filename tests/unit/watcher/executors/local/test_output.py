@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.worker_output import LAST_WORDS, LINE_CHARS, LINES_PER_WINDOW, WINDOW_S, OutputLog
+from watcher.executors.local.output import LAST_WORDS, LINE_CHARS, LINES_PER_WINDOW, WINDOW_S, OutputLog
 
 
 class Heard:
