@@ -79,7 +79,7 @@ def recordings(language: str, digits: Sequence[int], seed: int) -> list[Recordin
 
     from engines.base import Chunk, Device
     from engines.espeak.engine import Espeak
-    from engines.f5 import reference
+    from engines.f5.net import reference
     from engines.f5.net.symbols import closed
     from engines.torch.mel import hear
 

@@ -13,8 +13,8 @@ from json import JSONDecodeError
 from json.decoder import scanstring  # type: ignore[attr-defined]  # C, there since 2.6, not in the stubs
 from typing import Any
 
+from files.printable import printable
 from files.tree import TOO_LARGE, Bounds, Builder, Scalar, Tree, Unreadable, Written, fraction, number
-from jobs.errors import printable
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:(\.[0-9]+)?([eE][-+]?[0-9]+)?)")

@@ -38,3 +38,9 @@ def is_network(folder: Path) -> bool:
 
 def _unescaped(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text)
+
+
+def mount_of(fd: int) -> str:
+    """The number of the mount that a descriptor was opened on; "" where the system tells none."""
+    told = Path(f"/proc/self/fdinfo/{fd}").read_text().split()
+    return told[told.index("mnt_id:") + 1] if "mnt_id:" in told else ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from jobs.errors import Problem, printable
+from files.printable import printable
 
 Scalar = str | int | float | bool | None
 Path = tuple[str | int, ...]
@@ -40,6 +40,25 @@ class Bounds:
     alias_chars: int = 1 << 20
     problems: int = 100
     file_problems: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong in a job file.
+
+    Attributes:
+        message: What was found and what is allowed, one sentence, safe to print.
+        key: Dotted path (`segments[2].text`), or "" for the file as a whole.
+        line: 1-based line in the file, or None where there is none.
+    """
+
+    message: str
+    key: str = ""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = f"line {self.line}: " if self.line is not None else ""
+        return f"{place}{self.key}: {self.message}" if self.key else f"{place}{self.message}"
 
 
 class Unreadable(Exception):

@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 from yaml import events
 
+from files.printable import printable
 from files.tree import TOO_LARGE, Bounds, Builder, Scalar, Tree, Unreadable, Written, fraction, number
-from jobs.errors import printable
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

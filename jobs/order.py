@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from engines.base import Device
-from jobs.errors import printable
+from files.printable import printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engines.errors import CheckpointRefused
-from files.durable import fsync, nothing, opened_regular, read_at_most, remove_tree, write_new
-from jobs.errors import Cancelled, Hold, JobError, JobInvalid, OutboxGone, Problem, RenderFailed, holding, printable
+from files.allowed_paths import NotAllowed
+from files.durable import fsync, nothing, remove_tree, write_new
+from files.opens import opened_regular, read_at_most
+from files.printable import printable
+from files.tree import Problem
+from jobs.errors import Cancelled, Hold, JobError, JobInvalid, OutboxGone, RenderFailed, holding
 from jobs.names import safe_name
 from jobs.order import Fallback, Limits
 from jobs.render.rendering import Order, Rendering
@@ -42,8 +46,9 @@ from jobs.spec.parse import Document
 from jobs.spec.rules import NotHere, Rules
 from jobs.spool import uploads
 from jobs.spool.lock import Lock
+from jobs.spool.places import transcript_beside
 from jobs.spool.reading import AT_ONCE_BYTES, BeingRead, ReadElsewhere, Reading, keep_understood, understood
-from jobs.spool.recordings import MOST_NEAREST, Copies, NotAllowed, Snapshots, transcript_beside
+from jobs.spool.recordings import MOST_NEAREST, Copies, Snapshots
 from jobs.spool.store import Claim, Store, deadly
 
 BEGINNING_BYTES = 4096  # of a job file that is too large to be read

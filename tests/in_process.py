@@ -24,7 +24,8 @@ from jobs.spec.checkpoint_names import Models
 from jobs.spec.parse import Document, parse
 from jobs.spec.rules import Rules
 from jobs.spool.lock import Lock
-from jobs.spool.recordings import Places, Snapshots
+from jobs.spool.places import Places
+from jobs.spool.recordings import Snapshots
 from jobs.spool.state import State
 from jobs.spool.store import Store
 

@@ -24,7 +24,7 @@ from engines.checkpoints import base_models, f5_vocabulary, inspection
 from engines.checkpoints.f5_variant import V1
 from engines.device import runtime
 from engines.espeak.engine import Espeak
-from engines.f5 import reference
+from engines.f5.net import reference
 from tests.model_files import tiny_xtts
 
 LONGEST = 16

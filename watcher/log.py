@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal, TextIO
 
-from jobs.errors import printable
+from files.printable import printable
 
 # structlog imports rich for tracebacks that print local variables too: 5 MB in every daemon for what no log
 # should hold. It does without when the import fails.

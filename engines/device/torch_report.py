@@ -1,4 +1,4 @@
-"""What torch says of itself and of the cards here: `python -m engines.device.torch_report NAME PRECISION` prints it as JSON.
+"""What torch reports of itself and of the GPUs, as JSON: `python -m engines.device.torch_report NAME PRECISION`.
 
 A program of its own, because torch is large, and a broken one can crash or hang whoever imports it.
 """

@@ -1,8 +1,8 @@
 """Weights from a file into a model: memory-mapped, read-only, without running anything that the file holds.
 
-The header says where each tensor lies (`engines.modelfiles.tensors`); here those bytes become tensors. Each tensor has a private
-mapping of its own, so that one which is converted to another precision gives its pages back at once, and the peak
-stays at what is kept.
+The header says where each tensor lies (`engines.modelfiles.tensors`); here those bytes become tensors. Each tensor has
+a private mapping of its own, so that one which is converted to another precision gives its pages back at once, and the
+peak stays at what is kept.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class Adapter:
 
     Args:
         path: `adapter_model.safetensors` in PEFT's layout, `adapter_config.json` beside it.
-        entries: Its tensors, as `engines.checkpoints.architectures` names them: `LAYER.lora_A.weight`, `LAYER.lora_B.weight`.
+        entries: Its tensors, named as in `engines.checkpoints.architectures`: `LAYER.lora_A.weight`,
+            `LAYER.lora_B.weight`.
         base: Of the model that it is for.
 
     Raises:

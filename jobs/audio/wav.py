@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from engines.base import Audio
 from engines.errors import BadAudio
 from files.durable import sha256_of
-from jobs.errors import printable
+from files.printable import printable
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ from pathlib import Path
 from engines.base import Chunk, EngineInfo
 from engines.errors import RequestRefused
 from files.durable import sha256_of
-from jobs.errors import printable
+from files.printable import printable
 from jobs.order import Order
 from jobs.render.chunk_cache import key_of
 from jobs.spec.job_spec import JobSpec, Segment

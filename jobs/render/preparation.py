@@ -11,11 +11,11 @@ from typing import Any
 
 from engines.base import EngineClass
 from engines.errors import EngineMissing, RequestRefused
-from jobs.errors import printable
+from files.printable import printable
 from jobs.order import Order
 from jobs.render.chunk_plan import Line, Stage, lines_of, recordings_of
 from jobs.spec.job_spec import JobSpec
-from jobs.spool.recordings import transcript_wanted
+from jobs.spool.places import transcript_wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import Any
 
 from engines.base import Audio, Chunk, Engine
 from engines.errors import BadAudio, EngineError, RequestRefused
+from files.printable import printable
 from jobs.audio.wav import WavWriter, checked, frames_of
-from jobs.errors import printable
 from jobs.order import Order, Progress, Rendering, Stopped
 from jobs.render import spoken
 from jobs.render.chunk_cache import KeptChunks, Length

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import printable_json
+from files.printable import printable_json
 from jobs.render.chunk_plan import Line, Stage
 from jobs.spec.job_spec import Segment
 

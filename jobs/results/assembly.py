@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from files.durable import copy_slices, nothing, opened_regular, write_all
+from files.durable import copy_slices, nothing, write_all
 from files.open_folder import OpenFolder, named
+from files.opens import opened_regular
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
-from jobs.errors import printable_json
+from files.printable import printable_json
 
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 Seconds = Annotated[float, Field(ge=0)]

@@ -7,8 +7,9 @@ import os
 import secrets
 from pathlib import Path
 
-from files.durable import opened_regular, read_at_most, write_all
+from files.durable import write_all
 from files.open_folder import OpenFolder
+from files.opens import opened_regular, read_at_most
 from jobs.errors import OutboxGone
 
 SPOOL_FOLDER = ".voicespool"

@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 
-from jobs.errors import Cancelled, JobError, JobInvalid, Problem, printable
+from files.printable import printable
+from files.tree import Problem
+from jobs.errors import Cancelled, JobError, JobInvalid
 from jobs.results.manifest import (
     AudioFile,
     Checks,

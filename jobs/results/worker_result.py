@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from files.durable import from_json, replace, sha256_of, to_json
-from jobs.errors import RenderFailed, printable
+from files.printable import printable
+from jobs.errors import RenderFailed
 from jobs.order import Order, Rendering
 from jobs.results.manifest import AudioFile, Checks, SpokenChunk, SpokenSegment, Timing, without_gaps
 from jobs.results.outbox import MANIFEST

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from files.tree import TOO_LARGE, Path, Tree, Written, dotted
-from jobs.errors import Problem, printable
+from files.printable import printable
+from files.tree import TOO_LARGE, Path, Problem, Tree, Written, dotted
 from jobs.spec.job_spec import JobSpec, Segment
 
 MOST_WARNINGS = 20

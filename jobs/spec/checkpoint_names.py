@@ -24,9 +24,9 @@ from unicodedata import normalize
 
 from engines.checkpoints import inspection, requirements
 from engines.checkpoints.requirements import Need
-from jobs.errors import printable
+from files.allowed_paths import NotAllowed, check_place
+from files.printable import printable
 from jobs.spec.problems import listed, nearest, shown
-from jobs.spool.recordings import NotAllowed, check_place
 
 PREFERRED = ("model", "best_model")
 BEST = "best"

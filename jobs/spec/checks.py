@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.base import EngineInfo, Option
+from files.printable import printable
 from files.tree import Path
-from jobs.errors import printable
 from jobs.names import checked_name
 from jobs.spec.job_spec import JobSpec, Segment
 from jobs.spec.problems import Findings, listed, nearest, shown

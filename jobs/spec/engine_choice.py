@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.errors import printable
+from files.allowed_paths import NotAllowed
+from files.printable import printable
 from jobs.order import Fallback
 from jobs.spec.checkpoint_names import Model
 from jobs.spec.checks import path_fault
 from jobs.spec.job_spec import JobSpec
 from jobs.spec.problems import Findings, shown
 from jobs.spec.rules import Rules
-from jobs.spool.recordings import NotAllowed
 
 KEY = ("checkpoint",)
 

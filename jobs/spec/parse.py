@@ -15,8 +15,8 @@ from typing import Any
 
 from engines.base import EngineInfo
 from files import json_text, yaml12
-from files.tree import Bounds, Tree, Unreadable, dotted
-from jobs.errors import JobInvalid, Problem
+from files.tree import Bounds, Problem, Tree, Unreadable, dotted
+from jobs.errors import JobInvalid
 from jobs.names import checked_name
 from jobs.order import Fallback
 from jobs.spec.checkpoint_names import Model

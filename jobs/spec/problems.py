@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-from files.tree import Path, Tree, dotted
-from jobs.errors import Problem, printable
+from files.printable import printable
+from files.tree import Path, Problem, Tree, dotted
 
 _LONGEST_SHOWN = 60
 _LONGEST_COMPARED = 40

@@ -14,8 +14,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from files.printable import printable
 from files.tree import Path, Tree
-from jobs.errors import printable
 from jobs.spec import other_tools
 from jobs.spec.as_written import AsWritten
 from jobs.spec.job_spec import Allowed, JobSpec, Output, Segment

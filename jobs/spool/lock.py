@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from files.durable import opened_regular
-from jobs.errors import LockHeld, LockLost, printable
+from files.opens import opened_regular
+from files.printable import printable
+from jobs.errors import LockHeld, LockLost
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from engines.checkpoints.requirements import Need
 from files.durable import from_json, replace, to_json
-from jobs.errors import JobInvalid, Problem
+from files.tree import Problem
+from jobs.errors import JobInvalid
 from jobs.order import Fallback
 from jobs.spec.checkpoint_names import Model
 from jobs.spec.job_spec import JobSpec

@@ -16,7 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from jobs.errors import ConfigError, printable, shell_word
+from files.mounts import mount_of
+from files.printable import printable, shell_word
+from jobs.errors import ConfigError
 
 FOLDER_MODE = 0o711
 READABLE = frozenset({"status.json"})  # what people who may not write here may read; the rest is the daemon's alone
@@ -75,12 +77,6 @@ class State:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def mount_of(fd: int) -> str:
-    """The number of the mount that a descriptor was opened on; "" where the system tells none."""
-    told = Path(f"/proc/self/fdinfo/{fd}").read_text().split()
-    return told[told.index("mnt_id:") + 1] if "mnt_id:" in told else ""
 
 
 def check(real: Path) -> None:

@@ -20,20 +20,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from files.durable import (
-    from_json,
-    fsync,
-    identity,
-    opened_folder,
-    opened_regular,
-    read_at_most,
-    remove_tree,
-    rename_to_free_name,
-    somebody_writes,
-    to_json,
-    write_new,
-)
+from files.durable import from_json, fsync, remove_tree, rename_to_free_name, to_json, write_new
 from files.durable import replace as replace_file
+from files.opens import identity, opened_folder, opened_regular, read_at_most, somebody_writes
 from jobs.errors import ConfigError, InboxGone, holding
 from jobs.names import numbered_document
 from jobs.spool.claimed_lately import ClaimedLately

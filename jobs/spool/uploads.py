@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from files.durable import opened_folder
+from files.opens import opened_folder
 from jobs.spool.store import Claim
 
 _FOLDER = re.compile(r"\.voicespool-upload-[0-9a-f]{32}")

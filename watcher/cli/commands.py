@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.errors import ConfigError, Hold, printable, printable_json, shell_word
+from files.printable import printable, printable_json, shell_word
+from jobs.errors import ConfigError, Hold
 from watcher import log as logging
 from watcher.config.settings import Config, load
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.errors import printable
+from files.printable import printable
 from jobs.spool.inbox_names import JOB_SUFFIXES
 from watcher.cli.commands import WRONG, App, command_of, complain, in_json, json_option
 

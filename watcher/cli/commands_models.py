@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engines.errors import EngineMissing
-from jobs.errors import printable
+from files.printable import printable
 from watcher.cli.commands import WRONG, App, command_of, in_json, json_option
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engines.base import EngineInfo
-from jobs.errors import printable
+from files.printable import printable
 from watcher.client.results import doubts_of
 from watcher.client.status import Snapshot, entries
 

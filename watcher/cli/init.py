@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from files.durable import write_new
-from jobs.errors import Hold, printable
+from files.printable import printable
+from jobs.errors import Hold
 from jobs.spool.state import FOLDER_MODE
 from watcher.config.settings import CONFIG_NAME, Config
 

@@ -18,7 +18,8 @@ from importlib.metadata import version
 import click
 
 from engines.errors import EngineError, EngineMissing
-from jobs.errors import SpoolError, printable, real_paths
+from files.printable import printable, real_paths
+from jobs.errors import SpoolError
 from watcher.cli import commands_jobs, commands_models
 from watcher.cli.commands import ReaderLeft, commands, complain
 

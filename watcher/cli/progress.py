@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import click
 
-from jobs.errors import Hold, printable
+from files.printable import printable
+from jobs.errors import Hold
 from watcher.client.follow import Followed, Follower, wait
 
 FAILED = 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import printable
+from files.printable import printable
 from jobs.spec.problems import nearest
 from jobs.spool.inbox_names import CANCEL_SUFFIX, JOB_SUFFIXES
 from watcher.client import drop

@@ -10,8 +10,9 @@ import stat
 from pathlib import Path
 
 from files.durable import fsync, rename_to_free_name
+from files.printable import printable
 from jobs import names
-from jobs.errors import Hold, printable
+from jobs.errors import Hold
 from jobs.spool.inbox_names import CANCEL_SUFFIX, is_job_name, is_walked
 
 

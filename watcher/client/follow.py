@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.errors import printable
+from files.printable import printable
 from watcher.client.results import Result, doubts_of, results_of
 from watcher.client.status import Snapshot, entries, look
 from watcher.client.submit import Dropped

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import SpoolError, printable
+from files.printable import printable
+from jobs.errors import SpoolError
 from jobs.spool import lock
 from watcher.client import status
 from watcher.config.settings import Config

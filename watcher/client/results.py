@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import printable
+from files.printable import printable
 from jobs.names import RESULT_MARKS, safe_name
 from jobs.order import Fallback
 from jobs.pipeline import REASONS_TOLD

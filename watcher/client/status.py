@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from files.durable import opened_regular, read_at_most
-from jobs.errors import printable
+from files.opens import opened_regular, read_at_most
+from files.printable import printable
 from jobs.spool import lock
 from jobs.spool.inbox_names import is_job_name, is_walked
 from jobs.spool.state import user_name

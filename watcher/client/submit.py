@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from files.durable import sha256_of
-from jobs.errors import JobInvalid, SpoolError, printable
+from files.printable import printable
+from jobs.errors import JobInvalid, SpoolError
 from jobs.spec.parse import parse
 from jobs.spec.rules import Rules
 from jobs.spool import uploads

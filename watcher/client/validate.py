@@ -11,15 +11,18 @@ from types import MappingProxyType
 from typing import Any
 
 from engines.checkpoints import requirements
-from files.durable import opened_regular, read_at_most
-from jobs.errors import JobInvalid, Problem, printable
+from files.allowed_paths import NotAllowed
+from files.opens import opened_regular, read_at_most
+from files.printable import printable
+from files.tree import Problem
+from jobs.errors import JobInvalid
 from jobs.names import numbered_document
 from jobs.order import Fallback
 from jobs.spec.checkpoint_names import Model
 from jobs.spec.parse import Document, parse
 from jobs.spec.rules import Rules
 from jobs.spool.inbox_names import why_ignored
-from jobs.spool.recordings import WRITTEN_ENDINGS, NotAllowed, Places, transcript_beside, transcript_wanted
+from jobs.spool.places import WRITTEN_ENDINGS, Places, transcript_beside, transcript_wanted
 from watcher.config.complaints import in_file
 from watcher.config.settings import Config
 

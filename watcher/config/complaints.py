@@ -11,9 +11,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from files import yaml12
-from files.tree import Bounds, Tree, Unreadable, dotted
+from files.printable import printable
+from files.tree import Bounds, Problem, Tree, Unreadable, dotted
 from files.tree import Path as Key
-from jobs.errors import ConfigError, Problem, printable
+from jobs.errors import ConfigError
 
 EMPTY = Tree({}, 1, {})
 LARGEST_BYTES = 1024 * 1024

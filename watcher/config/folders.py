@@ -10,8 +10,10 @@ import pwd
 import stat
 from pathlib import Path
 
-from jobs.errors import ConfigError, Hold, printable
-from jobs.spool.state import FOLDER_MODE, State, mount_of
+from files.mounts import mount_of
+from files.printable import printable
+from jobs.errors import ConfigError, Hold
+from jobs.spool.state import FOLDER_MODE, State
 from watcher.config.settings import Config
 
 OUTBOX_MEMORY = "outbox.json"  # in the state folder: which outbox it was

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from engines.registry import engines, planned
-from jobs.errors import ConfigError, JobInvalid, Problem
+from files.tree import Problem
+from jobs.errors import ConfigError, JobInvalid
 from jobs.spec.checkpoint_names import Models
 from jobs.spec.parse import parse
 from jobs.spec.rules import Rules

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from files.tree import Tree
-from jobs.errors import Problem, printable
+from files.printable import printable
+from files.tree import Problem, Tree
 
 
 def overlaps(folders: Mapping[str, Path], tree: Tree) -> list[Problem]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import printable
+from files.printable import printable
 from jobs.results.report import iso
 from watcher.config.settings import CONFIG_NAME, FOLDERS, Config, Section
 

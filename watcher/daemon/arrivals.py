@@ -19,7 +19,7 @@ from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
-from files.durable import (
+from files.opens import (
     OTHER_NAMES,
     content_of,
     has_other_names,
@@ -33,8 +33,8 @@ from jobs.errors import JobInvalid
 from jobs.names import natural
 from jobs.spec.parse import Document
 from jobs.spool.inbox_names import JOB_SUFFIXES, PAUSE, is_cancel_name, is_job_name, is_walked, why_ignored
+from jobs.spool.places import Places
 from jobs.spool.reading import Reading
-from jobs.spool.recordings import Places
 from jobs.spool.store import NOT_REGULAR, deadly, too_large
 from watcher.client.status import SHOWN
 from watcher.config.settings import Limits, Ready

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from files.durable import content_of, opened_regular, somebody_writes
-from jobs.errors import printable
+from files.allowed_paths import NotAllowed
+from files.opens import content_of, opened_regular, somebody_writes
+from files.printable import printable
 from jobs.spec.parse import Document
-from jobs.spool.recordings import NotAllowed
 from watcher.client.status import SHOWN
 
 Find = Callable[[str], Path | None]

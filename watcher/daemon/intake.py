@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from files.durable import opened_folder
+from files.opens import opened_folder
 from jobs import pipeline
 from jobs.schedule import URGENT, Ticket
 from jobs.spool.inbox_names import CANCEL_SUFFIX

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from engines.checkpoints.base_models import MODELS_VARIABLE
 from files import cache
+from files.printable import printable
 from jobs import pipeline
 from jobs.errors import (
     OF_THE_DISK,
@@ -32,7 +33,6 @@ from jobs.errors import (
     OutboxGone,
     WorkerUnready,
     holding,
-    printable,
 )
 from jobs.render.rendering import Order
 from jobs.schedule import URGENT, Ticket

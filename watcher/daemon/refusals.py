@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from jobs.errors import shell_word
+from files.printable import shell_word
 
 
 def reason(what: str, inbox: Path, source: str, error: OSError) -> str:

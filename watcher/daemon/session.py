@@ -14,8 +14,9 @@ from jobs.results.outbox import Outbox, Policy
 from jobs.schedule import Schedule, Ticket
 from jobs.spec.rules import ModelsElsewhere, Rules
 from jobs.spool.lock import Lock
+from jobs.spool.places import Places
 from jobs.spool.reading import Reading
-from jobs.spool.recordings import Places, Snapshots
+from jobs.spool.recordings import Snapshots
 from jobs.spool.state import State
 from jobs.spool.store import Store
 from watcher.config import folders

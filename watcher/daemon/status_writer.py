@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from files.durable import replace, to_json
-from jobs.errors import ConfigError, LockLost, printable
+from files.printable import printable
+from jobs.errors import ConfigError, LockLost
 from jobs.pipeline import Outcome
 from jobs.results.report import iso, own_version
 from jobs.schedule import Ticket

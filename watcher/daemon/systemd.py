@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Mapping
 
-from jobs.errors import printable
+from files.printable import printable
 
 SEND_TIMEOUT_S = 1.0
 """systemd reads at once; a daemon must not stop for a notification that nobody reads."""

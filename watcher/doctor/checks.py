@@ -21,8 +21,10 @@ from engines.errors import EngineMissing
 from engines.registry import engines
 from engines.whisper import transcripts
 from files import cache, mounts
-from files.durable import fsync, somebody_writes
-from jobs.errors import ConfigError, SpoolError, printable
+from files.durable import fsync
+from files.opens import somebody_writes
+from files.printable import printable
+from jobs.errors import ConfigError, SpoolError
 from jobs.spool import lock, state
 from watcher.config import folders
 from watcher.config.job_rules import job_rules

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engines.device import allowance, runtime
 from engines.device.torch_report import Card, TorchReport
-from jobs.errors import printable
+from files.printable import printable
 from watcher.config.settings import DeviceConfig
 from watcher.doctor.finding import Finding, fail, ok, warn
 

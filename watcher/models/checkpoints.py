@@ -11,13 +11,15 @@ from typing import Any
 
 from engines.checkpoints import f5_layout, requirements
 from engines.checkpoints.inspection import Checkpoint, inspect, listed
-from files.durable import from_json, opened_regular, read_at_most
-from jobs.errors import JobInvalid, SpoolError, printable
+from files.allowed_paths import NotAllowed
+from files.durable import from_json
+from files.opens import opened_regular, read_at_most
+from files.printable import printable
+from jobs.errors import JobInvalid, SpoolError
 from jobs.spec.checkpoint_names import Model, Models
 from jobs.spec.parse import parse
 from jobs.spec.rules import Rules
 from jobs.spool.inbox_names import is_job_name, is_walked
-from jobs.spool.recordings import NotAllowed
 from watcher.client import status
 from watcher.config.settings import Config
 

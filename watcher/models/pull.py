@@ -1,8 +1,9 @@
 """Downloading a base model: what `voicespool models pull` does.
 
 Files come over HTTP as the Hugging Face hub serves them, from a fixed commit, and count only with the size and SHA-256
-that `engines.checkpoints.base_models` knows. What has come stays on disk until all is there, whatever ends the download, and the
-next one asks for the rest alone. (The hub's own library throws a partial file away when it is interrupted.)
+that `engines.checkpoints.base_models` knows. What has come stays on disk until all is there, whatever ends the
+download, and the next one asks for the rest alone. (The hub's own library throws
+a partial file away when it is interrupted.)
 
     models/.pull-xtts/lock           held while a download runs
     models/.pull-xtts/COMMIT/...     what has come so far
@@ -35,7 +36,8 @@ from engines.checkpoints import base_models
 from engines.checkpoints.base_models import BaseModel, Published
 from engines.errors import EngineMissing
 from files import durable
-from jobs.errors import Hold, printable
+from files.printable import printable
+from jobs.errors import Hold
 
 RECORD = "pulled.json"
 WAITS_S = (1.0, 2.0, 4.0, 8.0)

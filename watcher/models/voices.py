@@ -14,9 +14,10 @@ from engines.checkpoints.base_models import BaseModel
 from engines.modelfiles import tensors
 from engines.registry import engines
 from engines.voices.recordings import Recording, examine
-from jobs.errors import printable
+from files.allowed_paths import NotAllowed
+from files.printable import printable
 from jobs.names import natural
-from jobs.spool.recordings import NotAllowed, Places, transcript_beside
+from jobs.spool.places import Places, transcript_beside
 from watcher.config.settings import Config
 from watcher.daemon.session import places
 

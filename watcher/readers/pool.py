@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, cast
 
-from jobs.errors import JobInvalid, Problem
+from files.tree import Problem
+from jobs.errors import JobInvalid
 from jobs.spool.reading import Reading, unpacked
 from watcher.config.settings import Config
 from watcher.executors.local.process import environment_of

@@ -16,12 +16,12 @@ from engines.checkpoints import f5_variant
 from engines.checkpoints.f5_variant import Flags, Variant
 from engines.device import runtime
 from engines.errors import CheckpointRefused, RequestRefused
-from engines.f5 import reference as fitting
+from engines.f5.net import reference as fitting
 from engines.f5.net import variant_probe
 from engines.f5.net.flow import Course
 from engines.f5.net.model import Model, Request
+from engines.f5.net.reference import spoken_lengths
 from engines.f5.net.symbols import Symbols, closed
-from engines.f5.reference import spoken_lengths
 from engines.neural_engine import Facts
 from engines.torch.mel import Reference, hear
 from engines.voices import recordings

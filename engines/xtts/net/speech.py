@@ -19,8 +19,8 @@ from engines.modelfiles.tensors import Entry
 from engines.torch import weights
 from engines.torch.sampling import Sampling
 from engines.voices import recordings
-from engines.xtts.latents import LatentCache
 from engines.xtts.net.gpt import Spoken, Utterance
+from engines.xtts.net.latents import LatentCache
 
 if TYPE_CHECKING:
     import numpy as np

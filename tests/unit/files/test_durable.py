@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from files import durable
+from files import durable, opens
 
 
 def raising(code: int) -> object:
@@ -66,10 +66,10 @@ def test_links_pipes_and_folders_are_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     for name in ("link", "pipe", "folder"):
-        with pytest.raises(OSError) as caught, durable.opened_regular(tmp_path / name):  # noqa: PT011
+        with pytest.raises(OSError) as caught, opens.opened_regular(tmp_path / name):  # noqa: PT011
             pass
         assert caught.value.errno in {errno.EINVAL, errno.ELOOP}
-    with durable.opened_regular(tmp_path / "file") as (fd, status):
+    with opens.opened_regular(tmp_path / "file") as (fd, status):
         assert status.st_size == 1
         assert os.fstat(fd).st_ino == status.st_ino
 
@@ -83,7 +83,7 @@ def test_a_file_swapped_between_the_look_and_the_open_is_refused(
     os.mkfifo(tmp_path / "pipe")
     before = os.lstat(tmp_path / "file")
     monkeypatch.setattr(os, "lstat", lambda *_args, **_keywords: before)
-    with pytest.raises(OSError) as caught, durable.opened_regular(tmp_path / swapped_for):  # noqa: PT011
+    with pytest.raises(OSError) as caught, opens.opened_regular(tmp_path / swapped_for):  # noqa: PT011
         pass
     assert caught.value.errno in {errno.EINVAL, errno.ELOOP}
 
@@ -96,14 +96,14 @@ def test_no_link_on_the_way_to_a_file_is_followed(tmp_path: Path) -> None:
     (tmp_path / "inbox" / "x" / "out").symlink_to(tmp_path / "outside")
     opened = os.listdir("/proc/self/fd")
     with (
-        durable.opened_folder(tmp_path / "inbox", "x/y/a.yaml") as (folder, name),
-        durable.opened_regular(name, folder) as (fd, _status),
+        opens.opened_folder(tmp_path / "inbox", "x/y/a.yaml") as (folder, name),
+        opens.opened_regular(name, folder) as (fd, _status),
     ):
-        assert durable.read_at_most(fd, 100) == b"mine"
+        assert opens.read_at_most(fd, 100) == b"mine"
     for source in ("x/out/a.yaml", "x/y/a.yaml/b.yaml"):
-        with pytest.raises(NotADirectoryError), durable.opened_folder(tmp_path / "inbox", source):
+        with pytest.raises(NotADirectoryError), opens.opened_folder(tmp_path / "inbox", source):
             pass
-    with pytest.raises(FileNotFoundError), durable.opened_folder(tmp_path / "inbox", "x/gone/a.yaml"):
+    with pytest.raises(FileNotFoundError), opens.opened_folder(tmp_path / "inbox", "x/gone/a.yaml"):
         pass
     assert len(os.listdir("/proc/self/fd")) == len(opened)
 
@@ -112,39 +112,39 @@ def test_a_longer_file_can_be_told_without_reading_it_all(tmp_path: Path) -> Non
     path = tmp_path / "sparse"
     path.touch()
     os.truncate(path, 1 << 40)
-    with durable.opened_regular(path) as (fd, _status):
-        assert len(durable.read_at_most(fd, 10)) == 11
-        assert len(durable.read_at_most(fd, 3 * durable.BLOCK_BYTES)) == 3 * durable.BLOCK_BYTES + 1
+    with opens.opened_regular(path) as (fd, _status):
+        assert len(opens.read_at_most(fd, 10)) == 11
+        assert len(opens.read_at_most(fd, 3 * opens.BLOCK_BYTES)) == 3 * opens.BLOCK_BYTES + 1
     path.write_bytes(b"0123456789")
-    with durable.opened_regular(path) as (fd, _status):
-        assert durable.read_at_most(fd, 10) == b"0123456789"
-        assert durable.read_at_most(fd, 100) == b"0123456789"
+    with opens.opened_regular(path) as (fd, _status):
+        assert opens.read_at_most(fd, 10) == b"0123456789"
+        assert opens.read_at_most(fd, 100) == b"0123456789"
 
 
 def test_a_lease_tells_whether_somebody_writes_in_this_process_or_another(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x")
-    with durable.opened_regular(path) as (fd, _status):
-        if durable.somebody_writes(fd) is None:
+    with opens.opened_regular(path) as (fd, _status):
+        if opens.somebody_writes(fd) is None:
             pytest.skip("this file system grants no leases")
-        assert durable.somebody_writes(fd) is False
+        assert opens.somebody_writes(fd) is False
         with path.open("ab"):
-            assert durable.somebody_writes(fd) is True
-        assert durable.somebody_writes(fd) is False
+            assert opens.somebody_writes(fd) is True
+        assert opens.somebody_writes(fd) is False
         code = "import sys; f = open(sys.argv[1], 'ab'); print('open', flush=True); sys.stdin.read()"
         with subprocess.Popen(
             [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == b"open\n"
-            assert durable.somebody_writes(fd) is True
+            assert opens.somebody_writes(fd) is True
             writer.communicate()
-        assert durable.somebody_writes(fd) is False
+        assert opens.somebody_writes(fd) is False
 
 
 def test_where_there_are_no_leases_nobody_knows_who_writes() -> None:
     reading, writing = os.pipe()
-    assert durable.somebody_writes(reading) is None
+    assert opens.somebody_writes(reading) is None
     os.close(reading)
     os.close(writing)
 
@@ -155,7 +155,7 @@ def test_identity_notices_a_change_that_keeps_size_and_mtime(tmp_path: Path) -> 
     before = os.stat(path)
     path.write_bytes(b"two")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert durable.identity(os.stat(path)) != durable.identity(before)
+    assert opens.identity(os.stat(path)) != opens.identity(before)
 
 
 def test_a_second_name_where_that_can_be_and_a_copy_elsewhere(tmp_path: Path, other_file_system: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_file_is_renamed_only_to_a_free_name(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(os, "link", raising(errno.EPERM))
     (tmp_path / "mine").write_bytes(b"mine")
     (tmp_path / "taken").write_bytes(b"theirs")
-    with durable.opened_folder(tmp_path, "x") as (folder, _name):
+    with opens.opened_folder(tmp_path, "x") as (folder, _name):
         assert not durable.rename_to_free_name(tmp_path / "mine", "taken", folder)
         assert durable.rename_to_free_name(tmp_path / "mine", "free", folder)
     assert (tmp_path / "taken").read_bytes() == b"theirs"

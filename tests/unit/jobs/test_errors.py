@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from files.printable import printable, printable_json
+from files.tree import Problem
 from jobs import errors
-from jobs.errors import Hold, JobInvalid, Problem, RenderFailed, SpoolError, holding, printable, printable_json
+from jobs.errors import Hold, JobInvalid, RenderFailed, SpoolError, holding
 
 
 @pytest.mark.parametrize(

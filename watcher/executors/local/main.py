@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from engines.base import EngineClass
 from engines.errors import SHORTAGES, CheckpointRefused, EngineError, EngineMissing, OutOfMemory, RequestRefused
-from jobs.errors import OF_THE_DISK, Hold, SpoolError, real_paths
+from files.printable import real_paths
+from jobs.errors import OF_THE_DISK, Hold, SpoolError
 from jobs.order import Order, Progress, Rendering, Stopped
 from watcher.executors.local import lifeline, messages
 from watcher.executors.local.messages import Failed

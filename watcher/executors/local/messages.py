@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn
 
-from jobs.errors import printable
+from files.printable import printable
 from jobs.order import Fallback, Limits, Order, Progress, Rendering
 
 LONGEST_MESSAGE_BYTES = 32 << 20

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from jobs.errors import printable
+from files.printable import printable
 
 LINE_CHARS = 1000
 LINE_BYTES = 4 * LINE_CHARS

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from jobs.errors import Hold, WorkerUnready, holding, real_paths
+from files.printable import real_paths
+from jobs.errors import Hold, WorkerUnready, holding
 from jobs.order import Order, Progress
 from watcher.executors.local import exit_cause, messages, oom
 from watcher.executors.local.channel import READ_BYTES, WorkerLine

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from jobs.errors import printable
+from files.printable import printable
 from jobs.results.manifest import AudioFile, Checks, Failure, Manifest, Source, SpokenSegment, Timing, schema
 
 

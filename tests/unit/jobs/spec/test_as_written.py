@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.jobs.spec.test_parse import RULES
 
 from jobs.errors import JobInvalid
 from jobs.spec.parse import Document, parse
+from tests.unit.jobs.spec.test_parse import RULES
 
 AS_TYPED = ["112", "3.10", "0510210600", "1e3", "1e999", "9" * 400, "true", "False", "no", "0x1F", ".inf", "2024-01-01",
             "-5", "12:30", "+55"]  # fmt: skip

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from engines.checkpoints import inspection
+from files.allowed_paths import NotAllowed
 from jobs.spec.checkpoint_names import MOST_FOLDERS, Models, Unresolved, find
-from jobs.spool.recordings import NotAllowed
 from tests.headers import F5, TONE, save
 
 

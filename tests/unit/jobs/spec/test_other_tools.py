@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.jobs.spec.test_parse import RULES
 
 from jobs.spec import other_tools
 from jobs.spec.job_spec import JobSpec
 from jobs.spec.parse import parse
+from tests.unit.jobs.spec.test_parse import RULES
 
 
 @pytest.mark.parametrize(

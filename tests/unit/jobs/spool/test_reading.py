@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from engines.checkpoints.requirements import Need
-from jobs.errors import JobInvalid, Problem
+from files.tree import Problem
+from jobs.errors import JobInvalid
 from jobs.order import Fallback
 from jobs.spec.checkpoint_names import Model
 from jobs.spec.parse import Document, parse

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.spool.recordings import NotAllowed, Places, Snapshots, transcript_beside
+from files.allowed_paths import NotAllowed
+from jobs.spool.places import Places, transcript_beside
+from jobs.spool.recordings import Snapshots
 from tests.in_process import through
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import ConfigError, real_paths
+from files.printable import real_paths
+from jobs.errors import ConfigError
 from jobs.spool.state import State, check
 
 NOBODY = 65534

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import Hold
-from jobs.spool.recordings import Places
+from jobs.spool.places import Places
 from watcher.client.drop import cancel, checked_name, drop
 from watcher.client.submit import Refused, failed, name_from, submit_file, text_job
 from watcher.client.validate import check

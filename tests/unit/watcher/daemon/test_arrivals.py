@@ -16,8 +16,8 @@ import pytest
 
 from engines.base import EngineClass, EngineInfo
 from jobs.spec.rules import Rules
+from jobs.spool.places import Places
 from jobs.spool.reading import Reading
-from jobs.spool.recordings import Places
 from tests.in_process import ENGINES, Voice
 from tests.spooling import until
 from watcher.config.settings import Limits, Ready

@@ -94,7 +94,8 @@ def test_what_can_not_be_read_is_said(config: Config, tmp_path: Path) -> None:
     save(config.voices / "locked.wav", speech(8.0)).chmod(0)
     (config.voices / "locked").mkdir(mode=0)
     code = (
-        "import sys; from pathlib import Path; from watcher.config.settings import load; from watcher.models.voices import recordings\n"
+        "import sys; from pathlib import Path\n"
+        "from watcher.config.settings import load; from watcher.models.voices import recordings\n"
         "for voice in recordings(load(Path(sys.argv[1]))): print(voice.name, *voice.recording.errors)"
     )
     words = [*as_an_ordinary_user(), sys.executable, "-c", code, str(tmp_path / "config.yaml")]

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from engines.errors import RequestRefused
-from engines.f5 import reference
-from engines.f5.reference import LONGEST_S, fitted
+from engines.f5.net import reference
+from engines.f5.net.reference import LONGEST_S, fitted
 
 RATE_HZ = 24_000
 BEGIN_S = 0.1  # of silence that is cut off at the beginning

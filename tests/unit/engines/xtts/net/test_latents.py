@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.xtts.latents import LatentCache
+from engines.xtts.net.latents import LatentCache
 from tests.depriving import as_an_ordinary_user
 from tests.spooling import PATIENCE_S, ROOT
 
@@ -149,7 +149,7 @@ def test_a_read_only_folder_still_gives(cache: LatentCache) -> None:
     (cache.folder / f"{OTHER}.latents").write_bytes(b"damaged")
     cache.folder.chmod(0o500)
     code = (
-        "import sys; from pathlib import Path; from engines.xtts.latents import LatentCache\n"
+        "import sys; from pathlib import Path; from engines.xtts.net.latents import LatentCache\n"
         "import numpy\n"
         "cache = LatentCache(Path(sys.argv[1]))\n"
         f"cache.put({'a' * 40!r}, {{'x': numpy.zeros(3, numpy.float32)}})\n"
@@ -172,7 +172,8 @@ def test_a_full_disk_is_no_obstacle(cache: LatentCache) -> None:
     """What does not fit is not kept, leaves nothing behind, and the next one that fits is kept."""
     assert cache.folder is not None
     code = (
-        "import resource, signal, sys; from pathlib import Path; from tests.unit.engines.xtts.test_latents import *\n"
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from tests.unit.engines.xtts.net.test_latents import *\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails, as on a full disk\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "cache = LatentCache(Path(sys.argv[1]))\n"
@@ -200,7 +201,7 @@ def test_several_processes_share_it(cache: LatentCache) -> None:
     """While all of them write, read and make room at once, nobody fails or sees another's half."""
     assert cache.folder is not None
     code = (
-        "import sys; from pathlib import Path; from tests.unit.engines.xtts.test_latents import hammer\n"
+        "import sys; from pathlib import Path; from tests.unit.engines.xtts.net.test_latents import hammer\n"
         "hammer(Path(sys.argv[1]), int(sys.argv[2]))"
     )
     words = [sys.executable, "-c", code, str(cache.folder)]

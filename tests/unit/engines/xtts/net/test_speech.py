@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engines.base import Chunk
 from engines.errors import OutOfMemory, RequestRefused
-from engines.xtts.latents import LatentCache
+from engines.xtts.net.latents import LatentCache
 from tests import sounds, tiny
 from tests.model_files import Runs
 

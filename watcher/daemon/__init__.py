@@ -1,0 +1,5 @@
+"""The loop: wake -> arrivals -> claim -> schedule -> executor -> publish.
+
+Session, intake, arrivals, events, status.json, signals, systemd.
+May import `watcher.readers`, `watcher.executors`, `watcher.client`, `watcher.config`, `jobs`.
+"""

@@ -1,0 +1,5 @@
+"""Who renders orders. `local` is the worker process on this machine.
+
+One room for each executor.
+May import `watcher.config`, `jobs`.
+"""
