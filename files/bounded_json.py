@@ -13,7 +13,7 @@ from typing import Any
 
 LARGEST = 4 << 20
 """Bytes; the vocab.json of XTTS-v2 has 361,219."""
-MOST_VALUES = 300_000
+MAX_VALUES = 300_000
 """Commas and opening brackets; that vocab.json has 20,000."""
 
 
@@ -39,7 +39,7 @@ def read(path: Path, largest: int = LARGEST) -> Any:
     return parse(data)
 
 
-def parse(data: bytes, most_values: int = MOST_VALUES, hook: _Hook | None = None) -> Any:
+def parse(data: bytes, most_values: int = MAX_VALUES, hook: _Hook | None = None) -> Any:
     """As `read`, from bytes whose number is bounded; in UTF-8, since in others a character may hide a comma.
 
     Args:

@@ -18,7 +18,7 @@ Scalar = str | int | float | bool | None
 Path = tuple[str | int, ...]
 
 TOO_LARGE = "this number is too large; if text is meant, put it in quotes"
-_LONGEST_NUMBER = 300
+_MAX_NUMBER = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,12 +284,12 @@ class Builder:
 
 def number(text: str, base: int = 10) -> int | None:
     """A whole number, or None when it has so many digits that reading it would be an attack."""
-    return int(text, base) if len(text) <= _LONGEST_NUMBER else None
+    return int(text, base) if len(text) <= _MAX_NUMBER else None
 
 
 def fraction(text: str) -> float | None:
     """A number with a point or an exponent; None when it is too long or too large for a float."""
-    value = float(text) if len(text) <= _LONGEST_NUMBER else inf
+    value = float(text) if len(text) <= _MAX_NUMBER else inf
     return None if value in (inf, -inf) else value
 
 

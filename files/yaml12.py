@@ -213,7 +213,7 @@ _WORDS: dict[str, Scalar] = {
     **dict.fromkeys((s + i for s in ("", "+") for i in (".inf", ".Inf", ".INF")), float("inf")),
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
 }
-_LONGEST_WORD = 5
+_MAX_WORD = 5
 _NUMBER_STARTS = frozenset("0123456789+-.")
 _INT = re.compile(r"[-+]?[0-9]+")
 _OTHER_BASE = re.compile(r"0o([0-7]+)|0x([0-9a-fA-F]+)")
@@ -226,7 +226,7 @@ def plain(text: str) -> tuple[Scalar, str]:
     Returns:
         The value, and what is wrong with it ("" when nothing is).
     """
-    if len(text) <= _LONGEST_WORD and text in _WORDS:
+    if len(text) <= _MAX_WORD and text in _WORDS:
         return _WORDS[text], ""
     if text[0] not in _NUMBER_STARTS:
         return text, ""

@@ -12,11 +12,11 @@ from pathlib import PurePosixPath
 RESULT_MARKS = {"done": "", "failed": ".failed", "cancelled": ".cancelled"}
 
 # 255 bytes is the limit of every common file system; this leaves room for `.cancelled~12345` and `.subtitle`.
-LONGEST_BYTES = 220
-LONGEST_FOLDERS_BYTES = 2000  # a path has 4095 in all; escaped, a name can be three times as long as in the inbox
+MAX_BYTES = 220
+MAX_FOLDERS_BYTES = 2000  # a path has 4095 in all; escaped, a name can be three times as long as in the inbox
 
 JOB_SUFFIXES = (".yaml", ".yml", ".json")
-LONGEST_GIVEN_BYTES = 243  # as a file's name it gets an extension, and a number where it is taken
+MAX_GIVEN_BYTES = 243  # as a file's name it gets an extension, and a number where it is taken
 _NOT_TYPED = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 _FORBIDDEN = frozenset('<>:"/\\|?*%')
@@ -48,17 +48,17 @@ def safe_name(name: str) -> str:
         escaped = escaped[: mark.start()] + _percent(escaped[mark.start()]) + escaped[mark.start() + 1 :]
     if escaped[-1:] in {".", " "}:
         escaped = escaped[:-1] + _percent(escaped[-1])
-    if len(escaped.encode()) <= LONGEST_BYTES:
+    if len(escaped.encode()) <= MAX_BYTES:
         return escaped or "%"
     digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=10).hexdigest()
-    kept = escaped.encode()[: LONGEST_BYTES - len(_SHORTENED) - len(digest)].decode(errors="ignore")
+    kept = escaped.encode()[: MAX_BYTES - len(_SHORTENED) - len(digest)].decode(errors="ignore")
     return kept + _SHORTENED + digest
 
 
 def safe_folders(parts: Sequence[str]) -> list[str]:
     """The same for the folders on the way to a result; so many of them that a path could get too long become one."""
     folders = [safe_name(part) for part in parts]
-    return folders if len("/".join(folders).encode()) <= LONGEST_FOLDERS_BYTES else [safe_name("/".join(parts))]
+    return folders if len("/".join(folders).encode()) <= MAX_FOLDERS_BYTES else [safe_name("/".join(parts))]
 
 
 def _allowed(char: str) -> bool:
@@ -89,8 +89,8 @@ def checked_name(name: str) -> str:
         raise ValueError("a name is text without control characters")
     if any(part.startswith(".") for part in parts):
         raise ValueError("no part of a name begins with a dot, since such files are hidden")
-    if any(len(os.fsencode(part)) > LONGEST_GIVEN_BYTES for part in parts):
-        raise ValueError(f"each part of a name is at most {LONGEST_GIVEN_BYTES} bytes long")
+    if any(len(os.fsencode(part)) > MAX_GIVEN_BYTES for part in parts):
+        raise ValueError(f"each part of a name is at most {MAX_GIVEN_BYTES} bytes long")
     return "/".join(parts)
 
 
@@ -109,10 +109,10 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
-MOST_NUMBERS = 8
+MAX_NUMBERS = 8
 
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:
     """Sort key that puts `part-9` before `part-10`; of a name of a hundred numbers, the first few count as such."""
-    parts = enumerate(re.split(r"(\d{1,18})", name, maxsplit=MOST_NUMBERS))
+    parts = enumerate(re.split(r"(\d{1,18})", name, maxsplit=MAX_NUMBERS))
     return tuple((int(part), "") if place % 2 else (-1, part) for place, part in parts)

@@ -48,7 +48,7 @@ from jobs.spool import uploads
 from jobs.spool.lock import Lock
 from jobs.spool.places import transcript_beside
 from jobs.spool.reading import AT_ONCE_BYTES, BeingRead, ReadElsewhere, Reading, keep_understood, understood
-from jobs.spool.recordings import MOST_NEAREST, Copies, Snapshots
+from jobs.spool.recordings import MAX_NEAREST, Copies, Snapshots
 from jobs.spool.store import Claim, Store, deadly
 
 BEGINNING_BYTES = 4096  # of a job file that is too large to be read
@@ -304,7 +304,7 @@ def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Cop
         try:
             path = places.find(name, folder)
             if path is None:
-                problems[name] = places.missing(name, folder, with_nearest=len(problems) < MOST_NEAREST)
+                problems[name] = places.missing(name, folder, with_nearest=len(problems) < MAX_NEAREST)
                 continue
             recordings[name] = yield from copies.take(path, claim.folder / "recordings")
             if text := transcript_beside(path):

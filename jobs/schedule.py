@@ -9,7 +9,7 @@ from itertools import islice
 from sortedcontainers import SortedKeyList
 
 URGENT = 10  # above the highest priority a job can ask for
-MOST_URGENT_IN_A_ROW = 8
+MAX_URGENT_IN_A_ROW = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Schedule:
     def _oldest(self) -> Ticket:
         """The head of the queue; now and then of the part of it that is to be rendered."""
         oldest: Ticket = self._ready[0]
-        if oldest.priority == URGENT and self._urgent_in_a_row >= MOST_URGENT_IN_A_ROW:
+        if oldest.priority == URGENT and self._urgent_in_a_row >= MAX_URGENT_IN_A_ROW:
             place = self._ready.bisect_key_left((-URGENT + 1,))
             oldest = self._ready[place] if place < len(self._ready) else oldest
         self._urgent_in_a_row = self._urgent_in_a_row + 1 if oldest.priority == URGENT else 0

@@ -161,11 +161,11 @@ def _sampled(checkpoint: Path, rows: int) -> Taken:
     """All as long as fit into one batch together."""
     f5_models.prepare()
     from engines.f5.net.flow import Course
-    from engines.f5.net.model import MOST_ROWS
+    from engines.f5.net.model import MAX_ROWS
 
     kind = tiny_f5.KINDS["f5-v1-base"]
     model = f5_models.Built(checkpoint, base_models.need("vocos"), kind.full, kind.flags).load()
-    frames = MOST_ROWS["cpu"] // 2 // rows
+    frames = MAX_ROWS["cpu"] // 2 // rows
     lengths = [(frames // 4, frames // 8, frames)]
     some = [f5_models.request(kind.full, 0, Course(2), number, lengths) for number in range(rows)]
     said = sum(model.request_bytes(one) for one in some)

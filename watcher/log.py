@@ -35,7 +35,7 @@ log: Any = structlog.get_logger()
 _LEVELS: Mapping[Level, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _FIRST = ("timestamp", "level", "event", "action", "job_id")
 _DEEPEST = 6
-_LONGEST_TRACEBACK = 60
+_MAX_TRACEBACK = 60
 
 
 def configure(stream: TextIO | None = None, level: Level = "info") -> None:
@@ -104,7 +104,7 @@ def _exception(exc_info: object) -> BaseException | None:
 def _traceback(error: BaseException) -> str:
     """The traceback's last lines. No line of a message in it looks like one of ours."""
     text = "".join(traceback.format_exception(error, chain=True))
-    return "\n".join("  | " + printable(line, 500) for line in text.splitlines()[-_LONGEST_TRACEBACK:])
+    return "\n".join("  | " + printable(line, 500) for line in text.splitlines()[-_MAX_TRACEBACK:])
 
 
 def _clean(value: object, depth: int = 0) -> object:

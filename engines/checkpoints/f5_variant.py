@@ -138,7 +138,7 @@ _TEXT_COST = 1000
 
 # --- beside it -------------------------------------------------------------------------------------------------------
 
-_MOST_BESIDE, _MOST_NAMES = 20, 10_000
+_MAX_BESIDE, _MAX_NAMES = 20, 10_000
 
 
 def _beside(model: Path, sizes: Sizes) -> tuple[Variant, list[str]]:
@@ -171,14 +171,14 @@ def _own(model: Path) -> list[Path]:
 def _of_training(model: Path) -> list[Path]:
     """What a training run of f5-tts leaves beside its checkpoints: its configuration, Hydra's and the web page's."""
     try:
-        there = sorted(model.parent.iterdir())[:_MOST_NAMES]
+        there = sorted(model.parent.iterdir())[:_MAX_NAMES]
     except OSError:
         return []
     others = {one.stem for one in there if one.suffix in (".pt", ".pth", ".safetensors")}
     beside = [one for one in there if one.suffix in (".yaml", ".yml") and one.stem not in others]
     runs = (run for day in there if _DAY.fullmatch(day.name) for run in sorted(day.glob("*/.hydra/config.yaml")))
     places = (model.with_name("setting.json"), model.with_name(".hydra") / "config.yaml", *beside, *runs)
-    return [place for place in places if place.is_file()][:_MOST_BESIDE]
+    return [place for place in places if place.is_file()][:_MAX_BESIDE]
 
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -290,7 +290,7 @@ def _hint(model: Path) -> str:
         beside = sorted(one.stem for one in model.parent.iterdir() if one.name.startswith("pretrained_"))
     except OSError:
         beside = []
-    for name in (model.stem, model.parent.name, *beside[:_MOST_BESIDE]):
+    for name in (model.stem, model.parent.name, *beside[:_MAX_BESIDE]):
         if found := _IN_A_NAME.search(name):
             said = found[0].lower()
             kind = {"1250000": "v1", "1200000": "v0"}.get(said, said)

@@ -20,9 +20,9 @@ LIBRARY_SYMBOLS = 2545
 
 _BYTES = 256  # symbols of a model that has no vocabulary: f5-tts trains such ones, and speaks with none
 _LARGEST = 1 << 20
-_MOST_LINES = 100_000
-_MOST_BYTES = 4 << 20  # of all that are looked at in one place; the library's own has 11,000
-_MOST_FOLDERS, _MOST_FILES = 2_000, 200
+_MAX_LINES = 100_000
+_MAX_BYTES = 4 << 20  # of all that are looked at in one place; the library's own has 11,000
+_MAX_FOLDERS, _MAX_FILES = 2_000, 200
 _FOLDERS_ABOVE = 3  # from ckpts/NAME/DATE of a training run to its root
 
 
@@ -72,8 +72,8 @@ def read(path: Path) -> Vocabulary:
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
         raise ValueError(f"it is larger than {_LARGEST:,} bytes")
-    if max(data.count(b"\n"), data.count(b"\r")) > _MOST_LINES:
-        raise ValueError(f"it has more than {_MOST_LINES:,} lines")
+    if max(data.count(b"\n"), data.count(b"\r")) > _MAX_LINES:
+        raise ValueError(f"it has more than {_MAX_LINES:,} lines")
     lines = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
     return Vocabulary(path, (lines[0] or " ", *lines[1:]))
 
@@ -108,9 +108,9 @@ class Shelf:
         """In the order of their paths; a bounded number of them."""
         if self.folder is None:
             return ()
-        folders = islice(os.walk(self.folder), _MOST_FOLDERS)
+        folders = islice(os.walk(self.folder), _MAX_FOLDERS)
         paths = (Path(folder, name) for folder, _below, names in folders for name in names if _is_one(name))
-        return tuple(_readable(sorted(islice(paths, _MOST_FILES))))
+        return tuple(_readable(sorted(islice(paths, _MAX_FILES))))
 
 
 def find(model: Path, symbols: int, shelf: Shelf) -> Found:
@@ -209,14 +209,14 @@ def _nearby(model: Path) -> Iterator[Vocabulary]:
     folder = Path(os.path.abspath(model.parent))
     places = [folder.parent / NAME]
     for root in islice(folder.parents, _FOLDERS_ABOVE):
-        places += [root / "data" / name / NAME for name in islice(_names(root / "data"), _MOST_FILES)]
+        places += [root / "data" / name / NAME for name in islice(_names(root / "data"), _MAX_FILES)]
     yield from _readable(places)
 
 
 def _beside(model: Path) -> list[Path]:
     """Files beside a model that may be vocabularies; no pipe, which would have to be waited for."""
     paths = (model.parent / name for name in _names(model.parent) if _is_one(name))
-    return list(islice(filter(Path.is_file, paths), _MOST_FILES))
+    return list(islice(filter(Path.is_file, paths), _MAX_FILES))
 
 
 def _names(folder: Path) -> list[str]:
@@ -231,7 +231,7 @@ def _is_one(name: str) -> bool:
 
 
 def _readable(paths: Sequence[Path]) -> Iterator[Vocabulary]:
-    left = _MOST_BYTES
+    left = _MAX_BYTES
     for path in paths:
         try:
             if path.is_file():

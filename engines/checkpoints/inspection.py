@@ -298,7 +298,7 @@ def _tokens(vocab: Path) -> int:
 _STEPS = ("step", "global_step", "update")
 _VALIDATION = ("val_loss", "eval_loss", "validation_loss", "model_loss", "loss")
 _TRAINING = ("train_loss", "training_loss")
-_LONGEST_NUMBER = 100
+_MAX_NUMBER = 100
 _STEP_IN_NAME = re.compile(r"(?:best_model|checkpoint|model|ckpt|step)[_-]([0-9]{1,12})", re.IGNORECASE)
 
 
@@ -324,7 +324,7 @@ def _number(values: Mapping[str, object], names: tuple[str, ...]) -> float | Non
 
 def _short(value: object) -> float | str:
     """A number, or text that is short enough for one: what is longer takes long to read."""
-    if isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _LONGEST_NUMBER):
+    if isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _MAX_NUMBER):
         return value
     raise TypeError
 

@@ -17,7 +17,7 @@ from yaml import events
 LARGEST = 64 << 10
 """Bytes; a training configuration of f5-tts has 2,000."""
 
-_MOST_EVENTS, _DEEPEST = 10_000, 16
+_MAX_EVENTS, _DEEPEST = 10_000, 16
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _STARTS = (events.MappingStartEvent, events.SequenceStartEvent)
 _ENDS = (events.MappingEndEvent, events.SequenceEndEvent)
@@ -51,7 +51,7 @@ def parse(text: str) -> Mapping[str, Any]:
 
 def _mappings(loader: Any) -> Mapping[str, Any]:
     found = _Mappings()
-    for _ in range(_MOST_EVENTS):
+    for _ in range(_MAX_EVENTS):
         if (event := loader.get_event()) is None:
             return found.root()
         found.take(event)

@@ -23,10 +23,10 @@ from typing import Any
 
 from engines.modelfiles.tensor_file import DAMAGED, ITEM_BYTES, HoldsCode, Unreadable, quoted
 
-MOST_INSTRUCTIONS = 300_000
+MAX_INSTRUCTIONS = 300_000
 """Two and a half times what a whole XTTS-v2 with the state of its optimizer needs (3,852 tensors); half a second."""
-MOST_ARGUMENTS = 64
-LONGEST_NAME = 200
+MAX_ARGUMENTS = 64
+MAX_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def load(stream: BytesIO) -> Any:
 
 
 def several(stream: BytesIO) -> Iterator[Any]:
-    """Read pickles that follow one another, as `load`; all of them together have `MOST_INSTRUCTIONS`."""
+    """Read pickles that follow one another, as `load`; all of them together have `MAX_INSTRUCTIONS`."""
     used = count(1)
     while True:
         yield _one(stream, used)
@@ -94,8 +94,8 @@ def _one(stream: BytesIO, used: Iterator[int]) -> Any:
     machine = _Machine()
     try:
         for instruction, argument, _place in pickletools.genops(stream):
-            if next(used) > MOST_INSTRUCTIONS:
-                raise Unreadable(f"its list of contents has more than {MOST_INSTRUCTIONS:,} parts", DAMAGED)
+            if next(used) > MAX_INSTRUCTIONS:
+                raise Unreadable(f"its list of contents has more than {MAX_INSTRUCTIONS:,} parts", DAMAGED)
             step = _STEPS.get(instruction.name)
             if step is None:
                 name = instruction.name
@@ -248,7 +248,7 @@ _CALLS: Mapping[str, Callable[..., Any]] = {
 
 def _named(module: str, name: str) -> Name:
     """Raises: HoldsCode for whatever is not known to be data."""
-    if len(_text(module)) + len(_text(name)) > LONGEST_NAME:
+    if len(_text(module)) + len(_text(name)) > MAX_NAME:
         raise ValueError
     path = f"{_REAL_MODULES.get(module, module)}.{name}"
     if any(path in known for known in (_CALLS, _STORAGES, _DTYPES, _CLASSES)):
@@ -286,14 +286,14 @@ def _object(kind: Any, *arguments: Any) -> Any:
 
 
 def _few(arguments: Any) -> tuple[Any, ...]:
-    if not isinstance(arguments, tuple) or len(arguments) > MOST_ARGUMENTS:
+    if not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
         raise TypeError
     return arguments
 
 
 def _storage(described: Any) -> Storage:
     kind, storage, key, *_others = _few(described)
-    if kind != "storage" or not isinstance(key, str) or len(key) > LONGEST_NAME:
+    if kind != "storage" or not isinstance(key, str) or len(key) > MAX_NAME:
         raise ValueError
     return Storage(_STORAGES[storage.path], key)
 

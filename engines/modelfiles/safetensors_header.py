@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 from engines.modelfiles.tensor_file import (
     DAMAGED,
     ITEM_BYTES,
-    MOST_DIMENSIONS,
+    MAX_DIMENSIONS,
     Entry,
     Source,
     Unreadable,
@@ -20,9 +20,9 @@ from engines.modelfiles.tensor_file import (
 )
 from files import bounded_json
 
-LARGEST_HEADER = 2 << 20
+MAX_HEADER = 2 << 20
 """Bytes. The format allows 100 MB; the header of a speech model has a tenth of one."""
-MOST_VALUES = 150_000
+MAX_VALUES = 150_000
 """Commas and brackets; XTTS-v2 has 10,000."""
 
 _DTYPES = {
@@ -40,8 +40,8 @@ def looks_like_it(head: bytes) -> bool:
 def read(source: Source) -> tuple[dict[str, Entry], dict[str, object]]:
     """Tensors and metadata. Raises: Unreadable."""
     length = int.from_bytes(source.at(0, 8), "little")
-    if length > LARGEST_HEADER:
-        raise Unreadable(f"its header claims {length:,} bytes; {LARGEST_HEADER:,} are read", DAMAGED)
+    if length > MAX_HEADER:
+        raise Unreadable(f"its header claims {length:,} bytes; {MAX_HEADER:,} are read", DAMAGED)
     header = _parsed(source.at(8, length))
     metadata = header.pop("__metadata__", None)
     start = 8 + length
@@ -55,7 +55,7 @@ def read(source: Source) -> tuple[dict[str, Entry], dict[str, object]]:
 
 def _parsed(text: bytes) -> dict[str, Any]:
     try:
-        header = bounded_json.parse(text, MOST_VALUES, _unique)
+        header = bounded_json.parse(text, MAX_VALUES, _unique)
     except ValueError:
         raise Unreadable("its header is not the JSON of safetensors", DAMAGED) from None
     if not isinstance(header, dict):
@@ -74,7 +74,7 @@ def _entry(name: str, described: object, start: int) -> Entry:
     if not isinstance(described, Mapping):
         raise _wrong(name)
     kind, shape, places = (described.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not (_sizes(shape) and _sizes(places)) or len(places) != 2 or len(shape) > MOST_DIMENSIONS:
+    if not (_sizes(shape) and _sizes(places)) or len(places) != 2 or len(shape) > MAX_DIMENSIONS:
         raise _wrong(name)
     if not isinstance(kind, str) or kind not in _DTYPES:
         raise Unreadable(

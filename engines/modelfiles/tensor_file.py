@@ -15,7 +15,7 @@ ITEM_BYTES: Mapping[str, int] = {
 }  # fmt: skip
 """Size of one element in bytes, by torch's name of the type."""
 
-MOST_DIMENSIONS = 32
+MAX_DIMENSIONS = 32
 
 
 class Unreadable(Exception):

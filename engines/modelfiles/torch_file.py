@@ -16,7 +16,7 @@ from engines.modelfiles.inert_pickle import Name, Record, Storage, Tensor
 from engines.modelfiles.tensor_file import (
     DAMAGED,
     ITEM_BYTES,
-    MOST_DIMENSIONS,
+    MAX_DIMENSIONS,
     Entry,
     HoldsCode,
     Source,
@@ -25,15 +25,15 @@ from engines.modelfiles.tensor_file import (
 )
 from engines.modelfiles.zip_directory import Record as Archived
 
-LARGEST_PICKLE = 4 << 20
+MAX_PICKLE = 4 << 20
 """Bytes; a whole XTTS-v2 with the state of its optimizer (3,852 tensors) has 370,000."""
 DEEPEST = 32
-MOST_PARTS = 30_000
+MAX_PARTS = 30_000
 """Tensors, values, and what holds them; that file has 6,100."""
-LONGEST_NAME = 500
-MOST_NAMES = 2 << 20
+MAX_NAME = 500
+MAX_NAMES = 2 << 20
 """Characters in the names of all parts; that file has 230,000."""
-_LONGEST_ORDER = 16
+_MAX_ORDER = 16
 
 _SAVE_AGAIN = "Load it where you trust it, with a current torch, and save it again: torch.save(model.state_dict(), …)."
 
@@ -43,10 +43,10 @@ def read(source: Source) -> tuple[dict[str, Entry], dict[str, object]]:
     records = zip_directory.records(source)
     root = _root(records)
     order = records.get(f"{root}/byteorder")
-    if order is not None and (order.size > _LONGEST_ORDER or zip_directory.content(source, order) != b"little"):
+    if order is not None and (order.size > _MAX_ORDER or zip_directory.content(source, order) != b"little"):
         raise Unreadable("it was saved on a big-endian machine", "Save it again on a machine of the usual byte order.")
     listing = records[f"{root}/data.pkl"]
-    if listing.size > LARGEST_PICKLE:
+    if listing.size > MAX_PICKLE:
         raise Unreadable(f"its list of contents has {listing.size:,} bytes", _SAVE_AGAIN)
     parts = _Parts(inert_pickle.load(BytesIO(zip_directory.content(source, listing))))
     places = _Places(source, records, root)
@@ -55,7 +55,7 @@ def read(source: Source) -> tuple[dict[str, Entry], dict[str, object]]:
 
 def refuse_old(source: Source) -> None:
     """Say what a bare pickle is: code, or what torch wrote before version 1.6. Raises: Unreadable, always."""
-    stream = BytesIO(source.at(0, min(source.size, LARGEST_PICKLE)))
+    stream = BytesIO(source.at(0, min(source.size, MAX_PICKLE)))
     try:
         for _ in islice(inert_pickle.several(stream), 4):  # magic number, version, machine, then the object itself
             pass
@@ -114,8 +114,8 @@ class _Parts:
     def _look_at(self, part: Any, name: str, depth: int) -> object:
         self._looked_at += 1
         self._named += len(name)
-        is_too_much = self._looked_at > MOST_PARTS or self._named > MOST_NAMES
-        if is_too_much or depth > DEEPEST or len(name) > LONGEST_NAME:
+        is_too_much = self._looked_at > MAX_PARTS or self._named > MAX_NAMES
+        if is_too_much or depth > DEEPEST or len(name) > MAX_NAME:
             raise Unreadable("its list of contents is nested beyond all measure", DAMAGED)
         if isinstance(part, Tensor):
             if name in self.tensors:
@@ -161,7 +161,7 @@ class _Places:
         storage, shape, stride, first = tensor.storage, tensor.shape, tensor.stride, tensor.offset
         dtype = tensor.dtype or (storage.dtype if isinstance(storage, Storage) else None)
         sound = isinstance(storage, Storage) and _sizes(shape) and _sizes(stride) and _sizes((first,))
-        if not sound or dtype is None or len(shape) != len(stride) or len(shape) > MOST_DIMENSIONS:
+        if not sound or dtype is None or len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS:
             raise Unreadable(f"it describes the tensor {quoted(name)} wrongly", DAMAGED)
         record = self._records.get(f"{self._root}/data/{storage.key}")
         if record is None:

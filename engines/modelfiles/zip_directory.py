@@ -14,10 +14,10 @@ from struct import Struct
 
 from engines.modelfiles.tensor_file import COPY_AGAIN, DAMAGED, Source, Unreadable, quoted
 
-LARGEST_DIRECTORY = 4 << 20
+MAX_DIRECTORY = 4 << 20
 """Bytes; that of a whole XTTS-v2 with the state of its optimizer (3,852 tensors) has 400,000."""
-MOST_RECORDS = 15_000
-_LONGEST_EXTRA = 128
+MAX_RECORDS = 15_000
+_MAX_EXTRA = 128
 """Bytes of a record's extra fields: zip64's has 28, and other archivers add times and owners."""
 
 _END = Struct("<4s4H2LH")
@@ -25,7 +25,7 @@ _END_64_PLACE = Struct("<4sLQL")
 _END_64 = Struct("<4sQ2H2L4Q")
 _CENTRAL = Struct("<4s6H3L5H2L")
 _LOCAL = Struct("<4s5H3L2H")
-_LONGEST_COMMENT = 0xFFFF
+_MAX_COMMENT = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ class Record:
 def records(source: Source) -> dict[str, Record]:
     """Every record by its name. Raises: Unreadable."""
     place, size = _directory(source)
-    found = sorted(islice(_records(source.at(place, size)), MOST_RECORDS + 1), key=lambda record: record.header)
-    if len(found) > MOST_RECORDS:
-        raise Unreadable(f"its directory has more than {MOST_RECORDS:,} records", DAMAGED)
+    found = sorted(islice(_records(source.at(place, size)), MAX_RECORDS + 1), key=lambda record: record.header)
+    if len(found) > MAX_RECORDS:
+        raise Unreadable(f"its directory has more than {MAX_RECORDS:,} records", DAMAGED)
     named = {}
     for record, end in pairwise([*found, Record("", place, 0)]):
         if record.name in named:
@@ -80,7 +80,7 @@ def content(source: Source, record: Record) -> bytes:
 
 def _directory(source: Source) -> tuple[int, int]:
     """Where the central directory begins, and its size in bytes."""
-    start = max(0, source.size - _END.size - _LONGEST_COMMENT)
+    start = max(0, source.size - _END.size - _MAX_COMMENT)
     tail = source.at(start, source.size - start)
     found = tail.rfind(b"PK\5\6", 0, len(tail) - _END.size + 4)
     if found < 0:
@@ -93,7 +93,7 @@ def _directory(source: Source) -> tuple[int, int]:
         signature, *_others, size, place = _END_64.unpack(source.at(end, _END_64.size))
         if signature != b"PK\6\6":
             raise Unreadable("its directory is not where its end says", DAMAGED)
-    if size > LARGEST_DIRECTORY or place + size > end:
+    if size > MAX_DIRECTORY or place + size > end:
         raise Unreadable(f"its directory claims {size:,} bytes", DAMAGED)
     return place, size
 
@@ -106,7 +106,7 @@ def _records(directory: bytes) -> Iterator[Record]:
         (_signature, _made, _needed, flags, method, _time, _date, _crc, packed, size, name_length, extra_length,
          comment_length, _disk, _inner, _outer, header) = _CENTRAL.unpack_from(directory, place)  # fmt: skip
         place += _CENTRAL.size
-        if extra_length > _LONGEST_EXTRA:
+        if extra_length > _MAX_EXTRA:
             raise Unreadable("its directory is damaged", DAMAGED)
         name = directory[place : place + name_length]
         extra = directory[place + name_length : place + name_length + extra_length]

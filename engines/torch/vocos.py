@@ -26,7 +26,7 @@ from engines.torch.source import Source
 CONFIG, WEIGHTS = "config.yaml", "pytorch_model.bin"
 _EPS = 1e-6
 _LOUDEST = 100.0  # magnitudes above are cut
-_MOST_LAYERS = 1000
+_MAX_LAYERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def _numbers(hears: Mapping[str, Any], thinks: Mapping[str, Any], speaks: Mappin
         inner=int(thinks["intermediate_dim"]),
         layers=int(thinks["num_layers"]),
     )
-    if min(astuple(shape)) < 1 or shape.layers > _MOST_LAYERS:
+    if min(astuple(shape)) < 1 or shape.layers > _MAX_LAYERS:
         raise ValueError(f"no vocoder has such sizes: {shape}")
     return shape
 

@@ -21,8 +21,8 @@ from engines.errors import RequestRefused
 from engines.modelfiles.tensors import Entry
 from files import bounded_json
 
-MOST_NAMES = 3
-LARGEST_JSON = 1 << 20
+MAX_NAMES = 3
+MAX_JSON = 1 << 20
 _FILLS = {Tensor.normal_, Tensor.uniform_}
 _FILLING_MODULES = {"torch.nn.init", "transformers.initialization"}
 
@@ -131,8 +131,8 @@ def _check_values(path: Path, name: str, tensor: Tensor) -> None:
 
 def _some(names: Iterable[str]) -> str:
     names = list(names)
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 class Adapter:
@@ -180,7 +180,7 @@ class Adapter:
 
 def json_in(path: Path) -> Any:
     """What a small file beside the weights says. Raises: OSError, ValueError."""
-    return bounded_json.read(path, LARGEST_JSON)
+    return bounded_json.read(path, MAX_JSON)
 
 
 def _lora_strength(config: Path) -> tuple[int, float]:

@@ -22,9 +22,9 @@ FASTEST_HZ = 192_000
 RATE_STEP_HZ = 25
 """Every rate in use is a multiple of this. Other rates share no large divisor with an engine's own, and converting
 them exactly would take a filter of gigabytes."""
-MOST_CHANNELS = 8
+MAX_CHANNELS = 8
 """As many as 7.1 has; libsndfile would take a thousand."""
-LONGEST_S = 3600.0
+MAX_S = 3600.0
 """No recording of a voice is longer; what claims to be is a whole audio book, or a header with a wrong length."""
 LOUDEST = 100.0
 """40 dB above full scale. Programs that count in floats go over it by some dB; what is louder is no sound."""

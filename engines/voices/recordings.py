@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEAD_BYTES = 512  # enough to tell kinds of files apart
-MOST_SAMPLES = 6_000_000  # looked at, all channels together: a minute of the usual kinds, and 24 MB
-MOST_READ = 24_000_000  # for an engine: a minute of any number of channels and any rate that people have
+MAX_SAMPLES = 6_000_000  # looked at, all channels together: a minute of the usual kinds, and 24 MB
+MAX_READ = 24_000_000  # for an engine: a minute of any number of channels and any rate that people have
 STREAMED_BYTES = 0x7FF00000  # programs that write WAV to a pipe promise 2 or 4 GB, not knowing the length
 WHOLE = 1.01  # a promise that is kept but for odd bytes at the end
 _PROMISE = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)$", re.MULTILINE)
@@ -96,7 +96,7 @@ def read(path: Path, max_s: float) -> tuple[NDArray[np.float32], int]:
 
     Args:
         path: Of the file itself, not of a link to it.
-        max_s: Seconds wanted; no more is decoded, and no more than `MOST_READ` samples.
+        max_s: Seconds wanted; no more is decoded, and no more than `MAX_READ` samples.
 
     Returns:
         Samples of shape [channels, n], full scale at 1, as far as they can be decoded; and their rate in Hz.
@@ -108,7 +108,7 @@ def read(path: Path, max_s: float) -> tuple[NDArray[np.float32], int]:
         with _opened(path) as file:
             for found in _in_header(file):
                 raise found
-            samples = _decoded(file, min(math.ceil(max_s * file.samplerate), MOST_READ // file.channels))
+            samples = _decoded(file, min(math.ceil(max_s * file.samplerate), MAX_READ // file.channels))
             if not samples.size:
                 raise _Found("empty")
             return samples, int(file.samplerate)
@@ -158,7 +158,7 @@ def _in_header(file: Any) -> Iterator[_Found]:
         yield _Found("slow", rate_hz=rate_hz)
     elif rate_hz > limits.FASTEST_HZ or rate_hz % limits.RATE_STEP_HZ:
         yield _Found("odd_rate", rate_hz=rate_hz)
-    if file.channels > limits.MOST_CHANNELS:
+    if file.channels > limits.MAX_CHANNELS:
         yield _Found("crowd", channels=file.channels)
 
 
@@ -179,7 +179,7 @@ def _examined(file: Any, path: Path, shown: str) -> Recording:
     frames, rate_hz, sound = int(file.frames), int(file.samplerate), Sound()
     found = list(_in_header(file))
     if not found:
-        wanted = min(frames, round(limits.EXAMINED_S * rate_hz), MOST_SAMPLES // file.channels)
+        wanted = min(frames, round(limits.EXAMINED_S * rate_hz), MAX_SAMPLES // file.channels)
         samples = _decoded(file, wanted)
         promised = _promised(file)
         if samples.shape[1] < wanted:
@@ -225,7 +225,7 @@ def _in_length(length_s: float, promised_s: float) -> Iterator[_Found]:
         yield _Found("too_short", length_s=length_s)
     elif length_s < limits.SHORT_S:
         yield _Found("short", length_s=length_s)
-    elif length_s > limits.LONGEST_S:
+    elif length_s > limits.MAX_S:
         yield _Found("endless", hours=length_s / 3600)
     elif length_s > limits.EXAMINED_S:
         yield _Found("long", length_s=length_s)

@@ -18,7 +18,7 @@ from engines.errors import EngineMissing, OutOfMemory, RequestRefused
 from engines.neural_engine import prepare, version_of
 from files import cache, digests
 
-LONGEST_S = 30.0
+MAX_S = 30.0
 """Whisper hears so much at a time; no engine here needs more."""
 
 WHISPER = BaseModel(
@@ -98,10 +98,10 @@ def hear(recording: Path, shown: str, sha256: str, device: Device) -> Heard:
 def _heard(recording: Path, shown: str, folder: Path, device: Device) -> Heard:
     from engines.voices import recordings
 
-    samples, rate_hz = recordings.read(recording, LONGEST_S + 1)
-    if samples.shape[1] > LONGEST_S * rate_hz:
+    samples, rate_hz = recordings.read(recording, MAX_S + 1)
+    if samples.shape[1] > MAX_S * rate_hz:
         raise RequestRefused(
-            f"{shown} is longer than the {LONGEST_S:g} s that Whisper listens to",
+            f"{shown} is longer than the {MAX_S:g} s that Whisper listens to",
             "Cut it to 6 to 12 s, or write down what is said in it.",
         )
     here = prepare(device)

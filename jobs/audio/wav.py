@@ -32,12 +32,12 @@ FADE_S = 0.003
 SILENCE_BLOCK_S = 1.0
 
 # A WAV counts its bytes in 32 bits; a longer one is RF64 (EBU Tech 3306), which players of long files know.
-MOST_WAV_BYTES = 2**32 - 1024
+MAX_WAV_BYTES = 2**32 - 1024
 
 # Far outside what anybody calls speech; numbers and symbols take many words for one character.
 SLOWEST_S_PER_CHAR, SLOWEST_S = 0.6, 3.0
 FASTEST_S_PER_CHAR, FEWEST_CHARS_TO_JUDGE = 0.012, 20
-MOST_CLIPPED = 0.001
+MAX_CLIPPED = 0.001
 
 
 def peak_dbfs(peak: float) -> float | None:
@@ -82,7 +82,7 @@ def _doubts(audio: Audio, text: str, peak: float) -> Iterable[str]:
         yield f"{duration_s:.1f} s of audio for {chars} characters: more than any speech takes"
     if chars > FEWEST_CHARS_TO_JUDGE and duration_s < FASTEST_S_PER_CHAR * chars:
         yield f"{duration_s:.2f} s of audio for {chars} characters: words may be missing"
-    if peak > 1 and np.mean(np.abs(audio.samples) > 1) > MOST_CLIPPED:
+    if peak > 1 and np.mean(np.abs(audio.samples) > 1) > MAX_CLIPPED:
         yield "the audio is louder than full scale and was clipped"
 
 
@@ -188,7 +188,7 @@ def wav_header(rate_hz: int, frames: int) -> bytes:
     """What stands before the samples of a mono 16-bit file: RIFF (44 bytes), or RF64 (80) when it is too long."""
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate_hz, 2 * rate_hz, 2, 16)
     data_bytes = 2 * frames
-    if data_bytes <= MOST_WAV_BYTES:
+    if data_bytes <= MAX_WAV_BYTES:
         return (
             struct.pack("<4sI4s", b"RIFF", 36 + data_bytes, b"WAVE") + form + struct.pack("<4sI", b"data", data_bytes)
         )

@@ -23,7 +23,7 @@ from jobs.spec.job_spec import JobSpec, Segment
 from jobs.text.pieces import PARAGRAPH_PAUSE_MS, SENTENCE_PAUSE_MS, PauseMark, pieces
 
 # More silence than this in one job, beyond what speech has by nature, is a mistake or an attack on the disk.
-MOST_SILENCE_S = 3600.0
+MAX_SILENCE_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,9 @@ def lines_of(stage: Stage) -> list[Line]:
     if not any(line.chunk for line in lines):
         raise RequestRefused("there is nothing to speak in this job", "Its text needs at least one letter or digit.")
     silence_s = _check_silence(sum(line.pause_after_ms for line in lines), stage)
-    if silence_s > MOST_SILENCE_S + len(lines) * PARAGRAPH_PAUSE_MS / 1000:
+    if silence_s > MAX_SILENCE_S + len(lines) * PARAGRAPH_PAUSE_MS / 1000:
         raise RequestRefused(
-            f"the pauses of this job add up to {silence_s:.0f} s; at most {MOST_SILENCE_S:.0f} s are allowed",
+            f"the pauses of this job add up to {silence_s:.0f} s; at most {MAX_SILENCE_S:.0f} s are allowed",
             "Shorten the pauses, or make several jobs of it.",
         )
     return lines

@@ -22,13 +22,13 @@ from jobs.render import spoken
 from jobs.render.chunk_cache import KeptChunks, Length
 from jobs.render.chunk_plan import Line, Stage, too_long
 from jobs.render.preparation import Prepared
-from jobs.render.spoken import MOST_CHUNKS, Spans
+from jobs.render.spoken import MAX_CHUNKS, Spans
 
 __all__ = ["Order", "Progress", "Ready", "Rendering", "Stopped", "render"]
 
 MODEL_FACTS = ("architecture", "sha256", "step", "validation_loss")
 _NOT_ENGINE = {"warnings", "settings", "transcripts", *MODEL_FACTS}
-MOST_REASONS = 20
+MAX_REASONS = 20
 LINES_PER_SIGN_OF_LIFE = 500
 
 
@@ -167,7 +167,7 @@ class _Work:
 
 
 def _verdict(doubts: Sequence[str]) -> Mapping[str, Any]:
-    return {"verdict": "doubtful" if doubts else "ok", "reasons": doubts[:MOST_REASONS]}
+    return {"verdict": "doubtful" if doubts else "ok", "reasons": doubts[:MAX_REASONS]}
 
 
 def _one_of(missing: Sequence[tuple[str, Chunk]], index: object) -> tuple[str, Chunk]:
@@ -202,7 +202,7 @@ def _assemble(stage: Stage, work: _Work) -> tuple[Mapping[str, Any], Spans]:
 
 def _chunks_file(stage: Stage, spans: Spans) -> str:
     """Name of the file that holds the times of more chunks than a manifest should; "" when there are fewer."""
-    if len(spans.chunks) <= MOST_CHUNKS:
+    if len(spans.chunks) <= MAX_CHUNKS:
         return ""
     name = f"{stage.order.stem}.chunks.json"
     spans.keep(Path(stage.order.result_dir) / name)

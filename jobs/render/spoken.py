@@ -12,7 +12,7 @@ from files.printable import printable_json
 from jobs.render.chunk_plan import Line, Stage
 from jobs.spec.job_spec import Segment
 
-MOST_CHUNKS = 500
+MAX_CHUNKS = 500
 """In the manifest itself; more of them are a file of their own."""
 DEFAULT_SPEAKER = "default"
 """The voice of an engine that has no name for it."""

@@ -25,7 +25,7 @@ from jobs.results.assembly import Assembly
 from jobs.results.outbox_id import SPOOL_FOLDER, found_new, gone, ours_alone, read_id, spool_folder
 
 MANIFEST = "manifest.json"
-MOST_NAMES, MOST_FOLDERS = 250_000, 1_000  # about 50 MB, once names of results taken away long ago have piled up
+MAX_NAMES, MAX_FOLDERS = 250_000, 1_000  # about 50 MB, once names of results taken away long ago have piled up
 PROBE_BYTES = 64 << 10
 TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})  # a rename never replaces a folder with files in it
 NO_PERMISSIONS = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS})  # exFAT, many SMB mounts
@@ -311,7 +311,7 @@ class Outbox:
         """Note a name that is taken now, if the names beside it are known; there is a bound to what is kept in mind."""
         if (names := self._names.get(parent.path)) is not None:
             names[hash(folded(name))] = name
-            if len(names) > MOST_NAMES or len(self._names) > MOST_FOLDERS:
+            if len(names) > MAX_NAMES or len(self._names) > MAX_FOLDERS:
                 self._names.clear()
 
     def _set_aside(self, parent: OpenFolder, name: str, staging: OpenFolder) -> str | None:

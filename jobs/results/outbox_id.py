@@ -13,7 +13,7 @@ from files.opens import opened_regular, read_at_most
 from jobs.errors import OutboxGone
 
 SPOOL_FOLDER = ".voicespool"
-LONGEST_ID_BYTES = 1024
+MAX_ID_BYTES = 1024
 
 
 def read_id(folder: Path) -> str | None:
@@ -24,7 +24,7 @@ def read_id(folder: Path) -> str | None:
     """
     try:
         with OpenFolder.at(folder) as root, spool_folder(root) as spool, opened_regular("id", spool.fd) as (fd, _):
-            return read_at_most(fd, LONGEST_ID_BYTES).decode(errors="replace").strip() or None
+            return read_at_most(fd, MAX_ID_BYTES).decode(errors="replace").strip() or None
     except (FileNotFoundError, NotADirectoryError):
         return None
 

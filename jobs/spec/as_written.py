@@ -18,10 +18,10 @@ from files.printable import printable
 from files.tree import TOO_LARGE, Path, Problem, Tree, Written, dotted
 from jobs.spec.job_spec import JobSpec, Segment
 
-MOST_WARNINGS = 20
+MAX_WARNINGS = 20
 _SPOKEN = frozenset({"text", "speaker_text"})
 _WITHOUT_SIGNS = frozenset({"language", "engine"})  # no value of theirs has a #, so that behind them it is a comment
-_LONGEST_SHOWN = 60
+_MAX_SHOWN = 60
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class AsWritten:
         if written.fault:
             self.excused.add(dotted(path))
         if _is_cut(key, written.comment) and written.line not in self.warnings:
-            if len(self.warnings) < MOST_WARNINGS:
+            if len(self.warnings) < MAX_WARNINGS:
                 self.warnings[written.line] = Problem(_cut(key, written), dotted(path), written.line)
             else:
                 self.more += 1
@@ -98,7 +98,7 @@ def _is_cut(key: str, comment: str) -> bool:
 
 
 def _cut(key: str, written: Written) -> str:
-    shown = printable(written.comment.rstrip(), _LONGEST_SHOWN)
+    shown = printable(written.comment.rstrip(), _MAX_SHOWN)
     what = "is not spoken" if key == "text" else "is left out"
     or_block = f", or below `{key}: |`, indented" if key in _SPOKEN else ""
     return (

@@ -30,9 +30,9 @@ from jobs.spec.problems import listed, nearest, shown
 
 PREFERRED = ("model", "best_model")
 BEST = "best"
-MOST_FOLDERS = 10_000
-MOST_LOOKED_AT, MOST_COMPARED = 1_000, 200
-MOST_REMEMBERED = 1_000
+MAX_FOLDERS = 10_000
+MAX_LOOKED_AT, MAX_COMPARED = 1_000, 200
+MAX_REMEMBERED = 1_000
 SETTLED_NS = 2 * 10**9  # two changes within the grain of a file system's clock look like one
 
 
@@ -173,7 +173,7 @@ class Models:
             model = _inspected(real, self._name(real), self.folder)
             known = (beside, model.state()), model
         self._known[real] = known
-        if len(self._known) > MOST_REMEMBERED:
+        if len(self._known) > MAX_REMEMBERED:
             del self._known[next(iter(self._known))]
         return known[1]
 
@@ -278,8 +278,8 @@ def _folders_below(models: Path) -> dict[str, int]:
             seen.add((status.st_dev, status.st_ino))
             found[folder] = status.st_mtime_ns
             left += [os.path.join(folder, name) for name in os.listdir(folder) if name[0] != "."]
-        if len(found) > MOST_FOLDERS:
-            raise Unresolved(f"models/ has more than {MOST_FOLDERS} folders in it; name the model by its whole path")
+        if len(found) > MAX_FOLDERS:
+            raise Unresolved(f"models/ has more than {MAX_FOLDERS} folders in it; name the model by its whole path")
     return found
 
 
@@ -305,7 +305,7 @@ def _why_none(name: str, shelf: Shelf) -> str:
         return f"there is no model {shown(name)}: there are none in models/"
     if PurePosixPath(name).name == BEST and shelf.folders(PurePosixPath(name).parent):
         return f"{shown(name)} can't be told: none of these says its validation loss; there is {listed(files)}"
-    alike = nsmallest(MOST_COMPARED, islice(shelf.named, MOST_LOOKED_AT), key=lambda word: abs(len(word) - len(name)))
+    alike = nsmallest(MAX_COMPARED, islice(shelf.named, MAX_LOOKED_AT), key=lambda word: abs(len(word) - len(name)))
     return f"there is no model {shown(name)} in models/; there is {listed(files)}{nearest(name, alike)}"
 
 

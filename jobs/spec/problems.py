@@ -11,8 +11,8 @@ from typing import Any
 from files.printable import printable
 from files.tree import Path, Problem, Tree, dotted
 
-_LONGEST_SHOWN = 60
-_LONGEST_COMPARED = 40
+_MAX_SHOWN = 60
+_MAX_COMPARED = 40
 
 
 @dataclass(slots=True)
@@ -82,19 +82,17 @@ def shown(value: Any) -> str:
         case bool():
             return "true" if value else "false"
         case int() | float():
-            return f"the number {printable(value, _LONGEST_SHOWN)}"
+            return f"the number {printable(value, _MAX_SHOWN)}"
         case str():
-            return f'"{printable(value, _LONGEST_SHOWN)}"' if value else "an empty text"
+            return f'"{printable(value, _MAX_SHOWN)}"' if value else "an empty text"
         case list() | tuple():
             return f"a list of {len(value)}" if value else "an empty list"
-    return (
-        f"keys with values ({printable(', '.join(list(value)[:3]), _LONGEST_SHOWN)})" if value else "an empty mapping"
-    )
+    return f"keys with values ({printable(', '.join(list(value)[:3]), _MAX_SHOWN)})" if value else "an empty mapping"
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
     """` did you mean …?` with the nearest known word, or "" when none is near."""
-    if not isinstance(word, str) or len(word) > _LONGEST_COMPARED:
+    if not isinstance(word, str) or len(word) > _MAX_COMPARED:
         return ""
     return _nearest(word, tuple(known))
 
@@ -110,7 +108,7 @@ def _nearest(word: str, known: tuple[str, ...]) -> str:
 
 def listed(names: Collection[str], most: int = 20) -> str:
     """`a, b and c`; a long list is cut."""
-    shown_names = [printable(name, _LONGEST_SHOWN) for name in list(names)[:most]]
+    shown_names = [printable(name, _MAX_SHOWN) for name in list(names)[:most]]
     if len(names) > most:
         return ", ".join(shown_names) + f" and {len(names) - most} more"
     return " and ".join(filter(None, [", ".join(shown_names[:-1]), *shown_names[-1:]]))

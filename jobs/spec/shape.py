@@ -22,7 +22,7 @@ from jobs.spec.job_spec import Allowed, JobSpec, Output, Segment
 from jobs.spec.problems import Findings, listed, nearest, shown
 
 LEGACY_SETTINGS = ("speed", "temperature", "repetition_penalty", "length_penalty", "top_k", "top_p")
-_MOST_LISTED = 8
+_MAX_LISTED = 8
 _PLACEHOLDER = {"text": "x"}
 
 
@@ -120,7 +120,7 @@ def _unknown(loc: Path) -> str:
             return f"{said}; it belongs to {where}"
     if instead := other_tools.here(key):
         return f"{said}; here it is {instead}"
-    return said + (nearest(key, known) or f"; those it has are {listed(known, _MOST_LISTED)}")
+    return said + (nearest(key, known) or f"; those it has are {listed(known, _MAX_LISTED)}")
 
 
 def _model(path: Path) -> type[BaseModel]:

@@ -17,7 +17,7 @@ from jobs.spec.problems import listed, nearest
 TRANSCRIPT_BYTES = 1 << 16
 
 
-MOST_COMPARED = 1_000
+MAX_COMPARED = 1_000
 
 
 ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".wave", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
@@ -152,7 +152,7 @@ def _listed(folder: Path) -> list[str]:
         if Path(os.readlink(f"/proc/self/fd/{fd}")) != folder:
             return []
         with os.scandir(fd) as entries:
-            return [entry.name for entry in islice(entries, MOST_COMPARED)]
+            return [entry.name for entry in islice(entries, MAX_COMPARED)]
     finally:
         os.close(fd)
 

@@ -18,7 +18,7 @@ from files.printable import printable
 from jobs.spool.places import Places
 
 BLOCKS_A_SLICE = 8
-MOST_NEAREST = 5
+MAX_NEAREST = 5
 """For how many recordings of one job the nearest name is looked for."""
 
 

@@ -29,9 +29,9 @@ from jobs.spool.claimed_lately import ClaimedLately
 from jobs.spool.state import State
 
 FORMAT = "1"
-LONGEST_ID_BYTES = 100
+MAX_ID_BYTES = 100
 PROBE_BYTES = 64 << 10
-MOST_NAMES_TRIED = 10  # for a file that is put back; the last one is random, so that nobody can have taken all of them
+MAX_NAMES_TRIED = 10  # for a file that is put back; the last one is random, so that nobody can have taken all of them
 NOT_REGULAR = frozenset({errno.ELOOP, errno.EINVAL})  # what `opened_regular` says of links, pipes and the like
 
 
@@ -271,8 +271,8 @@ class Store:
     def _return(self, claim: Claim, source: str) -> None:
         with opened_folder(self.inbox, source) as (folder, name):
             stem = os.fsdecode(os.fsencode(name.removesuffix(claim.suffix))[:200])
-            for number in range(1, MOST_NAMES_TRIED + 1):
-                mark = f" ({number})" if number < MOST_NAMES_TRIED else f" {secrets.token_hex(8)}"
+            for number in range(1, MAX_NAMES_TRIED + 1):
+                mark = f" ({number})" if number < MAX_NAMES_TRIED else f" {secrets.token_hex(8)}"
                 free = name if number == 1 else f"{stem}{mark}{claim.suffix}"
                 if (wanted := source.removesuffix(name) + free) != claim.source:
                     # Noted before, so that `recover` knows of both names if a crash leaves both.
@@ -481,7 +481,7 @@ def read_id(state: Path) -> str | None:
     """The id of an inbox, from its state folder; None when it has none (yet)."""
     try:
         with opened_regular(state / "id") as (fd, _status):
-            return read_at_most(fd, LONGEST_ID_BYTES).decode(errors="replace").strip() or None
+            return read_at_most(fd, MAX_ID_BYTES).decode(errors="replace").strip() or None
     except (FileNotFoundError, NotADirectoryError):
         return None
 

@@ -21,7 +21,7 @@ SENTENCE_PAUSE_MS = 300
 PARAGRAPH_PAUSE_MS = 700
 CLAUSE_PAUSE_MS = 150
 PHRASE_PAUSE_MS = 50
-LONGEST_PAUSE_MS = 60_000
+MAX_PAUSE_MS = 60_000
 
 _MARK = re.compile(r"\[\s*pause\s+(\d{1,9}(?:[.,]\d{1,9})?)\s*(ms|s)\s*\]", re.IGNORECASE)
 _MEANT_AS_MARK = re.compile(r"\[\s*pause(?:\s*[-+]?[.,]?\d[^\[\]\n]{0,40})?\s*\]", re.IGNORECASE)
@@ -33,7 +33,7 @@ _CLAUSE_END = re.compile(r"[,;:)\]»”…](?=\s)|\s[–—-](?=\s)|[、，；�
 
 # Marks above a letter are put in order by a method whose time grows with the square of their number; no language
 # has more than a few (UAX #15, stream-safe text, allows 30).
-_MOST_MARKS = 30
+_MAX_MARKS = 30
 _JOINERS = "\u200c\u200d"
 
 
@@ -104,7 +104,7 @@ def _few_marks(text: str) -> Iterator[str]:
     run = 0
     for char in text:
         run = run + 1 if unicodedata.combining(char) else 0
-        if run <= _MOST_MARKS:
+        if run <= _MAX_MARKS:
             yield char
 
 
@@ -125,8 +125,8 @@ def wrong_marks(text: str) -> Iterator[str]:
         mark = _MARK.fullmatch(found[0])
         if mark is None:
             yield f"{found[0]!r} is no pause mark; write [pause 800ms] or [pause 1.5s]"
-        elif _milliseconds(mark) > LONGEST_PAUSE_MS:
-            yield f"{found[0]!r} is too long; a pause takes at most {LONGEST_PAUSE_MS // 1000} s"
+        elif _milliseconds(mark) > MAX_PAUSE_MS:
+            yield f"{found[0]!r} is too long; a pause takes at most {MAX_PAUSE_MS // 1000} s"
 
 
 def _milliseconds(mark: re.Match[str]) -> int:

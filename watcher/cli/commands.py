@@ -304,14 +304,14 @@ def schema(_app: App, what: str) -> int:
     from engines import registry
     from jobs.results import manifest
     from jobs.spec import schema as job
-    from watcher.client import status as bulletin
+    from watcher.client import status as writer
     from watcher.config import settings
 
     schemas: dict[str, Callable[[], dict[str, Any]]] = {
         "job": lambda: job.job_schema(registry.engines(), registry.planned()),
         "manifest": manifest.schema,
         "config": settings.schema,
-        "status": bulletin.schema,
+        "status": writer.schema,
     }
     click.echo(in_json(schemas[what]()))
     return 0

@@ -17,7 +17,7 @@ from jobs.pipeline import REASONS_TOLD
 from jobs.results.outbox import MANIFEST
 from jobs.spool.inbox_names import JOB_SUFFIXES
 
-_LARGEST_MANIFEST_BYTES = 64 << 20
+_MAX_MANIFEST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _numbered(folder: Path, pattern: str) -> Iterator[Path]:
 def _read(folder: Path) -> Result | None:
     try:
         with (folder / MANIFEST).open("rb") as file:
-            manifest = json.loads(file.read(_LARGEST_MANIFEST_BYTES))
+            manifest = json.loads(file.read(_MAX_MANIFEST_BYTES))
     except (OSError, ValueError):
         return None
     return Result(folder, manifest) if isinstance(manifest, dict) else None

@@ -34,7 +34,7 @@ UNSEEN_CURE = (
 _BELIEVED_S = 3 * AT_LEAST_EVERY_S
 SHOWN = 1000
 SHOWN_RESULTS = 100
-_LARGEST_BYTES = 64 << 20
+_MAX_BYTES = 64 << 20
 
 
 class Part(BaseModel):
@@ -258,7 +258,7 @@ def read(state_dir: Path) -> Mapping[str, Any]:
     """
     try:
         with opened_regular(state_dir / STATUS_NAME) as (fd, _status):
-            status = json.loads(read_at_most(fd, _LARGEST_BYTES))
+            status = json.loads(read_at_most(fd, _MAX_BYTES))
     except PermissionError:
         raise
     except (OSError, ValueError):

@@ -23,7 +23,7 @@ from watcher.client.validate import Checked
 from watcher.config.job_rules import job_rules
 from watcher.config.settings import Config
 
-_LONGEST_SLUG = 40
+_MAX_SLUG = 40
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
@@ -110,9 +110,9 @@ def name_from(text: str) -> str:
     words = re.findall(r"[^\W_]+", text)
     slug = ""
     for word in words:
-        if slug and len(slug) + len(word) >= _LONGEST_SLUG:
+        if slug and len(slug) + len(word) >= _MAX_SLUG:
             break
-        slug = f"{slug}-{word}" if slug else word[:_LONGEST_SLUG]
+        slug = f"{slug}-{word}" if slug else word[:_MAX_SLUG]
     return slug.lower() or "text"
 
 

@@ -17,8 +17,8 @@ from files.tree import Path as Key
 from jobs.errors import ConfigError
 
 EMPTY = Tree({}, 1, {})
-LARGEST_BYTES = 1024 * 1024
-_LONGEST_VALUE = 60
+MAX_BYTES = 1024 * 1024
+_MAX_VALUE = 60
 
 
 def complaints(path: Path | None, problems: Sequence[Problem]) -> ConfigError:
@@ -44,12 +44,12 @@ def read_yaml(path: Path) -> Tree:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(LARGEST_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         hint = "`voicespool init` makes a configuration; without `--config`, ./config.yaml or defaults apply."
         raise ConfigError(f"{printable(path)}: can't be read: {error.strerror}", hint) from None
-    if len(data) > LARGEST_BYTES:
-        raise ConfigError(f"{printable(path)}: larger than a configuration can be ({LARGEST_BYTES} bytes)")
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{printable(path)}: larger than a configuration can be ({MAX_BYTES} bytes)")
     try:
         tree = _only_document(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -187,5 +187,5 @@ def _shown(value: object) -> str:
         return "keys with values"
     if isinstance(value, list):
         return "a list"
-    shown = printable(value, _LONGEST_VALUE)
+    shown = printable(value, _MAX_VALUE)
     return f'"{shown}"' if isinstance(value, str) else shown

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from files import yaml12
 from files.tree import Bounds, Tree, Unreadable
-from watcher.config.complaints import EMPTY, LARGEST_BYTES, complaint, complaints, read_yaml
+from watcher.config.complaints import EMPTY, MAX_BYTES, complaint, complaints, read_yaml
 from watcher.config.layout import overlaps
 
 STATE_FOLDER = ".voicespool"
@@ -337,7 +337,7 @@ def salvaged(path: Path | None) -> Config | None:
     path = Path(CONFIG_NAME) if path is None else path
     try:
         with path.open("rb") as file:
-            text = file.read(LARGEST_BYTES).decode("utf-8-sig", errors="replace")
+            text = file.read(MAX_BYTES).decode("utf-8-sig", errors="replace")
     except OSError:
         return None
     found: dict[str, Any] = {}

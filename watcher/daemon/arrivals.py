@@ -49,8 +49,8 @@ LINKED = f"the file {OTHER_NAMES}"
 ENTRIES_A_STEP = 64
 JOBS_A_STEP = 16
 HINTS_A_STEP = 100
-DEEPEST, LONGEST_BYTES = 64, 4096
-TOO_DEEP = f"more than {DEEPEST} folders deep, or its path has more than {LONGEST_BYTES} bytes"
+DEEPEST, MAX_BYTES = 64, 4096
+TOO_DEEP = f"more than {DEEPEST} folders deep, or its path has more than {MAX_BYTES} bytes"
 MANY = 10_000
 RUN = 10_000
 
@@ -586,7 +586,7 @@ class Arrivals:
 
 def _is_too_deep(source: str) -> bool:
     """Whether a path in the inbox has more folders or bytes than a job's may."""
-    return source.count("/") > DEEPEST or len(os.fsencode(source)) > LONGEST_BYTES
+    return source.count("/") > DEEPEST or len(os.fsencode(source)) > MAX_BYTES
 
 
 def _by_name(source: str) -> tuple[tuple[int, str], ...]:

@@ -34,7 +34,7 @@ class Hints:
         return bool(self.moved or self.touched or self.lost)
 
 
-MOST_HINTS = 10_000  # more than that, and a look at the whole inbox is cheaper
+MAX_HINTS = 10_000  # more than that, and a look at the whole inbox is cheaper
 _MOVED_ITSELF = 0x800  # IN_MOVE_SELF
 
 
@@ -143,7 +143,7 @@ class Events:
             path = os.path.join(folder, os.fsdecode(event.name)) if event.name else folder
             hints = self._hints
             (hints.moved if event.is_moved_to else hints.touched).add(path)
-            if len(hints.moved) + len(hints.touched) > MOST_HINTS:
+            if len(hints.moved) + len(hints.touched) > MAX_HINTS:
                 hints.moved.clear()
                 hints.touched.clear()
                 hints.lost = True

@@ -22,8 +22,8 @@ from watcher.daemon.session import Session
 from watcher.log import log
 
 SLICE_S = 0.004  # of reading, between two looks at the worker
-MOST_COMING = 16
-MOST_TOLD = 1000
+MAX_COMING = 16
+MAX_TOLD = 1000
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class Intake:
 
     @property
     def _has_room(self) -> bool:
-        return len(self.coming) + len(self.being_read) < MOST_COMING
+        return len(self.coming) + len(self.being_read) < MAX_COMING
 
     def step(self) -> None:
         """Read for a few milliseconds: what is claimed, what is cancelled, and the inbox.
@@ -167,7 +167,7 @@ class Intake:
         except OSError as error:
             if source not in self.told:  # once: each look at the inbox finds it again
                 log.warning("cancel file can't be used or removed", action="cancel", file=source, reason=error.strerror)
-            self.told = {*list(self.told)[-MOST_TOLD:], source}
+            self.told = {*list(self.told)[-MAX_TOLD:], source}
 
     def _asked(self, source: str) -> os.stat_result:
         with opened_folder(self.session.config.inbox, source) as (folder, file):

@@ -47,7 +47,7 @@ from watcher.daemon.events import Events
 from watcher.daemon.intake import Intake
 from watcher.daemon.session import Deferred, Session
 from watcher.daemon.signals import Signals
-from watcher.daemon.status_writer import Bulletin, Running
+from watcher.daemon.status_writer import Running, StatusWriter
 from watcher.daemon.supervisor import PutBack, Supervisor
 from watcher.executors.local.worker import Progress, Worker
 from watcher.log import log
@@ -62,7 +62,7 @@ INBOX_LOOK_S = 1.0
 
 
 @dataclass(slots=True)
-class Patience:
+class Backoff:
     """When a hold is looked at again: soon at first, then every 10 s. Monotonic seconds."""
 
     looks: int = 0
@@ -120,11 +120,11 @@ class Daemon:
     ) -> None:
         self.config, self.config_path, self.passing = config, config_path, passing
         self.events, self.signals, self.worker, self.readers = events, signals, worker, readers
-        self.bulletin = Bulletin.beside(config.state_dir)
+        self.status = StatusWriter.beside(config.state_dir)
         self.config_read = ConfigRead(time.time())
-        self.bulletin.settings = told(config, config_path, self.config_read)
+        self.status.settings = told(config, config_path, self.config_read)
         self.session: Session | None = None
-        self.patience = Patience()
+        self.backoff = Backoff()
         self.inbox_id: str | None = None
         self.inbox_device: int | None = None
         self.lost: list[str] = []
@@ -158,7 +158,7 @@ class Daemon:
                 self._complain_of_held_files()
         finally:
             self._close()
-        return int(fail and self.bulletin.ended["failed"] > 0)
+        return int(fail and self.status.ended["failed"] > 0)
 
     def tend(self, *, wait: bool = True) -> None:
         """One turn: wait for something to happen, then look after everything but rendering."""
@@ -179,12 +179,12 @@ class Daemon:
     def _work(self) -> None:
         """Take one job from the queue to the outbox, if there is one and nothing is in the way."""
         session = self.session
-        if session is None or time.monotonic() < self.patience.due:
+        if session is None or time.monotonic() < self.backoff.due:
             return
         session.queue_again()
         paused = session.arrivals.paused()
         if not session.can_start(paused=paused):
-            if self.bulletin.holds:
+            if self.status.holds:
                 self._look_for_outbox(session)
                 self._resumed("work", "worker")
             return
@@ -200,8 +200,8 @@ class Daemon:
         """
         if not self.passing:
             return False
-        if self.bulletin.holds:
-            what, (reason, _) = next(iter(self.bulletin.holds.items()))
+        if self.status.holds:
+            what, (reason, _) = next(iter(self.status.holds.items()))
             raise Hold(reason if reason.startswith(f"{what}: ") else f"{what}: {reason}", self.hints[what])
         if self.readers.trouble:
             raise Hold(
@@ -229,8 +229,8 @@ class Daemon:
     # --- one job -----------------------------------------------------------------------------------------------------
 
     def _process(self, session: Session, ticket: Ticket) -> None:
-        self.bulletin.running = Running(ticket, ticket.model[0], time.time())
-        self.bulletin.changed()
+        self.status.running = Running(ticket, ticket.model[0], time.time())
+        self.status.changed()
         try:
             with holding("the state folder of the inbox"):  # a disk may fill up at any step
                 session.open_outbox()
@@ -248,7 +248,7 @@ class Daemon:
             self._resumed("outbox", "work")
             session.deferred.pop(ticket.job_id, None)
             if outcome is not None:
-                self.bulletin.add(outcome)
+                self.status.add(outcome)
                 doubts = {"doubts": list(outcome.reasons)} if outcome.verdict == "doubtful" else {}
                 words = ({"message": outcome.message} if outcome.message else {}) | doubts
                 say = log.warning if words and outcome.status != "cancelled" else log.info
@@ -257,7 +257,7 @@ class Daemon:
                     folder=str(outcome.folder), duration_s=round(outcome.duration_s, 2), **words,
                 )  # fmt: skip
         finally:
-            self.bulletin.running = None
+            self.status.running = None
             self.worked_s = time.monotonic()
 
     def _supervisor(self) -> Supervisor:
@@ -272,7 +272,7 @@ class Daemon:
         if self._is_its_own(session, hold):
             log.warning("job deferred", action="defer", job_id=ticket.job_id, name=ticket.name, reason=hold.message)
             session.defer(ticket, hold.message)
-            self.bulletin.changed()
+            self.status.changed()
             return
         session.schedule.add(ticket)
         if isinstance(hold, InboxGone):
@@ -314,17 +314,17 @@ class Daemon:
             raise Cancelled("the job was cancelled while it was rendered")
 
     def _progress(self, progress: Progress) -> None:
-        if self.bulletin.running is not None:
-            self.bulletin.running.progress(progress.done, progress.total)
-            self.bulletin.changed()
+        if self.status.running is not None:
+            self.status.running.progress(progress.done, progress.total)
+            self.status.changed()
 
     def _running(self) -> Ticket | None:
-        return self.bulletin.running.ticket if self.bulletin.running is not None else None
+        return self.status.running.ticket if self.status.running is not None else None
 
     def _queued(self, ticket: Ticket) -> None:
         """Start the worker while the first job is still on its way to it."""
-        self.bulletin.changed()
-        wanted = ticket.priority != URGENT and not ticket.not_before and not self.bulletin.holds
+        self.status.changed()
+        wanted = ticket.priority != URGENT and not ticket.not_before and not self.status.holds
         if wanted and not self.worker.alive and self.session is not None and not self.session.arrivals.paused():
             self.worked_s = time.monotonic()
             with contextlib.suppress(Hold):
@@ -353,7 +353,7 @@ class Daemon:
         self.inbox_device = _device(self.config.inbox)
         self.worker.inherited = (session.state.fd,)
         self.intake = Intake(session, self._queued, self._running)
-        if session.left and "inbox" not in self.bulletin.holds:
+        if session.left and "inbox" not in self.status.holds:
             log.info("reading back claimed jobs", action="recover", jobs=len(session.left))
         self._look_for_outbox(session)
 
@@ -361,7 +361,7 @@ class Daemon:
         """Notice that the inbox went away, came back, or was replaced by a new one."""
         now = time.monotonic()
         if self.session is None:
-            if now >= self.patience.due:
+            if now >= self.backoff.due:
                 self._look_for_inbox(now)
         elif now - self.inbox_checked_s >= INBOX_LOOK_S:
             self.inbox_checked_s = now
@@ -387,7 +387,7 @@ class Daemon:
             )  # fmt: skip
             self._open()
             return
-        self.patience.wait()
+        self.backoff.wait()
 
     def _found_inbox(self) -> str | None:
         try:
@@ -411,8 +411,8 @@ class Daemon:
         if session is None:
             return
         self.lost = [printable(ticket.name) for ticket in session.schedule.first(len(session.schedule))]
-        if self.bulletin.running is not None:
-            self.lost.insert(0, printable(self.bulletin.running.ticket.name))
+        if self.status.running is not None:
+            self.lost.insert(0, printable(self.status.running.ticket.name))
         self.worker.kill()  # it holds the state folder open too, and an unmount would stay busy
         session.close()
         self.events.forget()
@@ -428,21 +428,21 @@ class Daemon:
             self._resumed("outbox")
 
     def _hold(self, what: str, hold: Hold) -> None:
-        before = self.bulletin.holds.get(what)
+        before = self.status.holds.get(what)
         if before is None or before[0] != hold.message:
             log.warning("on hold", action="hold", what=what, reason=hold.message, hint=hold.hint)
-            self.bulletin.holds[what] = hold.message, before[1] if before else time.time()
+            self.status.holds[what] = hold.message, before[1] if before else time.time()
             self.hints[what] = hold.hint
-            self.bulletin.changed()
-        self.patience.wait()
+            self.status.changed()
+        self.backoff.wait()
 
     def _resumed(self, *whats: str) -> None:
         for what in whats:
-            if self.bulletin.holds.pop(what, None) is not None:
+            if self.status.holds.pop(what, None) is not None:
                 log.info("hold is over", action="resume", what=what)
-                self.bulletin.changed()
-        if not self.bulletin.holds:
-            self.patience.over()
+                self.status.changed()
+        if not self.status.holds:
+            self.backoff.over()
 
     # --- small duties ------------------------------------------------------------------------------------------------
 
@@ -453,33 +453,33 @@ class Daemon:
                 self.signals.drain()
             elif descriptor == self.events.wake_fd and self.intake is None:
                 self.events.take()  # nobody else does while the inbox is away, and the descriptor would stay readable
-        if self.bulletin.running is None:
+        if self.status.running is None:
             self.worker.receive()  # an idle worker has nothing to say, but may die
         if self.worker.ready:
             self._resumed("worker")
 
     def _idle_for_s(self) -> float:
         now, session = time.monotonic(), self.session
-        dues = [INBOX_LOOK_S, self.bulletin.due_in()]
+        dues = [INBOX_LOOK_S, self.status.due_in()]
         if self.watchdog_s is not None:
             dues.append(self.watchdog_due_s - now)
         if session is None or self.intake is None:
-            return min(*dues, self.patience.due - now)
+            return min(*dues, self.backoff.due - now)
         if self.intake.busy or session.spool.released:
             return 0.0
         dues += [entry.due_s - now for entry in session.deferred.values()]
         dues.append(session.arrivals.due_in(now))
-        if session.arrivals.busy() or self.bulletin.running is not None:
+        if session.arrivals.busy() or self.status.running is not None:
             return 0.0 if session.arrivals.busy() else min(dues)
         if session.schedule.has_urgent() or (session.schedule.has_ready(time.time()) and not session.arrivals.paused()):
-            dues.append(self.patience.due - now)
+            dues.append(self.backoff.due - now)
         if (start := session.schedule.next_start()) is not None:
             dues.append(start - time.time())
         return min(dues)
 
     def _end_idle_worker(self) -> None:
         """Serverless by habit: without work for device.idle_s, memory and GPU are given back."""
-        idle = self.bulletin.running is None and self.worker.alive
+        idle = self.status.running is None and self.worker.alive
         if idle and time.monotonic() - self.worked_s > self.config.device.idle_s:
             self.worker.close()
 
@@ -506,25 +506,25 @@ class Daemon:
             reason = "; ".join(error.message.splitlines())
             self.config_read = replace(self.config_read, at_s=time.time(), changed=(), error=reason)
             log.error("the new configuration is wrong; the old one stays", action="reload", reason=reason)
-        self.bulletin.settings = told(self.config, self.config_path, self.config_read)
-        self.bulletin.changed()
+        self.status.settings = told(self.config, self.config_path, self.config_read)
+        self.status.changed()
         systemd.ready()
 
     def _tell(self) -> None:
         """Keep status.json and systemd informed."""
         state = self._state()
-        if state != self.bulletin.state:
-            self.bulletin.state = state
-            self.bulletin.changed()
+        if state != self.status.state:
+            self.status.state = state
+            self.status.changed()
             systemd.status(state)
         if self.session is not None and self.session.arrivals.changes != self.told_changes:
             self.told_changes = self.session.arrivals.changes
-            self.bulletin.changed()
-        if self.worker.warm != self.bulletin.warm:
-            self.bulletin.warm = self.worker.warm
-            self.bulletin.changed()
-        if self.bulletin.due_in() == 0.0:
-            self.bulletin.write(self.session)
+            self.status.changed()
+        if self.worker.warm != self.status.warm:
+            self.status.warm = self.worker.warm
+            self.status.changed()
+        if self.status.due_in() == 0.0:
+            self.status.write(self.session)
         if self.watchdog_s is not None and time.monotonic() >= self.watchdog_due_s:
             systemd.watchdog()
             self.watchdog_due_s = time.monotonic() + self.watchdog_s
@@ -533,10 +533,10 @@ class Daemon:
         session = self.session
         if self.signals.stop:
             return "stopping"
-        if self.bulletin.holds or session is None:
+        if self.status.holds or session is None:
             return "hold"
         paused = session.arrivals.paused()
-        if self.bulletin.running is not None or session.can_start(paused=paused):
+        if self.status.running is not None or session.can_start(paused=paused):
             return "running"
         if not session.arrivals.looked_around:
             return "starting"
@@ -551,8 +551,8 @@ class Daemon:
             self.worker.kill()
         else:
             self.worker.close()
-        self.bulletin.state = "stopped"
-        self.bulletin.write(self.session)
+        self.status.state = "stopped"
+        self.status.write(self.session)
         if self.session is not None:
             while self.session.spool.released:
                 pipeline.tidy(self.session.spool)

@@ -52,7 +52,7 @@ class Running:
 
 
 @dataclass(slots=True)
-class Bulletin:
+class StatusWriter:
     """What the daemon tells the world about itself.
 
     Attributes:
@@ -79,12 +79,12 @@ class Bulletin:
     _changed: bool = True
 
     @classmethod
-    def beside(cls, state_dir: Path) -> Bulletin:
-        """A bulletin in this state folder that goes on with the results an earlier daemon told of."""
-        bulletin = cls(state_dir)
+    def beside(cls, state_dir: Path) -> StatusWriter:
+        """A writer in this state folder that goes on with the results an earlier daemon told of."""
+        writer = cls(state_dir)
         with contextlib.suppress(OSError, ConfigError), State.open(state_dir) as state:
-            bulletin.results.extend(entries(read(state.path), "results"))
-        return bulletin
+            writer.results.extend(entries(read(state.path), "results"))
+        return writer
 
     def changed(self) -> None:
         self._changed = True

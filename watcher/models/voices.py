@@ -21,7 +21,7 @@ from jobs.spool.places import Places, transcript_beside
 from watcher.config.settings import Config
 from watcher.daemon.session import places
 
-MOST_FILES = 10_000
+MAX_FILES = 10_000
 SPEAKERS_FILE = "speakers_xtts.pth"
 _READABLE = {".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"}
 _FOREIGN = {".m4a", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".mov", ".3gp", ".amr", ".wma", ".wv", ".ape"}
@@ -76,14 +76,14 @@ class BuiltIn:
 
 
 def recordings(config: Config) -> Iterator[Voice]:
-    """Examine every file under voices/ whose name ends like a recording's, in natural order; at most `MOST_FILES`.
+    """Examine every file under voices/ whose name ends like a recording's, in natural order; at most `MAX_FILES`.
 
     Links are followed as far as a job may follow them; a folder that is a link is named and not entered.
     """
     allowed = places(config)
     for number, (name, fault) in enumerate(_names(config.voices)):
-        if number == MOST_FILES:
-            yield _unusable(".", f"it holds more than {MOST_FILES} files; the others were not looked at")
+        if number == MAX_FILES:
+            yield _unusable(".", f"it holds more than {MAX_FILES} files; the others were not looked at")
             return
         yield _unusable(name, fault) if fault else _voice(name, config.voices, allowed)
 

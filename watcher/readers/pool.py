@@ -30,14 +30,14 @@ from watcher.log import log
 from watcher.readers.main import LENGTH
 
 LARGE_BYTES = 64 << 10
-MOST_SMALL, MOST_LARGE = 256, 16  # that wait at a time, so that their bytes take some 16 MiB in each lane
+MAX_SMALL, MAX_LARGE = 256, 16  # that wait at a time, so that their bytes take some 16 MiB in each lane
 IDLE_S = 60.0
 START_AGAIN_S = 2.0
 STUCK_S = 600.0
 END_WAIT_S = 0.5
 READ_BYTES = 1 << 18
 TRIES = 2
-MOST_ANSWER_BYTES = 64 << 20
+MAX_ANSWER_BYTES = 64 << 20
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class Readers:
     def is_full(self, size_bytes: int) -> bool:
         """Whether as many files of this kind wait as should."""
         lane = self._lane(size_bytes)
-        return len(lane.queue) >= (MOST_LARGE if lane is self._large else MOST_SMALL)
+        return len(lane.queue) >= (MAX_LARGE if lane is self._large else MAX_SMALL)
 
     def _lane(self, size_bytes: int) -> _Lane:
         return self._large if size_bytes > LARGE_BYTES else self._small
@@ -210,7 +210,7 @@ class _Lane:
         limit_s = STUCK_S if self.current else IDLE_S
         if not is_open:
             self._died(now_s)
-        elif len(self.process.unread) > MOST_ANSWER_BYTES or now_s - self.since_s > limit_s:
+        elif len(self.process.unread) > MAX_ANSWER_BYTES or now_s - self.since_s > limit_s:
             self._too_long()
         else:
             self.readers.watch(self.process.stdin, select.EPOLLOUT if self.process.unsent else 0)

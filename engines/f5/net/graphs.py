@@ -17,10 +17,10 @@ from torch import Tensor
 
 from engines.f5.net.batch import Given, Prepared
 
-MOST_ROWS = 8192
+MAX_ROWS = 8192
 """Of a batch, frames of all passes: with more, the card has more to do than the computer."""
 _ROWS = 128  # the frames of a filled batch are a multiple of so many
-_MOST_KEPT = 8  # graphs, which take memory
+_MAX_KEPT = 8  # graphs, which take memory
 
 Evaluation = Callable[[Tensor, Tensor], Tensor]
 """`Backbone.velocity` of one batch: noise and a moment -> velocity, which is good until the next call."""
@@ -31,7 +31,7 @@ def filled(batch: Sequence[Given], passes: int) -> list[Given]:
     frames, count = sum(one.frames for one in batch), 1 << len(batch).bit_length()
     added = count - len(batch)
     filling = added + -(frames + added) % _ROWS
-    if passes * (frames + filling) > MOST_ROWS:
+    if passes * (frames + filling) > MAX_ROWS:
         return list(batch)
     first = batch[0]
     nothing = replace(first, mel=first.mel[:0], symbols=first.symbols[:0], frames=1)
@@ -54,7 +54,7 @@ class Graphs:
     def evaluation(self, prepared: Prepared) -> Evaluation:
         """How to evaluate the network for a batch, until the next batch."""
         shape = prepared.shape
-        if shape not in self._seen or len(prepared.fixed) > MOST_ROWS:
+        if shape not in self._seen or len(prepared.fixed) > MAX_ROWS:
             self._seen.add(shape)  # what a card loads when a kernel is first used can't be recorded
             return lambda noise, moment: self._velocity(noise, prepared, moment)
         if shape in self._kept:
@@ -63,7 +63,7 @@ class Graphs:
         else:
             graph = _Graph(lambda noise, moment: self._velocity(noise, prepared, moment), prepared.tensors, self._pool)
         self._kept[shape] = graph
-        if len(self._kept) > _MOST_KEPT:
+        if len(self._kept) > _MAX_KEPT:
             del self._kept[next(iter(self._kept))]
         return graph
 

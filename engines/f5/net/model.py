@@ -22,7 +22,7 @@ from engines.torch.source import Source
 from engines.torch.vocos import Vocos
 
 _VOCODERS: Mapping[str, type[Vocos] | type[BigVGAN]] = {"vocos": Vocos, "bigvgan": BigVGAN}
-MOST_ROWS = {"cpu": 2048, "cuda": 32768}
+MAX_ROWS = {"cpu": 2048, "cuda": 32768}
 """Of a batch, frames of both passes: with so many the device is busy, and more would only be later."""
 
 
@@ -93,7 +93,7 @@ class Model:
         where = torch.device(device)
         self.backbone = Backbone(Source(files.checkpoint, files.tensors, where, dtype, ROOT), files.sizes)
         self.vocoder = _VOCODERS[files.kind](files.vocoder, torch.device(vocoder_device or device))
-        self._most_rows = MOST_ROWS.get(where.type, MOST_ROWS["cpu"])
+        self._most_rows = MAX_ROWS.get(where.type, MAX_ROWS["cpu"])
         self.rate_hz, self.hop = self.vocoder.shape.rate_hz, self.vocoder.shape.hop
 
     @torch.inference_mode()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LONGEST_S = 12.0
+MAX_S = 12.0
 """Of a recording; the library cuts there too, but not the transcript."""
 SHORTEST_S = 3.0
 PAUSE_S = 0.14
@@ -63,19 +63,19 @@ def fitted(samples: NDArray[np.float32], rate_hz: int, text: str) -> Reference:
     """
     samples = _trimmed(samples, rate_hz)
     length_s = samples.size / rate_hz
-    if length_s <= LONGEST_S:
+    if length_s <= MAX_S:
         return Reference(samples, text)
     pauses, spoken_s = _pauses(samples, rate_hz)
     marks = _marks(text)
-    for pause in reversed([one for one in pauses if SHORTEST_S <= one.starts_s + KEPT_PAUSE_S <= LONGEST_S]):
+    for pause in reversed([one for one in pauses if SHORTEST_S <= one.starts_s + KEPT_PAUSE_S <= MAX_S]):
         mark = _mark_spoken_at(pause, marks, pauses, spoken_s)
         if mark is not None:
             end = round((pause.starts_s + min(KEPT_PAUSE_S, pause.length_s)) * rate_hz)
             return Reference(samples[:end], text[: mark.place].strip(), length_s)
     raise RequestRefused(
-        f"the recording is {length_s:.1f} s long, F5 listens to {LONGEST_S:g} s at most, and which part of its "
+        f"the recording is {length_s:.1f} s long, F5 listens to {MAX_S:g} s at most, and which part of its "
         "transcript is said in them can't be told for sure",
-        f"Cut the recording to less than {LONGEST_S:g} s, and its transcript to what is said in them.",
+        f"Cut the recording to less than {MAX_S:g} s, and its transcript to what is said in them.",
     )
 
 

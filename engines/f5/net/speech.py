@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MEMORY_PART = 0.5  # of what is free, for a batch; the rest is for the vocoder and everybody else
-LONGEST_S = 28.0  # recording and speech together: the trainings have seen 30 s
+MAX_S = 28.0  # recording and speech together: the trainings have seen 30 s
 READ_S = 120.0  # of a recording; more than its transcript can be found in is refused all the same
 AROUND_S = 0.15  # of a chunk, beside the time its text takes: sounds begin and die away, and no last word is cut
-MOST_VOICES = 100  # kept at hand, of 0.5 MB; every job brings its recordings under names of its own
-MOST_NAMED = 20  # characters that can't be said
+MAX_VOICES = 100  # kept at hand, of 0.5 MB; every job brings its recordings under names of its own
+MAX_NAMED = 20  # characters that can't be said
 SHORTEST_S = 0.7  # of a chunk: single words are said slowly
 
 
@@ -163,7 +163,7 @@ class Speech:
 
     def _pieces(self, text: str, voice: Voice, speed: float) -> list[str]:
         """The text in parts that, together with the recording, are no longer than what models were trained with."""
-        room_s = LONGEST_S - voice.frames * self._model.hop / self.rate_hz
+        room_s = MAX_S - voice.frames * self._model.hop / self.rate_hz
         space = text.rfind(" ", 0, len(text) // 2)
         if self._seconds(text, voice, speed) <= room_s or space <= 0:
             return [text]
@@ -177,7 +177,7 @@ class Speech:
         """Such characters are left out, and the words sound wrong."""
         unknown = list(dict.fromkeys(symbol for chunk in chunks for symbol in self._symbols.unknown(chunk.text)))
         if unknown:
-            named = ", ".join(map(repr, unknown[:MOST_NAMED]))
+            named = ", ".join(map(repr, unknown[:MAX_NAMED]))
             self._facts.warn_of_job(f"the model was not trained with {named}: it can't say them")
 
     # Voices.
@@ -194,7 +194,7 @@ class Speech:
             )
         key = chunk.recordings[0], chunk.speaker_text
         if key not in self._voices:
-            if len(self._voices) >= MOST_VOICES:
+            if len(self._voices) >= MAX_VOICES:
                 del self._voices[next(iter(self._voices))]
             self._voices[key] = self._heard(*key)
         self._facts.use_transcript(chunk.recordings[0], self._voices[key].transcript)

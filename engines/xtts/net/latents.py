@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MOST_BYTES = 256 << 20  # two thousand voices of XTTS
+MAX_BYTES = 256 << 20  # two thousand voices of XTTS
 ABANDONED_S = 3600.0  # a file that is not finished after so long has lost its writer
 _SUFFIX, _UNFINISHED = ".latents", ".part"
 _DIGEST_BYTES = 32
@@ -45,7 +45,7 @@ class LatentCache:
     """
 
     folder: Path | None = field(default_factory=_own_folder)
-    most_bytes: int = MOST_BYTES
+    most_bytes: int = MAX_BYTES
 
     def get(self, key: str) -> dict[str, NDArray[np.float32]] | None:
         """What was put under a key, bit for bit; None when it is not there.

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     from engines.xtts.net.model import Model
 
-MOST_ROWS = {"cpu": 32, "cuda": 128}
+MAX_ROWS = {"cpu": 32, "cuda": 128}
 MEMORY_PART = 0.5  # of what is free, for the rows of a batch; the rest is for the vocoder and everybody else
 VOCODER_ROWS = {"cpu": 1, "cuda": 16}  # a processor gains nothing from more than one
-LONGEST_REFERENCE_S = 61.0  # no option lets the model listen to more than 60; what is cut leaves no trace there
-MOST_VOICES = 100  # kept at hand, of 0.13 MB; every job brings its recordings under names of its own
+MAX_REFERENCE_S = 61.0  # no option lets the model listen to more than 60; what is cut leaves no trace there
+MAX_VOICES = 100  # kept at hand, of 0.13 MB; every job brings its recordings under names of its own
 
 Voice = tuple[Tensor, Tensor]
 """Conditioning latents [1, 32, channels], speaker embedding [1, d, 1]."""
@@ -137,7 +137,7 @@ class Speech:
         gpt = self._model.gpt
         row = max(gpt.row_bytes(one) + gpt.reading_bytes(one) for one in utterances)
         fitting = int(runtime.free_bytes(self._device) * MEMORY_PART) // row
-        return max(1, min(fitting, MOST_ROWS.get(self._kind, 32)))
+        return max(1, min(fitting, MAX_ROWS.get(self._kind, 32)))
 
     def _sound(self, plans: Sequence[_Plan], group: Sequence[Spoken]) -> Iterator[tuple[tuple[int, int], Tensor]]:
         """The vocoder; when memory runs out, with half as many at a time."""
@@ -182,7 +182,7 @@ class Speech:
                 "Give `speaker_wav`, a recording of the voice, or `speaker`, the name of a built-in one.",
             )
         if key not in self._voices:
-            if len(self._voices) >= MOST_VOICES:
+            if len(self._voices) >= MAX_VOICES:
                 del self._voices[next(iter(self._voices))]
             self._voices[key] = self._heard(plan) if chunk.recordings else self._built_in(str(chunk.speaker))
         return self._voices[key]
@@ -197,7 +197,7 @@ class Speech:
             return torch.from_numpy(kept["conditioning"]), torch.from_numpy(kept["embedding"])
         heard = []
         for path in plan.chunk.recordings:
-            samples, rate_hz = recordings.read(path, LONGEST_REFERENCE_S)
+            samples, rate_hz = recordings.read(path, MAX_REFERENCE_S)
             heard.append((torch.from_numpy(samples), rate_hz))
         conditioning, embedding = self._model.latents(heard, plan.settings)
         voice = conditioning.cpu(), embedding.cpu()

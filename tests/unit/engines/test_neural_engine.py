@@ -32,7 +32,7 @@ UNKNOWN = "the model was not trained with '𓀀': it can't say them"
 def card(monkeypatch: pytest.MonkeyPatch, tiny_f5: Path) -> Card:
     f5_models.prepare()
     monkeypatch.setenv("VOICESPOOL_MODELS", str(tiny_f5.parents[1]))
-    monkeypatch.setattr("engines.f5.net.model.MOST_ROWS", {"cpu": 1})  # a batch for each chunk
+    monkeypatch.setattr("engines.f5.net.model.MAX_ROWS", {"cpu": 1})  # a batch for each chunk
     return Card(monkeypatch)
 
 

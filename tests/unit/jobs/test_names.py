@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jobs.names import (
-    LONGEST_FOLDERS_BYTES,
+    MAX_FOLDERS_BYTES,
     RESULT_MARKS,
     folded,
     natural,
@@ -114,7 +114,7 @@ def test_what_becomes_of(name: str, made: str) -> None:
 @given(st.lists(_tricky, max_size=60))
 def test_folders_stay_short_enough_for_a_path(parts: list[str]) -> None:
     made = safe_folders(parts)
-    assert len("/".join(made).encode()) <= LONGEST_FOLDERS_BYTES
+    assert len("/".join(made).encode()) <= MAX_FOLDERS_BYTES
     assert all(made)
     if len(made) != len(parts):
         assert made == [safe_name("/".join(parts))]

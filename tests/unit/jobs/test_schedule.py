@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from jobs.schedule import MOST_URGENT_IN_A_ROW, URGENT, Schedule, Ticket
+from jobs.schedule import MAX_URGENT_IN_A_ROW, URGENT, Schedule, Ticket
 
 MODELS = [("espeak", ""), ("xtts", "ana"), ("xtts", "rui")]
 PATIENCE_S = 100.0
@@ -43,7 +43,7 @@ def test_a_thousand_failures_to_report_do_not_keep_a_job_from_its_turn() -> None
     schedule.add(ticket(1000))
     assert schedule.choose(0.0, 0.0, None, only_urgent=True) is not None
     order = drained(schedule)
-    assert order.index("id1000") == MOST_URGENT_IN_A_ROW
+    assert order.index("id1000") == MAX_URGENT_IN_A_ROW
     assert len(order) == 1000
     schedule.add(ticket(1))
     assert schedule.choose(0.0, 0.0, None, only_urgent=True) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from watcher.executors.local.messages import LONGEST_MESSAGE_BYTES, NotAMessage
+from watcher.executors.local.messages import MAX_MESSAGE_BYTES, NotAMessage
 
 READ_BYTES = 1 << 16
 
@@ -50,7 +50,7 @@ class WorkerLine:
         """Lines that have come, without their ends, after at most so many reads of 64 KiB.
 
         Raises:
-            NotAMessage: More than `LONGEST_MESSAGE_BYTES` without a line end.
+            NotAMessage: More than `MAX_MESSAGE_BYTES` without a line end.
         """
         for _ in range(reads):
             data = self._receive()
@@ -60,8 +60,8 @@ class WorkerLine:
         end = self._unread.rfind(b"\n", self._searched_bytes)
         if end < 0:
             self._searched_bytes = len(self._unread)
-            if len(self._unread) > LONGEST_MESSAGE_BYTES:
-                raise NotAMessage(f"more than {LONGEST_MESSAGE_BYTES >> 20} MiB without a line end")
+            if len(self._unread) > MAX_MESSAGE_BYTES:
+                raise NotAMessage(f"more than {MAX_MESSAGE_BYTES >> 20} MiB without a line end")
             return []
         lines = bytes(self._unread[:end]).split(b"\n")
         del self._unread[: end + 1]

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from files.printable import printable
 from jobs.order import Fallback, Limits, Order, Progress, Rendering
 
-LONGEST_MESSAGE_BYTES = 32 << 20
+MAX_MESSAGE_BYTES = 32 << 20
 """Far above a `Rendering` of the largest job file; what is longer is not one of ours."""
 
 

@@ -223,7 +223,7 @@ def test_names_can_not_steer_a_terminal(tmp_path: Path) -> None:
 
 def test_the_search_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of models may be a whole disk."""
-    monkeypatch.setattr(f5_vocabulary, "_MOST_FILES", 3)
+    monkeypatch.setattr(f5_vocabulary, "_MAX_FILES", 3)
     for number in range(9):
         written(tmp_path / f"models/{number}/vocab.txt", many(10 + number))
     shelf = Shelf(tmp_path / "models")

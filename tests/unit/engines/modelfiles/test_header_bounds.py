@@ -17,9 +17,9 @@ from tests import headers
 from tests.model_files import number, safetensors, tensor, text, torch_zip
 from tests.spooling import ROOT
 
-MOST_BYTES = 100 << 20
+MAX_BYTES = 100 << 20
 """More than before the file was looked at; what asks for more gets a MemoryError."""
-MOST_CPU_S = 5.0
+MAX_CPU_S = 5.0
 """Processor time. Each takes less than a second where nobody else works; other people's work makes it longer."""
 
 LOOKS = f"""
@@ -29,7 +29,7 @@ from engines import checkpoints
 from tests import process_memory
 
 data = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData"))
-resource.setrlimit(resource.RLIMIT_DATA, (data * 1024 + {MOST_BYTES},) * 2)
+resource.setrlimit(resource.RLIMIT_DATA, (data * 1024 + {MAX_BYTES},) * 2)
 before = process_memory.now()
 process_memory.forget()
 started_s = time.process_time()
@@ -46,7 +46,7 @@ def looked_at(path: Path) -> str:
     assert found.returncode == 0, found.stderr[-1000:]
     why_not, cure, used_s, grown_bytes = json.loads(found.stdout)
     sys.stdout.write(f"{used_s:.2f} s, {grown_bytes >> 20} MiB: {why_not}\n")
-    assert used_s < MOST_CPU_S
+    assert used_s < MAX_CPU_S
     assert cure or not why_not
     return str(why_not)
 

@@ -415,7 +415,7 @@ def test_a_batch_too_large_for_the_card_goes_on_on_the_cpu(engine: Xtts, checkpo
     assert engine._speech is not None
     on_the_card = weakref.ref(engine._speech)
     patch, found = pytest.MonkeyPatch(), {}
-    patch.setattr("engines.xtts.net.speech.MOST_ROWS", {"cpu": 2})
+    patch.setattr("engines.xtts.net.speech.MAX_ROWS", {"cpu": 2})
     for one in engine.render(chunks):
         if one is not None:
             assert one[0] not in found

@@ -417,7 +417,7 @@ def test_another_spool_that_is_quicker_gets_the_name(
 
 
 def test_what_is_kept_in_mind_of_names_is_bounded(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.results.outbox.MOST_NAMES", 5)
+    monkeypatch.setattr("jobs.results.outbox.MAX_NAMES", 5)
     for number in range(20):
         publish(outbox, f"job-{number}")
         (outbox.folder / f"job-{number}").rename(outbox.folder.parent / f"taken-{number}")

@@ -9,7 +9,7 @@ import pytest
 
 from engines.checkpoints import inspection
 from files.allowed_paths import NotAllowed
-from jobs.spec.checkpoint_names import MOST_FOLDERS, Models, Unresolved, find
+from jobs.spec.checkpoint_names import MAX_FOLDERS, Models, Unresolved, find
 from tests.headers import F5, TONE, save
 
 
@@ -237,8 +237,8 @@ class TestModels:
 
     def test_have_an_end(self, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A models/ that is a whole disk does not keep the daemon busy; whole paths work all the same."""
-        monkeypatch.setattr("jobs.spec.checkpoint_names.MOST_FOLDERS", 3)
+        monkeypatch.setattr("jobs.spec.checkpoint_names.MAX_FOLDERS", 3)
         lay(models, *(f"{number}/m.pth" for number in range(4)))
-        assert MOST_FOLDERS == 10_000
+        assert MAX_FOLDERS == 10_000
         assert "more than 3 folders" in refused(models, "m")
         assert find(models, "2/m.pth").is_file()

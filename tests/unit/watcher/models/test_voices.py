@@ -115,7 +115,7 @@ def test_a_huge_folder_is_not_listed_to_its_end(config: Config, monkeypatch: pyt
     """What was left out is said."""
     for number in range(12):
         (config.voices / f"{number}.wav").touch()
-    monkeypatch.setattr(room, "MOST_FILES", 10)
+    monkeypatch.setattr(room, "MAX_FILES", 10)
     assert list(listed(config)) == [*(f"{number}.wav" for number in range(10)), "."]
 
 

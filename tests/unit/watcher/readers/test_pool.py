@@ -16,7 +16,7 @@ from jobs.errors import JobInvalid
 from jobs.spool.reading import Reading
 from tests.spooling import is_running, until
 from watcher.config.settings import Config, Limits
-from watcher.readers.pool import LARGE_BYTES, MOST_LARGE, Readers
+from watcher.readers.pool import LARGE_BYTES, MAX_LARGE, Readers
 
 LARGE = b"text: hello\nmetadata: {a: [" + b"1, " * (LARGE_BYTES // 3) + b"1]}\n"
 SLOW = b"---\n".join(b"text: a\nunknown: 1\n" for _ in range(900)) + b"# " + b"x" * LARGE_BYTES
@@ -96,7 +96,7 @@ def test_what_waits_to_be_read_is_bounded(readers: Readers) -> None:
     while not readers.is_full(LARGE_BYTES + 1):
         readers.ask(LARGE, ".yaml")
         asked += 1
-    assert asked == MOST_LARGE
+    assert asked == MAX_LARGE
     assert not readers.is_full(1)
     assert ended(readers, readers.ask(b"text: a", ".yaml")).documents()
 

@@ -165,7 +165,7 @@ def test_small_batches_have_few_shapes(passes: int) -> None:
     import torch
 
     from engines.f5.net.batch import Given
-    from engines.f5.net.graphs import MOST_ROWS, filled
+    from engines.f5.net.graphs import MAX_ROWS, filled
 
     nothing = torch.empty(0, 100), torch.empty(0, dtype=torch.long)
     shapes = set()
@@ -176,7 +176,7 @@ def test_small_batches_have_few_shapes(passes: int) -> None:
             frames = sum(one.frames for one in whole)
             assert min(one.frames for one in whole) > 0
             assert (len(whole), frames % 128) == ({1: 2, 3: 4}[len(batch)], 0)
-            assert frames * passes <= MOST_ROWS
+            assert frames * passes <= MAX_ROWS
             shapes.add((len(whole), frames))
     assert len(shapes) < 45
     large = [Given(*nothing, 1000)] * 9

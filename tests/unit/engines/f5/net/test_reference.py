@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engines.errors import RequestRefused
 from engines.f5.net import reference
-from engines.f5.net.reference import LONGEST_S, fitted
+from engines.f5.net.reference import MAX_S, fitted
 
 RATE_HZ = 24_000
 BEGIN_S = 0.1  # of silence that is cut off at the beginning
@@ -70,7 +70,7 @@ def test_what_is_cut_is_cut_in_the_same_place() -> None:
             continue
         cut += 1
         length_s = found.samples.size / RATE_HZ
-        assert reference.SHORTEST_S <= length_s <= LONGEST_S
+        assert reference.SHORTEST_S <= length_s <= MAX_S
         ((_, place),) = [(end_s, place) for end_s, place in said.ends if abs(end_s - BEGIN_S - length_s) < 0.25]
         assert found.text == said.text[:place]
         assert found.cut_from_s is not None

@@ -78,12 +78,12 @@ def test_what_is_too_long_for_one_go_is_joined_of_overlapping_parts(engine: F5, 
 def test_no_word_is_lost_between_parts(engine: F5, folder: Path) -> None:
     """Joined again they are the text, and each is short enough; what has no space stays whole."""
     prepare()
-    from engines.f5.net.speech import LONGEST_S, Speech
+    from engines.f5.net.speech import MAX_S, Speech
 
     speech = engine._speech
     assert isinstance(speech, Speech)
     voice = speech._voice(chunk(folder))
-    room_s = LONGEST_S - voice.frames * HOP_S
+    room_s = MAX_S - voice.frames * HOP_S
     for text in (LONG.strip(), "one two", "x" * 2000, f"{'x' * 2000} and more"):
         parts = speech._pieces(text, voice, 1.0)
         assert " ".join(parts) == text

@@ -66,7 +66,7 @@ def with_rows(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """At most so many chunks at a time."""
     from engines.xtts.net import speech
 
-    monkeypatch.setitem(speech.MOST_ROWS, "cpu", rows)
+    monkeypatch.setitem(speech.MAX_ROWS, "cpu", rows)
 
 
 # --- as the library ---------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_few_voices_are_kept_at_hand(speech: Speech, expected: list[Samples], mo
     """Those used first go first, and every chunk still has its own."""
     from engines.xtts.net import speech as module
 
-    monkeypatch.setattr(module, "MOST_VOICES", 1)
+    monkeypatch.setattr(module, "MAX_VOICES", 1)
     for _ in range(2):
         found = speak(speech, *tiny.mixed_chunks())
         assert all(close(one, other) for one, other in zip(found, expected, strict=True))

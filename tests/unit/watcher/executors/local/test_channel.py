@@ -57,7 +57,7 @@ def test_what_was_said_before_hanging_up_is_heard(ends: tuple[WorkerLine, socket
 
 
 def test_a_line_without_end_is_refused(ends: tuple[WorkerLine, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "LONGEST_MESSAGE_BYTES", 1000)
+    monkeypatch.setattr(channel, "MAX_MESSAGE_BYTES", 1000)
     line, theirs = ends
     theirs.sendall(b"x" * 2000)
     with pytest.raises(NotAMessage, match="without a line end"):
