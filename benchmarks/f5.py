@@ -99,12 +99,12 @@ def ours(folder: Path, device: str, precision: str, vocoder_device: str | None =
     import torch
 
     from engines.checkpoints import inspection
-    from engines.f5.net.model import Files, Model
+    from engines.f5.net.model import F5Files, F5Model
 
     found = inspection.inspect(folder / "model.safetensors")
     assert found.sizes is not None
-    files = Files(found.path, found.tensors, found.sizes, folder / "vocos")
-    return Model(files, device, getattr(torch, precision), vocoder_device)
+    files = F5Files(found.path, found.tensors, found.sizes, folder / "vocos")
+    return F5Model(files, device, getattr(torch, precision), vocoder_device)
 
 
 def said_by_library(model: Any, task: Task) -> Any:

@@ -148,7 +148,7 @@ def tried(lesson: Lesson, folder: Path, unheard: Sequence[Recording], place: int
     from engines.checkpoints import f5_vocabulary, inspection
     from engines.checkpoints.f5_variant import BY_NAME, NAMES
     from engines.f5.net.flow import losses
-    from engines.f5.net.model import Files, Model
+    from engines.f5.net.model import F5Files, F5Model
     from engines.f5.net.symbols import Symbols
     from engines.f5.net.variant_probe import measure
     from tests.f5_models import finished
@@ -158,7 +158,7 @@ def tried(lesson: Lesson, folder: Path, unheard: Sequence[Recording], place: int
     assert found.vocab is not None
     assert found.variant is not None
     assert found.variant.flags is None, found.variant
-    model = Model(Files(found.path, found.tensors, found.sizes, folder / "vocos"), "cpu", torch.float32)
+    model = F5Model(F5Files(found.path, found.tensors, found.sizes, folder / "vocos"), "cpu", torch.float32)
     symbols = Symbols(f5_vocabulary.read(found.vocab).numbers(found.sizes.vocabulary))
     one, other = unheard[place], unheard[place - 1]
     _signs, measured = finished(measure(model.backbone, one.mel, symbols.read(one.text)))

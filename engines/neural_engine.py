@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Speech(Protocol):
+class SpeechModel(Protocol):
     """A loaded model with its voices."""
 
     rate_hz: int
@@ -54,7 +54,7 @@ class Opened:
         path: The file that a job means by its checkpoint.
     """
 
-    speech: Speech
+    speech: SpeechModel
     facts: Mapping[str, object]
     path: Path
 
@@ -103,7 +103,7 @@ class NeuralEngine:
     """Whether `low_vram` takes less of a card in whatever precision."""
 
     def __init__(self) -> None:
-        self._speech: Speech | None = None
+        self._speech: SpeechModel | None = None
         self._facts = Facts()
         self._checkpoint: Path | None = None
         self._device = Device()

@@ -14,7 +14,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]  # C, there si
 from typing import Any
 
 from files.printable import printable
-from files.tree import TOO_LARGE, Bounds, Builder, Scalar, Tree, Unreadable, Written, fraction, number
+from files.tree import TOO_LARGE, Bounds, Builder, Scalar, Tree, UnreadableText, Written, fraction, number
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:(\.[0-9]+)?([eE][-+]?[0-9]+)?)")
@@ -51,7 +51,7 @@ def read(text: str, bounds: Bounds, most: int, *, in_yaml: bool = False) -> list
         tree, end = reader.value(at, bounds)
         jobs.append((tree, text[at:end]))
         if len(jobs) > most:
-            raise Unreadable(
+            raise UnreadableText(
                 f"more than {most} jobs in one file (limits.documents)", reader.line(at), maybe_unfinished=False
             )
         at = reader.space(end)
@@ -84,9 +84,9 @@ class _Reader:
             raise self.wrong(at, allowed)
         return at + 1
 
-    def wrong(self, at: int, allowed: str) -> Unreadable:
+    def wrong(self, at: int, allowed: str) -> UnreadableText:
         found = f"`{printable(self.text[at : at + 20])}`" if at < len(self.text) else "the end of the file"
-        return Unreadable(f"this is not JSON: found {found}, expected {allowed}", self.line(at))
+        return UnreadableText(f"this is not JSON: found {found}, expected {allowed}", self.line(at))
 
     def nothing_after(self, at: int) -> None:
         at = self.space(at)
@@ -153,7 +153,7 @@ class _Reader:
             value, end = scanstring(self.text, at + 1, True)
         except JSONDecodeError as error:
             said = printable(error.msg[:1].lower() + error.msg[1:].removesuffix(" at"))
-            raise Unreadable(f"this is not JSON: {said}", self.line(error.pos)) from None
+            raise UnreadableText(f"this is not JSON: {said}", self.line(error.pos)) from None
         if not value.isascii() and _HALF_PAIR.search(value):
             builder.problem("half of a \\uD800…\\uDFFF pair is no character", self.line(at))
             value = _HALF_PAIR.sub("\ufffd", value)

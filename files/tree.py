@@ -61,7 +61,7 @@ class Problem:
         return f"{place}{self.key}: {self.message}" if self.key else f"{place}{self.message}"
 
 
-class Unreadable(Exception):
+class UnreadableText(Exception):
     """A text can't be read.
 
     Args:
@@ -206,17 +206,17 @@ class Builder:
         shown = printable(name, 60)
         self.aliases += 1
         if self.aliases > self.bounds.aliases:
-            raise Unreadable(f"more than {self.bounds.aliases} aliases", line, maybe_unfinished=False)
+            raise UnreadableText(f"more than {self.bounds.aliases} aliases", line, maybe_unfinished=False)
         if name not in self.anchors:
-            raise Unreadable(f"`*{shown}` stands for `&{shown}`, which is not above it", line)
+            raise UnreadableText(f"`*{shown}` stands for `&{shown}`, which is not above it", line)
         target = self.anchors[name]
         if target is None:
-            raise Unreadable(f"`*{shown}` stands inside of what it stands for", line, maybe_unfinished=False)
+            raise UnreadableText(f"`*{shown}` stands inside of what it stands for", line, maybe_unfinished=False)
         value, height, chars, written = target
         self.alias_chars += chars
         if self.alias_chars > self.bounds.alias_chars:
             message = f"its aliases stand for more than {self.bounds.alias_chars} characters"
-            raise Unreadable(message, line, maybe_unfinished=False)
+            raise UnreadableText(message, line, maybe_unfinished=False)
         self._deep_enough(height, line)
         self._note(written, line)
         self._place(value, line, height, chars)
@@ -274,12 +274,12 @@ class Builder:
     def _counted(self, line: int) -> None:
         self.count += 1
         if self.count > self.bounds.values:
-            raise Unreadable(f"more than {self.bounds.values} values in one job", line, maybe_unfinished=False)
+            raise UnreadableText(f"more than {self.bounds.values} values in one job", line, maybe_unfinished=False)
 
     def _deep_enough(self, height: int, line: int) -> None:
         if len(self.stack) + height > self.bounds.depth:
             message = f"lists and mappings inside each other more than {self.bounds.depth} deep"
-            raise Unreadable(message, line, maybe_unfinished=False)
+            raise UnreadableText(message, line, maybe_unfinished=False)
 
 
 def number(text: str, base: int = 10) -> int | None:

@@ -18,7 +18,7 @@ import yaml
 from yaml import events
 
 from files.printable import printable
-from files.tree import TOO_LARGE, Bounds, Builder, Scalar, Tree, Unreadable, Written, fraction, number
+from files.tree import TOO_LARGE, Bounds, Builder, Scalar, Tree, UnreadableText, Written, fraction, number
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -37,7 +37,7 @@ _SHOW = {hidden: shown for shown, hidden in _HIDE.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class YamlDocument:
     """One document of a YAML stream.
 
     Attributes:
@@ -49,7 +49,7 @@ class Piece:
     line: int
 
 
-def split(text: str) -> Iterator[Piece]:
+def split(text: str) -> Iterator[YamlDocument]:
     """Cut a stream into its documents, empty ones included.
 
     A line that starts with `---` or `...` always divides documents, even inside quotes and blocks (YAML 1.2,
@@ -71,11 +71,11 @@ def split(text: str) -> Iterator[Piece]:
         if marked or _CONTENT.search(text, begin, end):
             line += len(_NEWLINE.findall(text, counted, begin))
             counted = begin
-            yield Piece(text[begin:end], line)
+            yield YamlDocument(text[begin:end], line)
         begin, marked = end, marker is not None and marker[1] == "---"
 
 
-def read(piece: Piece, bounds: Bounds) -> Tree | None:
+def read(piece: YamlDocument, bounds: Bounds) -> Tree | None:
     """Read one document.
 
     Returns:
@@ -86,7 +86,7 @@ def read(piece: Piece, bounds: Bounds) -> Tree | None:
     """
     _check_characters(piece)
     if tag := _TAG_LINE.match(piece.text):
-        raise Unreadable("%TAG is not allowed in a job file", _line(piece, tag.end()), maybe_unfinished=False)
+        raise UnreadableText("%TAG is not allowed in a job file", _line(piece, tag.end()), maybe_unfinished=False)
     builder = Builder(bounds)
     text = piece.text.translate(_HIDE) if _NOT_BREAKS.search(piece.text) else piece.text
     loader = _Loader(text)
@@ -104,16 +104,16 @@ def read(piece: Piece, bounds: Bounds) -> Tree | None:
     return builder.tree() if builder.line is not None else None
 
 
-def _check_characters(piece: Piece) -> None:
+def _check_characters(piece: YamlDocument) -> None:
     if found := _FORBIDDEN.search(piece.text):
-        raise Unreadable(
+        raise UnreadableText(
             f"the character {printable(found[0])} is not allowed in YAML; "
             'inside double quotes it can be written as an escape, such as "\\x1b"',
             _line(piece, found.start()),
         )
 
 
-def _line(piece: Piece, offset: int) -> int:
+def _line(piece: YamlDocument, offset: int) -> int:
     return piece.line + len(_NEWLINE.findall(piece.text, 0, offset))
 
 
@@ -133,14 +133,14 @@ _PLAIN_WORDS = {
 }
 
 
-def _unreadable(error: yaml.YAMLError, piece: Piece) -> Unreadable:
+def _unreadable(error: yaml.YAMLError, piece: YamlDocument) -> UnreadableText:
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     context = getattr(error, "context", None)
     said = _PLAIN_WORDS.get(what) or printable(f"{context}, {what}" if context else what, 200)
     if what == "found character that cannot start any token" and mark is not None:
         said = _no_beginning(piece.text.splitlines()[mark.line : mark.line + 1], mark.column)
-    return Unreadable(f"this is not YAML: {said}", mark.line + piece.line if mark is not None else piece.line)
+    return UnreadableText(f"this is not YAML: {said}", mark.line + piece.line if mark is not None else piece.line)
 
 
 def _no_beginning(lines: list[str], column: int) -> str:
@@ -150,23 +150,23 @@ def _no_beginning(lines: list[str], column: int) -> str:
     return f"a text can't begin with `{printable(char)}`; put it in quotes" if char else "put the text in quotes"
 
 
-def _container(builder: Builder, event: Any, piece: Piece) -> None:
+def _container(builder: Builder, event: Any, piece: YamlDocument) -> None:
     line = event.start_mark.line + piece.line
     if builder.wants_key:
-        raise Unreadable("a key must be text, not a list or a mapping", line, maybe_unfinished=False)
+        raise UnreadableText("a key must be text, not a list or a mapping", line, maybe_unfinished=False)
     mapping = isinstance(event, events.MappingStartEvent)
     _refuse_tag(builder, event.tag, line, "map" if mapping else "seq")
     builder.open({} if mapping else [], line, event.anchor)
 
 
-def _alias(builder: Builder, event: Any, piece: Piece) -> None:
+def _alias(builder: Builder, event: Any, piece: YamlDocument) -> None:
     line = event.start_mark.line + piece.line
     if builder.wants_key:
-        raise Unreadable("a key must be text, not an alias", line, maybe_unfinished=False)
+        raise UnreadableText("a key must be text, not an alias", line, maybe_unfinished=False)
     builder.alias(event.anchor, line)
 
 
-def _scalar(builder: Builder, event: Any, piece: Piece) -> None:
+def _scalar(builder: Builder, event: Any, piece: YamlDocument) -> None:
     line = event.start_mark.line + piece.line
     text = event.value if event.value.isascii() else event.value.translate(_SHOW)
     if builder.wants_key:
@@ -190,7 +190,7 @@ def _scalar(builder: Builder, event: Any, piece: Piece) -> None:
 
 
 _ENDS = frozenset({events.SequenceEndEvent, events.MappingEndEvent})
-_HANDLERS: dict[type, Callable[[Builder, Any, Piece], None]] = {
+_HANDLERS: dict[type, Callable[[Builder, Any, YamlDocument], None]] = {
     events.ScalarEvent: _scalar,
     events.SequenceStartEvent: _container,
     events.MappingStartEvent: _container,

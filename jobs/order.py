@@ -35,7 +35,7 @@ class Fallback:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class JobLimits:
     """Bounds of one job that only the worker can hold; named as in the `limits` of the configuration.
 
     Attributes:
@@ -66,7 +66,7 @@ class Order:
         checkpoint_state: Changes when the checkpoint is replaced; see `checkpoint_names.Model.state`.
         fallback: What the base model takes the place of; None when it is not that.
         transcribe: As in `Rules`.
-        limits: See `Limits`.
+        limits: See `JobLimits`.
     """
 
     job_id: str
@@ -83,7 +83,7 @@ class Order:
     checkpoint_state: tuple[int, ...] = ()
     fallback: Fallback | None = None
     transcribe: str = "off"
-    limits: Limits = Limits()
+    limits: JobLimits = JobLimits()
 
     def where(self) -> Device:
         """The device as engines see it."""
@@ -141,5 +141,5 @@ class Progress:
     audio_s: float
 
 
-class Stopped(Exception):
+class RenderStopped(Exception):
     """The rendering was asked to stop, and did after a chunk; what is finished is kept."""

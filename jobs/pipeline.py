@@ -31,7 +31,7 @@ from files.printable import printable
 from files.tree import Problem
 from jobs.errors import Cancelled, Hold, JobError, JobInvalid, OutboxGone, RenderFailed, holding
 from jobs.names import safe_name
-from jobs.order import Fallback, Limits
+from jobs.order import Fallback, JobLimits
 from jobs.render.rendering import Order, Rendering
 from jobs.results import report, worker_result
 from jobs.results.assembly import Assembly
@@ -40,7 +40,7 @@ from jobs.results.outbox import MANIFEST, Outbox
 from jobs.results.report import Story
 from jobs.results.worker_result import ERROR_TEXT, Made
 from jobs.schedule import URGENT, Ticket
-from jobs.spec.checkpoint_names import Model
+from jobs.spec.checkpoint_names import CheckpointRef
 from jobs.spec.job_spec import JobSpec
 from jobs.spec.parse import Document
 from jobs.spec.rules import NotHere, Rules
@@ -97,7 +97,7 @@ class Spool:
     released: deque[tuple[str, tuple[str, ...]]] = field(default_factory=deque)
     at_leisure: bool = False
     breathe: Callable[[], None] = nothing
-    limits: Limits = field(default_factory=Limits)
+    limits: JobLimits = field(default_factory=JobLimits)
 
     @property
     def open_outbox(self) -> Outbox:
@@ -161,7 +161,7 @@ class Outcome:
 # --- take: from a ready file to the queue ----------------------------------------------------------
 
 
-class Ready(Protocol):
+class ReadyFile(Protocol):
     """A file that is ready to be claimed; see `watcher.daemon.arrivals.Arrival`."""
 
     @property
@@ -182,7 +182,7 @@ Step = Ticket | Reading | None
 """What the way into the queue yields: a job that is in it, a reading to wait for, or None after a slice of work."""
 
 
-def take(spool: Spool, arrival: Ready) -> Iterator[Step]:
+def take(spool: Spool, arrival: ReadyFile) -> Iterator[Step]:
     """Claim a ready file; every document in it becomes a job in the queue.
 
     Returns:
@@ -201,7 +201,7 @@ def take(spool: Spool, arrival: Ready) -> Iterator[Step]:
     return _enlist(spool, claim, data, (arrival.documents or arrival.invalid) if data == arrival.data else None)
 
 
-def put_by(spool: Spool, arrival: Ready) -> str:
+def put_by(spool: Spool, arrival: ReadyFile) -> str:
     """Claim a ready file whose way into the queue is to begin later, by `resume`. Returns its id; raises as `take`."""
     return spool.store.claim(arrival.source, arrival.status, spool.longest_bytes)[0].job_id
 
@@ -278,8 +278,8 @@ def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> I
     )
 
 
-def _model(engine: str, model: Model | Fallback | None) -> tuple[str, str]:
-    return _shared(engine, str(model.path) if isinstance(model, Model) else "")
+def _model(engine: str, model: CheckpointRef | Fallback | None) -> tuple[str, str]:
+    return _shared(engine, str(model.path) if isinstance(model, CheckpointRef) else "")
 
 
 @lru_cache(maxsize=1000)
@@ -392,7 +392,9 @@ def _without_recordings(claim: Claim, document: Document) -> list[Problem]:
     return [Problem(sentence, *places[name]) for name, sentence in claim.problems.items()]
 
 
-def _attempt(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback | None, renderer: Renderer) -> Made:
+def _attempt(
+    spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fallback | None, renderer: Renderer
+) -> Made:
     """Render, and try again with a fresh worker if the engine fails. Failed attempts are counted on disk.
 
     A checkpoint that turns out to be of no use only when it is loaded is not tried again: where the job allows it, the
@@ -422,13 +424,13 @@ def _attempt(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback 
                 spool.store.note_attempt(claim, outcome=words)
 
 
-def _order(spool: Spool, claim: Claim, spec: JobSpec, model: Model | Fallback | None, attempt: int) -> Order:
+def _order(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fallback | None, attempt: int) -> Order:
     folder = claim.folder / f"attempt-{attempt}"
     remove_tree(folder)
     folder.mkdir(mode=0o700)
     claim.chunks.mkdir(mode=0o700, exist_ok=True)
     recordings = {name: str(claim.folder / "recordings" / digest) for name, digest in claim.recordings.items()}
-    file = model if isinstance(model, Model) else None
+    file = model if isinstance(model, CheckpointRef) else None
     return Order(
         job_id=claim.job_id,
         stem=_stem(claim),

@@ -22,7 +22,7 @@ from engines.device import runtime
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.f5.net.model import Files, Model, Request
+    from engines.f5.net.model import F5Files, F5Model, Request
 
 T = TypeVar("T")
 
@@ -58,23 +58,23 @@ class Built:
     flags: Flags
 
     @cached_property
-    def files(self) -> Files:
-        """As `Model` takes them, read from the file's header."""
+    def files(self) -> F5Files:
+        """As `F5Model` takes them, read from the file's header."""
         prepare()
-        from engines.f5.net.model import Files
+        from engines.f5.net.model import F5Files
 
         found = inspection.inspect(self.checkpoint)
         assert found.sizes == self.sizes
-        return Files(self.checkpoint, found.tensors, self.sizes, self.vocoder)
+        return F5Files(self.checkpoint, found.tensors, self.sizes, self.vocoder)
 
-    def load(self, precision: str = "float32", device: str = "cpu") -> Model:
+    def load(self, precision: str = "float32", device: str = "cpu") -> F5Model:
         """Our own model."""
         prepare()
         import torch
 
-        from engines.f5.net.model import Model
+        from engines.f5.net.model import F5Model
 
-        return Model(self.files, device, getattr(torch, precision))
+        return F5Model(self.files, device, getattr(torch, precision))
 
     @cached_property
     def library(self) -> Library:
@@ -176,12 +176,12 @@ def request(
     import torch
 
     from engines.f5.net.model import Request
-    from engines.torch.mel import Reference
+    from engines.torch.mel import ReferenceMel
 
     heard, said, frames = lengths[number % len(lengths)]
     generator = torch.Generator().manual_seed(number)
     mel = torch.randn(heard, model_sizes.n_mels, generator=generator) * 2 - 4
     symbols = torch.randint(0, model_sizes.vocabulary, (said,), generator=generator)
     gain = (1.0, 0.5)[number % 2]
-    reference = Reference(mel, gain, hops=heard - 1)
+    reference = ReferenceMel(mel, gain, hops=heard - 1)
     return Request(number if key is None else key, reference, symbols, frames, course, seed=100 + number)

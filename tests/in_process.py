@@ -17,7 +17,7 @@ from files import durable
 from jobs.errors import JobInvalid
 from jobs.pipeline import Outcome, Spool, Step, process, resume, take
 from jobs.render.rendering import Order, Rendering
-from jobs.results.outbox import Outbox, Policy
+from jobs.results.outbox import Outbox, PublishPolicy
 from jobs.results.outbox_id import SPOOL_FOLDER
 from jobs.schedule import Ticket
 from jobs.spec.checkpoint_names import Models
@@ -167,7 +167,7 @@ class Desk:
 
     folder: Path
     outbox: Path | None = None
-    policy: Policy = field(default_factory=Policy)
+    policy: PublishPolicy = field(default_factory=PublishPolicy)
     settings: dict[str, Any] = field(default_factory=dict)
     spool: Spool | None = None
 

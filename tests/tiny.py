@@ -169,14 +169,14 @@ def configuration() -> Any:
 
 
 def files(checkpoint: Path) -> Any:
-    """A checkpoint with what lies beside it, as `Model` takes it."""
+    """A checkpoint with what lies beside it, as `XttsModel` takes it."""
     _prepare()
-    from engines.xtts.net.model import Files
+    from engines.xtts.net.model import XttsFiles
 
     found = inspection.inspect(checkpoint)
     assert found.loads, found.why_not
     assert found.vocab is not None
-    return Files(checkpoint, found.tensors, found.config, found.vocab)
+    return XttsFiles(checkpoint, found.tensors, found.config, found.vocab)
 
 
 def load(checkpoint: Path, precision: str = "float32", device: str = "cpu") -> Any:
@@ -185,13 +185,13 @@ def load(checkpoint: Path, precision: str = "float32", device: str = "cpu") -> A
 
 
 def load_files(parts: Any, precision: str = "float32", device: str = "cpu") -> Any:
-    """The same, put together from any `Files`."""
+    """The same, put together from any `XttsFiles`."""
     _prepare()
     import torch
 
-    from engines.xtts.net.model import Model
+    from engines.xtts.net.model import XttsModel
 
-    return Model(parts, device, getattr(torch, precision))
+    return XttsModel(parts, device, getattr(torch, precision))
 
 
 def _prepare() -> None:

@@ -51,12 +51,12 @@ def configure(stream: TextIO | None = None, level: Level = "info") -> None:
             _console() if terminal else _json_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=lambda *_: _Lines(stream),
+        logger_factory=lambda *_: _LogLines(stream),
         cache_logger_on_first_use=False,
     )
 
 
-class _Lines:
+class _LogLines:
     """Writes whole lines, from any thread. What can't be written (disk full, no reader) is dropped."""
 
     _lock = threading.Lock()

@@ -306,7 +306,7 @@ def _fault_of_weights(model: BaseModel, weights: Path, _state: tuple[int, ...]) 
 
     try:
         found = recognise(tensors.read(weights))
-    except tensors.Unreadable as error:
+    except tensors.UnreadableModelFile as error:
         return f"{weights.name} can't be used: {error.reason}"
     if not found.name.startswith(model.architecture):
         return f"{weights.name} is {found.name}"

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from engines.modelfiles.tensor_file import Entry
+from engines.modelfiles.tensor_file import Entry, Shape
 
-Shape = tuple[int, ...]
 Tensors = Mapping[str, Entry]
 
 MELS = 100

@@ -82,7 +82,7 @@ def read(path: Path) -> Vocabulary:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class VocabularyMatch:
     """Which vocabulary a model speaks with.
 
     Attributes:
@@ -97,7 +97,7 @@ class Found:
     warning: str = ""
 
 
-class Shelf:
+class VocabularyFolder:
     """Every vocabulary that lies under a folder of models; looked for once, when somebody asks."""
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -113,7 +113,7 @@ class Shelf:
         return tuple(_readable(sorted(islice(paths, _MAX_FILES))))
 
 
-def find(model: Path, symbols: int, shelf: Shelf) -> Found:
+def find(model: Path, symbols: int, shelf: VocabularyFolder) -> VocabularyMatch:
     """Find the vocabulary of a model.
 
     Used is what lies beside it (`MODEL.vocab.txt`, `vocab.txt`, or the only `vocab*.txt` that fits), else the library's
@@ -132,30 +132,34 @@ def find(model: Path, symbols: int, shelf: Shelf) -> Found:
     fitting = [one for one in _readable(beside) if one.path.name.startswith("vocab") and one.fits(symbols)]
     if len(fitting) == 1:
         name = fitting[0].path.name
-        return Found(fitting[0].path, warning=f"{_shown(name)} beside the model was used: it has as many symbols")
+        return VocabularyMatch(
+            fitting[0].path, warning=f"{_shown(name)} beside the model was used: it has as many symbols"
+        )
     if symbols == LIBRARY_SYMBOLS:
         return _of_the_library(model, symbols)
     fault = f"There is no {NAME} beside it, and it was trained with {symbols} symbols."
-    return Found(None, fault, _where_else(model, symbols, shelf))
+    return VocabularyMatch(None, fault, _where_else(model, symbols, shelf))
 
 
-def _judged(own: Path, model: Path, symbols: int, shelf: Shelf) -> Found:
+def _judged(own: Path, model: Path, symbols: int, shelf: VocabularyFolder) -> VocabularyMatch:
     """The one that lies beside the model, if it fits."""
     name = _shown(own.name)
     try:
         vocabulary = read(own)
     except (OSError, ValueError) as error:
         why = f": {error}" if type(error) is ValueError else ""
-        return Found(own, f"{name} beside it can't be read{why}.", "It has to be text in UTF-8, a symbol on each line.")
+        return VocabularyMatch(
+            own, f"{name} beside it can't be read{why}.", "It has to be text in UTF-8, a symbol on each line."
+        )
     if vocabulary.fits(symbols):
-        return Found(own)
+        return VocabularyMatch(own)
     fault = f"{name} beside it has {vocabulary.size} symbols, and the model was trained with {symbols}."
     if vocabulary.size == symbols - 1 and " " not in vocabulary.symbols:
-        return Found(own, fault, "Its first line, a single space, is missing: put it back.")
-    return Found(own, fault, _where_else(model, symbols, shelf))
+        return VocabularyMatch(own, fault, "Its first line, a single space, is missing: put it back.")
+    return VocabularyMatch(own, fault, _where_else(model, symbols, shelf))
 
 
-def _of_the_library(model: Path, symbols: int) -> Found:
+def _of_the_library(model: Path, symbols: int) -> VocabularyMatch:
     """The library's own, unless the training has left another that fits."""
     path = library()
     own = next(_readable([path] if path is not None else []), None)
@@ -163,9 +167,11 @@ def _of_the_library(model: Path, symbols: int) -> Found:
         if own is not None and one.fits(symbols) and one.symbols != own.symbols:
             place = _shown(os.path.relpath(one.path, model.parent))
             fault = f"There is no {NAME} beside it; f5-tts's own has as many symbols, and so has {place}, with others."
-            return Found(None, fault, f"Copy the one that it was trained with beside it: most likely {place}.")
+            return VocabularyMatch(
+                None, fault, f"Copy the one that it was trained with beside it: most likely {place}."
+            )
     warning = f"there is no {NAME} beside the model; f5-tts's own was used, which has as many symbols"
-    return Found(path, warning=warning)
+    return VocabularyMatch(path, warning=warning)
 
 
 def library() -> Path | None:
@@ -179,7 +185,7 @@ def library() -> Path | None:
 # --- where else one lies ---------------------------------------------------------------------------------------------
 
 
-def _where_else(model: Path, symbols: int, shelf: Shelf) -> str:
+def _where_else(model: Path, symbols: int, shelf: VocabularyFolder) -> str:
     """What to do about a vocabulary that is not there: a sentence or two."""
     fitting = (one.path for one in _everywhere(model, shelf) if one.fits(symbols))
     place = next((_place(path, model, shelf) for path in fitting), "")
@@ -192,13 +198,13 @@ def _where_else(model: Path, symbols: int, shelf: Shelf) -> str:
     return f"Copy the one that it was trained with beside it. None with {symbols} symbols was found {looked}.{bytewise}"
 
 
-def _everywhere(model: Path, shelf: Shelf) -> Iterator[Vocabulary]:
+def _everywhere(model: Path, shelf: VocabularyFolder) -> Iterator[Vocabulary]:
     yield from _readable(_beside(model))
     yield from _nearby(model)
     yield from shelf.all
 
 
-def _place(path: Path, model: Path, shelf: Shelf) -> str:
+def _place(path: Path, model: Path, shelf: VocabularyFolder) -> str:
     if shelf.folder is not None and path.is_relative_to(shelf.folder):
         return _shown(path.relative_to(shelf.folder.parent))
     return _shown(os.path.relpath(path, model.parent))

@@ -17,9 +17,9 @@ from engines.checkpoints import f5_variant, f5_vocabulary
 from engines.checkpoints.architectures import Architecture, recognise, some
 from engines.checkpoints.f5_layout import Sizes
 from engines.checkpoints.f5_variant import Variant
-from engines.checkpoints.f5_vocabulary import Shelf
+from engines.checkpoints.f5_vocabulary import VocabularyFolder
 from engines.modelfiles import tensors
-from engines.modelfiles.tensors import Entry, TensorFile, Unreadable
+from engines.modelfiles.tensors import Entry, TensorFile, UnreadableModelFile
 from files import bounded_json
 from files.digests import digest
 
@@ -98,14 +98,14 @@ def inspect(path: Path, models: Path | None = None) -> Checkpoint:
     Raises:
         OSError: It can't be opened or read.
     """
-    return _inspect(path, Shelf(models))
+    return _inspect(path, VocabularyFolder(models))
 
 
-def _inspect(path: Path, shelf: Shelf) -> Checkpoint:
+def _inspect(path: Path, shelf: VocabularyFolder) -> Checkpoint:
     status = path.stat()
     try:
         file = tensors.read(path)
-    except Unreadable as error:
+    except UnreadableModelFile as error:
         return _useless(path, status, f"The file can't be used: {error.reason}.", error.cure)
     kind = recognise(file)
     companions = _companions(file, kind, shelf)
@@ -190,7 +190,7 @@ def listed(folder: Path, models: Path | None = None) -> list[Checkpoint]:
         folder: Where to look.
         models: As for `inspect`; else the same folder.
     """
-    shelf = Shelf(models or folder)
+    shelf = VocabularyFolder(models or folder)
     found = [_inspected(path, shelf) for path in candidates(folder)]
     with_loss: dict[Path, list[Checkpoint]] = {}
     for one in found:
@@ -200,7 +200,7 @@ def listed(folder: Path, models: Path | None = None) -> list[Checkpoint]:
     return [replace(one, is_best=id(one) in best) for one in found]
 
 
-def _inspected(path: Path, shelf: Shelf) -> Checkpoint:
+def _inspected(path: Path, shelf: VocabularyFolder) -> Checkpoint:
     try:
         return _inspect(path, shelf)
     except OSError as error:
@@ -224,7 +224,7 @@ class _Companions:
     cure: str = ""
 
 
-def _companions(file: TensorFile, kind: Architecture, shelf: Shelf) -> _Companions:
+def _companions(file: TensorFile, kind: Architecture, shelf: VocabularyFolder) -> _Companions:
     if kind.sizes is not None and not kind.fault:
         return _companions_of_f5(file, kind.sizes, shelf)
     config, vocab, speakers = (_beside(file.path, name) for name in _names_beside(kind))
@@ -237,7 +237,7 @@ def _companions(file: TensorFile, kind: Architecture, shelf: Shelf) -> _Companio
     return _Companions(config, vocab, speakers, fault=fault, cure=cure)
 
 
-def _companions_of_f5(file: TensorFile, sizes: Sizes, shelf: Shelf) -> _Companions:
+def _companions_of_f5(file: TensorFile, sizes: Sizes, shelf: VocabularyFolder) -> _Companions:
     variant = f5_variant.find(file, sizes)
     vocabulary = f5_vocabulary.find(file.path, sizes.vocabulary, shelf)
     warnings = (vocabulary.warning,) if vocabulary.warning else ()

@@ -16,7 +16,7 @@ from engines.errors import EngineMissing
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class Requirement:
     """A model that has to be on this machine.
 
     Attributes:
@@ -29,22 +29,22 @@ class Need:
     cure: str = ""
 
 
-def of(found: Checkpoint) -> tuple[Need, ...]:
+def of(found: Checkpoint) -> tuple[Requirement, ...]:
     """What a checkpoint that loads by its header needs besides."""
     if found.engine == "xtts":
         return _of_xtts(found)
     if found.engine == "f5" and found.variant is not None:
-        return (*_of_f5(found), Need(found.variant.vocoder))
+        return (*_of_f5(found), Requirement(found.variant.vocoder))
     return ()
 
 
-def of_base_model(engine: str) -> tuple[Need, ...]:
+def of_base_model(engine: str) -> tuple[Requirement, ...]:
     """What an engine needs for a job without a checkpoint; nothing for one that has no base model."""
     model = base_models.BASE_MODELS.get(engine)
-    return () if model is None else (Need(model.name), *map(Need, model.needs))
+    return () if model is None else (Requirement(model.name), *map(Requirement, model.needs))
 
 
-def check(needs: Iterable[Need], models: Path | None = None) -> None:
+def check(needs: Iterable[Requirement], models: Path | None = None) -> None:
     """Look for all of it.
 
     Args:
@@ -60,7 +60,7 @@ def check(needs: Iterable[Need], models: Path | None = None) -> None:
             raise EngineMissing(need.why, need.cure)
 
 
-def missing(needs: Iterable[Need], models: Path | None) -> EngineMissing | None:
+def missing(needs: Iterable[Requirement], models: Path | None) -> EngineMissing | None:
     """The same for who wants to say it: what `check` raises, or None."""
     try:
         check(needs, models)
@@ -69,21 +69,25 @@ def missing(needs: Iterable[Need], models: Path | None) -> EngineMissing | None:
     return None
 
 
-def _of_xtts(found: Checkpoint) -> tuple[Need, ...]:
+def _of_xtts(found: Checkpoint) -> tuple[Requirement, ...]:
     if found.is_adapter:
-        return (Need("xtts"),)
+        return (Requirement("xtts"),)
     if found.vocab is not None:
         return ()
     why = f"there is no vocab.json next to {found.path.name}, and no base model to take it from"
-    return (Need("xtts", why, f"Copy vocab.json from the training run into that folder, or {_pull('xtts')}."),)
+    return (Requirement("xtts", why, f"Copy vocab.json from the training run into that folder, or {_pull('xtts')}."),)
 
 
-def _of_f5(found: Checkpoint) -> tuple[Need, ...]:
+def _of_f5(found: Checkpoint) -> tuple[Requirement, ...]:
     if found.vocab is not None:
         return ()
     name = f5_vocabulary.NAME
     why = f"there is no {name} next to {found.path.name}, and f5-tts, to take its own from, is not installed"
-    return (Need("", why, f"Copy {name} from the training run into that folder, or install f5: `voicespool engines`."),)
+    return (
+        Requirement(
+            "", why, f"Copy {name} from the training run into that folder, or install f5: `voicespool engines`."
+        ),
+    )
 
 
 def _pull(name: str) -> str:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from engines.modelfiles.tensor_file import Entry
-
-Shape = tuple[int, ...]
+from engines.modelfiles.tensor_file import Entry, Shape
 
 _LAYER_NUMBER = re.compile("[0-9]{1,3}")
 _MELS, _LATENTS, _SPEAKER = 80, 32, 512

@@ -93,13 +93,13 @@ class F5(NeuralEngine):
         is_low = device.profile == "low_vram"
         is_small = is_low and here.device != "cpu"
 
-        from engines.f5.net.model import Files, Model
-        from engines.f5.net.speech import About, Speech
+        from engines.f5.net.model import F5Files, F5Model
+        from engines.f5.net.speech import About, F5Speech
         from engines.f5.net.symbols import Symbols
 
-        files = Files(found.path, found.tensors, found.sizes, base_models.need(variant.vocoder), variant.vocoder)
+        files = F5Files(found.path, found.tensors, found.sizes, base_models.need(variant.vocoder), variant.vocoder)
         with runtime.too_small(f"the model does not fit into the memory of {here.device}"):
-            model = Model(files, here.device, here.torch_dtype, "cpu" if is_small else here.device)
+            model = F5Model(files, here.device, here.torch_dtype, "cpu" if is_small else here.device)
         symbols = Symbols(f5_vocabulary.read(found.vocab).numbers(found.sizes.vocabulary))
         defaults = {**_DEFAULTS, "nfe_step": FEWER_STEPS if is_low else STEPS}
         about = About(found.path, variant, partial(inspection.digest, found.path), one_by_one=is_small)
@@ -116,7 +116,7 @@ class F5(NeuralEngine):
             "settings": defaults,
             "warnings": [*found.warnings],
         }
-        return Opened(Speech(model, symbols, about, defaults, self._facts), facts, found.path)
+        return Opened(F5Speech(model, symbols, about, defaults, self._facts), facts, found.path)
 
 
 _DEFAULTS: Mapping[str, Any] = {option.name: option.default for option in OPTIONS}

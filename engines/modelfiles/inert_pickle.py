@@ -21,7 +21,7 @@ from io import BytesIO
 from itertools import count
 from typing import Any
 
-from engines.modelfiles.tensor_file import DAMAGED, ITEM_BYTES, HoldsCode, Unreadable, quoted
+from engines.modelfiles.tensor_file import DAMAGED, ITEM_BYTES, HoldsCode, UnreadableModelFile, quoted
 
 MAX_INSTRUCTIONS = 300_000
 """Two and a half times what a whole XTTS-v2 with the state of its optimizer needs (3,852 tensors); half a second."""
@@ -61,7 +61,7 @@ class Tensor:
 
 
 @dataclass(slots=True)
-class Record:
+class PickledObject:
     """An object: its class, what it would be made from, and its state, most often a dictionary of its attributes."""
 
     path: str
@@ -95,15 +95,15 @@ def _one(stream: BytesIO, used: Iterator[int]) -> Any:
     try:
         for instruction, argument, _place in pickletools.genops(stream):
             if next(used) > MAX_INSTRUCTIONS:
-                raise Unreadable(f"its list of contents has more than {MAX_INSTRUCTIONS:,} parts", DAMAGED)
+                raise UnreadableModelFile(f"its list of contents has more than {MAX_INSTRUCTIONS:,} parts", DAMAGED)
             step = _STEPS.get(instruction.name)
             if step is None:
                 name = instruction.name
-                raise Unreadable(f"its list of contents uses {name}, which no torch file does", DAMAGED)
+                raise UnreadableModelFile(f"its list of contents uses {name}, which no torch file does", DAMAGED)
             step(machine, argument)
         return machine.stack.pop()
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, struct.error):
-        raise Unreadable("its list of contents is damaged", DAMAGED) from None
+        raise UnreadableModelFile("its list of contents is damaged", DAMAGED) from None
 
 
 class _Machine:
@@ -147,7 +147,7 @@ class _Machine:
     def build(self, _argument: None) -> None:
         """Give an object its state. That of tensors and dictionaries does not matter here."""
         state = self.stack.pop()
-        if isinstance(target := self.stack[-1], Record):
+        if isinstance(target := self.stack[-1], PickledObject):
             target.state = state
 
 
@@ -160,7 +160,7 @@ def _key(key: Any) -> str:
         return key
     if key is None or isinstance(key, float) or (isinstance(key, int) and key.bit_length() <= 64):
         return str(key)
-    raise Unreadable("one of its dictionaries has keys that are neither text nor numbers", DAMAGED)
+    raise UnreadableModelFile("one of its dictionaries has keys that are neither text nor numbers", DAMAGED)
 
 
 # --- what may be named -----------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def _tensor_of_type(storage: Any, offset: Any, shape: Any, stride: Any, *others:
     return Tensor(storage, offset, shape, stride, _DTYPES[others[2].path])
 
 
-def _number(dtype: Record, content: bytes) -> Any:
+def _number(dtype: PickledObject, content: bytes) -> Any:
     """A number of numpy's: trainers save losses so."""
     order = ">" if isinstance(dtype.state, tuple) and dtype.state[1] == ">" else "<"
     code = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "b1": "?"}[_text(dtype.arguments[0])]
@@ -238,11 +238,11 @@ _CALLS: Mapping[str, Callable[..., Any]] = {
     "builtins.bytes": lambda *_content: b"",
     "builtins.bytearray": lambda *_content: b"",
     "_codecs.encode": _encoded,
-    "copyreg._reconstructor": lambda kind, *_others: Record(kind.path),
+    "copyreg._reconstructor": lambda kind, *_others: PickledObject(kind.path),
     "numpy.core.multiarray.scalar": _number,
     "numpy._core.multiarray.scalar": _number,
-    "numpy.core.multiarray._reconstruct": lambda *_others: Record("numpy.ndarray"),
-    "numpy._core.multiarray._reconstruct": lambda *_others: Record("numpy.ndarray"),
+    "numpy.core.multiarray._reconstruct": lambda *_others: PickledObject("numpy.ndarray"),
+    "numpy._core.multiarray._reconstruct": lambda *_others: PickledObject("numpy.ndarray"),
 }
 
 
@@ -256,7 +256,7 @@ def _named(module: str, name: str) -> Name:
     if f"{module}.".startswith(_CONFIGURATIONS) and name.isidentifier() and name[0].isupper():
         return Name(path)
     if path.startswith("torch._utils._rebuild_"):
-        raise Unreadable(
+        raise UnreadableModelFile(
             f"it has tensors of a kind that is not read here ({quoted(path)})",
             "Save it with plain float32, float16 or bfloat16 weights.",
         )
@@ -278,7 +278,7 @@ def _called(name: Any, arguments: Any) -> Any:
     if not isinstance(name, Name):
         raise TypeError
     call = _CALLS.get(name.path)
-    return Record(name.path, _few(arguments)) if call is None else call(*_few(arguments))
+    return PickledObject(name.path, _few(arguments)) if call is None else call(*_few(arguments))
 
 
 def _object(kind: Any, *arguments: Any) -> Any:

@@ -13,8 +13,8 @@ from engines.modelfiles.tensor_file import (
     ITEM_BYTES,
     MAX_DIMENSIONS,
     Entry,
-    Source,
-    Unreadable,
+    TensorBytes,
+    UnreadableModelFile,
     cut_off,
     quoted,
 )
@@ -37,11 +37,11 @@ def looks_like_it(head: bytes) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40
 
 
-def read(source: Source) -> tuple[dict[str, Entry], dict[str, object]]:
+def read(source: TensorBytes) -> tuple[dict[str, Entry], dict[str, object]]:
     """Tensors and metadata. Raises: Unreadable."""
     length = int.from_bytes(source.at(0, 8), "little")
     if length > MAX_HEADER:
-        raise Unreadable(f"its header claims {length:,} bytes; {MAX_HEADER:,} are read", DAMAGED)
+        raise UnreadableModelFile(f"its header claims {length:,} bytes; {MAX_HEADER:,} are read", DAMAGED)
     header = _parsed(source.at(8, length))
     metadata = header.pop("__metadata__", None)
     start = 8 + length
@@ -57,16 +57,16 @@ def _parsed(text: bytes) -> dict[str, Any]:
     try:
         header = bounded_json.parse(text, MAX_VALUES, _unique)
     except ValueError:
-        raise Unreadable("its header is not the JSON of safetensors", DAMAGED) from None
+        raise UnreadableModelFile("its header is not the JSON of safetensors", DAMAGED) from None
     if not isinstance(header, dict):
-        raise Unreadable("its header is not the JSON of safetensors", DAMAGED)
+        raise UnreadableModelFile("its header is not the JSON of safetensors", DAMAGED)
     return header
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise Unreadable("its header names a tensor twice", DAMAGED)
+        raise UnreadableModelFile("its header names a tensor twice", DAMAGED)
     return found
 
 
@@ -77,7 +77,7 @@ def _entry(name: str, described: object, start: int) -> Entry:
     if not (_sizes(shape) and _sizes(places)) or len(places) != 2 or len(shape) > MAX_DIMENSIONS:
         raise _wrong(name)
     if not isinstance(kind, str) or kind not in _DTYPES:
-        raise Unreadable(
+        raise UnreadableModelFile(
             f"the tensor {quoted(name)} is of a kind that is not known here: {quoted(str(kind))}",
             "Save it with float32, float16 or bfloat16 weights.",
         )
@@ -88,8 +88,8 @@ def _entry(name: str, described: object, start: int) -> Entry:
     return entry
 
 
-def _wrong(name: str) -> Unreadable:
-    return Unreadable(f"its header describes the tensor {quoted(name)} wrongly", DAMAGED)
+def _wrong(name: str) -> UnreadableModelFile:
+    return UnreadableModelFile(f"its header describes the tensor {quoted(name)} wrongly", DAMAGED)
 
 
 def _sizes(value: object) -> TypeGuard[list[int]]:
@@ -102,9 +102,9 @@ def _check_places(entries: Mapping[str, Entry], start: int, size: int) -> None:
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].size)):
         if entry.offset != end:
             how = "overlaps another" if entry.offset < end else "comes after a gap"
-            raise Unreadable(f"the tensor {quoted(name)} {how}", DAMAGED)
+            raise UnreadableModelFile(f"the tensor {quoted(name)} {how}", DAMAGED)
         end += entry.size
     if end > size:
         raise cut_off(end - size)
     if end < size:
-        raise Unreadable(f"{size - end:,} bytes after its last tensor belong to nothing", DAMAGED)
+        raise UnreadableModelFile(f"{size - end:,} bytes after its last tensor belong to nothing", DAMAGED)

@@ -18,7 +18,7 @@ ITEM_BYTES: Mapping[str, int] = {
 MAX_DIMENSIONS = 32
 
 
-class Unreadable(Exception):
+class UnreadableModelFile(Exception):
     """A file that is no model, or a broken or hostile one.
 
     Args:
@@ -32,8 +32,11 @@ class Unreadable(Exception):
         self.cure = cure
 
 
-class HoldsCode(Unreadable):
+class HoldsCode(UnreadableModelFile):
     """Loading the file the usual way would run what its author put into it."""
+
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class Entry:
     """
 
     dtype: str
-    shape: tuple[int, ...]
+    shape: Shape
     offset: int
     size: int
     stride: tuple[int, ...] | None = None
@@ -78,7 +81,7 @@ class TensorFile:
     values: Mapping[str, object]
 
 
-class Source:
+class TensorBytes:
     """An open file that is read at places, and never beyond its end."""
 
     def __init__(self, descriptor: int) -> None:
@@ -98,9 +101,9 @@ class Source:
         return found
 
 
-def cut_off(missing: int) -> Unreadable:
+def cut_off(missing: int) -> UnreadableModelFile:
     """The error for a file that lacks so many bytes at its end."""
-    return Unreadable(f"it is cut off: {missing:,} bytes are missing", COPY_AGAIN)
+    return UnreadableModelFile(f"it is cut off: {missing:,} bytes are missing", COPY_AGAIN)
 
 
 COPY_AGAIN = "Copy or download it again, and compare its size with the original's."

@@ -7,9 +7,9 @@ import stat
 from pathlib import Path
 
 from engines.modelfiles import safetensors_header, torch_file
-from engines.modelfiles.tensor_file import COPY_AGAIN, Entry, HoldsCode, Source, TensorFile, Unreadable
+from engines.modelfiles.tensor_file import COPY_AGAIN, Entry, HoldsCode, TensorBytes, TensorFile, UnreadableModelFile
 
-__all__ = ["Entry", "HoldsCode", "TensorFile", "Unreadable", "read"]
+__all__ = ["Entry", "HoldsCode", "TensorFile", "UnreadableModelFile", "read"]
 
 _SAFETENSORS_OR_TORCH = "Model files are .safetensors, or .pt and .pth as torch saves them."
 
@@ -26,17 +26,17 @@ def read(path: Path) -> TensorFile:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not be waited for
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Unreadable("it is not a file", _SAFETENSORS_OR_TORCH)
-        source = Source(descriptor)
+            raise UnreadableModelFile("it is not a file", _SAFETENSORS_OR_TORCH)
+        source = TensorBytes(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         return _read(path, source)
     finally:
         os.close(descriptor)
 
 
-def _read(path: Path, source: Source) -> TensorFile:
+def _read(path: Path, source: TensorBytes) -> TensorFile:
     if source.size == 0:
-        raise Unreadable("it is empty", COPY_AGAIN)
+        raise UnreadableModelFile("it is empty", COPY_AGAIN)
     head = source.at(0, min(source.size, 512))
     if head.startswith(b"PK\3\4"):
         return TensorFile(path, "torch", *torch_file.read(source))
@@ -45,8 +45,8 @@ def _read(path: Path, source: Source) -> TensorFile:
     if head.startswith(_PICKLES):
         torch_file.refuse_old(source)
     raise next(
-        (Unreadable(reason, cure) for begin, reason, cure in _OTHERS if head.startswith(begin)),
-        Unreadable("it is neither safetensors nor a file of torch's", _SAFETENSORS_OR_TORCH),
+        (UnreadableModelFile(reason, cure) for begin, reason, cure in _OTHERS if head.startswith(begin)),
+        UnreadableModelFile("it is neither safetensors nor a file of torch's", _SAFETENSORS_OR_TORCH),
     )
 
 

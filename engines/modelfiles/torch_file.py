@@ -12,18 +12,18 @@ from itertools import islice
 from typing import Any
 
 from engines.modelfiles import inert_pickle, zip_directory
-from engines.modelfiles.inert_pickle import Name, Record, Storage, Tensor
+from engines.modelfiles.inert_pickle import Name, PickledObject, Storage, Tensor
 from engines.modelfiles.tensor_file import (
     DAMAGED,
     ITEM_BYTES,
     MAX_DIMENSIONS,
     Entry,
     HoldsCode,
-    Source,
-    Unreadable,
+    TensorBytes,
+    UnreadableModelFile,
     quoted,
 )
-from engines.modelfiles.zip_directory import Record as Archived
+from engines.modelfiles.zip_directory import ZipEntry as Archived
 
 MAX_PICKLE = 4 << 20
 """Bytes; a whole XTTS-v2 with the state of its optimizer (3,852 tensors) has 370,000."""
@@ -38,22 +38,24 @@ _MAX_ORDER = 16
 _SAVE_AGAIN = "Load it where you trust it, with a current torch, and save it again: torch.save(model.state_dict(), …)."
 
 
-def read(source: Source) -> tuple[dict[str, Entry], dict[str, object]]:
+def read(source: TensorBytes) -> tuple[dict[str, Entry], dict[str, object]]:
     """Tensors, and the plain values beside them. Raises: Unreadable."""
     records = zip_directory.records(source)
     root = _root(records)
     order = records.get(f"{root}/byteorder")
     if order is not None and (order.size > _MAX_ORDER or zip_directory.content(source, order) != b"little"):
-        raise Unreadable("it was saved on a big-endian machine", "Save it again on a machine of the usual byte order.")
+        raise UnreadableModelFile(
+            "it was saved on a big-endian machine", "Save it again on a machine of the usual byte order."
+        )
     listing = records[f"{root}/data.pkl"]
     if listing.size > MAX_PICKLE:
-        raise Unreadable(f"its list of contents has {listing.size:,} bytes", _SAVE_AGAIN)
+        raise UnreadableModelFile(f"its list of contents has {listing.size:,} bytes", _SAVE_AGAIN)
     parts = _Parts(inert_pickle.load(BytesIO(zip_directory.content(source, listing))))
     places = _Places(source, records, root)
     return {name: places.entry(name, tensor) for name, tensor in parts.tensors.items()}, parts.values
 
 
-def refuse_old(source: Source) -> None:
+def refuse_old(source: TensorBytes) -> None:
     """Say what a bare pickle is: code, or what torch wrote before version 1.6. Raises: Unreadable, always."""
     stream = BytesIO(source.at(0, min(source.size, MAX_PICKLE)))
     try:
@@ -61,21 +63,23 @@ def refuse_old(source: Source) -> None:
             pass
     except HoldsCode:
         raise
-    except Unreadable:
+    except UnreadableModelFile:
         pass  # legacy files go on with bytes that are no pickle
-    raise Unreadable("it is a bare pickle, which torch wrote before version 1.6", _SAVE_AGAIN)
+    raise UnreadableModelFile("it is a bare pickle, which torch wrote before version 1.6", _SAVE_AGAIN)
 
 
 def _root(records: Mapping[str, Archived]) -> str:
     """Name of the one folder that everything lies in."""
     roots = [name.removesuffix("/data.pkl") for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
-        raise Unreadable(
+        raise UnreadableModelFile(
             "it is a zip archive without torch's list of contents",
             "If it is a packed folder, unpack it. If saving it was interrupted, use an earlier checkpoint.",
         )
     if f"{roots[0]}/constants.pkl" in records:
-        raise Unreadable("it is a TorchScript program, not weights", "Use the checkpoint that it was made from.")
+        raise UnreadableModelFile(
+            "it is a TorchScript program, not weights", "Use the checkpoint that it was made from."
+        )
     return roots[0]
 
 
@@ -116,10 +120,10 @@ class _Parts:
         self._named += len(name)
         is_too_much = self._looked_at > MAX_PARTS or self._named > MAX_NAMES
         if is_too_much or depth > DEEPEST or len(name) > MAX_NAME:
-            raise Unreadable("its list of contents is nested beyond all measure", DAMAGED)
+            raise UnreadableModelFile("its list of contents is nested beyond all measure", DAMAGED)
         if isinstance(part, Tensor):
             if name in self.tensors:
-                raise Unreadable(f"two of its tensors are named {quoted(name)}", DAMAGED)
+                raise UnreadableModelFile(f"two of its tensors are named {quoted(name)}", DAMAGED)
             self.tensors[name] = part
             return _HOLDS_TENSORS
         children = _children(part)
@@ -131,7 +135,7 @@ class _Parts:
 
 def _children(part: Any) -> Iterable[tuple[str, Any]] | None:
     """What a part consists of, by names, never a copy of it; None for what has no parts."""
-    if isinstance(part, Record):
+    if isinstance(part, PickledObject):
         part = part.state if isinstance(part.state, dict) else part.arguments
     if isinstance(part, dict):
         return part.items()
@@ -152,7 +156,7 @@ def _scalar(part: Any) -> object:
 
 
 class _Places:
-    def __init__(self, source: Source, records: Mapping[str, Archived], root: str) -> None:
+    def __init__(self, source: TensorBytes, records: Mapping[str, Archived], root: str) -> None:
         self._source, self._records, self._root = source, records, root
         self._starts: dict[str, int] = {}
 
@@ -162,14 +166,14 @@ class _Places:
         dtype = tensor.dtype or (storage.dtype if isinstance(storage, Storage) else None)
         sound = isinstance(storage, Storage) and _sizes(shape) and _sizes(stride) and _sizes((first,))
         if not sound or dtype is None or len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS:
-            raise Unreadable(f"it describes the tensor {quoted(name)} wrongly", DAMAGED)
+            raise UnreadableModelFile(f"it describes the tensor {quoted(name)} wrongly", DAMAGED)
         record = self._records.get(f"{self._root}/data/{storage.key}")
         if record is None:
-            raise Unreadable(f"the data of its tensor {quoted(name)} are missing", DAMAGED)
+            raise UnreadableModelFile(f"the data of its tensor {quoted(name)} are missing", DAMAGED)
         item, count = ITEM_BYTES[dtype], math.prod(shape)
         reach = first + 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) if count else 0
         if reach * item > record.size:
-            raise Unreadable(f"its tensor {quoted(name)} reaches beyond its data", DAMAGED)
+            raise UnreadableModelFile(f"its tensor {quoted(name)} reaches beyond its data", DAMAGED)
         start = self._start(record) + first * item if count else record.header
         return Entry(dtype, shape, start, count * item, None if _row_major(shape, stride) else stride)
 

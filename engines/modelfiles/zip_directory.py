@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from struct import Struct
 
-from engines.modelfiles.tensor_file import COPY_AGAIN, DAMAGED, Source, Unreadable, quoted
+from engines.modelfiles.tensor_file import COPY_AGAIN, DAMAGED, TensorBytes, UnreadableModelFile, quoted
 
 MAX_DIRECTORY = 4 << 20
 """Bytes; that of a whole XTTS-v2 with the state of its optimizer (3,852 tensors) has 400,000."""
@@ -29,7 +29,7 @@ _MAX_COMMENT = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ZipEntry:
     """One file in the archive.
 
     Attributes:
@@ -44,47 +44,51 @@ class Record:
     end: int = 0
 
 
-def records(source: Source) -> dict[str, Record]:
+def records(source: TensorBytes) -> dict[str, ZipEntry]:
     """Every record by its name. Raises: Unreadable."""
     place, size = _directory(source)
     found = sorted(islice(_records(source.at(place, size)), MAX_RECORDS + 1), key=lambda record: record.header)
     if len(found) > MAX_RECORDS:
-        raise Unreadable(f"its directory has more than {MAX_RECORDS:,} records", DAMAGED)
+        raise UnreadableModelFile(f"its directory has more than {MAX_RECORDS:,} records", DAMAGED)
     named = {}
-    for record, end in pairwise([*found, Record("", place, 0)]):
+    for record, end in pairwise([*found, ZipEntry("", place, 0)]):
         if record.name in named:
-            raise Unreadable(f"two of its records are named {quoted(record.name)}", DAMAGED)
+            raise UnreadableModelFile(f"two of its records are named {quoted(record.name)}", DAMAGED)
         if record.header + _LOCAL.size + record.size > end.header:
-            raise Unreadable(f"its record {quoted(record.name)} shares bytes with another: a zip bomb", DAMAGED)
-        named[record.name] = Record(record.name, record.header, record.size, end.header)
+            raise UnreadableModelFile(
+                f"its record {quoted(record.name)} shares bytes with another: a zip bomb", DAMAGED
+            )
+        named[record.name] = ZipEntry(record.name, record.header, record.size, end.header)
     return named
 
 
-def data_offset(source: Source, record: Record) -> int:
+def data_offset(source: TensorBytes, record: ZipEntry) -> int:
     """Where a record's content begins, in bytes. Raises: Unreadable."""
     name = record.name.encode()
     header = source.at(record.header, _LOCAL.size + len(name))
     signature, *_others, name_length, extra_length = _LOCAL.unpack_from(header)
     place: int = record.header + _LOCAL.size + name_length + extra_length
     if signature != b"PK\3\4" or header[_LOCAL.size :] != name or name_length != len(name):
-        raise Unreadable(f"its record {quoted(record.name)} is not where its directory says", DAMAGED)
+        raise UnreadableModelFile(f"its record {quoted(record.name)} is not where its directory says", DAMAGED)
     if place + record.size > record.end:
-        raise Unreadable(f"its record {quoted(record.name)} shares bytes with another: a zip bomb", DAMAGED)
+        raise UnreadableModelFile(f"its record {quoted(record.name)} shares bytes with another: a zip bomb", DAMAGED)
     return place
 
 
-def content(source: Source, record: Record) -> bytes:
+def content(source: TensorBytes, record: ZipEntry) -> bytes:
     """All of a record."""
     return source.at(data_offset(source, record), record.size)
 
 
-def _directory(source: Source) -> tuple[int, int]:
+def _directory(source: TensorBytes) -> tuple[int, int]:
     """Where the central directory begins, and its size in bytes."""
     start = max(0, source.size - _END.size - _MAX_COMMENT)
     tail = source.at(start, source.size - start)
     found = tail.rfind(b"PK\5\6", 0, len(tail) - _END.size + 4)
     if found < 0:
-        raise Unreadable(f"it is cut off after {source.size:,} bytes: the list of its tensors is missing", COPY_AGAIN)
+        raise UnreadableModelFile(
+            f"it is cut off after {source.size:,} bytes: the list of its tensors is missing", COPY_AGAIN
+        )
     *_others, size, place, _comment = _END.unpack_from(tail, found)
     end = start + found
     before = end - _END_64_PLACE.size
@@ -92,28 +96,28 @@ def _directory(source: Source) -> tuple[int, int]:
         end = _END_64_PLACE.unpack(locator)[2]
         signature, *_others, size, place = _END_64.unpack(source.at(end, _END_64.size))
         if signature != b"PK\6\6":
-            raise Unreadable("its directory is not where its end says", DAMAGED)
+            raise UnreadableModelFile("its directory is not where its end says", DAMAGED)
     if size > MAX_DIRECTORY or place + size > end:
-        raise Unreadable(f"its directory claims {size:,} bytes", DAMAGED)
+        raise UnreadableModelFile(f"its directory claims {size:,} bytes", DAMAGED)
     return place, size
 
 
-def _records(directory: bytes) -> Iterator[Record]:
+def _records(directory: bytes) -> Iterator[ZipEntry]:
     place = 0
     while place < len(directory):
         if len(directory) - place < _CENTRAL.size or not directory.startswith(b"PK\1\2", place):
-            raise Unreadable("its directory is damaged", DAMAGED)
+            raise UnreadableModelFile("its directory is damaged", DAMAGED)
         (_signature, _made, _needed, flags, method, _time, _date, _crc, packed, size, name_length, extra_length,
          comment_length, _disk, _inner, _outer, header) = _CENTRAL.unpack_from(directory, place)  # fmt: skip
         place += _CENTRAL.size
         if extra_length > _MAX_EXTRA:
-            raise Unreadable("its directory is damaged", DAMAGED)
+            raise UnreadableModelFile("its directory is damaged", DAMAGED)
         name = directory[place : place + name_length]
         extra = directory[place + name_length : place + name_length + extra_length]
         place += name_length + extra_length + comment_length
         size, packed, header = _wide(extra, size, packed, header)
         _refuse_packed(name, flags & 1, method, (packed, size))
-        yield Record(_text(name), header, size)
+        yield ZipEntry(_text(name), header, size)
 
 
 def _wide(extra: bytes, *narrow: int) -> Iterator[int]:
@@ -128,7 +132,7 @@ def _wide(extra: bytes, *narrow: int) -> Iterator[int]:
         if number != 0xFFFFFFFF:
             yield number
         elif len(wide) < 8:
-            raise Unreadable("its directory is damaged", DAMAGED)
+            raise UnreadableModelFile("its directory is damaged", DAMAGED)
         else:
             yield int.from_bytes(wide[:8], "little")
             wide = wide[8:]
@@ -140,13 +144,13 @@ def _refuse_packed(name: bytes, encrypted: int, method: int, sizes: tuple[int, i
         return
     shown = quoted(name.decode(errors="replace"))
     if encrypted:
-        raise Unreadable(f"its record {shown} is encrypted", "Decrypt it; torch saves models in the open.")
+        raise UnreadableModelFile(f"its record {shown} is encrypted", "Decrypt it; torch saves models in the open.")
     if size > 100 * max(packed, 1):
-        raise Unreadable(
+        raise UnreadableModelFile(
             f"it is a zip bomb: its record {shown} unpacks from {packed:,} to {size:,} bytes",
             "Don't load this file with anything else either.",
         )
-    raise Unreadable(
+    raise UnreadableModelFile(
         f"its record {shown} is compressed, which torch never does",
         "If it is a packed folder, unpack it, and put the model file inside under models/.",
     )
@@ -156,4 +160,4 @@ def _text(name: bytes) -> str:
     try:
         return name.decode()
     except UnicodeDecodeError:
-        raise Unreadable("one of its records has a name that is not UTF-8", DAMAGED) from None
+        raise UnreadableModelFile("one of its records has a name that is not UTF-8", DAMAGED) from None

@@ -24,7 +24,7 @@ from engines.errors import RequestRefused
 from engines.modelfiles import tensors
 from engines.modelfiles.tensors import Entry
 from engines.torch.mel import HOP, N_FFT, N_MELS, RATE_HZ
-from engines.torch.source import Source
+from engines.torch.source import WeightSource
 from engines.torch.weights import json_in
 
 CONFIG, WEIGHTS = "config.json", "bigvgan_generator.pt"
@@ -35,7 +35,7 @@ _MOST = 4096  # channels; stages, kernels and dilations are far fewer
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class BigVganConfig:
     """What a vocoder's config.json says.
 
     Attributes:
@@ -125,7 +125,7 @@ class BigVGAN:
 class _Convolution:
     """[in, n] -> [out, n]."""
 
-    def __init__(self, source: Source, name: str, dilation: int = 1) -> None:
+    def __init__(self, source: WeightSource, name: str, dilation: int = 1) -> None:
         self._weight, self._dilation = _weight(source, name), dilation
         self._bias = source.kept(f"{name}.bias") if source.has(f"{name}.bias") else None
 
@@ -137,7 +137,7 @@ class _Convolution:
 class _Raise:
     """[in, n] -> [out, rate * n]: a transposed convolution."""
 
-    def __init__(self, source: Source, name: str, rate: int) -> None:
+    def __init__(self, source: WeightSource, name: str, rate: int) -> None:
         self._weight, self._bias, self._rate = _weight(source, name), source.kept(f"{name}.bias"), rate
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class _Raise:
 class _Block:
     """A residual block: pairs of convolutions, an activation before each."""
 
-    def __init__(self, source: Source, _kernel: int, dilations: Sequence[int]) -> None:
+    def __init__(self, source: WeightSource, _kernel: int, dilations: Sequence[int]) -> None:
         self._pairs = [
             (_Activation(source.within(f"activations.{2 * number}.")),
              _Convolution(source, f"convs1.{number}", dilation),
@@ -166,7 +166,7 @@ class _Block:
 class _Activation:
     """Snake with a frequency and a strength for each channel at twice the rate: x + sin²(αx) / β (arXiv 2006.08195)."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: WeightSource) -> None:
         self._alpha = source.kept("act.alpha").exp_()[:, None, None]
         self._strength = 1 / (source.kept("act.beta").exp_() + _NEVER_ZERO)[:, None, None]
         self._up, self._down = (weight.to(source.device) for weight in _halves())
@@ -216,7 +216,7 @@ _KNOWN: Mapping[str, object] = {
 """What is built here, and the mels that F5-TTS makes for it."""
 
 
-def _shape(config: Path) -> Shape:
+def _shape(config: Path) -> BigVganConfig:
     try:
         said = json_in(config)
         for name, known in _KNOWN.items():
@@ -230,9 +230,9 @@ def _shape(config: Path) -> Shape:
         raise RequestRefused(f"the vocoder's {config.name} can't be used ({words})", _CURE) from None
 
 
-def _numbers(said: Mapping[str, Any]) -> Shape:
+def _numbers(said: Mapping[str, Any]) -> BigVganConfig:
     dilations = (tuple(map(int, those)) for those in said["resblock_dilation_sizes"])
-    shape = Shape(
+    shape = BigVganConfig(
         rate_hz=int(said["sampling_rate"]),
         hop=int(said["hop_size"]),
         n_mels=int(said["num_mels"]),
@@ -256,10 +256,10 @@ def _numbers(said: Mapping[str, Any]) -> Shape:
     return shape
 
 
-def _source(path: Path, shape: Shape, device: torch.device) -> Source:
+def _source(path: Path, shape: BigVganConfig, device: torch.device) -> WeightSource:
     try:
         entries = _entries(path)
-    except tensors.Unreadable as error:
+    except tensors.UnreadableModelFile as error:
         raise RequestRefused(f"the vocoder's {path.name} can't be used: {error.reason}", error.cure) from None
     except OSError as error:
         raise RequestRefused(f"the vocoder's {path} can't be read: {error.strerror}", _CURE) from None
@@ -269,7 +269,7 @@ def _source(path: Path, shape: Shape, device: torch.device) -> Source:
             raise RequestRefused(
                 f"the vocoder's {path.name} does not fit its {CONFIG}: {name} {found}, not {list(wanted)}", _CURE
             )
-    return Source(path, entries, device, torch.float32)
+    return WeightSource(path, entries, device, torch.float32)
 
 
 def _entries(path: Path) -> dict[str, Entry]:
@@ -281,7 +281,7 @@ def _entries(path: Path) -> dict[str, Entry]:
 _NORMED = "parametrizations.weight.original"
 
 
-def _weight(source: Source, name: str) -> Tensor:
+def _weight(source: WeightSource, name: str) -> Tensor:
     """A convolution's weight, with its weight norm (arXiv 1602.07868) folded in where it has one."""
     if source.has(f"{name}.weight"):
         return source.kept(f"{name}.weight")
@@ -289,7 +289,7 @@ def _weight(source: Source, name: str) -> Tensor:
     return direction.mul_(size / direction.norm(dim=(1, 2), keepdim=True))
 
 
-def _expected(shape: Shape, entries: Mapping[str, Entry]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _expected(shape: BigVganConfig, entries: Mapping[str, Entry]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every tensor that speaking needs."""
     for name, weight, bias in _convolutions(shape):
         if f"{name}.weight" in entries:
@@ -304,7 +304,7 @@ def _expected(shape: Shape, entries: Mapping[str, Entry]) -> Iterator[tuple[str,
         yield f"{name}.act.beta", (width,)
 
 
-def _convolutions(shape: Shape) -> Iterator[tuple[str, tuple[int, int, int], int]]:
+def _convolutions(shape: BigVganConfig) -> Iterator[tuple[str, tuple[int, int, int], int]]:
     """Name, shape of the weight, and size of the bias of each; 0 for none."""
     last, count = shape.width(len(shape.stages)), len(shape.blocks)
     yield "conv_pre", (shape.channels, shape.n_mels, _ENDS), shape.channels
@@ -318,7 +318,7 @@ def _convolutions(shape: Shape) -> Iterator[tuple[str, tuple[int, int, int], int
                     yield f"resblocks.{number * count + own}.{side}.{pair}", (width, width, size), width
 
 
-def _activations(shape: Shape) -> Iterator[tuple[str, int]]:
+def _activations(shape: BigVganConfig) -> Iterator[tuple[str, int]]:
     yield "activation_post", shape.width(len(shape.stages))
     for number in range(len(shape.stages)):
         for own, (_size, dilations) in enumerate(shape.blocks):

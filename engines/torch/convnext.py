@@ -8,7 +8,7 @@ from torch import Tensor
 
 from engines.torch.convolution import Convolution
 from engines.torch.packing import Packing
-from engines.torch.source import Source
+from engines.torch.source import WeightSource
 
 KERNEL = 7
 _EPS = 1e-6
@@ -22,7 +22,7 @@ class ConvNext:
             by it; with `grn.gamma` and `grn.beta`, it has a global response norm (arXiv 2301.00808).
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: WeightSource) -> None:
         source = source.in_float32()
         self._along = Convolution(source.kept("dwconv.weight"), source.kept("dwconv.bias"))
         self._norm = source.norm("norm")

@@ -18,7 +18,7 @@ _NEVER_ZERO = 1e-9  # added to the power, for BigVGAN
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reference:
+class ReferenceMel:
     """A voice.
 
     Attributes:
@@ -33,7 +33,7 @@ class Reference:
     hops: int
 
 
-def hear(samples: Tensor, rate_hz: int, vocoder: str = "vocos") -> Reference:
+def hear(samples: Tensor, rate_hz: int, vocoder: str = "vocos") -> ReferenceMel:
     """Listen to a recording.
 
     Args:
@@ -57,7 +57,7 @@ def hear(samples: Tensor, rate_hz: int, vocoder: str = "vocos") -> Reference:
     if audio.shape[1] < N_FFT:
         raise RequestRefused("the recording of the voice is too short to hear anything", "Give one of some seconds.")
     mel = (_for_bigvgan(audio) if vocoder == "bigvgan" else _for_vocos(audio)).clamp(min=_QUIETEST).log()
-    return Reference(mel[0].t().contiguous(), min(1.0, gain), audio.shape[1] // HOP)
+    return ReferenceMel(mel[0].t().contiguous(), min(1.0, gain), audio.shape[1] // HOP)
 
 
 def _for_vocos(audio: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from engines.torch.linear import Gelu, Linear
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class WeightSource:
     """Where a model, or a part of one, gets its weights from.
 
     Attributes:
@@ -32,11 +32,11 @@ class Source:
     dtype: torch.dtype
     prefix: str = ""
 
-    def within(self, prefix: str) -> Source:
+    def within(self, prefix: str) -> WeightSource:
         """A part of this part: `source.within("attn.")`."""
         return replace(self, prefix=self.prefix + prefix)
 
-    def in_float32(self) -> Source:
+    def in_float32(self) -> WeightSource:
         return replace(self, dtype=torch.float32)
 
     def has(self, name: str) -> bool:

@@ -21,7 +21,7 @@ from engines.modelfiles import tensors
 from engines.torch.convnext import KERNEL, ConvNext
 from engines.torch.convolution import Convolution
 from engines.torch.packing import Packing
-from engines.torch.source import Source
+from engines.torch.source import WeightSource
 
 CONFIG, WEIGHTS = "config.yaml", "pytorch_model.bin"
 _EPS = 1e-6
@@ -30,7 +30,7 @@ _MAX_LAYERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class VocosConfig:
     """What a vocoder's config.yaml says.
 
     Attributes:
@@ -102,7 +102,7 @@ _KNOWN = {"backbone": "vocos.models.VocosBackbone", "head": "vocos.heads.ISTFTHe
 _CURE = "Use the files of charactr/vocos-mel-24khz, as they are: `voicespool models pull f5` brings them."
 
 
-def _shape(config: Path) -> Shape:
+def _shape(config: Path) -> VocosConfig:
     try:
         said = sidecar.read(config)
         for part, known in _KNOWN.items():
@@ -119,8 +119,8 @@ def _shape(config: Path) -> Shape:
         raise RequestRefused(f"the vocoder's {config.name} can't be used ({words})", _CURE) from None
 
 
-def _numbers(hears: Mapping[str, Any], thinks: Mapping[str, Any], speaks: Mapping[str, Any]) -> Shape:
-    shape = Shape(
+def _numbers(hears: Mapping[str, Any], thinks: Mapping[str, Any], speaks: Mapping[str, Any]) -> VocosConfig:
+    shape = VocosConfig(
         rate_hz=int(hears["sample_rate"]),
         hop=int(speaks["hop_length"]),
         n_fft=int(speaks["n_fft"]),
@@ -134,10 +134,10 @@ def _numbers(hears: Mapping[str, Any], thinks: Mapping[str, Any], speaks: Mappin
     return shape
 
 
-def _source(path: Path, shape: Shape, device: torch.device) -> Source:
+def _source(path: Path, shape: VocosConfig, device: torch.device) -> WeightSource:
     try:
         entries = tensors.read(path).entries
-    except tensors.Unreadable as error:
+    except tensors.UnreadableModelFile as error:
         raise RequestRefused(f"the vocoder's {path.name} can't be used: {error.reason}", error.cure) from None
     except OSError as error:
         raise RequestRefused(f"the vocoder's {path} can't be read: {error.strerror}", _CURE) from None
@@ -147,10 +147,10 @@ def _source(path: Path, shape: Shape, device: torch.device) -> Source:
             raise RequestRefused(
                 f"the vocoder's {path.name} does not fit its {CONFIG}: {name} {found}, not {list(wanted)}", _CURE
             )
-    return Source(path, entries, device, torch.float32)
+    return WeightSource(path, entries, device, torch.float32)
 
 
-def _expected(shape: Shape) -> dict[str, tuple[int, ...]]:
+def _expected(shape: VocosConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor that speaking needs."""
     dim, inner = shape.dim, shape.inner
     table: dict[str, tuple[int, ...]] = {

@@ -20,7 +20,7 @@ from engines.errors import EngineMissing, RequestRefused
 from engines.neural_engine import NeuralEngine, Opened, inspected, prepare, version_of
 
 if TYPE_CHECKING:
-    from engines.xtts.net.model import Files
+    from engines.xtts.net.model import XttsFiles
 
 PACKAGE = "coqui-tts"
 INSTALL = "pip install 'voicespool[xtts]'"
@@ -94,11 +94,11 @@ class Xtts(NeuralEngine):
         parts = _parts(checkpoint)
         here = prepare(device)
 
-        from engines.xtts.net.model import Model
-        from engines.xtts.net.speech import Speech
+        from engines.xtts.net.model import XttsModel
+        from engines.xtts.net.speech import XttsSpeech
 
         with runtime.too_small(f"the model does not fit into the memory of {here.device}"):
-            model = Model(_files(parts), here.device, here.torch_dtype)
+            model = XttsModel(_files(parts), here.device, here.torch_dtype)
         model.defaults = _within_bounds(model.defaults)
         facts = {
             "device": here.device,
@@ -110,7 +110,7 @@ class Xtts(NeuralEngine):
             "settings": {**model.defaults, "speed": 1.0, "do_sample": True, "num_beams": 1},
             "warnings": [*parts.warnings],
         }
-        return Opened(Speech(model, here.device, parts.speakers), facts, parts.described.path)
+        return Opened(XttsSpeech(model, here.device, parts.speakers), facts, parts.described.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Parts:
     Attributes:
         described: The file that the job names, or the base model's.
         whole: The weights: the same, or what an adapter is merged into.
-        config, vocab, speakers: Files; see `engines.xtts.net.model.Files`.
+        config, vocab, speakers: Files; see `engines.xtts.net.model.XttsFiles`.
         warnings: What was taken from elsewhere, in sentences.
     """
 
@@ -162,11 +162,11 @@ def _inspected(path: Path) -> Checkpoint:
     return inspected(path, "xtts", "XTTS-v2")
 
 
-def _files(parts: Parts) -> Files:
-    from engines.xtts.net.model import Files
+def _files(parts: Parts) -> XttsFiles:
+    from engines.xtts.net.model import XttsFiles
 
     adapter = (parts.described.path, parts.described.tensors) if parts.described.is_adapter else None
-    return Files(parts.whole.path, parts.whole.tensors, parts.config, parts.vocab, adapter)
+    return XttsFiles(parts.whole.path, parts.whole.tensors, parts.config, parts.vocab, adapter)
 
 
 def _within_bounds(said: Mapping[str, Any]) -> dict[str, object]:

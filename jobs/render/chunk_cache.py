@@ -43,7 +43,7 @@ class Length:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptChunks:
+class ChunkCache:
     """The chunks of one job in a folder of their own, which exists."""
 
     folder: Path

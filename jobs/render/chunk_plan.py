@@ -27,7 +27,7 @@ MAX_SILENCE_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PlannedChunk:
     """One chunk, or a pause alone.
 
     Attributes:
@@ -44,7 +44,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
+class ChosenVoice:
     """The parts of a chunk that a whole segment shares; `identity` is the same for recordings of equal content."""
 
     language: str
@@ -85,13 +85,13 @@ class Stage:
         return {name: text for name, text in found.items() if self.info.needs_transcript or len(text) <= most}
 
 
-def lines_of(stage: Stage) -> list[Line]:
+def lines_of(stage: Stage) -> list[PlannedChunk]:
     """Write the script of a job.
 
     Raises:
         RequestRefused: nothing to speak, a wrong pause mark, or more silence than a job may have.
     """
-    lines: list[Line] = []
+    lines: list[PlannedChunk] = []
     for index, passage in enumerate(stage.spec.passages()):
         lines += _passage(index, passage, stage)
     if not any(line.chunk for line in lines):
@@ -137,7 +137,7 @@ def recordings_of(spec: JobSpec, order: Order) -> dict[str, str]:
         raise RequestRefused(f"the recording {printable(error.args[0])} is not there") from error
 
 
-def _passage(index: int, passage: Segment, stage: Stage) -> list[Line]:
+def _passage(index: int, passage: Segment, stage: Stage) -> list[PlannedChunk]:
     """The lines of one passage; where the job says nothing, the next passage follows as a next sentence does."""
     voice = _voice(passage, stage)
     try:
@@ -149,23 +149,28 @@ def _passage(index: int, passage: Segment, stage: Stage) -> list[Line]:
     _check_silence(sum(piece.pause_after_ms for piece in cut), stage)  # before a hash is made of each
     lines = [_line(index, piece.text, piece.pause_after_ms, (voice, stage)) for piece in cut]
     if not lines:
-        return [Line(index, None, "", passage.pause_after_ms)]
+        return [PlannedChunk(index, None, "", passage.pause_after_ms)]
     last = lines[-1]
     is_final = index + 1 >= len(stage.spec.segments)
     natural_ms = 0 if is_final or last.pause_after_ms or passage.pause_after_ms else SENTENCE_PAUSE_MS
-    return [*lines[:-1], Line(index, last.chunk, last.key, last.pause_after_ms + passage.pause_after_ms + natural_ms)]
+    return [
+        *lines[:-1],
+        PlannedChunk(index, last.chunk, last.key, last.pause_after_ms + passage.pause_after_ms + natural_ms),
+    ]
 
 
-def _line(index: int, text: str, pause_ms: int, context: tuple[Voice, Stage]) -> Line:
+def _line(index: int, text: str, pause_ms: int, context: tuple[ChosenVoice, Stage]) -> PlannedChunk:
     if not text:
-        return Line(index, None, "", pause_ms)
+        return PlannedChunk(index, None, "", pause_ms)
     voice, stage = context
     seed = _seed(text, voice, stage.spec.seed)
     chunk = Chunk(text, voice.language, seed, voice.speaker, voice.recordings, voice.speaker_text, voice.settings)
-    return Line(index, chunk, key_of({**_identity(stage), **voice.identity, "text": text, "seed": seed}), pause_ms)
+    return PlannedChunk(
+        index, chunk, key_of({**_identity(stage), **voice.identity, "text": text, "seed": seed}), pause_ms
+    )
 
 
-def _voice(passage: Segment, stage: Stage) -> Voice:
+def _voice(passage: Segment, stage: Stage) -> ChosenVoice:
     names: Sequence[str] = passage.speaker_wav if stage.info.clones_voices else ()
     speaker_text = (passage.speaker_text or stage.transcripts().get(names[0])) if names else None
     language = stage.languages[passage.language or ""]
@@ -177,7 +182,7 @@ def _voice(passage: Segment, stage: Stage) -> Voice:
         "settings": passage.settings,
     }
     recordings = tuple(Path(stage.order.recordings[name]) for name in names)
-    return Voice(language, passage.speaker, recordings, speaker_text, passage.settings, identity)
+    return ChosenVoice(language, passage.speaker, recordings, speaker_text, passage.settings, identity)
 
 
 def _identity(stage: Stage) -> dict[str, object]:
@@ -190,7 +195,7 @@ def _identity(stage: Stage) -> dict[str, object]:
     }
 
 
-def _seed(text: str, voice: Voice, job_seed: int | None) -> int:
+def _seed(text: str, voice: ChosenVoice, job_seed: int | None) -> int:
     """0 … 2**53 - 1: what every reader of JSON takes for the same number."""
     content = json.dumps([text, voice.identity, job_seed], sort_keys=True).encode()
     return int.from_bytes(blake2b(content, digest_size=8).digest(), "big") >> 11

@@ -13,13 +13,13 @@ from engines.base import EngineClass
 from engines.errors import EngineMissing, RequestRefused
 from files.printable import printable
 from jobs.order import Order
-from jobs.render.chunk_plan import Line, Stage, lines_of, recordings_of
+from jobs.render.chunk_plan import PlannedChunk, Stage, lines_of, recordings_of
 from jobs.spec.job_spec import JobSpec
 from jobs.spool.places import transcript_wanted
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedOrder:
     """An order that can be rendered as soon as its engine is ready.
 
     Attributes:
@@ -28,11 +28,11 @@ class Prepared:
     """
 
     stage: Stage
-    lines: Sequence[Line]
+    lines: Sequence[PlannedChunk]
     warnings: tuple[str, ...]
 
 
-def prepare(order: Order, engine: EngineClass) -> Prepared:
+def prepare(order: Order, engine: EngineClass) -> PreparedOrder:
     """Read an order. What the engine can't do is refused, what it can go on without is a warning.
 
     Raises:
@@ -56,7 +56,7 @@ def prepare(order: Order, engine: EngineClass) -> Prepared:
         stage = replace(stage, heard={name: _words(name, stage) for name in untold})
     _check_transcripts(stage)
     said = (f"{printable(name)} has no transcript; Whisper heard: {printable(stage.heard[name])}" for name in untold)
-    return Prepared(stage, lines_of(stage), (*warnings, *said))
+    return PreparedOrder(stage, lines_of(stage), (*warnings, *said))
 
 
 _TRANSCRIPT = "Word for word, with its punctuation; then put the job file into the inbox again."

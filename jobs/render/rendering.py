@@ -17,14 +17,14 @@ from engines.base import Audio, Chunk, Engine
 from engines.errors import BadAudio, EngineError, RequestRefused
 from files.printable import printable
 from jobs.audio.wav import WavWriter, checked, frames_of
-from jobs.order import Order, Progress, Rendering, Stopped
+from jobs.order import Order, Progress, Rendering, RenderStopped
 from jobs.render import spoken
-from jobs.render.chunk_cache import KeptChunks, Length
-from jobs.render.chunk_plan import Line, Stage, too_long
-from jobs.render.preparation import Prepared
+from jobs.render.chunk_cache import ChunkCache, Length
+from jobs.render.chunk_plan import PlannedChunk, Stage, too_long
+from jobs.render.preparation import PreparedOrder
 from jobs.render.spoken import MAX_CHUNKS, Spans
 
-__all__ = ["Order", "Progress", "Ready", "Rendering", "Stopped", "render"]
+__all__ = ["LoadedEngine", "Order", "Progress", "RenderStopped", "Rendering", "render"]
 
 MODEL_FACTS = ("architecture", "sha256", "step", "validation_loss")
 _NOT_ENGINE = {"warnings", "settings", "transcripts", *MODEL_FACTS}
@@ -33,7 +33,7 @@ LINES_PER_SIGN_OF_LIFE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class LoadedEngine:
     """An engine that can render now.
 
     Attributes:
@@ -47,11 +47,13 @@ class Ready:
     load_s: float = 0.0
 
 
-def render(prepared: Prepared, ready: Ready, stop: Callable[[], bool], report: Callable[[Progress], None]) -> Rendering:
+def render(
+    prepared: PreparedOrder, ready: LoadedEngine, stop: Callable[[], bool], report: Callable[[Progress], None]
+) -> Rendering:
     """Render an order: speak what is not kept from an attempt before, check it, join it, write it.
 
     Args:
-        stop: Asked after each chunk; when it is true, what is done is kept and `Stopped` raised.
+        stop: Asked after each chunk; when it is true, what is done is kept and `RenderStopped` raised.
         report: Told how far it is, first with what was kept.
 
     Raises:
@@ -62,7 +64,7 @@ def render(prepared: Prepared, ready: Ready, stop: Callable[[], bool], report: C
         OSError: a folder or disk does not do what it should.
     """
     stage = prepared.stage
-    work = _Work(prepared.lines, KeptChunks(Path(stage.order.chunks_dir)), stop, report, stage.order.limits.audio_s)
+    work = _Work(prepared.lines, ChunkCache(Path(stage.order.chunks_dir)), stop, report, stage.order.limits.audio_s)
     work.find_kept()
     started_s = time.monotonic()
     work.speak_missing(ready.engine)
@@ -95,8 +97,8 @@ class _Work:
         whole_s: Length of the finished audio as far as it is known: chunks as often as they occur, and all pauses.
     """
 
-    lines: Sequence[Line]
-    kept: KeptChunks
+    lines: Sequence[PlannedChunk]
+    kept: ChunkCache
     stop: Callable[[], bool]
     report: Callable[[Progress], None]
     most_s: float
@@ -132,7 +134,7 @@ class _Work:
             if rendered is None:
                 continue
             if len(self.lengths) < len(self.chunks) and self.stop():
-                raise Stopped
+                raise RenderStopped
         for key, chunk in missing:
             if key not in self.lengths:
                 raise BadAudio(f"the engine returned nothing for {printable(chunk.text, 60)!r}")
@@ -209,7 +211,7 @@ def _chunks_file(stage: Stage, spans: Spans) -> str:
     return name
 
 
-def _kept(work: _Work, line: Line) -> Audio:
+def _kept(work: _Work, line: PlannedChunk) -> Audio:
     audio = work.kept.read(line.key)
     if audio is None:
         raise EngineError("a finished chunk was damaged on disk before it could be used; it is rendered again")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from files.printable import printable_json
-from jobs.render.chunk_plan import Line, Stage
+from jobs.render.chunk_plan import PlannedChunk, Stage
 from jobs.spec.job_spec import Segment
 
 MAX_CHUNKS = 500
@@ -31,7 +31,7 @@ class Spans:
     found: dict[int, dict[str, Any]] = field(default_factory=dict)
     chunks: list[tuple[str, float, float]] = field(default_factory=list)
 
-    def add(self, line: Line, start_s: float, end_s: float) -> None:
+    def add(self, line: PlannedChunk, start_s: float, end_s: float) -> None:
         """Note down the next line of the script."""
         span = self.found.setdefault(line.segment, {"start_s": start_s, "end_s": end_s, "seed": None})
         if line.chunk is None:

@@ -14,13 +14,13 @@ Seconds = Annotated[float, Field(ge=0)]
 Status = Literal["done", "failed", "cancelled"]
 
 
-class Part(BaseModel):
+class ManifestPart(BaseModel):
     """Frozen; engines may say more than is listed, and readers must allow for that."""
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
 
-class Source(Part):
+class Source(ManifestPart):
     """The job file."""
 
     file: str
@@ -33,7 +33,7 @@ class Source(Part):
     """Which of the file's documents, from 1; 0 when the file is one job."""
 
 
-class AudioFile(Part):
+class AudioFile(ManifestPart):
     """One audio file of the result."""
 
     file: str
@@ -49,7 +49,7 @@ class AudioFile(Part):
     """Integrated loudness; null where it was not measured."""
 
 
-class SpokenSegment(Part):
+class SpokenSegment(ManifestPart):
     """What a segment of the job became."""
 
     text: str | None = None
@@ -69,7 +69,7 @@ class SpokenSegment(Part):
     """Names of the recordings that it was spoken with; `voice.files` has their checksums."""
 
 
-class SpokenChunk(Part):
+class SpokenChunk(ManifestPart):
     """What was rendered at once: a sentence, or a part of a long one."""
 
     text: str
@@ -78,14 +78,14 @@ class SpokenChunk(Part):
     end_s: Seconds
 
 
-class Checks(Part):
+class Checks(ManifestPart):
     """What the spool thinks of the audio."""
 
     verdict: Literal["ok", "doubtful"]
     reasons: tuple[str, ...] = ()
 
 
-class Timing(Part):
+class Timing(ManifestPart):
     """Where the time went, in seconds."""
 
     queued_s: Seconds
@@ -96,7 +96,7 @@ class Timing(Part):
     """Synthesis time divided by duration; null without audio."""
 
 
-class Failure(Part):
+class Failure(ManifestPart):
     """Why there is no audio."""
 
     code: str
@@ -107,7 +107,7 @@ class Failure(Part):
     """For a wrong job file: each problem with `line`, `key` and `message`."""
 
 
-class Manifest(Part):
+class Manifest(ManifestPart):
     """manifest.json of a result folder.
 
     What is empty is left out: a key that is not there has nothing to say. Always there are the keys that are required

@@ -32,7 +32,7 @@ NO_PERMISSIONS = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.E
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class PublishPolicy:
     """How results are published.
 
     Attributes:
@@ -85,12 +85,12 @@ class Outbox:
     folder: Path
     outbox_id: str
     staging: Path
-    policy: Policy
+    policy: PublishPolicy
     _owner: int
     _names: dict[Path, dict[int, str]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: Path, memory: Path, inbox_id: str, policy: Policy) -> Outbox:
+    def open(cls, folder: Path, memory: Path, inbox_id: str, policy: PublishPolicy) -> Outbox:
         """Open the outbox that `memory` (a file of the inbox's state) remembers, or a new one at first use.
 
         Raises:

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 from engines.checkpoints import inspection, requirements
-from engines.checkpoints.requirements import Need
+from engines.checkpoints.requirements import Requirement
 from files.allowed_paths import NotAllowed, check_place
 from files.printable import printable
 from jobs.spec.problems import listed, nearest, shown
@@ -41,7 +41,7 @@ class Unresolved(NotAllowed):
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class CheckpointRef:
     """A model file, as far as a job needs to know it.
 
     Attributes:
@@ -62,7 +62,7 @@ class Model:
     why_not: str
     validation_loss: float | None
     files: tuple[Path, ...]
-    needs: tuple[Need, ...] = ()
+    needs: tuple[Requirement, ...] = ()
 
     def state(self) -> tuple[int, ...]:
         """What changes when one of its files is replaced: inode, size and mtime (ns) of each that is there."""
@@ -96,14 +96,14 @@ class Models:
 
     folder: Path
     allowed_roots: tuple[Path, ...] = ()
-    _shelf: Shelf | None = None
-    _known: dict[Path, tuple[object, Model]] = field(default_factory=dict)
+    _shelf: ModelsListing | None = None
+    _known: dict[Path, tuple[object, CheckpointRef]] = field(default_factory=dict)
 
-    def model(self, name: str) -> Model:
+    def model(self, name: str) -> CheckpointRef:
         """The model that a name stands for; one that does not load says why. Raises as `find`."""
         return self._inspected(self.find(name))
 
-    def lacks(self, model: Model) -> str:
+    def lacks(self, model: CheckpointRef) -> str:
         """What the engine would not find on this machine for a model, and what to do about it; "" when all is there.
 
         Asked each time: a base model may come or go at any moment.
@@ -120,7 +120,7 @@ class Models:
         if path.is_absolute() or real.is_file():
             return self._allowed(name, real)
         if self._shelf is None or not self._shelf.is_current():
-            self._shelf = Shelf.of(self.folder)
+            self._shelf = ModelsListing.of(self.folder)
         without_links = PurePosixPath(os.path.relpath(real, self.folder.resolve()))
         files = self._fitting(path, self._shelf) or self._fitting(without_links, self._shelf)
         fits = {self._real(file): file for file in files}
@@ -140,12 +140,12 @@ class Models:
             raise Unresolved(f"{printable(name)} is {'no file' if real.exists() else 'not there'}; name a model file")
         return real
 
-    def _fitting(self, name: PurePosixPath, shelf: Shelf) -> Sequence[str]:
+    def _fitting(self, name: PurePosixPath, shelf: ModelsListing) -> Sequence[str]:
         if (found := shelf.named.get(normalize("NFC", str(name)))) or name.name != BEST:
             return found or ()
         return [file for folder in shelf.folders(name.parent) for file in self._best_in(folder, shelf)]
 
-    def _best_in(self, folder: str, shelf: Shelf) -> list[str]:
+    def _best_in(self, folder: str, shelf: ModelsListing) -> list[str]:
         """The best file in a folder; where none in it says how good it is, the best in each folder below it."""
         if best := self._best(shelf.held.get(folder, ())):
             return [best]
@@ -165,7 +165,7 @@ class Models:
                     losses[file] = model.engine is None, model.validation_loss
         return min(losses, key=losses.__getitem__, default=None)
 
-    def _inspected(self, real: Path) -> Model:
+    def _inspected(self, real: Path) -> CheckpointRef:
         """What its header says, read again only when the file, or what lies beside it, has changed."""
         beside = _mtime_ns(real.parent)
         known = self._known.pop(real, None)
@@ -183,7 +183,7 @@ class Models:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class ModelsListing:
     """What lay under models/ at one moment.
 
     Attributes:
@@ -199,7 +199,7 @@ class Shelf:
     settled: bool
 
     @classmethod
-    def of(cls, models: Path) -> Shelf:
+    def of(cls, models: Path) -> ModelsListing:
         """Look through models/.
 
         Raises:
@@ -283,7 +283,7 @@ def _folders_below(models: Path) -> dict[str, int]:
     return found
 
 
-def _inspected(real: Path, name: str, models: Path) -> Model:
+def _inspected(real: Path, name: str, models: Path) -> CheckpointRef:
     """What a file's header says. Nothing in the file is run, and the weights are not read."""
     try:
         seen = inspection.inspect(real, models)
@@ -292,14 +292,16 @@ def _inspected(real: Path, name: str, models: Path) -> Model:
     why_not = "" if seen.loads else printable(" ".join(filter(None, (seen.why_not, seen.cure))))
     files = tuple(file for file in (real, seen.config, seen.vocab, seen.speakers) if file is not None)
     needs = requirements.of(seen)
-    return Model(real, name, seen.engine, printable(seen.architecture), why_not, seen.validation_loss, files, needs)
+    return CheckpointRef(
+        real, name, seen.engine, printable(seen.architecture), why_not, seen.validation_loss, files, needs
+    )
 
 
 def _why_several(name: str, files: Sequence[str]) -> str:
     return f"{shown(name)} fits several models: {listed(files)}; name one of them by its path"
 
 
-def _why_none(name: str, shelf: Shelf) -> str:
+def _why_none(name: str, shelf: ModelsListing) -> str:
     files = [file for held in shelf.held.values() for file in held]
     if not files:
         return f"there is no model {shown(name)}: there are none in models/"

@@ -1,6 +1,6 @@
 """What makes a well-formed job one that can be done here: its engine, its language, its voice, its settings.
 
-Each check names what it finds in `Findings`; none stops the others.
+Each check names what it finds in `Problems`; none stops the others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from files.printable import printable
 from files.tree import Path
 from jobs.names import checked_name
 from jobs.spec.job_spec import JobSpec, Segment
-from jobs.spec.problems import Findings, listed, nearest, shown
+from jobs.spec.problems import Problems, listed, nearest, shown
 from jobs.spec.rules import Rules
 from jobs.text.pieces import has_words, wrong_marks
 
@@ -60,7 +60,7 @@ class Check:
 
     spec: JobSpec
     rules: Rules
-    findings: Findings
+    findings: Problems
     info: EngineInfo | None
     has_recordings: bool
     has_default_voice: bool

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from files.allowed_paths import NotAllowed
 from files.printable import printable
 from jobs.order import Fallback
-from jobs.spec.checkpoint_names import Model
+from jobs.spec.checkpoint_names import CheckpointRef
 from jobs.spec.checks import path_fault
 from jobs.spec.job_spec import JobSpec
-from jobs.spec.problems import Findings, shown
+from jobs.spec.problems import Problems, shown
 from jobs.spec.rules import Rules
 
 KEY = ("checkpoint",)
@@ -28,10 +28,10 @@ class Choice:
 
     engine: str | None
     checkpoint: str | None = None
-    model: Model | Fallback | None = None
+    model: CheckpointRef | Fallback | None = None
 
 
-def choose(spec: JobSpec, rules: Rules, findings: Findings) -> Choice:
+def choose(spec: JobSpec, rules: Rules, findings: Problems) -> Choice:
     """Choose for one job. What is wrong with its checkpoint goes to the findings, or lets the base model speak."""
     if findings.has(KEY) or findings.has(("engine",)):
         return Choice(spec.engine)
@@ -82,7 +82,7 @@ def _chosen(spec: JobSpec, name: str, rules: Rules) -> tuple[Choice, str]:
     return Choice(engine, name, model), _misfit(model, engine, rules)
 
 
-def _misfit(model: Model, engine: str, rules: Rules) -> str:
+def _misfit(model: CheckpointRef, engine: str, rules: Rules) -> str:
     """Why the engine can't speak with the model, "" when it can. A plugin knows its own files; nobody else does."""
     what = f"{model.name} is a model for {model.engine} ({model.architecture})"
     if model.engine is None and rules.knows_its_files(engine):
@@ -95,7 +95,7 @@ def _misfit(model: Model, engine: str, rules: Rules) -> str:
     return f"{model.name} does not load: {why_not}" if why_not else ""
 
 
-def _lacks(model: Model, engine: str, rules: Rules) -> str:
+def _lacks(model: CheckpointRef, engine: str, rules: Rules) -> str:
     """What is not on this machine that the engine needs for the model; without the engine itself nobody asks."""
     info = rules.info(engine)
     return rules.models.lacks(model) if rules.models and info is not None and info.missing is None else ""

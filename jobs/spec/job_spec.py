@@ -26,7 +26,7 @@ class Allowed:
     words: str
 
 
-class Part(BaseModel):
+class SpecPart(BaseModel):
     """Frozen, and nothing in it that is not known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
@@ -104,7 +104,7 @@ SubtitleFormats = Annotated[
 ]
 
 
-class Output(Part):
+class Output(SpecPart):
     """The finished audio."""
 
     format: Annotated[Literal["wav", "flac", "mp3", "opus"], Allowed("wav, flac, mp3 or opus")] = Field(
@@ -122,7 +122,7 @@ class Output(Part):
     subtitles: SubtitleFormats = Field(default=(), description="Subtitle files to make. Not available in this version.")
 
 
-class Segment(Part):
+class Segment(SpecPart):
     """A passage with its own voice, language or settings; what it leaves out is the job's."""
 
     text: Text = Field(description="What to speak. `[pause 800ms]` inside is a pause.")
@@ -136,7 +136,7 @@ class Segment(Part):
     )
 
 
-class JobSpec(Part):
+class JobSpec(SpecPart):
     """A job file: what to speak, and how. Exactly one of text, text_file and segments is required."""
 
     text: Text | None = Field(default=None, description="What to speak. `[pause 800ms]` inside is a pause.")

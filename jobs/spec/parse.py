@@ -15,11 +15,11 @@ from typing import Any
 
 from engines.base import EngineInfo
 from files import json_text, yaml12
-from files.tree import Bounds, Problem, Tree, Unreadable, dotted
+from files.tree import Bounds, Problem, Tree, UnreadableText, dotted
 from jobs.errors import JobInvalid
 from jobs.names import checked_name
 from jobs.order import Fallback
-from jobs.spec.checkpoint_names import Model
+from jobs.spec.checkpoint_names import CheckpointRef
 from jobs.spec.checks import Check, fits, path_fault
 from jobs.spec.engine_choice import Choice, choose
 from jobs.spec.job_spec import JobSpec, Output
@@ -56,7 +56,7 @@ class Document:
     source: bytes
     recordings: tuple[str, ...]
     maybe_unfinished: bool = False
-    model: Model | Fallback | None = None
+    model: CheckpointRef | Fallback | None = None
     untold: tuple[str, ...] = ()
     named_at: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
@@ -79,7 +79,7 @@ def parse(data: bytes, suffix: str, rules: Rules) -> tuple[Document, ...]:
     try:
         text = decode(data)
         documents = _json(text, rules) if suffix.lower() == ".json" else _yaml(text, rules)
-    except Unreadable as error:
+    except UnreadableText as error:
         raise JobInvalid([error.problem], maybe_unfinished=error.maybe_unfinished) from None
     if not documents:
         raise JobInvalid([Problem("there is no job in this file")], maybe_unfinished=True)
@@ -101,7 +101,7 @@ def decode(data: bytes) -> str:
     """
     encoding = "utf-8-sig"
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        raise Unreadable("this is UTF-32; save it as UTF-8", 1)
+        raise UnreadableText("this is UTF-32; save it as UTF-8", 1)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
     try:
@@ -110,11 +110,11 @@ def decode(data: bytes) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         name = "UTF-8" if encoding == "utf-8-sig" else "UTF-16"
         found = f"byte 0x{error.object[error.start]:02x}" if error.start < len(error.object) else "the end"
-        raise Unreadable(f"this is not {name} ({found} in line {line}); save it as UTF-8", line) from None
+        raise UnreadableText(f"this is not {name} ({found} in line {line}); save it as UTF-8", line) from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         message = "there are zero bytes in it: still being written, no text, or UTF-16 without byte order mark"
-        raise Unreadable(message, line)
+        raise UnreadableText(message, line)
     return text
 
 
@@ -144,16 +144,16 @@ def _yaml(text: str, rules: Rules) -> list[Document]:
     for piece in yaml12.split(text):
         pieces.append(piece)
         if len(pieces) > rules.documents:
-            raise Unreadable(
+            raise UnreadableText(
                 f"more than {rules.documents} jobs in one file (limits.documents)", piece.line, maybe_unfinished=False
             )
     documents: list[Document] = []
     left = _Left(rules.bounds)
-    unreadable: Unreadable | None = None
+    unreadable: UnreadableText | None = None
     for piece in pieces:
         try:
             tree = _json_in_yaml(piece, rules) or yaml12.read(piece, rules.bounds)
-        except Unreadable as error:
+        except UnreadableText as error:
             error.maybe_unfinished &= piece is pieces[-1]
             broken = Document(None, (error.problem,), piece.text.encode(), (), error.maybe_unfinished)
             documents.append(broken)
@@ -168,13 +168,13 @@ def _yaml(text: str, rules: Rules) -> list[Document]:
     return documents
 
 
-def _json_in_yaml(piece: yaml12.Piece, rules: Rules) -> Tree | None:
+def _json_in_yaml(piece: yaml12.YamlDocument, rules: Rules) -> Tree | None:
     """JSON is YAML, and programs write it so, with escapes (`\\ud83d\\ude00`) that libyaml refuses."""
     if piece.line > 1 or not piece.text.lstrip().startswith("{"):
         return None
     try:
         return json_text.read(piece.text, rules.bounds, 1, in_yaml=True)[0][0]
-    except Unreadable:
+    except UnreadableText:
         return None
 
 

@@ -16,7 +16,7 @@ _MAX_COMPARED = 40
 
 
 @dataclass(slots=True)
-class Findings:
+class Problems:
     """Collects problems; the first one for each key counts.
 
     Attributes:

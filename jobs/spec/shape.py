@@ -19,14 +19,14 @@ from files.tree import Path, Tree
 from jobs.spec import other_tools
 from jobs.spec.as_written import AsWritten
 from jobs.spec.job_spec import Allowed, JobSpec, Output, Segment
-from jobs.spec.problems import Findings, listed, nearest, shown
+from jobs.spec.problems import Problems, listed, nearest, shown
 
 LEGACY_SETTINGS = ("speed", "temperature", "repetition_penalty", "length_penalty", "top_k", "top_p")
 _MAX_LISTED = 8
 _PLACEHOLDER = {"text": "x"}
 
 
-def shape(tree: Tree, most: int) -> tuple[JobSpec | None, Findings]:
+def shape(tree: Tree, most: int) -> tuple[JobSpec | None, Problems]:
     """Read a document as a job.
 
     Returns:
@@ -34,13 +34,13 @@ def shape(tree: Tree, most: int) -> tuple[JobSpec | None, Findings]:
         has findings, wrong values are left out and segments without text say "x".
     """
     if not isinstance(tree.value, dict):
-        findings = Findings(tree, most)
+        findings = Problems(tree, most)
         findings.add((), f"a job is keys with values, such as `text: Hello`; found {shown(tree.value)}")
         return None, findings
     typed = AsWritten(tree)
     data = _without_nothing(typed.value)
     moved = frozenset(key for key in LEGACY_SETTINGS if key in data)
-    findings = Findings(replace(tree, problems=typed.faults()), most, moved, typed.told())
+    findings = Problems(replace(tree, problems=typed.faults()), most, moved, typed.told())
     if moved:
         _fold(data, moved, findings)
     try:
@@ -74,7 +74,7 @@ def _filled(value: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     return {key: item for key, item in value.items() if item is not None or key not in model.model_fields}
 
 
-def _fold(data: dict[str, Any], moved: frozenset[str], findings: Findings) -> None:
+def _fold(data: dict[str, Any], moved: frozenset[str], findings: Problems) -> None:
     """Put `speed` and its like, written at the top level, where they belong."""
     settings = data.get("settings", {})
     old = {key: data.pop(key) for key in LEGACY_SETTINGS if key in moved}

@@ -17,7 +17,7 @@ from tests.f5_models import Built, Library, build_full, request
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.f5.net.model import Model, Request
+    from engines.f5.net.model import F5Model, Request
 
 pytestmark = pytest.mark.long
 
@@ -50,7 +50,7 @@ def built(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Built]:
     one.checkpoint.unlink()
 
 
-def spoken(model: Model, requests: Sequence[Request], built: Built) -> Mapping[int, Tensor]:
+def spoken(model: F5Model, requests: Sequence[Request], built: Built) -> Mapping[int, Tensor]:
     return dict(one for one in model.render(requests, built.flags, PLENTY) if one is not None)
 
 

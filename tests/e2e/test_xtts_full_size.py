@@ -64,7 +64,7 @@ def said_by_library(checkpoint: Path, scratch: Path, chunks: Sequence[Chunk]) ->
 
 def said_by_us(model: Any, speakers: Path, chunks: Sequence[Chunk]) -> list[tuple[list[int], NDArray[np.float32]]]:
     """The same of the chunks in one batch, by the engine's."""
-    from engines.xtts.net.speech import Speech
+    from engines.xtts.net.speech import XttsSpeech
 
     decode, codes = model.gpt.decode, {}
 
@@ -74,7 +74,7 @@ def said_by_us(model: Any, speakers: Path, chunks: Sequence[Chunk]) -> list[tupl
             yield group
 
     model.gpt.decode = noted
-    sounds = dict(one for one in Speech(model, "cpu", speakers).speak(chunks) if one is not None)
+    sounds = dict(one for one in XttsSpeech(model, "cpu", speakers).speak(chunks) if one is not None)
     model.gpt.decode = decode
     return [(codes[number], sounds[number]) for number in range(len(chunks))]
 

@@ -30,7 +30,7 @@ def follow(follower: Follower, *, as_json: bool, timeout_s: float | None = None)
     Returns:
         0 when all are done, 1 when one failed, 75 when one has not ended within `timeout_s`.
     """
-    show = _Bar() if sys.stderr.isatty() else _Lines()
+    show = _Bar() if sys.stderr.isatty() else _ProgressLines()
     try:
         wait(follower, show, timeout_s)
     finally:
@@ -79,7 +79,7 @@ def in_words(job: Followed) -> str:
 
 
 @dataclass(slots=True)
-class _Lines:
+class _ProgressLines:
     """A line on stderr whenever a job's state changes."""
 
     said: dict[str, str] = field(default_factory=dict)

@@ -24,7 +24,7 @@ LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CancelTarget:
     """A job of the name.
 
     Attributes:
@@ -68,20 +68,20 @@ def cancel(config: Config, name: str, pause: Callable[[float], None] = time.slee
     return said
 
 
-def _found(config: Config, status: Mapping[str, Any], name: str) -> Iterator[Found]:
+def _found(config: Config, status: Mapping[str, Any], name: str) -> Iterator[CancelTarget]:
     running = status.get("running")
     for state, claimed in (("running", [running]), ("queued", entries(status, "next"))):
         for entry in claimed:
             if isinstance(entry, Mapping) and printable(name) in _names(entry):
-                yield Found(printable(entry.get("name")), state)
+                yield CancelTarget(printable(entry.get("name")), state)
     told = False
     for state in ("waiting", "held"):
         for entry in entries(status, state):
             if _is_of(str(entry.get("file")), printable(name)):
                 told = True
-                yield Found(printable(name), state, str(entry.get("reason")))
+                yield CancelTarget(printable(name), state, str(entry.get("reason")))
     if not told and any(_in_inbox(config, name)):
-        yield Found(printable(name), "waiting")
+        yield CancelTarget(printable(name), "waiting")
 
 
 def _names(entry: Mapping[str, Any]) -> set[str]:
@@ -155,7 +155,7 @@ def _known(snapshot: Snapshot) -> Iterator[str]:
     yield from (_without_suffix(printable(file)) for file in snapshot.files)
 
 
-def _see_that_it_goes(config: Config, name: str, held: Found, pause: Callable[[float], None]) -> None:
+def _see_that_it_goes(config: Config, name: str, held: CancelTarget, pause: Callable[[float], None]) -> None:
     """A held file is one that the file system refuses to hand over: wait until the daemon has tried.
 
     Raises:

@@ -37,13 +37,13 @@ SHOWN_RESULTS = 100
 _MAX_BYTES = 64 << 20
 
 
-class Part(BaseModel):
+class StatusPart(BaseModel):
     """Frozen; readers must allow for keys that a later version adds."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
-class HoldNow(Part):
+class HoldNow(StatusPart):
     """Something that has to be mended outside before work goes on."""
 
     what: str
@@ -53,7 +53,7 @@ class HoldNow(Part):
     """ISO 8601, UTC, as all times here."""
 
 
-class Running(Part):
+class Running(StatusPart):
     """The job that is being rendered."""
 
     job_id: str
@@ -71,7 +71,7 @@ class Running(Part):
     """Seconds that are left, as far as the finished chunks tell."""
 
 
-class Queued(Part):
+class Queued(StatusPart):
     """A claimed job that waits for its turn."""
 
     job_id: str
@@ -84,7 +84,7 @@ class Queued(Part):
     not_before: str | None = None
 
 
-class File(Part):
+class File(StatusPart):
     """A file in the inbox that is not claimed, and why."""
 
     file: str
@@ -97,7 +97,7 @@ class FileSince(File):
     since: str
 
 
-class Ended(Part):
+class Ended(StatusPart):
     """A job that ended."""
 
     job_id: str
@@ -119,7 +119,7 @@ class Ended(Part):
     """It failed, and a job of the same name was done later."""
 
 
-class Counts(Part):
+class Counts(StatusPart):
     """How many there are in all; the lists are bounded. Ended jobs are counted since the daemon started."""
 
     ready: int = 0
@@ -138,14 +138,14 @@ class Counts(Part):
     cancelled: int = 0
 
 
-class Warm(Part):
+class Warm(StatusPart):
     """The model that is loaded."""
 
     engine: str
     checkpoint: str | None
 
 
-class Settings(Part):
+class Settings(StatusPart):
     """The configuration that the daemon uses."""
 
     file: str | None
@@ -165,7 +165,7 @@ class Settings(Part):
     """What was wrong with the file when it was last read; the earlier configuration stays in use."""
 
 
-class Status(Part):
+class Status(StatusPart):
     """status.json."""
 
     model_config = ConfigDict(title="voicespool status", populate_by_name=True)

@@ -129,7 +129,7 @@ def _file_of(result: Result, name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class FailedResult:
     """The newest failed or cancelled result of a name, with what is to be run again.
 
     Attributes:
@@ -174,7 +174,7 @@ class Failed:
         return Checked(self.result.folder, self.data, documents, (), {}).jobs(name)
 
 
-def failed(config: Config, name: str) -> Failed:
+def failed(config: Config, name: str) -> FailedResult:
     """Find what is to be run again.
 
     Raises:
@@ -201,4 +201,4 @@ def failed(config: Config, name: str) -> Failed:
             f"the recording of {printable(name)} was brought by `submit --speaker-wav` and is not kept",
             "Submit it again with its recording; one in voices/ is there for every job.",
         )
-    return Failed(_file_of(newest, name), newest, job_file.suffix, data, job_rules(config))
+    return FailedResult(_file_of(newest, name), newest, job_file.suffix, data, job_rules(config))

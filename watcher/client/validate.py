@@ -18,7 +18,7 @@ from files.tree import Problem
 from jobs.errors import JobInvalid
 from jobs.names import numbered_document
 from jobs.order import Fallback
-from jobs.spec.checkpoint_names import Model
+from jobs.spec.checkpoint_names import CheckpointRef
 from jobs.spec.parse import Document, parse
 from jobs.spec.rules import Rules
 from jobs.spool.inbox_names import why_ignored
@@ -198,7 +198,7 @@ def _base_models(
         info = rules.info(engine)
         if info is not None and info.missing is not None:
             notes.append(f"{printable(engine)} is not installed on this machine: {printable(info.missing)}")
-        elif any(not isinstance(model, Model) for used, model in specs if used == engine):
+        elif any(not isinstance(model, CheckpointRef) for used, model in specs if used == engine):
             lack = requirements.missing(requirements.of_base_model(engine), config.models)
             problems += [] if lack is None else [Problem(printable(f"{lack.message}. {lack.hint}"), "engine")]
     return tuple(problems), tuple(notes)

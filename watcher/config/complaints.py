@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from files import yaml12
 from files.printable import printable
-from files.tree import Bounds, Problem, Tree, Unreadable, dotted
+from files.tree import Bounds, Problem, Tree, UnreadableText, dotted
 from files.tree import Path as Key
 from jobs.errors import ConfigError
 
@@ -55,7 +55,7 @@ def read_yaml(path: Path) -> Tree:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise complaints(path, [Problem("is not UTF-8; save it as UTF-8", line=line)]) from None
-    except Unreadable as error:
+    except UnreadableText as error:
         raise complaints(path, [error.problem]) from None
     if tree.value is None:
         return EMPTY
@@ -67,7 +67,7 @@ def read_yaml(path: Path) -> Tree:
 def _only_document(text: str) -> Tree:
     pieces = list(yaml12.split(text))
     if len(pieces) > 1:
-        raise Unreadable("a configuration is one YAML document; here begins another", pieces[1].line)
+        raise UnreadableText("a configuration is one YAML document; here begins another", pieces[1].line)
     return (yaml12.read(pieces[0], Bounds()) if pieces else None) or EMPTY
 
 

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from files import yaml12
-from files.tree import Bounds, Tree, Unreadable
+from files.tree import Bounds, Tree, UnreadableText
 from watcher.config.complaints import EMPTY, MAX_BYTES, complaint, complaints, read_yaml
 from watcher.config.layout import overlaps
 
@@ -87,7 +87,7 @@ class Defaults(Section):
     """Longest rendering of a job, in seconds; none by default."""
 
 
-class Ready(Section):
+class ReadyConfig(Section):
     """When a file in the inbox counts as completely written."""
 
     quiet_s: Seconds = 1.0
@@ -253,7 +253,7 @@ class Config(Section):
     the job, whisper listens, with a model in models/whisper/."""
     defaults: Defaults = Defaults()
     """What a job gets that does not say otherwise: the job file's own keys."""
-    ready: Ready = Ready()
+    ready: ReadyConfig = ReadyConfig()
     """When a file in the inbox counts as completely written."""
     limits: Limits = Limits()
     """Bounds that keep one job, or one stranger, from stopping everything."""
@@ -342,7 +342,7 @@ def salvaged(path: Path | None) -> Config | None:
         return None
     found: dict[str, Any] = {}
     for name, line in _FOLDER_LINE.findall(text):
-        with contextlib.suppress(Unreadable, StopIteration, ValidationError):
+        with contextlib.suppress(UnreadableText, StopIteration, ValidationError):
             tree = yaml12.read(next(iter(yaml12.split(f"{name}: {line}\n"))), Bounds())
             if tree is not None:
                 found |= Config.model_validate(tree.value).model_dump(exclude_unset=True)

@@ -37,7 +37,7 @@ from jobs.spool.places import Places
 from jobs.spool.reading import Reading
 from jobs.spool.store import NOT_REGULAR, deadly, too_large
 from watcher.client.status import SHOWN
-from watcher.config.settings import Limits, Ready
+from watcher.config.settings import Limits, ReadyConfig
 from watcher.daemon import refusals
 from watcher.daemon.companions import Companions, Needs
 from watcher.daemon.events import Events
@@ -109,10 +109,10 @@ class Sighting:
 
 
 @dataclass(slots=True)
-class Policy:
+class ArrivalPolicy:
     """What the configuration and the file system say about readiness."""
 
-    ready: Ready
+    ready: ReadyConfig
     limits: Limits
     network: bool
 
@@ -122,7 +122,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Listing:
     """What a listing of a folder found, as paths in the inbox; of jobs, also runs that are in order."""
 
     folders: list[str] = field(default_factory=list)
@@ -158,7 +158,7 @@ class Arrivals:
 
     inbox: Path
     places: Places
-    policy: Policy
+    policy: ArrivalPolicy
     events: Events
     read: Callable[[bytes, str], Reading | None]
     deaths: Callable[[str], int]
@@ -313,7 +313,7 @@ class Arrivals:
         while folders:
             folder = folders.pop()
             self.events.watch(self.inbox / folder)
-            found = Found()
+            found = Listing()
             yield from self._listing(folder, found)
             yield from self._sighting(heapq.merge(*found.runs, sorted(found.jobs, key=_by_name), key=_by_name))
             self.cancels.update(found.cancels)  # now that the files that they may mean are known
@@ -323,7 +323,7 @@ class Arrivals:
         yield from self._sighting(gone)
         self.changes += (self.ignored, self.ignored_count) != before
 
-    def _listing(self, folder: str, found: Found) -> Iterator[None]:
+    def _listing(self, folder: str, found: Listing) -> Iterator[None]:
         """List a folder. A subfolder that refuses is held; an inbox that does is not there."""
         try:
             with listed(self.inbox, folder) as entries:
@@ -337,7 +337,7 @@ class Arrivals:
             if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
                 self._refused(folder + "/", error)
 
-    def _sort_out(self, source: str, entry: os.DirEntry[str], found: Found) -> None:
+    def _sort_out(self, source: str, entry: os.DirEntry[str], found: Listing) -> None:
         """Say of one entry what it is: a folder, a job, a cancellation, or nothing to look at."""
         if _is_too_deep(source):
             self._ignore(source, TOO_DEEP)

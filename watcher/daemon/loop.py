@@ -47,7 +47,7 @@ from watcher.daemon.events import Events
 from watcher.daemon.intake import Intake
 from watcher.daemon.session import Deferred, Session
 from watcher.daemon.signals import Signals
-from watcher.daemon.status_writer import Running, StatusWriter
+from watcher.daemon.status_writer import RunningJob, StatusWriter
 from watcher.daemon.supervisor import PutBack, Supervisor
 from watcher.executors.local.worker import Progress, Worker
 from watcher.log import log
@@ -229,7 +229,7 @@ class Daemon:
     # --- one job -----------------------------------------------------------------------------------------------------
 
     def _process(self, session: Session, ticket: Ticket) -> None:
-        self.status.running = Running(ticket, ticket.model[0], time.time())
+        self.status.running = RunningJob(ticket, ticket.model[0], time.time())
         self.status.changed()
         try:
             with holding("the state folder of the inbox"):  # a disk may fill up at any step

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from files import mounts
 from jobs.errors import holding
-from jobs.order import Limits
+from jobs.order import JobLimits
 from jobs.pipeline import Spool
-from jobs.results.outbox import Outbox, Policy
+from jobs.results.outbox import Outbox, PublishPolicy
 from jobs.schedule import Schedule, Ticket
 from jobs.spec.rules import ModelsElsewhere, Rules
 from jobs.spool.lock import Lock
@@ -29,9 +29,9 @@ from watcher.daemon.events import Events
 from watcher.log import log
 
 
-def worker_limits(config: Config) -> Limits:
+def worker_limits(config: Config) -> JobLimits:
     """What a worker holds each job to."""
-    return Limits(config.limits.audio_s, config.limits.speaker_text_chars)
+    return JobLimits(config.limits.audio_s, config.limits.speaker_text_chars)
 
 
 def places(config: Config) -> Places:
@@ -48,10 +48,10 @@ def _bound(snapshots: Snapshots, config: Config) -> None:
     snapshots.job_bytes, snapshots.free_bytes = config.limits.job_bytes, config.limits.free_bytes
 
 
-def publishing(config: Config) -> Policy:
+def publishing(config: Config) -> PublishPolicy:
     """How the configuration wants results to be published."""
     results = config.results
-    return Policy(results.on_existing == "replace", results.folder_mode, results.gid)
+    return PublishPolicy(results.on_existing == "replace", results.folder_mode, results.gid)
 
 
 DEFER_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -139,7 +139,7 @@ class Session:
         incoming = Arrivals(
             inbox=config.inbox,
             places=places(config),
-            policy=arrivals.Policy(config.ready, config.limits, mounts.is_network(config.inbox)),
+            policy=arrivals.ArrivalPolicy(config.ready, config.limits, mounts.is_network(config.inbox)),
             events=events,
             read=spool.read,
             deaths=store.deaths,

@@ -31,7 +31,7 @@ _ENDED = ("done", "doubtful", "failed", "repaired", "cancelled")
 
 
 @dataclass(slots=True)
-class Running:
+class RunningJob:
     """The job in the worker's hands, and how far it is."""
 
     ticket: Ticket
@@ -69,7 +69,7 @@ class StatusWriter:
     started_s: float = field(default_factory=time.time)
     state: str = "starting"
     holds: dict[str, tuple[str, float]] = field(default_factory=dict)
-    running: Running | None = None
+    running: RunningJob | None = None
     warm: tuple[str, str | None] | None = None
     ended: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)

@@ -24,7 +24,7 @@ BESIDES_BYTES = 1 << 29  # what torch and a card's driver take for themselves, a
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class Memory:
     """What a model takes, in bytes; larger batches take what else is free.
 
     Attributes:
@@ -36,14 +36,14 @@ class Need:
     peak: int
 
 
-NEEDS: Mapping[str, Mapping[tuple[str, str], Need]] = {
+NEEDS: Mapping[str, Mapping[tuple[str, str], Memory]] = {
     "XTTS-v2": {
-        ("cpu", "32"): Need(1_812_000_000, 1_900_000_000), ("cpu", "16"): Need(1_060_000_000, 1_130_000_000),
-        ("card", "32"): Need(1_922_000_000, 2_200_000_000), ("card", "16"): Need(1_134_000_000, 1_300_000_000),
+        ("cpu", "32"): Memory(1_812_000_000, 1_900_000_000), ("cpu", "16"): Memory(1_060_000_000, 1_130_000_000),
+        ("card", "32"): Memory(1_922_000_000, 2_200_000_000), ("card", "16"): Memory(1_134_000_000, 1_300_000_000),
     },
     "F5-TTS Base": {
-        ("cpu", "32"): Need(1_404_000_000, 1_700_000_000), ("cpu", "16"): Need(1_280_000_000, 1_460_000_000),
-        ("card", "32"): Need(840_000_000, 1_090_000_000), ("card", "16"): Need(463_000_000, 650_000_000),
+        ("cpu", "32"): Memory(1_404_000_000, 1_700_000_000), ("cpu", "16"): Memory(1_280_000_000, 1_460_000_000),
+        ("card", "32"): Memory(840_000_000, 1_090_000_000), ("card", "16"): Memory(463_000_000, 650_000_000),
     },
 }  # fmt: skip
 """By place and bits of the arithmetic. On a processor measured (`benchmarks/f5.py --parts memory`), on a card from the
@@ -159,7 +159,7 @@ def _device(report: TorchReport) -> Iterator[Finding]:
         yield _memory(name, needs[kind], report)
 
 
-def _memory(name: str, need: Need, report: TorchReport) -> Finding:
+def _memory(name: str, need: Memory, report: TorchReport) -> Finding:
     sizes = f"{_gib(need.weights)} GiB, {_gib(need.peak + BESIDES_BYTES)} with a long sentence and torch"
     words = f"{name} in {report.precision} takes {sizes}; {_gib(report.free)} are free"
     if report.free >= need.peak + BESIDES_BYTES:

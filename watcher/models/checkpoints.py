@@ -16,7 +16,7 @@ from files.durable import from_json
 from files.opens import opened_regular, read_at_most
 from files.printable import printable
 from jobs.errors import JobInvalid, SpoolError
-from jobs.spec.checkpoint_names import Model, Models
+from jobs.spec.checkpoint_names import CheckpointRef, Models
 from jobs.spec.parse import parse
 from jobs.spec.rules import Rules
 from jobs.spool.inbox_names import is_job_name, is_walked
@@ -208,6 +208,8 @@ def _names(file: Path, model: Path, config: Config, rules: Rules) -> bool:
     if b"checkpoint" not in data.replace(b"\0", b"") and b"\\" not in data:  # a large inbox is not parsed for nothing
         return False
     try:
-        return any(isinstance(job.model, Model) and job.model.path == model for job in parse(data, file.suffix, rules))
+        return any(
+            isinstance(job.model, CheckpointRef) and job.model.path == model for job in parse(data, file.suffix, rules)
+        )
     except JobInvalid:
         return False

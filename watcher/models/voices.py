@@ -169,7 +169,7 @@ def of_base_model(name: str, models: Path) -> BuiltIn:
         return BuiltIn(name, (), f"its base model is there without {SPEAKERS_FILE}")
     except OSError as error:
         return BuiltIn(name, (), f"{SPEAKERS_FILE} can't be read: {error.strerror}")
-    except tensors.Unreadable as error:
+    except tensors.UnreadableModelFile as error:
         return BuiltIn(name, (), f"{SPEAKERS_FILE} can't be read: {error.reason}")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from engines.checkpoints.f5_layout import Sizes
 from engines.torch.linear import Linear, is_packed, product
 from engines.torch.packing import Packing
-from engines.torch.source import Source
+from engines.torch.source import WeightSource
 
 _EPS = 1e-6
 
@@ -44,7 +44,7 @@ class Attention:
         source: `to_q`, `to_k`, `to_v`, `to_out.0`, and where sizes say so `q_norm` and `k_norm`.
     """
 
-    def __init__(self, source: Source, sizes: Sizes) -> None:
+    def __init__(self, source: WeightSource, sizes: Sizes) -> None:
         self._heads, self._width = sizes.heads, sizes.dim_head
         scale: float = sizes.dim_head**-0.5
         self._norms = None
@@ -65,7 +65,7 @@ class Attention:
         return self._out(_attend(alike, mixed[2], layout).flatten(1))
 
 
-def _joined(source: Source, names: Sequence[str], scale: float) -> Linear:
+def _joined(source: WeightSource, names: Sequence[str], scale: float) -> Linear:
     """Several matrices as one, the first of them scaled."""
     weights = [source.read(f"{name}.weight").to(source.device, source.dtype) for name in names]
     weight, bias = torch.cat(weights), torch.cat([source.kept(f"{name}.bias") for name in names])

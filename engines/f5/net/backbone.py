@@ -18,14 +18,14 @@ from torch import Tensor
 from engines.checkpoints.f5_layout import Sizes
 from engines.checkpoints.f5_variant import Flags
 from engines.f5.net.attention import Layout, can_attend_at_once, turns
-from engines.f5.net.batch import Given, Prepared
+from engines.f5.net.batch import Given, PreparedBatch
 from engines.f5.net.graphs import Evaluation, Graphs, filled
 from engines.f5.net.layers import Dit, Layers, UnetT
 from engines.f5.net.text import TextEmbedding
 from engines.torch.convolution import GroupedConvolution
 from engines.torch.linear import Linear
 from engines.torch.packing import Gapped, Packing
-from engines.torch.source import Source
+from engines.torch.source import WeightSource
 
 _TIME_WIDTH, _TIME_SCALE, _TIME_BASE = 256, 1000.0, 10_000.0
 _PLACES_KERNEL = 31
@@ -40,7 +40,7 @@ class Backbone:
         source: The model's tensors, by the library's names within `transformer.`.
     """
 
-    def __init__(self, source: Source, sizes: Sizes) -> None:
+    def __init__(self, source: WeightSource, sizes: Sizes) -> None:
         self.sizes, self.device, self.dtype = sizes, source.device, source.dtype
         exact = source.in_float32()
         self._time = exact.linear("time_embed.time_mlp.0"), exact.linear("time_embed.time_mlp.2")
@@ -68,7 +68,7 @@ class Backbone:
         """A batch, with others behind it where it is faster in their company."""
         return batch if self._graphs is None else filled(batch, 2 if guided else 1)
 
-    def prepare(self, batch: Sequence[Given], flags: Flags, *, guided: bool) -> Prepared:
+    def prepare(self, batch: Sequence[Given], flags: Flags, *, guided: bool) -> PreparedBatch:
         """Compute what stays as it is for a batch."""
         passes = 2 if guided else 1
         lengths = [one.frames for one in batch]
@@ -83,15 +83,15 @@ class Backbone:
         longest = rows.longest + -rows.longest % _LENGTHS if self._at_once else None
         layout = Layout(rows, turns(rows.positions, self._speeds), heads, longest)
         inner = (rows.positions >= self._layers.leading).nonzero()[:, 0] if self._layers.leading else None
-        return Prepared(layout, inner, frames.gapped(_PLACES_KERNEL // 2), torch.cat(fixed), passes)
+        return PreparedBatch(layout, inner, frames.gapped(_PLACES_KERNEL // 2), torch.cat(fixed), passes)
 
-    def evaluation(self, prepared: Prepared) -> Evaluation:
+    def evaluation(self, prepared: PreparedBatch) -> Evaluation:
         """`velocity` for a batch, as fast as the device has it."""
         if self._graphs is None:
             return lambda noise, moment: self.velocity(noise, prepared, moment)
         return self._graphs.evaluation(prepared)
 
-    def velocity(self, noise: Tensor, prepared: Prepared, moment: Tensor) -> Tensor:
+    def velocity(self, noise: Tensor, prepared: PreparedBatch, moment: Tensor) -> Tensor:
         """Which way to go.
 
         Args:
@@ -130,7 +130,7 @@ class Backbone:
         return x
 
 
-def _split(source: Source, sizes: Sizes) -> tuple[Linear, Linear, Linear]:
+def _split(source: WeightSource, sizes: Sizes) -> tuple[Linear, Linear, Linear]:
     """The projection of noise, recording and text side by side, as one of each; the last has the bias."""
     widths = [sizes.n_mels, sizes.n_mels, sizes.text_dim]
     parts = torch.split(source.kept("proj.weight"), widths, 1)
@@ -139,11 +139,11 @@ def _split(source: Source, sizes: Sizes) -> tuple[Linear, Linear, Linear]:
     return noise, mel, words
 
 
-def _convolution(source: Source) -> GroupedConvolution:
+def _convolution(source: WeightSource) -> GroupedConvolution:
     return GroupedConvolution(source.read("weight").to(source.device, source.dtype), source.kept("bias"))
 
 
-def _speeds(source: Source, sizes: Sizes) -> Tensor:
+def _speeds(source: WeightSource, sizes: Sizes) -> Tensor:
     """How fast places turn pairs of channels, [dim_head / 2]."""
     if source.has("rotary_embed.inv_freq"):
         return source.kept("rotary_embed.inv_freq")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engines.f5.net.batch import Given, Prepared
+from engines.f5.net.batch import Given, PreparedBatch
 
 MAX_ROWS = 8192
 """Of a batch, frames of all passes: with more, the card has more to do than the computer."""
@@ -45,13 +45,13 @@ class Graphs:
         velocity: `Backbone.velocity`.
     """
 
-    def __init__(self, velocity: Callable[[Tensor, Prepared, Tensor], Tensor]) -> None:
+    def __init__(self, velocity: Callable[[Tensor, PreparedBatch, Tensor], Tensor]) -> None:
         self._velocity = velocity
         self._seen: set[tuple[int, ...]] = set()
         self._kept: dict[tuple[int, ...], _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()  # one for all, as one runs at a time
 
-    def evaluation(self, prepared: Prepared) -> Evaluation:
+    def evaluation(self, prepared: PreparedBatch) -> Evaluation:
         """How to evaluate the network for a batch, until the next batch."""
         shape = prepared.shape
         if shape not in self._seen or len(prepared.fixed) > MAX_ROWS:

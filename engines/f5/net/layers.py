@@ -16,7 +16,7 @@ from torch import Tensor
 from engines.checkpoints.f5_layout import Sizes
 from engines.f5.net.attention import Attention, Layout
 from engines.torch.linear import Linear
-from engines.torch.source import Source
+from engines.torch.source import WeightSource
 
 _EPS = 1e-6
 _RMS_EPS = 1e-24  # the library keeps from dividing by nothing, and no more
@@ -46,7 +46,7 @@ class _Layer:
     down: Linear
 
     @classmethod
-    def of(cls, source: Source, attention: str, feed_forward: str, sizes: Sizes) -> _Layer:
+    def of(cls, source: WeightSource, attention: str, feed_forward: str, sizes: Sizes) -> _Layer:
         inner = source.within(f"{feed_forward}.ff.")
         attends = Attention(source.within(f"{attention}."), sizes)
         return cls(attends, inner.linear("0.0", "tanh"), inner.linear("2"))
@@ -67,7 +67,7 @@ class Dit:
 
     leading = 0
 
-    def __init__(self, source: Source, sizes: Sizes) -> None:
+    def __init__(self, source: WeightSource, sizes: Sizes) -> None:
         layers = [source.within(f"transformer_blocks.{number}.") for number in range(sizes.depth)]
         self._layers = [_Layer.of(layer, "attn", "ff", sizes) for layer in layers]
         self._changes = [_Change(layer.within("attn_norm.")) for layer in layers]
@@ -104,7 +104,7 @@ class _Change:
     file, as those of `Linear` are.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: WeightSource) -> None:
         self._weight, self._dtype = source.read("linear.weight"), source.dtype
         self._bias = source.kept("linear.bias")
         self._is_own = False
@@ -122,7 +122,7 @@ class UnetT:
 
     leading = 1
 
-    def __init__(self, source: Source, sizes: Sizes) -> None:
+    def __init__(self, source: WeightSource, sizes: Sizes) -> None:
         self._half = sizes.depth // 2
         layers = [source.within(f"layers.{number}.") for number in range(sizes.depth)]
         self._layers = [_Layer.of(layer, "2", "4", sizes) for layer in layers]

@@ -17,8 +17,8 @@ from engines.f5.net.batch import Given
 from engines.f5.net.flow import Course, sample
 from engines.modelfiles.tensors import Entry
 from engines.torch.bigvgan import BigVGAN
-from engines.torch.mel import Reference
-from engines.torch.source import Source
+from engines.torch.mel import ReferenceMel
+from engines.torch.source import WeightSource
 from engines.torch.vocos import Vocos
 
 _VOCODERS: Mapping[str, type[Vocos] | type[BigVGAN]] = {"vocos": Vocos, "bigvgan": BigVGAN}
@@ -27,7 +27,7 @@ MAX_ROWS = {"cpu": 2048, "cuda": 32768}
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class F5Files:
     """What a model is made of.
 
     Attributes:
@@ -59,7 +59,7 @@ class Request:
     """
 
     key: int
-    reference: Reference
+    reference: ReferenceMel
     symbols: Tensor
     frames: int
     course: Course
@@ -72,7 +72,7 @@ class Request:
         return Given(mel, self.symbols, max(self.frames, len(mel) + 1, len(self.symbols) + 1))
 
 
-class Model:
+class F5Model:
     """A loaded checkpoint.
 
     Attributes:
@@ -80,7 +80,7 @@ class Model:
         rate_hz, hop: Of the sound, and of the frames of its mel.
     """
 
-    def __init__(self, files: Files, device: str, dtype: torch.dtype, vocoder_device: str | None = None) -> None:
+    def __init__(self, files: F5Files, device: str, dtype: torch.dtype, vocoder_device: str | None = None) -> None:
         """Load.
 
         Args:
@@ -91,7 +91,7 @@ class Model:
             RequestRefused: a file holds what is no model.
         """
         where = torch.device(device)
-        self.backbone = Backbone(Source(files.checkpoint, files.tensors, where, dtype, ROOT), files.sizes)
+        self.backbone = Backbone(WeightSource(files.checkpoint, files.tensors, where, dtype, ROOT), files.sizes)
         self.vocoder = _VOCODERS[files.kind](files.vocoder, torch.device(vocoder_device or device))
         self._most_rows = MAX_ROWS.get(where.type, MAX_ROWS["cpu"])
         self.rate_hz, self.hop = self.vocoder.shape.rate_hz, self.vocoder.shape.hop

@@ -37,7 +37,7 @@ _MARK = re.compile(r"[.,;:!?…।。，、；：！？؟،]+[\"'»”’)\]]*(?
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class FittedReference:
     """What F5 continues.
 
     Attributes:
@@ -51,7 +51,7 @@ class Reference:
     cut_from_s: float | None = None
 
 
-def fitted(samples: NDArray[np.float32], rate_hz: int, text: str) -> Reference:
+def fitted(samples: NDArray[np.float32], rate_hz: int, text: str) -> FittedReference:
     """Cut silence off both ends of a recording, and where it is too long then, cut it and its transcript.
 
     Args:
@@ -64,14 +64,14 @@ def fitted(samples: NDArray[np.float32], rate_hz: int, text: str) -> Reference:
     samples = _trimmed(samples, rate_hz)
     length_s = samples.size / rate_hz
     if length_s <= MAX_S:
-        return Reference(samples, text)
+        return FittedReference(samples, text)
     pauses, spoken_s = _pauses(samples, rate_hz)
     marks = _marks(text)
     for pause in reversed([one for one in pauses if SHORTEST_S <= one.starts_s + KEPT_PAUSE_S <= MAX_S]):
         mark = _mark_spoken_at(pause, marks, pauses, spoken_s)
         if mark is not None:
             end = round((pause.starts_s + min(KEPT_PAUSE_S, pause.length_s)) * rate_hz)
-            return Reference(samples[:end], text[: mark.place].strip(), length_s)
+            return FittedReference(samples[:end], text[: mark.place].strip(), length_s)
     raise RequestRefused(
         f"the recording is {length_s:.1f} s long, F5 listens to {MAX_S:g} s at most, and which part of its "
         "transcript is said in them can't be told for sure",

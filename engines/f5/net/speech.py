@@ -19,11 +19,11 @@ from engines.errors import CheckpointRefused, RequestRefused
 from engines.f5.net import reference as fitting
 from engines.f5.net import variant_probe
 from engines.f5.net.flow import Course
-from engines.f5.net.model import Model, Request
+from engines.f5.net.model import F5Model, Request
 from engines.f5.net.reference import spoken_lengths
 from engines.f5.net.symbols import Symbols, closed
 from engines.neural_engine import Facts
-from engines.torch.mel import Reference, hear
+from engines.torch.mel import ReferenceMel, hear
 from engines.voices import recordings
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ SHORTEST_S = 0.7  # of a chunk: single words are said slowly
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
+class F5Voice:
     """A recording with its transcript.
 
     Attributes:
@@ -51,7 +51,7 @@ class Voice:
         transcript: What is said in it, as it was given.
     """
 
-    reference: Reference
+    reference: ReferenceMel
     text: str
     s_per_letter: float
     warning: str = ""
@@ -79,7 +79,7 @@ class About:
     one_by_one: bool = False
 
 
-class Speech:
+class F5Speech:
     """A loaded model with its voices.
 
     Args:
@@ -87,11 +87,13 @@ class Speech:
         facts: The engine's own; what turns out while speaking goes there.
     """
 
-    def __init__(self, model: Model, symbols: Symbols, about: About, defaults: Mapping[str, Any], facts: Facts) -> None:
+    def __init__(
+        self, model: F5Model, symbols: Symbols, about: About, defaults: Mapping[str, Any], facts: Facts
+    ) -> None:
         self._model, self._symbols, self._about = model, symbols, about
         self._defaults, self._facts = defaults, facts
         self._flags: Flags | None = about.variant.flags
-        self._voices: dict[object, Voice] = {}
+        self._voices: dict[object, F5Voice] = {}
         self._device = str(model.backbone.device)
         self.rate_hz = model.rate_hz
 
@@ -161,7 +163,7 @@ class Speech:
             symbols = self._symbols.read(voice.text + text)
             yield Request(key + part, voice.reference, symbols, frames, course, (chunk.seed + part) % 2**63)
 
-    def _pieces(self, text: str, voice: Voice, speed: float) -> list[str]:
+    def _pieces(self, text: str, voice: F5Voice, speed: float) -> list[str]:
         """The text in parts that, together with the recording, are no longer than what models were trained with."""
         room_s = MAX_S - voice.frames * self._model.hop / self.rate_hz
         space = text.rfind(" ", 0, len(text) // 2)
@@ -169,7 +171,7 @@ class Speech:
             return [text]
         return [*self._pieces(text[:space], voice, speed), *self._pieces(text[space + 1 :], voice, speed)]
 
-    def _seconds(self, text: str, voice: Voice, speed: float) -> float:
+    def _seconds(self, text: str, voice: F5Voice, speed: float) -> float:
         """How long a text takes in a voice."""
         return max(SHORTEST_S, AROUND_S + sum(spoken_lengths(text)) * voice.s_per_letter / speed)
 
@@ -182,7 +184,7 @@ class Speech:
 
     # Voices.
 
-    def _voice(self, chunk: Chunk) -> Voice:
+    def _voice(self, chunk: Chunk) -> F5Voice:
         if not chunk.recordings:
             raise RequestRefused(
                 "f5 needs a voice, and the job gives none", "Give `speaker_wav`, a recording of the voice."
@@ -202,7 +204,7 @@ class Speech:
             self._facts.warn_of_job(warning)
         return self._voices[key]
 
-    def _heard(self, path: Path, text: str) -> Voice:
+    def _heard(self, path: Path, text: str) -> F5Voice:
         samples, rate_hz = recordings.read(path, READ_S)
         found = fitting.fitted(samples.mean(0), rate_hz, text)
         letters = sum(spoken_lengths(found.text))
@@ -212,9 +214,9 @@ class Speech:
         length_s = found.samples.size / rate_hz
         cut = found.cut_from_s and f"from {found.cut_from_s:.1f} to {length_s:.1f} s"
         warning = f"the recording was cut {cut}, and its transcript with it" if cut else ""
-        return Voice(reference, closed(found.text), length_s / letters, warning, found.text)
+        return F5Voice(reference, closed(found.text), length_s / letters, warning, found.text)
 
-    def _settle(self, voice: Voice) -> Generator[None, None, None]:
+    def _settle(self, voice: F5Voice) -> Generator[None, None, None]:
         """v0 or v1, where nothing tells: measured with the job's own recording, once for each checkpoint."""
         sha256 = str(self._about.sha256())
         measured = variant_probe.remembered(sha256)

@@ -12,7 +12,7 @@ from engines.checkpoints.f5_layout import Sizes
 from engines.checkpoints.f5_variant import Flags
 from engines.torch.convnext import ConvNext
 from engines.torch.packing import Packing
-from engines.torch.source import Source
+from engines.torch.source import WeightSource
 
 _PLACES = {"dit": 8192, "unett": 4096}  # frames whose place a symbol knows; those behind share the last one
 _BASE = 10_000.0
@@ -28,7 +28,7 @@ class TextEmbedding:
         source: Its tensors.
     """
 
-    def __init__(self, source: Source, sizes: Sizes) -> None:
+    def __init__(self, source: WeightSource, sizes: Sizes) -> None:
         self._table = source.kept("text_embed.weight")
         self._blocks = [ConvNext(source.within(f"text_blocks.{number}.")) for number in range(sizes.conv_layers)]
         self._most_places = _PLACES[sizes.family]

@@ -36,7 +36,7 @@ _DIGIT = re.compile(r"\d(?=\d)")
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class XttsFiles:
     """What a model is made of.
 
     Attributes:
@@ -54,7 +54,7 @@ class Files:
     adapter: tuple[Path, Mapping[str, Entry]] | None = None
 
 
-class Model:
+class XttsModel:
     """A loaded checkpoint.
 
     Attributes:
@@ -64,7 +64,7 @@ class Model:
         rate_hz: Of the audio.
     """
 
-    def __init__(self, files: Files, device: str, dtype: torch.dtype) -> None:
+    def __init__(self, files: XttsFiles, device: str, dtype: torch.dtype) -> None:
         """Load.
 
         Raises:
@@ -209,7 +209,7 @@ def _empty(config: XttsConfig, vocab: Path, layers: int) -> Any:
 _ITS_VOCAB = "Use the vocab.json that the model was trained with."
 
 
-def _config(files: Files) -> XttsConfig:
+def _config(files: XttsFiles) -> XttsConfig:
     """The library's configuration: from config.json what it says, from the tensors' shapes what they say."""
     said = _read(files.config) if files.config is not None else _PUBLISHED
     shapes = {name: entry.shape for name, entry in files.tensors.items()}

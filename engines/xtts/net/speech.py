@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engines.xtts.net.model import Model
+    from engines.xtts.net.model import XttsModel
 
 MAX_ROWS = {"cpu": 32, "cuda": 128}
 MEMORY_PART = 0.5  # of what is free, for the rows of a batch; the rest is for the vocoder and everybody else
@@ -34,11 +34,11 @@ VOCODER_ROWS = {"cpu": 1, "cuda": 16}  # a processor gains nothing from more tha
 MAX_REFERENCE_S = 61.0  # no option lets the model listen to more than 60; what is cut leaves no trace there
 MAX_VOICES = 100  # kept at hand, of 0.13 MB; every job brings its recordings under names of its own
 
-Voice = tuple[Tensor, Tensor]
+VoiceLatents = tuple[Tensor, Tensor]
 """Conditioning latents [1, 32, channels], speaker embedding [1, d, 1]."""
 
 
-class Speech:
+class XttsSpeech:
     """A loaded model with its voices.
 
     Args:
@@ -46,10 +46,10 @@ class Speech:
         speakers: speakers_xtts.pth, or None.
     """
 
-    def __init__(self, model: Model, device: str, speakers: Path | None) -> None:
+    def __init__(self, model: XttsModel, device: str, speakers: Path | None) -> None:
         self._model, self._device, self._speakers = model, device, speakers
         self._kind = torch.device(device).type
-        self._voices: dict[object, Voice] = {}
+        self._voices: dict[object, VoiceLatents] = {}
         self._latents = LatentCache()
         self._ears: str | None = None
         self.rate_hz = model.rate_hz
@@ -171,7 +171,7 @@ class Speech:
 
     # Voices.
 
-    def _voice(self, plan: _Plan) -> Voice:
+    def _voice(self, plan: _Plan) -> VoiceLatents:
         chunk = plan.chunk
         key: object = chunk.speaker
         if chunk.recordings:
@@ -187,7 +187,7 @@ class Speech:
             self._voices[key] = self._heard(plan) if chunk.recordings else self._built_in(str(chunk.speaker))
         return self._voices[key]
 
-    def _heard(self, plan: _Plan) -> Voice:
+    def _heard(self, plan: _Plan) -> VoiceLatents:
         """A voice from recordings; computing it takes a second, so it is kept on disk."""
         if plan.settings["gpt_cond_chunk_len"] > plan.settings["gpt_cond_len"]:
             raise RequestRefused("gpt_cond_chunk_len is longer than gpt_cond_len", "Make it shorter, or leave it out.")
@@ -215,7 +215,7 @@ class Speech:
         digest.update(repr([(name, plan.settings[name]) for name in _LISTENING] + [self._kind]).encode())
         return digest.hexdigest()
 
-    def _built_in(self, speaker: str) -> Voice:
+    def _built_in(self, speaker: str) -> VoiceLatents:
         entries = self._speaker_entries()
         known = [name.removesuffix(_LATENT) for name in entries if name.endswith(_LATENT)]
         if speaker not in known:
@@ -240,7 +240,7 @@ class Speech:
             return {}
         try:
             return tensors.read(self._speakers).entries
-        except tensors.Unreadable as error:
+        except tensors.UnreadableModelFile as error:
             raise RequestRefused(f"{self._speakers.name} can't be used: {error.reason}", error.cure) from None
         except OSError as error:
             raise RequestRefused(f"{self._speakers.name} can't be read: {error.strerror}", _ITS_SPEAKERS) from None
@@ -254,7 +254,7 @@ class _Plan:
 
     def __init__(self, chunk: Chunk, settings: Mapping[str, Any]) -> None:
         self.chunk, self.settings = chunk, settings
-        self.voice: Voice | None = None
+        self.voice: VoiceLatents | None = None
 
 
 _DEFAULTS = {"speed": 1.0, "do_sample": True, "num_beams": 1}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from files import json_text
-from files.tree import Bounds, Tree, Unreadable
+from files.tree import Bounds, Tree, UnreadableText
 
 
 def trees(text: str, most: int = 1000) -> list[Tree]:
@@ -48,7 +48,7 @@ def test_every_line_is_kept() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_json_is_refused_with_its_line(text: str) -> None:
-    with pytest.raises(Unreadable, match="not JSON") as refused:
+    with pytest.raises(UnreadableText, match="not JSON") as refused:
         trees("\n" + text)
     assert refused.value.maybe_unfinished
     assert refused.value.problem.line in (2, 3)
@@ -90,7 +90,7 @@ _MIB = 1 << 20
 )  # fmt: skip
 def test_a_mebibyte_made_to_hurt_is_read_or_refused_at_once(text: str) -> None:
     started = time.process_time()
-    with contextlib.suppress(Unreadable):  # either is well
+    with contextlib.suppress(UnreadableText):  # either is well
         trees(text)
     assert time.process_time() - started < 5
 
@@ -119,7 +119,7 @@ def test_agrees_with_the_json_module(written: object, ascii_only: bool, indent: 
 def test_takes_nothing_that_the_json_module_refuses(text: str) -> None:
     try:
         found = json_text.read("{" + text, Bounds(), 5)
-    except Unreadable:
+    except UnreadableText:
         return
     if not found[0][0].problems:
         assert json.loads("{" + text) == found[0][0].value

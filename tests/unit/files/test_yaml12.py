@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from files import yaml12
-from files.tree import Bounds, Tree, Unreadable
+from files.tree import Bounds, Tree, UnreadableText
 
 _BOUNDS = Bounds()
 
@@ -101,7 +101,7 @@ def test_keys_are_always_text() -> None:
 
 @pytest.mark.parametrize("text", ["[a, b]: 1", "{a: 1}: 2", "? - a\n: 1", "&x a: 1\n*x : 2"])
 def test_a_key_that_is_no_text_is_refused(text: str) -> None:
-    with pytest.raises(Unreadable, match="a key must be text"):
+    with pytest.raises(UnreadableText, match="a key must be text"):
         trees(text)
 
 
@@ -209,30 +209,30 @@ class TestAliases:
         }
 
     def test_cannot_stand_inside_themselves(self) -> None:
-        with pytest.raises(Unreadable, match="inside of what it stands for"):
+        with pytest.raises(UnreadableText, match="inside of what it stands for"):
             trees("a: &x [*x]")
 
     def test_need_an_anchor(self) -> None:
-        with pytest.raises(Unreadable, match="not above it"):
+        with pytest.raises(UnreadableText, match="not above it"):
             trees("a: *x")
 
     def test_do_not_reach_into_another_document(self) -> None:
-        with pytest.raises(Unreadable, match="not above it"):
+        with pytest.raises(UnreadableText, match="not above it"):
             trees("a: &x 1\n---\nb: *x")
 
     def test_a_bomb_is_defused_before_it_is_followed(self) -> None:
         lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
         lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 30)]
-        with pytest.raises(Unreadable, match="stand for more than"):
+        with pytest.raises(UnreadableText, match="stand for more than"):
             trees("\n".join(lines))
 
     def test_a_long_text_cannot_be_multiplied(self) -> None:
-        with pytest.raises(Unreadable, match="stand for more than"):
+        with pytest.raises(UnreadableText, match="stand for more than"):
             trees(f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 20)}]")
 
     def test_depth_is_counted_through_them(self) -> None:
         lines = ["a0: &a0 [1]"] + [f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 40)]
-        with pytest.raises(Unreadable, match="deep"):
+        with pytest.raises(UnreadableText, match="deep"):
             trees("\n".join(lines))
 
     def test_a_merge_key_is_only_a_key(self) -> None:
@@ -283,7 +283,7 @@ def test_a_mebibyte_made_to_hurt_is_read_or_refused_at_once(name: str) -> None:
             if count == most:
                 break
             yaml12.read(piece, Bounds())
-    except Unreadable:
+    except UnreadableText:
         pass  # either is well
     assert time.process_time() - started < 5
 
@@ -313,7 +313,7 @@ def test_agrees_with_pyyaml_on_what_is_yaml(text: str) -> None:
     """Of one document with plain values, ours is what PyYAML's base loader reads; nobody else's errors come out."""
     try:
         ours = trees(text)
-    except Unreadable:
+    except UnreadableText:
         return
     if len(ours) == 1 and not ours[0].problems:
         try:
@@ -340,7 +340,7 @@ def test_the_pure_python_parser_reads_the_same(monkeypatch: pytest.MonkeyPatch) 
     with_c = [tree.value for tree in trees(text)]
     monkeypatch.setattr(yaml12, "_Loader", yaml.SafeLoader)
     assert [tree.value for tree in trees(text)] == with_c
-    with pytest.raises(Unreadable, match="deep"):
+    with pytest.raises(UnreadableText, match="deep"):
         trees("- " * 40_000)
 
 
@@ -360,5 +360,5 @@ def test_the_pure_python_parser_reads_the_same(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_the_commonest_slips_are_told_in_plain_words(text: str, advice: str) -> None:
-    with pytest.raises(Unreadable, match=f"this is not YAML: .*{advice}"):
+    with pytest.raises(UnreadableText, match=f"this is not YAML: .*{advice}"):
         trees(text)

@@ -9,7 +9,7 @@ from watcher.executors.local.messages import MAX_MESSAGE_BYTES, NotAMessage
 READ_BYTES = 1 << 16
 
 
-class WorkerLine:
+class WorkerChannel:
     """Buffers both ways.
 
     Args:

@@ -24,12 +24,12 @@ from engines.base import EngineClass
 from engines.errors import SHORTAGES, CheckpointRefused, EngineError, EngineMissing, OutOfMemory, RequestRefused
 from files.printable import real_paths
 from jobs.errors import OF_THE_DISK, Hold, SpoolError
-from jobs.order import Order, Progress, Rendering, Stopped
+from jobs.order import Order, Progress, Rendering, RenderStopped
 from watcher.executors.local import lifeline, messages
 from watcher.executors.local.messages import Failed
 
 if TYPE_CHECKING:
-    from jobs.render.rendering import Ready
+    from jobs.render.rendering import LoadedEngine
 
 PROGRESS_EVERY_S = 0.05
 OOM_SCORE = 500
@@ -43,10 +43,10 @@ def main() -> None:
     _behave()
     os.set_inheritable(socket_fd, False)
     with socket.socket(fileno=socket_fd) as channel:
-        line = Line(channel)
+        line = DaemonChannel(channel)
         _import_ahead()
         line.say(messages.Ready())
-        Bench(line).work()
+        Worker(line).work()
 
 
 def _behave() -> None:
@@ -78,7 +78,7 @@ def _import_ahead() -> None:
     registry.engines()
 
 
-class Line:
+class DaemonChannel:
     """The worker's end of the socket."""
 
     def __init__(self, channel: socket.socket) -> None:
@@ -117,10 +117,10 @@ class Line:
             os._exit(1)
 
 
-class Bench:
+class Worker:
     """One order at a time, with the engine kept warm between them."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: DaemonChannel) -> None:
         self._line = line
         self._warm = WarmEngine()
         self._job_id = ""
@@ -142,7 +142,7 @@ class Bench:
         self._job_id, self._stop, self._silent_until_s = order.job_id, False, 0.0
         try:
             self._line.say(messages.Done(self._render(order)))
-        except Stopped:
+        except RenderStopped:
             self._line.say(messages.Stopped())
         except BaseException as error:  # noqa: BLE001 - other people's code; it raises SystemExit too
             self._line.say(failure(error))
@@ -156,7 +156,7 @@ class Bench:
         ready = self._warm.for_order(order, engine)
         self._line.say(messages.Loaded(ready.load_s))
         if self._is_stopped():
-            raise Stopped
+            raise RenderStopped
         return rendering.render(prepared, ready, self._is_stopped, self._report)
 
     def _report(self, progress: Progress) -> None:
@@ -190,10 +190,10 @@ class WarmEngine:
 
     def __init__(self) -> None:
         self._key: tuple[object, ...] = ()
-        self._ready: Ready | None = None
+        self._ready: LoadedEngine | None = None
         self._refused: tuple[tuple[object, ...], tuple[str, str]] | None = None
 
-    def for_order(self, order: Order, engine_class: EngineClass) -> Ready:
+    def for_order(self, order: Order, engine_class: EngineClass) -> LoadedEngine:
         """The order's engine, loaded with its model as that was when the order was written.
 
         Raises:
@@ -201,7 +201,7 @@ class WarmEngine:
             CheckpointRefused: The engine can't speak with that checkpoint. What is loaded stays when the same one
                 comes again: jobs that fall back on the base model need not load it each time.
         """
-        from jobs.render.rendering import Ready
+        from jobs.render.rendering import LoadedEngine
 
         device = order.where()
         key = (order.model, device)
@@ -223,7 +223,7 @@ class WarmEngine:
             if isinstance(error, OSError) and error.errno in SHORTAGES:
                 raise Shortage(f"the engine {order.engine} can't be loaded: {error.strerror}") from error
             raise
-        self._key, self._ready = key, Ready(engine, facts, time.monotonic() - started_s)
+        self._key, self._ready = key, LoadedEngine(engine, facts, time.monotonic() - started_s)
         return self._ready
 
     def release(self) -> None:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn
 
 from files.printable import printable
-from jobs.order import Fallback, Limits, Order, Progress, Rendering
+from jobs.order import Fallback, JobLimits, Order, Progress, Rendering
 
 MAX_MESSAGE_BYTES = 32 << 20
 """Far above a `Rendering` of the largest job file; what is longer is not one of ours."""
@@ -123,7 +123,7 @@ def order_from(message: Mapping[str, Any]) -> Order:
     parts = {field.name: message[field.name] for field in fields(Order)}
     parts["checkpoint_state"] = tuple(parts["checkpoint_state"])
     parts["fallback"] = Fallback(**parts["fallback"]) if parts["fallback"] else None
-    parts["limits"] = Limits(**parts["limits"])
+    parts["limits"] = JobLimits(**parts["limits"])
     return Order(**parts)
 
 

@@ -21,7 +21,7 @@ from files.printable import real_paths
 from jobs.errors import Hold, WorkerUnready, holding
 from jobs.order import Order, Progress
 from watcher.executors.local import exit_cause, messages, oom
-from watcher.executors.local.channel import READ_BYTES, WorkerLine
+from watcher.executors.local.channel import READ_BYTES, WorkerChannel
 from watcher.executors.local.messages import Died, Done, Event, Failed, Loaded, NotAMessage, Ready, Said, Stopped
 from watcher.executors.local.output import OutputLog
 from watcher.executors.local.process import WorkerProcess
@@ -46,7 +46,7 @@ class _Running:
     """
 
     process: WorkerProcess
-    line: WorkerLine
+    line: WorkerChannel
     outputs: dict[int, OutputLog]
     oom_before: oom.KillCount | None
     hung_up_at_s: float | None = None
@@ -150,7 +150,7 @@ class Worker:
             process.stdout_fd: self._output("stdout"),
             process.stderr_fd: self._output("stderr"),
         }
-        line = WorkerLine(process.channel)
+        line = WorkerChannel(process.channel)
         self._running = _Running(process, line, outputs, oom.kill_count())
         try:
             with holding("the worker can't be started", WorkerUnready):

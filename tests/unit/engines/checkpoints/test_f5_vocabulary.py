@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.checkpoints import f5_vocabulary
-from engines.checkpoints.f5_vocabulary import LIBRARY_SYMBOLS, Shelf, find, read
+from engines.checkpoints.f5_vocabulary import LIBRARY_SYMBOLS, VocabularyFolder, find, read
 from engines.checkpoints.inspection import Checkpoint, inspect, listed
 from tests import headers
 
@@ -226,7 +226,7 @@ def test_the_search_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(f5_vocabulary, "_MAX_FILES", 3)
     for number in range(9):
         written(tmp_path / f"models/{number}/vocab.txt", many(10 + number))
-    shelf = Shelf(tmp_path / "models")
+    shelf = VocabularyFolder(tmp_path / "models")
     assert len(shelf.all) == 3
     assert find(tmp_path / "models/m.pt", 18, shelf).fault
 

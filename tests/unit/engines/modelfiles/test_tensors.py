@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.modelfiles import inert_pickle, torch_file, zip_directory
-from engines.modelfiles.tensors import HoldsCode, Unreadable, read
+from engines.modelfiles.tensors import HoldsCode, UnreadableModelFile, read
 from tests.model_files import Runs, number, safetensors, storage, tensor, text, torch_zip
 
 END = b"."
@@ -56,9 +56,9 @@ def same(one: Any, other: Any) -> bool:
                                                     other.double() if other.is_floating_point() else other)  # fmt: skip
 
 
-def refused(path: Path) -> Unreadable:
+def refused(path: Path) -> UnreadableModelFile:
     """Why a file is not read."""
-    with pytest.raises(Unreadable) as caught:
+    with pytest.raises(UnreadableModelFile) as caught:
         read(path)
     assert caught.value.reason
     assert caught.value.cure
@@ -289,7 +289,7 @@ def test_a_bomb_is_refused_in_little_memory(tmp_path: Path, listing: bytes) -> N
 
 def test_a_list_of_contents_has_so_many_parts_at_most() -> None:
     """Time and memory follow from their number."""
-    with pytest.raises(Unreadable, match="more than 300,000 parts"):
+    with pytest.raises(UnreadableModelFile, match="more than 300,000 parts"):
         inert_pickle.load(io.BytesIO(b"]" * 310_000 + END))
 
 
@@ -496,7 +496,7 @@ def test_a_file_with_any_bytes_changed_is_read_or_refused(
     path.write_bytes(changed)
     try:
         file = read(path)
-    except Unreadable:
+    except UnreadableModelFile:
         return
     for one in file.entries.values():
         assert one.offset >= 0
@@ -512,7 +512,7 @@ def test_any_instructions_are_read_or_refused(instructions: list[bytes]) -> None
     """The machine has no other way to end."""
     try:
         inert_pickle.load(io.BytesIO(b"".join(instructions)))
-    except Unreadable:
+    except UnreadableModelFile:
         return
 
 

@@ -13,7 +13,7 @@ from tests import f5_models
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.torch.mel import Reference
+    from engines.torch.mel import ReferenceMel
 
 
 def sound(loudness: float, channels: int = 1, rate_hz: int = 24_000, samples: int = 30_011) -> Tensor:
@@ -28,7 +28,7 @@ def sound(loudness: float, channels: int = 1, rate_hz: int = 24_000, samples: in
     return tone * (loudness / tone.mean(0).square().mean().sqrt())
 
 
-def hear(samples: Tensor, rate_hz: int, vocoder: str = "vocos") -> Reference:
+def hear(samples: Tensor, rate_hz: int, vocoder: str = "vocos") -> ReferenceMel:
     f5_models.prepare()
     from engines.torch.mel import hear
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from engines.base import Audio
-from jobs.render.chunk_cache import KeptChunks, key_of
+from jobs.render.chunk_cache import ChunkCache, key_of
 
 KEY = key_of({"text": "a"})
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> KeptChunks:
-    return KeptChunks(tmp_path)
+def kept(tmp_path: Path) -> ChunkCache:
+    return ChunkCache(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def kept(tmp_path: Path) -> KeptChunks:
     ],
     ids=["16 bits", "float", "empty"],
 )
-def test_what_was_kept_comes_back_bit_for_bit(kept: KeptChunks, samples: np.ndarray) -> None:
+def test_what_was_kept_comes_back_bit_for_bit(kept: ChunkCache, samples: np.ndarray) -> None:
     """Whether 16 bits hold it or not."""
     length = kept.keep(KEY, Audio(samples, 22050))
     back = kept.read(KEY)
@@ -37,18 +37,18 @@ def test_what_was_kept_comes_back_bit_for_bit(kept: KeptChunks, samples: np.ndar
     assert (length.frames, back.rate_hz) == (samples.size, 22050)
 
 
-def test_sixteen_bits_take_half_the_space(kept: KeptChunks) -> None:
+def test_sixteen_bits_take_half_the_space(kept: ChunkCache) -> None:
     """An engine that computes in 16 bits is kept in 16 bits."""
     kept.keep(KEY, Audio(np.zeros(10_000, np.float32), 22050))
     assert next(kept.folder.iterdir()).stat().st_size < 21_000
 
 
-def test_what_was_never_kept_is_not_there(kept: KeptChunks) -> None:
+def test_what_was_never_kept_is_not_there(kept: ChunkCache) -> None:
     """A missing chunk is an answer, not an error."""
     assert kept.read(KEY) is None
 
 
-def test_every_kind_of_damage_is_noticed_and_cleared_away(kept: KeptChunks) -> None:
+def test_every_kind_of_damage_is_noticed_and_cleared_away(kept: ChunkCache) -> None:
     """Cut off, emptied, one bit changed anywhere, something appended: the chunk counts as not there."""
     kept.keep(KEY, Audio(np.linspace(-1, 1, 50, dtype=np.float32), 22050))
     file = next(kept.folder.iterdir())
@@ -61,7 +61,7 @@ def test_every_kind_of_damage_is_noticed_and_cleared_away(kept: KeptChunks) -> N
         assert not file.exists()
 
 
-def test_what_a_killed_worker_left_is_swept(kept: KeptChunks) -> None:
+def test_what_a_killed_worker_left_is_swept(kept: ChunkCache) -> None:
     """Half-written chunks go, finished ones stay."""
     kept.keep(KEY, Audio(np.zeros(3, np.float32), 22050))
     (kept.folder / "0123.part").write_bytes(b"half")

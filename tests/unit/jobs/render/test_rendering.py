@@ -16,11 +16,11 @@ import soundfile
 from engines import registry
 from engines.base import Audio, Chunk, Device, Engine, EngineClass, EngineInfo
 from engines.errors import BadAudio, EngineError, EngineMissing, RequestRefused
-from jobs.order import Limits
+from jobs.order import JobLimits
 from jobs.render import spoken
 from jobs.render.chunk_plan import Stage
 from jobs.render.preparation import prepare
-from jobs.render.rendering import Order, Progress, Ready, Rendering, Stopped, render
+from jobs.render.rendering import LoadedEngine, Order, Progress, Rendering, RenderStopped, render
 from jobs.results import worker_result
 from jobs.results.manifest import AudioFile, Checks, SpokenChunk, SpokenSegment
 from jobs.spec.job_spec import JobSpec
@@ -58,7 +58,7 @@ def perform(
     **facts: object,
 ) -> Rendering:
     """What a worker does with an order; `facts` are what the engine said when it was loaded."""
-    return render(prepare(order, cast(EngineClass, engine)), Ready(engine, facts, 0.25), stop, report)
+    return render(prepare(order, cast(EngineClass, engine)), LoadedEngine(engine, facts, 0.25), stop, report)
 
 
 class Desk:
@@ -413,7 +413,7 @@ def test_stop_comes_after_a_chunk_and_loses_nothing(desk: Desk) -> None:
     """What was finished is kept; the next attempt does the rest."""
     spec = {"text": "One. Two. Three.", "settings": desk.settings()}
     order = desk.order(spec)
-    with pytest.raises(Stopped):
+    with pytest.raises(RenderStopped):
         perform(order, desk.load("faulty"), lambda: len(desk.spoken()) >= 2)
     assert desk.spoken() == ["One.", "Two."]
     assert list(Path(order.result_dir).iterdir()) == []
@@ -465,8 +465,8 @@ def test_hours_of_silence_are_refused(desk: Desk) -> None:
     desk.render({"text": "One. " * 50 + "[pause 60s] Two."})
 
 
-def limited(**limits: float) -> dict[str, Limits]:
-    return {"limits": Limits(**limits)}  # type: ignore[arg-type]
+def limited(**limits: float) -> dict[str, JobLimits]:
+    return {"limits": JobLimits(**limits)}  # type: ignore[arg-type]
 
 
 def test_no_job_is_longer_than_its_audio_may_be(desk: Desk) -> None:

@@ -14,16 +14,16 @@ import pytest
 from files.open_folder import OpenFolder
 from jobs.errors import OutboxGone
 from jobs.results.assembly import Assembly
-from jobs.results.outbox import Outbox, Policy
+from jobs.results.outbox import Outbox, PublishPolicy
 from tests.mounting import command, mount_again, mount_tmpfs, private_mounts
 
 INBOX = "inbox-id"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
 
 
-def opened(folder: Path, policy: Policy | None = None, inbox_id: str = INBOX) -> Outbox:
+def opened(folder: Path, policy: PublishPolicy | None = None, inbox_id: str = INBOX) -> Outbox:
     memory = folder.parent / f"{inbox_id}.json"
-    return Outbox.open(folder, memory, inbox_id, policy or Policy())
+    return Outbox.open(folder, memory, inbox_id, policy or PublishPolicy())
 
 
 @pytest.fixture
@@ -275,7 +275,7 @@ def test_an_outbox_that_is_gone_or_gives_no_group_refuses_all(outbox: Outbox, mo
     def refused(*_arguments: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    outbox.policy = Policy(group=os.getegid())
+    outbox.policy = PublishPolicy(group=os.getegid())
     with monkeypatch.context() as patch:
         patch.setattr(os, "fchown", refused)
         assert refusal(outbox) == errno.EPERM
@@ -295,7 +295,7 @@ def test_a_folder_that_refuses_is_not_left_open(outbox: Outbox, monkeypatch: pyt
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     before = len(os.listdir("/proc/self/fd"))
-    outbox.policy = Policy(group=os.getegid())
+    outbox.policy = PublishPolicy(group=os.getegid())
     with monkeypatch.context() as patch:
         patch.setattr(os, "fchown", refused)
         with pytest.raises(PermissionError):
@@ -374,8 +374,10 @@ def test_a_file_of_somebody_else_is_left_alone(outbox: Outbox) -> None:
     assert (outbox.folder / "hello").read_text() == "notes"
 
 
-@pytest.mark.parametrize("policy", [Policy(), Policy(replace=True)])
-def test_a_link_to_a_folder_or_to_a_result_is_a_taken_name(outbox: Outbox, tmp_path: Path, policy: Policy) -> None:
+@pytest.mark.parametrize("policy", [PublishPolicy(), PublishPolicy(replace=True)])
+def test_a_link_to_a_folder_or_to_a_result_is_a_taken_name(
+    outbox: Outbox, tmp_path: Path, policy: PublishPolicy
+) -> None:
     outbox.policy = policy
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "hello").mkdir(parents=True)
@@ -428,7 +430,7 @@ def test_what_is_kept_in_mind_of_names_is_bounded(outbox: Outbox, monkeypatch: p
 
 
 def test_replace_puts_the_new_result_in_the_place_of_the_old(tmp_path: Path) -> None:
-    outbox = opened(tmp_path / "outbox", Policy(replace=True))
+    outbox = opened(tmp_path / "outbox", PublishPolicy(replace=True))
     assert [publish(outbox, "hello", content=content) for content in "abc"] == ["hello"] * 3
     assert (outbox.folder / "hello/manifest.json").read_text() == "c"
     assert publish(outbox, "hello", "failed") == "hello.failed"
@@ -437,7 +439,7 @@ def test_replace_puts_the_new_result_in_the_place_of_the_old(tmp_path: Path) -> 
 
 
 def test_replace_does_not_touch_what_is_no_result(tmp_path: Path) -> None:
-    outbox = opened(tmp_path / "outbox", Policy(replace=True))
+    outbox = opened(tmp_path / "outbox", PublishPolicy(replace=True))
     (outbox.folder / "hello").mkdir()
     (outbox.folder / "hello" / "precious.txt").touch()
     assert [publish(outbox, "hello") for _ in range(2)] == ["hello~2"] * 2
@@ -445,7 +447,7 @@ def test_replace_does_not_touch_what_is_no_result(tmp_path: Path) -> None:
 
 
 def test_the_old_result_is_kept_until_the_new_one_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outbox = opened(tmp_path / "outbox", Policy(replace=True))
+    outbox = opened(tmp_path / "outbox", PublishPolicy(replace=True))
     publish(outbox, "hello", content="old")
     real = os.rename
 
@@ -484,7 +486,7 @@ def test_results_are_as_readable_as_the_umask_says_whatever_went_into_them(outbo
 
 @pytest.mark.parametrize(("mode", "files"), [(0o750, 0o640), (0o2775, 0o664), (0o700, 0o600)])
 def test_results_get_the_mode_that_is_asked_for(tmp_path: Path, mode: int, files: int) -> None:
-    outbox = opened(tmp_path / "outbox", Policy(folder_mode=mode))
+    outbox = opened(tmp_path / "outbox", PublishPolicy(folder_mode=mode))
     publish(outbox, "radio/hello")
     expected = [oct(mode), oct(mode), oct(files)]
     assert modes(outbox, "radio", "radio/hello", "radio/hello/manifest.json") == expected
@@ -493,7 +495,7 @@ def test_results_get_the_mode_that_is_asked_for(tmp_path: Path, mode: int, files
 @pytest.mark.skipif(os.geteuid() != 0 and len(os.getgroups()) < 2, reason="this user is in no second group")
 def test_results_get_the_group_that_is_asked_for(tmp_path: Path) -> None:
     group = 12345 if os.geteuid() == 0 else next(group for group in os.getgroups() if group != os.getegid())
-    outbox = opened(tmp_path / "outbox", Policy(folder_mode=0o2770, group=group))
+    outbox = opened(tmp_path / "outbox", PublishPolicy(folder_mode=0o2770, group=group))
     publish(outbox, "radio/hello")
     for name in ("radio", "radio/hello", "radio/hello/manifest.json"):
         assert (outbox.folder / name).stat().st_gid == group
@@ -509,5 +511,5 @@ def test_an_outbox_without_permissions_of_its_own_is_no_trouble(
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "fchmod", refused)
-    outbox.policy = Policy(folder_mode=0o700)
+    outbox.policy = PublishPolicy(folder_mode=0o700)
     assert publish(outbox, "radio/hello") == "radio/hello"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from engines.checkpoints.requirements import Need
+from engines.checkpoints.requirements import Requirement
 from files.tree import Problem
 from jobs.errors import JobInvalid
 from jobs.order import Fallback
-from jobs.spec.checkpoint_names import Model
+from jobs.spec.checkpoint_names import CheckpointRef
 from jobs.spec.parse import Document, parse
 from jobs.spec.rules import ModelsElsewhere, NotHere, Rules
 from jobs.spool.reading import Reading, keep_understood, packed, understood, unpacked
@@ -66,7 +66,7 @@ def test_a_file_that_is_none_comes_back_with_its_problems() -> None:
 @pytest.mark.parametrize(
     "model",
     [
-        Model(
+        CheckpointRef(
             Path("/m/a.pth"),
             "a.pth",
             "xtts",
@@ -74,7 +74,7 @@ def test_a_file_that_is_none_comes_back_with_its_problems() -> None:
             "",
             0.5,
             (Path("/m/a.pth"), Path("/m/v.json")),
-            (Need("xtts"),),
+            (Requirement("xtts"),),
         ),
         Fallback("anna", "it is broken"),
     ],

@@ -20,8 +20,8 @@ from jobs.spool.places import Places
 from jobs.spool.reading import Reading
 from tests.in_process import ENGINES, Voice
 from tests.spooling import until
-from watcher.config.settings import Limits, Ready
-from watcher.daemon.arrivals import HINTS_A_STEP, LOOK_AGAIN_S, Arrival, Arrivals, Policy, Sighting
+from watcher.config.settings import Limits, ReadyConfig
+from watcher.daemon.arrivals import HINTS_A_STEP, LOOK_AGAIN_S, Arrival, ArrivalPolicy, Arrivals, Sighting
 from watcher.daemon.events import Events, Hints
 
 QUIET_S, NETWORK_QUIET_S, GRACE_S, COMPANIONS_S, SCAN_S = 1.0, 5.0, 10.0, 60.0, 10.0
@@ -69,7 +69,7 @@ class Desk:
         self.arrivals = Arrivals(
             inbox=self.inbox,
             places=Places(self.inbox, self.voices, self.inbox / ".voicespool"),
-            policy=Policy(Ready(), Limits(), network),
+            policy=ArrivalPolicy(ReadyConfig(), Limits(), network),
             events=self.events,
             read=self._read,
             deaths=lambda source: self.deaths.get(source, 0),

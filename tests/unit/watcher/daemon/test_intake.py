@@ -10,7 +10,7 @@ import pytest
 
 from jobs.schedule import URGENT
 from tests.spooling import until
-from watcher.config.settings import Config, Ready
+from watcher.config.settings import Config, ReadyConfig
 from watcher.daemon.events import Events
 from watcher.daemon.intake import Intake
 from watcher.daemon.session import Session
@@ -24,7 +24,7 @@ def intake(tmp_path: Path) -> Iterator[Intake]:
         voices=tmp_path / "voices",
         models=tmp_path / "models",
         state_dir=tmp_path / "state",
-        ready=Ready(quiet_s=0.01, scan_s=0.01),
+        ready=ReadyConfig(quiet_s=0.01, scan_s=0.01),
     )
     events = Events()
     session = Session.open(config, events)

@@ -19,7 +19,7 @@ from tests.f5_models import Built, build, request
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.f5.net.model import Model, Request
+    from engines.f5.net.model import F5Model, Request
 
 ALIKE = 1e-3  # of full scale
 EXACT = 1e-4  # what another order of summing may change
@@ -43,11 +43,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 @pytest.fixture(scope="module")
-def model(built: Built) -> Model:
+def model(built: Built) -> F5Model:
     return built.load()
 
 
-def spoken(model: Model, requests: Sequence[Request], built: Built, budget_bytes: int = PLENTY) -> dict[int, Tensor]:
+def spoken(model: F5Model, requests: Sequence[Request], built: Built, budget_bytes: int = PLENTY) -> dict[int, Tensor]:
     return dict(one for one in model.render(requests, built.flags, budget_bytes) if one is not None)
 
 
@@ -71,7 +71,7 @@ def test_every_architecture_sounds_as_the_librarys(name: str, tmp_path: Path) ->
             assert apart(spoken(model, [one], built)[one.key], expected) < ALIKE
 
 
-def test_a_batch_is_what_its_requests_are_alone(model: Model, built: Built) -> None:
+def test_a_batch_is_what_its_requests_are_alone(model: F5Model, built: Built) -> None:
     """However they are mixed; what was given comes back under its key, in the order given."""
     requests = [request(built.sizes, number, course(), key=10 - number) for number in range(5)]
     together = [one for one in model.render(requests, built.flags, PLENTY) if one is not None]
@@ -80,7 +80,7 @@ def test_a_batch_is_what_its_requests_are_alone(model: Model, built: Built) -> N
         assert apart(sound, spoken(model, [one], built)[one.key]) < EXACT
 
 
-def test_courses_may_be_mixed(model: Model, built: Built) -> None:
+def test_courses_may_be_mixed(model: F5Model, built: Built) -> None:
     """Each request goes its own way."""
     ways = [course(), course(guidance=0.0), course(guidance=0.0), course(sway=None), course(steps=3)]
     requests = [request(built.sizes, number, way) for number, way in enumerate(ways)]
@@ -90,7 +90,7 @@ def test_courses_may_be_mixed(model: Model, built: Built) -> None:
 
 
 def test_without_guidance_nothing_is_computed_for_it(
-    model: Model, built: Built, monkeypatch: pytest.MonkeyPatch
+    model: F5Model, built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half as many rows go through the layers."""
     rows = []
@@ -115,7 +115,7 @@ class _Counting:
         return self._call(*given)
 
 
-def test_chance_belongs_to_each_request(model: Model, built: Built) -> None:
+def test_chance_belongs_to_each_request(model: F5Model, built: Built) -> None:
     """The same seed gives the same sound, another one another; nobody else's chance is touched."""
     import torch
 
@@ -128,7 +128,7 @@ def test_chance_belongs_to_each_request(model: Model, built: Built) -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_a_sound_is_as_long_as_asked_for(model: Model, built: Built) -> None:
+def test_a_sound_is_as_long_as_asked_for(model: F5Model, built: Built) -> None:
     """In frames of 256 samples behind the recording; never shorter than the recording and the text and one more."""
     one = request(built.sizes, 0, course(steps=1))
     for frames, expected in ((80, 80), (10, 31), (0, 31)):
@@ -214,7 +214,7 @@ def test_a_gpu_gives_the_same(name: str, tmp_path: Path) -> None:
 class Watched:
     """A model's batches, seen from outside."""
 
-    def __init__(self, model: Model, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, model: F5Model, patch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
         self.most = 99
         own = model.backbone.prepare
@@ -229,11 +229,11 @@ class Watched:
 
 
 @pytest.fixture
-def watched(model: Model, monkeypatch: pytest.MonkeyPatch) -> Watched:
+def watched(model: F5Model, monkeypatch: pytest.MonkeyPatch) -> Watched:
     return Watched(model, monkeypatch)
 
 
-def test_batches_are_what_fits(model: Model, built: Built, watched: Watched) -> None:
+def test_batches_are_what_fits(model: F5Model, built: Built, watched: Watched) -> None:
     """Into the memory given, by what each request says it needs; one alone is tried in any case."""
     requests = [request(built.sizes, 0, course(steps=1), key=number) for number in range(5)]
     need = model.request_bytes(requests[0])
@@ -242,14 +242,14 @@ def test_batches_are_what_fits(model: Model, built: Built, watched: Watched) -> 
     assert watched.sizes == [3, 2, 1, 1, 1, 1, 1]
 
 
-def test_batches_are_no_larger_than_is_worth_it(model: Model, built: Built, watched: Watched) -> None:
+def test_batches_are_no_larger_than_is_worth_it(model: F5Model, built: Built, watched: Watched) -> None:
     """A device that is busy gains nothing from more, and the first sound would only be later."""
     requests = [request(built.sizes, 0, course(steps=1), key=number) for number in range(30)]
     spoken(model, requests, built)
     assert watched.sizes == [12, 12, 6]  # of 80 frames, twice: 2048 rows
 
 
-def test_where_memory_runs_out_batches_are_halved(model: Model, built: Built, watched: Watched) -> None:
+def test_where_memory_runs_out_batches_are_halved(model: F5Model, built: Built, watched: Watched) -> None:
     """Until they fit; every request is spoken once."""
     watched.most = 2
     requests = [request(built.sizes, number, course(steps=1), key=number) for number in range(5)]
@@ -258,13 +258,13 @@ def test_where_memory_runs_out_batches_are_halved(model: Model, built: Built, wa
     assert watched.sizes == [5, 2, 3, 1, 2]
 
 
-def test_what_does_not_fit_alone_is_said(model: Model, built: Built, watched: Watched) -> None:
+def test_what_does_not_fit_alone_is_said(model: F5Model, built: Built, watched: Watched) -> None:
     watched.most = 0
     with pytest.raises(MemoryError):
         spoken(model, [request(built.sizes, 0, course())], built)
 
 
-def test_other_errors_are_not_tried_again(model: Model, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_tried_again(model: F5Model, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*given: Any, **named: Any) -> None:
         raise ValueError("broken")
 
@@ -305,7 +305,7 @@ def peak_bytes(work: Any) -> int:
 
 
 @pytest.mark.parametrize("container", ["ema", "training"])
-def test_containers_do_not_matter(container: str, model: Model, built: Built, tmp_path: Path) -> None:
+def test_containers_do_not_matter(container: str, model: F5Model, built: Built, tmp_path: Path) -> None:
     """The same weights, the same sound; from a training file the averaged ones are taken."""
     other = build(tmp_path, container=container)
     one = request(built.sizes, 0, course())
@@ -364,7 +364,7 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         built.load()
 
 
-def test_half_precision_is_near(model: Model, built: Built) -> None:
+def test_half_precision_is_near(model: F5Model, built: Built) -> None:
     """bfloat16 matrices, on any processor: the error is a small part of the sound."""
     half = built.load("bfloat16")
     for one in (request(built.sizes, number, course()) for number in range(3)):
@@ -374,7 +374,7 @@ def test_half_precision_is_near(model: Model, built: Built) -> None:
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
 def test_with_either_products_the_sound_is_the_same(
-    model: Model, built: Built, capability: str, monkeypatch: pytest.MonkeyPatch
+    model: F5Model, built: Built, capability: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With AVX-512 they are oneDNN's, and else torch's own."""
     import torch
@@ -386,7 +386,7 @@ def test_with_either_products_the_sound_is_the_same(
 
 
 def test_where_onednn_is_missing_the_sound_is_the_same(
-    model: Model, built: Built, monkeypatch: pytest.MonkeyPatch
+    model: F5Model, built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU: torch's own products, convolutions and attention."""
     from engines.f5.net import attention

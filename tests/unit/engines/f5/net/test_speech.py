@@ -78,10 +78,10 @@ def test_what_is_too_long_for_one_go_is_joined_of_overlapping_parts(engine: F5, 
 def test_no_word_is_lost_between_parts(engine: F5, folder: Path) -> None:
     """Joined again they are the text, and each is short enough; what has no space stays whole."""
     prepare()
-    from engines.f5.net.speech import MAX_S, Speech
+    from engines.f5.net.speech import MAX_S, F5Speech
 
     speech = engine._speech
-    assert isinstance(speech, Speech)
+    assert isinstance(speech, F5Speech)
     voice = speech._voice(chunk(folder))
     room_s = MAX_S - voice.frames * HOP_S
     for text in (LONG.strip(), "one two", "x" * 2000, f"{'x' * 2000} and more"):
@@ -170,14 +170,14 @@ def test_a_vocoder_elsewhere_takes_no_memory_of_the_network(tiny_f5: Path) -> No
 
     from engines.checkpoints import inspection
     from engines.f5.net.flow import Course
-    from engines.f5.net.model import Files, Model
+    from engines.f5.net.model import F5Files, F5Model
     from tests.f5_models import request
 
     found = inspection.inspect(tiny_f5)
     assert found.sizes is not None
-    files = Files(tiny_f5, found.tensors, found.sizes, tiny_f5.parents[1] / "vocos-mel-24khz")
+    files = F5Files(tiny_f5, found.tensors, found.sizes, tiny_f5.parents[1] / "vocos-mel-24khz")
     one = request(found.sizes, 0, Course(1, 0.0))
-    beside, elsewhere = (Model(files, "cpu", torch.float32, where) for where in (None, "cpu:0"))
+    beside, elsewhere = (F5Model(files, "cpu", torch.float32, where) for where in (None, "cpu:0"))
     assert str(beside.vocoder.device) == "cpu"
     spoken_frames = one.given.frames - len(one.reference.mel) + 1
     needed = beside.vocoder.bytes_for(spoken_frames)

@@ -19,13 +19,13 @@ from tests import sounds, tiny
 from tests.model_files import Runs
 
 if TYPE_CHECKING:
-    from engines.xtts.net.speech import Speech
+    from engines.xtts.net.speech import XttsSpeech
     from tests.tiny import Library
 
 Samples = NDArray[np.float32]
 NOISE = 1e-4
 GREEDY = {"do_sample": False}
-Made = Callable[..., "Speech"]
+Made = Callable[..., "XttsSpeech"]
 
 
 @pytest.fixture
@@ -34,20 +34,20 @@ def made(model: Any, tiny_xtts: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("VOICESPOOL_CACHE", str(tmp_path / "cache"))
     speakers_of_it = tiny_xtts.with_name("speakers_xtts.pth")
 
-    def make(speakers: Path | None = speakers_of_it, of: Any = None) -> Speech:
-        from engines.xtts.net.speech import Speech
+    def make(speakers: Path | None = speakers_of_it, of: Any = None) -> XttsSpeech:
+        from engines.xtts.net.speech import XttsSpeech
 
-        return Speech(of or model, "cpu", speakers)
+        return XttsSpeech(of or model, "cpu", speakers)
 
     return make
 
 
 @pytest.fixture
-def speech(made: Made) -> Speech:
+def speech(made: Made) -> XttsSpeech:
     return made()
 
 
-def speak(speech: Speech, *chunks: Chunk) -> list[Samples]:
+def speak(speech: XttsSpeech, *chunks: Chunk) -> list[Samples]:
     """The samples of chunks in their order."""
     found = dict(one for one in speech.speak(chunks) if one is not None)
     assert sorted(found) == list(range(len(chunks)))
@@ -80,7 +80,7 @@ def expected(library: Library) -> list[Samples]:
 
 @pytest.mark.parametrize("rows", [2, 32])
 def test_a_batch_sounds_as_the_librarys_own_calls(
-    speech: Speech, expected: list[Samples], monkeypatch: pytest.MonkeyPatch, rows: int
+    speech: XttsSpeech, expected: list[Samples], monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     """Texts of mixed length, two voices, speeds and penalties that differ; with more chunks than rows, and fewer."""
     with_rows(monkeypatch, rows)
@@ -89,13 +89,13 @@ def test_a_batch_sounds_as_the_librarys_own_calls(
         assert close(ours, theirs)
 
 
-def test_alone_it_sounds_as_the_librarys_own_call(speech: Speech, expected: list[Samples]) -> None:
+def test_alone_it_sounds_as_the_librarys_own_call(speech: XttsSpeech, expected: list[Samples]) -> None:
     """Each chunk for itself."""
     for number in (1, 2, 3):
         assert close(speak(speech, tiny.mixed_chunks()[number])[0], expected[number])
 
 
-def test_a_recording_is_spoken_with_as_the_library_does(speech: Speech, library: Library, tmp_path: Path) -> None:
+def test_a_recording_is_spoken_with_as_the_library_does(speech: XttsSpeech, library: Library, tmp_path: Path) -> None:
     """From the file to the samples."""
     voice = sounds.save(tmp_path / "ana.wav", sounds.speech(4.0))
     defaults = speech._model.defaults
@@ -108,7 +108,7 @@ def test_a_recording_is_spoken_with_as_the_library_does(speech: Speech, library:
     assert close(ours, said["wav"])
 
 
-def test_beams_sound_as_the_librarys_own_call(speech: Speech, library: Library) -> None:
+def test_beams_sound_as_the_librarys_own_call(speech: XttsSpeech, library: Library) -> None:
     """Beside chunks without any, whose sound does not change for it."""
     voice = library.voices["Ana Florence"]
     said = library.model.inference(
@@ -122,7 +122,7 @@ def test_beams_sound_as_the_librarys_own_call(speech: Speech, library: Library) 
     assert close(both[1], speak(speech, plain)[0])
 
 
-def test_seeds_decide(speech: Speech) -> None:
+def test_seeds_decide(speech: XttsSpeech) -> None:
     """The same one gives the same samples, another one others; in any order and company."""
     first, other, same = speak(speech, *(chunk(seed=seed) for seed in (1, 2, 1)))
     assert close(first, same)
@@ -130,7 +130,7 @@ def test_seeds_decide(speech: Speech) -> None:
     assert close(speak(speech, chunk("No.", seed=5), chunk(seed=2))[1], other)
 
 
-def test_the_largest_seed_is_one(speech: Speech) -> None:
+def test_the_largest_seed_is_one(speech: XttsSpeech) -> None:
     """Also where a text is cut and the second part needs another one."""
     assert all(sound.size for sound in speak(speech, chunk(seed=2**63 - 1), chunk("many words " * 60, seed=2**63 - 1)))
 
@@ -139,7 +139,7 @@ def test_the_largest_seed_is_one(speech: Speech) -> None:
 
 
 @pytest.mark.parametrize("text", ["many words follow here " * 30, "a" * 900, "In 1987, 65432 of 987654321 came. " * 8])
-def test_a_text_too_long_for_the_model_is_spoken_in_parts(speech: Speech, model: Any, text: str) -> None:
+def test_a_text_too_long_for_the_model_is_spoken_in_parts(speech: XttsSpeech, model: Any, text: str) -> None:
     """Where it has more tokens than the model has places: nothing is lost, and the parts are joined."""
     text = text.strip()
     assert len(model.tokens(text, "en")) >= model.most_tokens
@@ -153,7 +153,7 @@ def test_a_text_too_long_for_the_model_is_spoken_in_parts(speech: Speech, model:
     assert sound.size > limit / 2 * len(parts) / 2
 
 
-def test_parts_sound_as_if_they_were_chunks(speech: Speech) -> None:
+def test_parts_sound_as_if_they_were_chunks(speech: XttsSpeech) -> None:
     """Joined in the order of the text, whichever was done first."""
     text = " ".join(f"word number {number}" for number in range(40))
     space = text.rfind(" ", 0, len(text) // 2)
@@ -166,19 +166,19 @@ def test_parts_sound_as_if_they_were_chunks(speech: Speech) -> None:
 # --- voices -----------------------------------------------------------------------------------------------------------
 
 
-def refused(speech: Speech, one: Chunk, words: str) -> RequestRefused:
+def refused(speech: XttsSpeech, one: Chunk, words: str) -> RequestRefused:
     with pytest.raises(RequestRefused, match=words) as caught:
         speak(speech, one)
     assert caught.value.hint != RequestRefused.hint
     return caught.value
 
 
-def test_without_a_voice_it_says_what_to_give(speech: Speech) -> None:
+def test_without_a_voice_it_says_what_to_give(speech: XttsSpeech) -> None:
     """Neither a recording nor a speaker."""
     assert "speaker_wav" in refused(speech, chunk(speaker=None), "gives none").hint
 
 
-def test_an_unknown_speaker_is_refused_with_those_near_it(speech: Speech) -> None:
+def test_an_unknown_speaker_is_refused_with_those_near_it(speech: XttsSpeech) -> None:
     """A slip of the pen is answered with the name; the list is a command."""
     error = refused(speech, chunk(speaker="Ana Floreng"), "no voice 'Ana Floreng'; near it: Ana Florence$")
     assert "voicespool voices list" in error.hint
@@ -227,21 +227,21 @@ def test_a_file_of_speakers_that_is_none_is_refused(made: Made, library: Library
     assert not witness.exists()
 
 
-def test_a_recording_that_is_none_is_refused(speech: Speech, tmp_path: Path) -> None:
+def test_a_recording_that_is_none_is_refused(speech: XttsSpeech, tmp_path: Path) -> None:
     """In words; the spool looks before, but it may change meanwhile."""
     (tmp_path / "noise.wav").write_bytes(b"this is no sound")
     with pytest.raises(RequestRefused, match="the recording"):
         speak(speech, chunk(recordings=(tmp_path / "noise.wav",)))
 
 
-def test_listening_has_settings_that_go_together(speech: Speech, tmp_path: Path) -> None:
+def test_listening_has_settings_that_go_together(speech: XttsSpeech, tmp_path: Path) -> None:
     """A part of what is listened to is not longer than the whole."""
     voice = sounds.save(tmp_path / "ana.wav", sounds.speech(2.0))
     settings = {"gpt_cond_len": 2, "gpt_cond_chunk_len": 3}
     refused(speech, chunk(recordings=(voice,), settings=settings), "gpt_cond_chunk_len is longer")
 
 
-def hear(speech: Speech, one: Chunk) -> None:
+def hear(speech: XttsSpeech, one: Chunk) -> None:
     """Let it listen to a chunk's recordings, and not speak."""
     assert next(speech.speak([one])) is None
 
@@ -293,7 +293,9 @@ def test_without_a_cache_it_listens_each_time(made: Made, tmp_path: Path, monkey
     assert speak(made(), chunk("No.", recordings=(voice,)))[0].size
 
 
-def test_few_voices_are_kept_at_hand(speech: Speech, expected: list[Samples], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_voices_are_kept_at_hand(
+    speech: XttsSpeech, expected: list[Samples], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those used first go first, and every chunk still has its own."""
     from engines.xtts.net import speech as module
 
@@ -349,7 +351,7 @@ class Memory:
 
 @pytest.mark.parametrize(("rows", "refused"), [(1, 2), (3, 1)])
 def test_with_too_little_memory_there_are_fewer_rows(
-    speech: Speech, expected: list[Samples], monkeypatch: pytest.MonkeyPatch, rows: int, refused: int
+    speech: XttsSpeech, expected: list[Samples], monkeypatch: pytest.MonkeyPatch, rows: int, refused: int
 ) -> None:
     """Batches are halved until they fit, and every chunk sounds as it does with plenty."""
     with_rows(monkeypatch, len(expected))
@@ -361,7 +363,7 @@ def test_with_too_little_memory_there_are_fewer_rows(
 
 
 def test_memory_that_runs_out_half_way_costs_nothing(
-    speech: Speech, expected: list[Samples], monkeypatch: pytest.MonkeyPatch
+    speech: XttsSpeech, expected: list[Samples], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As waiting chunks come in: what was spoken stays spoken, each chunk comes once, and sounds as it should."""
     import torch
@@ -386,7 +388,7 @@ def test_memory_that_runs_out_half_way_costs_nothing(
     assert all(close(found[index], expected[index]) for index in range(len(expected)))
 
 
-def test_memory_too_small_for_one_is_said(speech: Speech, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_too_small_for_one_is_said(speech: XttsSpeech, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a second try, in words; and with memory again it speaks again."""
     with_rows(monkeypatch, 2)
     memory = Memory(monkeypatch)
@@ -398,7 +400,7 @@ def test_memory_too_small_for_one_is_said(speech: Speech, monkeypatch: pytest.Mo
     assert speak(speech, chunk())[0].size
 
 
-def test_other_errors_are_not_taken_for_it(speech: Speech, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_taken_for_it(speech: XttsSpeech, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken kernel is not tried again with fewer rows."""
     import torch
 
@@ -427,7 +429,7 @@ def test_memory_that_runs_out_elsewhere_is_said_too(
         speak(speech, chunk(recordings=(voice,) if where == "latents" else ()))
 
 
-def test_rows_follow_from_free_memory(speech: Speech, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_follow_from_free_memory(speech: XttsSpeech, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as the formula lets into half of it, at least one, and no more than is useful."""
     from engines.device import runtime
 
@@ -438,7 +440,7 @@ def test_rows_follow_from_free_memory(speech: Speech, model: Any, monkeypatch: p
         assert speech._rows(utterances) == rows
 
 
-def planned(speech: Speech, one: Chunk) -> Any:
+def planned(speech: XttsSpeech, one: Chunk) -> Any:
     from engines.xtts.net.speech import _DEFAULTS, _Plan
 
     plan = _Plan(one, {**speech._model.defaults, **_DEFAULTS, **one.settings})
@@ -446,7 +448,7 @@ def planned(speech: Speech, one: Chunk) -> Any:
     return plan
 
 
-def test_signs_of_life(speech: Speech) -> None:
+def test_signs_of_life(speech: XttsSpeech) -> None:
     """At every step there is one, so that a slow machine is not taken for a stalled one."""
     signs: Iterator[Any] = speech.speak(tiny.mixed_chunks())
     assert sum(sign is None for sign in signs) > tiny.LONGEST

@@ -8,20 +8,20 @@ from collections.abc import Iterator
 import pytest
 
 from watcher.executors.local import channel
-from watcher.executors.local.channel import WorkerLine
+from watcher.executors.local.channel import WorkerChannel
 from watcher.executors.local.messages import NotAMessage
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[WorkerLine, socket.socket]]:
+def ends() -> Iterator[tuple[WorkerChannel, socket.socket]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
         theirs.settimeout(10)
-        yield WorkerLine(ours), theirs
+        yield WorkerChannel(ours), theirs
 
 
-def test_lines_come_whole(ends: tuple[WorkerLine, socket.socket]) -> None:
+def test_lines_come_whole(ends: tuple[WorkerChannel, socket.socket]) -> None:
     line, theirs = ends
     assert line.read(4) == []
     theirs.sendall(b"one\ntw")
@@ -31,7 +31,7 @@ def test_lines_come_whole(ends: tuple[WorkerLine, socket.socket]) -> None:
     assert not line.hung_up
 
 
-def test_a_reader_that_does_not_read_keeps_nobody_waiting(ends: tuple[WorkerLine, socket.socket]) -> None:
+def test_a_reader_that_does_not_read_keeps_nobody_waiting(ends: tuple[WorkerChannel, socket.socket]) -> None:
     line, theirs = ends
     sent = b"x" * 3_000_000 + b"\n"
     line.send(sent)
@@ -45,7 +45,7 @@ def test_a_reader_that_does_not_read_keeps_nobody_waiting(ends: tuple[WorkerLine
     assert not line.is_pending
 
 
-def test_what_was_said_before_hanging_up_is_heard(ends: tuple[WorkerLine, socket.socket]) -> None:
+def test_what_was_said_before_hanging_up_is_heard(ends: tuple[WorkerChannel, socket.socket]) -> None:
     line, theirs = ends
     theirs.sendall(b"last words\nhalf a l")
     theirs.close()
@@ -56,7 +56,9 @@ def test_what_was_said_before_hanging_up_is_heard(ends: tuple[WorkerLine, socket
     assert not line.is_pending
 
 
-def test_a_line_without_end_is_refused(ends: tuple[WorkerLine, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_without_end_is_refused(
+    ends: tuple[WorkerChannel, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(channel, "MAX_MESSAGE_BYTES", 1000)
     line, theirs = ends
     theirs.sendall(b"x" * 2000)
