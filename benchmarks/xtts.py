@@ -197,7 +197,7 @@ def by_the_spool(models: Sequence[Path], texts: Sequence[str], device: str) -> f
     return seconds
 
 
-TTS = "from engines import runtime; runtime.prepare_torchaudio(); from TTS.bin.synthesize import main; main()"
+TTS = "from engines.device import runtime; runtime.prepare_torchaudio(); from TTS.bin.synthesize import main; main()"
 """The `tts` command, beside a torch for which torchaudio's compiled part was not built."""
 
 

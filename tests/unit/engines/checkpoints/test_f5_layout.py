@@ -36,7 +36,7 @@ OWN: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 LIBRARY = """
 import json, sys
-from engines import runtime
+from engines.device import runtime
 runtime.prepare_torchaudio()
 import torch
 from ema_pytorch import EMA

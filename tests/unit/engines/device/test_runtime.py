@@ -217,7 +217,7 @@ def test_the_compiled_part_is_left_out_only_where_it_fails(
 def test_the_real_library_runs_on_it() -> None:
     """coqui-tts's XTTS imports beside this torch, torchaudio resamples and makes mel spectrograms, all is quiet."""
     assert python(
-        "from engines import runtime\n"
+        "from engines.device import runtime\n"
         "runtime.quiet()\n"
         "runtime.prepare_torchaudio()\n"
         "import torch, torchaudio\n"
