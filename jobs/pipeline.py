@@ -1,12 +1,13 @@
 """One job's life, from a ready file to a published folder. Read it from top to bottom.
 
     take      claim -> read again -> split -> copy recordings -> ticket for the queue
-    process   understand -> attempt -> publish -> release
-    resume    after a crash: what lies in a claim -> ticket for the queue
+    begin     understand -> an order for the executor
+    finish    what the executor made of it -> publish -> release, or an order for the next attempt
+    resume    after a crash: what is in a claim -> ticket for the queue
 
 Three renames carry a job from one safe state to the next: the claim (inbox -> claimed), the publication (half-made ->
-outbox), the release (claimed -> trash). Whatever happens in between, `resume` and `process` find their way from what
-lies in the folders.
+outbox), the release (claimed -> trash). Whatever happens in between, `resume` and `begin` find their way from what is
+in the folders.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from jobs.results.assembly import Assembly
 from jobs.results.manifest import Status
 from jobs.results.outbox import MANIFEST, Outbox
 from jobs.results.report import Story
-from jobs.results.worker_result import ERROR_TEXT, Made
+from jobs.results.worker_result import ERROR_TEXT
 from jobs.schedule import URGENT, Ticket
 from jobs.spec.checkpoint_names import CheckpointRef
 from jobs.spec.job_spec import JobSpec
@@ -54,24 +55,12 @@ from jobs.spool.store import Claim, Store, deadly
 BEGINNING_BYTES = 4096  # of a job file that is too large to be read
 
 
-class Renderer(Protocol):
-    """Who turns an order into files: the daemon's worker."""
-
-    def __call__(self, order: Order, timeout_s: float | None) -> Rendering:
-        """Render an order.
-
-        Raises:
-            RenderFailed, Cancelled: The job's own trouble.
-            Hold: The machine's; the job waits.
-        """
-
-
 @dataclass(slots=True)
 class Spool:
     """All that a job meets on its way.
 
     Attributes:
-        outbox: None until it was found; `process` must not be called before.
+        outbox: None until it was found; `begin` must not be called before.
         longest_bytes: Of a job file.
         attempts: How often a job is tried that the engine fails on.
         deaths: After so many daemons in a row that died while reading a file, it is not read again.
@@ -217,7 +206,7 @@ def resume(spool: Spool, job_id: str) -> Iterator[Step]:
         return iter([urgent(claim)])
     try:
         data = claim.job_file.read_bytes()
-    except OSError:  # one file's trouble, maybe: `process` meets it too, and it holds up no other job
+    except OSError:  # one file's trouble, maybe: `begin` meets it too, and it holds up no other job
         return iter([urgent(claim)])
     return _enlist(spool, claim, data, None)
 
@@ -323,7 +312,7 @@ def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Cop
 
 
 def cancel(claim_folder: Path) -> None:
-    """Note on disk that a claimed job is not wanted any more; `process` then publishes it as cancelled."""
+    """Note on disk that a claimed job is not wanted any more; `begin` then publishes it as cancelled."""
     if not (claim_folder / "cancelled").exists():
         write_new(claim_folder / "cancelled", b"")
         fsync(claim_folder)
@@ -333,14 +322,36 @@ def is_cancelled(claim: Claim) -> bool:
     return (claim.folder / "cancelled").exists()
 
 
-# --- process: from the queue to the outbox ---------------------------------------------------------
+# --- begin, finish: from the queue to the outbox ---------------------------------------------------
 
 
-def process(spool: Spool, job_id: str, renderer: Renderer) -> Outcome | None:
-    """Take one job from the queue to the outbox.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that is being rendered.
+
+    Attributes:
+        order: What the executor gets.
+        spec: The job as it was understood.
+        model: What it is to be rendered with; None for the base model.
+        story: What its manifest will say.
+    """
+
+    order: Order
+    spec: JobSpec
+    model: CheckpointRef | Fallback | None
+    story: Story
+
+    @property
+    def claim(self) -> Claim:
+        return self.story.claim
+
+
+def begin(spool: Spool, job_id: str) -> Job | Outcome | None:
+    """Take one job out of the queue.
 
     Returns:
-        What became of it; None when there was nothing left to do.
+        The job with its order, for an executor; or what became of it, where there is nothing to render; None when there
+        was nothing left to do.
 
     Raises:
         Hold: Nothing is wrong with the job; call again later, finished work is kept.
@@ -360,10 +371,41 @@ def process(spool: Spool, job_id: str, renderer: Renderer) -> Outcome | None:
         story.spec, story.warnings = document.spec, document.warnings
         if document.spec is None or claim.problems:
             raise JobInvalid(document.problems or _without_recordings(claim, document))
-        story.made = _attempt(spool, claim, document.spec, document.model, renderer)
+        story.made = worker_result.kept(claim.folder)
+        if story.made is None:
+            return _next_attempt(spool, document.spec, document.model, story)
     except JobError as error:
         story.failure = error
-    story.attempts = sum(attempt["outcome"] is not None for attempt in spool.store.attempts(claim))
+    return _publish(spool, story)
+
+
+def finish(spool: Spool, job: Job, result: Rendering | JobError) -> Job | Outcome:
+    """Take a job on that an executor is through with.
+
+    A checkpoint that turns out to be of no use only when it is loaded is not tried again: where the job allows it, the
+    base model takes its place, in the same attempt.
+
+    Args:
+        result: What was made, or why nothing was.
+
+    Returns:
+        What became of the job; or the job with the order for its next attempt.
+
+    Raises:
+        Hold: Nothing is wrong with the job; call `begin` later.
+    """
+    story = job.story
+    try:
+        if isinstance(result, JobError):
+            raise result
+        story.made = worker_result.checked(result, job.order)
+    except RenderFailed as failure:
+        try:
+            return _next_attempt(spool, job.spec, _model_after(spool, job, failure), story)
+        except RenderFailed as last:
+            story.failure = last
+    except JobError as error:
+        story.failure = error
     return _publish(spool, story)
 
 
@@ -392,36 +434,33 @@ def _without_recordings(claim: Claim, document: Document) -> list[Problem]:
     return [Problem(sentence, *places[name]) for name, sentence in claim.problems.items()]
 
 
-def _attempt(
-    spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fallback | None, renderer: Renderer
-) -> Made:
-    """Render, and try again with a fresh worker if the engine fails. Failed attempts are counted on disk.
+def _next_attempt(spool: Spool, spec: JobSpec, model: CheckpointRef | Fallback | None, story: Story) -> Job:
+    """Write the order. Failed attempts are counted on disk.
 
-    A checkpoint that turns out to be of no use only when it is loaded is not tried again: where the job allows it, the
-    base model takes its place, in the same attempt.
+    Raises:
+        RenderFailed: The last one was the last.
     """
-    if made := worker_result.kept(claim.folder):
-        return made
-    while True:
-        attempts = spool.store.attempts(claim)
-        failed = [attempt["outcome"] for attempt in attempts if attempt["outcome"]]
-        if failed and (len(failed) >= spool.attempts or not failed[-1]["retryable"]):
-            raise RenderFailed(**failed[-1])
-        with holding("the state folder of the inbox"):
-            order = _order(spool, claim, spec, model, len(failed) + 1)
-            if not attempts or attempts[-1]["outcome"]:  # else one is open: a hold that lasts for weeks adds nothing
-                spool.store.note_attempt(claim, started_at=report.now())
-        try:
-            return worker_result.checked(renderer(order, spec.timeout_s), order)
-        except RenderFailed as failure:
-            if failure.code == CheckpointRefused.code and order.checkpoint and spec.on_checkpoint_error == "base":
-                model = Fallback(printable(spec.checkpoint, 200), failure.message)
-                continue
-            words = {name: getattr(failure, name) for name in ("message", "hint", "code", "retryable")}
-            if order.fallback:
-                words["message"] = f"{failure.message.rstrip('.')}; {order.fallback}"
-            with holding("the state folder of the inbox"):
-                spool.store.note_attempt(claim, outcome=words)
+    claim, attempts = story.claim, spool.store.attempts(story.claim)
+    failed = [attempt["outcome"] for attempt in attempts if attempt["outcome"]]
+    if failed and (len(failed) >= spool.attempts or not failed[-1]["retryable"]):
+        raise RenderFailed(**failed[-1])
+    with holding("the state folder of the inbox"):
+        order = _order(spool, claim, spec, model, len(failed) + 1)
+        if not attempts or attempts[-1]["outcome"]:  # else one is open: a hold that lasts for weeks adds nothing
+            spool.store.note_attempt(claim, started_at=report.now())
+    return Job(order, spec, model, story)
+
+
+def _model_after(spool: Spool, job: Job, failure: RenderFailed) -> CheckpointRef | Fallback | None:
+    """What the next attempt is rendered with; a failure that counts as an attempt is written down."""
+    if failure.code == CheckpointRefused.code and job.order.checkpoint and job.spec.on_checkpoint_error == "base":
+        return Fallback(printable(job.spec.checkpoint, 200), failure.message)
+    words = {name: getattr(failure, name) for name in ("message", "hint", "code", "retryable")}
+    if job.order.fallback:
+        words["message"] = f"{failure.message.rstrip('.')}; {job.order.fallback}"
+    with holding("the state folder of the inbox"):
+        spool.store.note_attempt(job.claim, outcome=words)
+    return job.model
 
 
 def _order(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fallback | None, attempt: int) -> Order:
@@ -460,6 +499,7 @@ REASONS_TOLD = 3
 
 def _publish(spool: Spool, story: Story) -> Outcome:
     """Assemble out of sight, write down the intent, rename into sight, let the claim go."""
+    story.attempts = sum(attempt["outcome"] is not None for attempt in spool.store.attempts(story.claim))
     claim, outcome, outbox = story.claim, _outcome(story), spool.open_outbox
     try:
         with holding("the state folder of the inbox"):

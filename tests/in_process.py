@@ -14,8 +14,8 @@ from typing import Any, TypeVar, cast
 
 from engines.base import EngineClass, EngineInfo
 from files import durable
-from jobs.errors import JobInvalid
-from jobs.pipeline import Outcome, Spool, Step, process, resume, take
+from jobs.errors import JobError, JobInvalid
+from jobs.pipeline import Job, Outcome, Spool, Step, begin, finish, resume, take
 from jobs.render.rendering import Order, Rendering
 from jobs.results.outbox import Outbox, PublishPolicy
 from jobs.results.outbox_id import SPOOL_FOLDER
@@ -30,6 +30,7 @@ from jobs.spool.state import State
 from jobs.spool.store import Store
 
 T = TypeVar("T")
+Renderer = Callable[[Order, float | None], Rendering]
 CHANGES = ("rename", "fsync", "link", "mkdir", "unlink", "rmdir", "ftruncate", "pwrite", "chmod")
 
 
@@ -155,6 +156,22 @@ def render(order: Order, timeout_s: float | None) -> Rendering:
         checks={"verdict": "ok"},
         timing={"load_s": 0.1, "synthesis_s": 0.2},
     )
+
+
+def process(spool: Spool, job_id: str, renderer: Renderer) -> Outcome | None:
+    """Take one job from the queue to the outbox, as the loop does, with an executor that is a function.
+
+    Raises:
+        Hold: As the renderer, or the file system.
+    """
+    step = begin(spool, job_id)
+    while isinstance(step, Job):
+        try:
+            result: Rendering | JobError = renderer(step.order, step.spec.timeout_s)
+        except JobError as error:
+            result = error
+        step = finish(spool, step, result)
+    return step
 
 
 @dataclass

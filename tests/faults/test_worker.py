@@ -27,9 +27,8 @@ from jobs.spec.job_spec import JobSpec
 from tests.headers import save
 from tests.spooling import PATIENCE_S, PLUGINS, ROOT, until
 from watcher.config.settings import Limits
-from watcher.daemon import supervisor
-from watcher.daemon.signals import Signals
-from watcher.executors.local import oom
+from watcher.executors.base import Ended
+from watcher.executors.local import executor, oom
 from watcher.executors.local import worker as worker_module
 from watcher.executors.local.process import WorkerProcess
 from watcher.executors.local.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
@@ -618,20 +617,18 @@ def _start_with_few_files(worker: Worker) -> None:
 def test_a_worker_that_hangs_before_it_is_ready_is_a_hold_and_is_killed(
     worker: Worker, orders: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "READY_S", 0.3)
+    monkeypatch.setattr(executor, "READY_S", 0.3)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE / "start"), os.environ["PYTHONPATH"]]))
     monkeypatch.setenv("START_FAULT", "hang")
     monkeypatch.setenv("START_WHILE", str(tmp_path))
 
-    def tend() -> None:
-        select.select([worker], [], [], 0.05)
-
-    def nothing(_: object) -> None:
-        """The order is wanted, and nobody asks how far it is."""
-
-    supervise = supervisor.Supervisor(worker, Signals(), Limits(stall_s=0.1), tend, check=nothing, progress=nothing)
-    with pytest.raises(WorkerUnready, match="the worker was not ready after"):
-        supervise(orders(), None)
+    local = executor.LocalExecutor(worker, Limits(stall_s=0.1), idle_s=600.0)
+    local.submit(orders())
+    (ended,) = until(local.events, "it is given up")
+    assert isinstance(ended, Ended)
+    assert isinstance(ended.result, WorkerUnready)
+    assert ended.result.message.startswith("the worker was not ready after")
+    assert local.capacity == 1
     assert not worker.alive
 
 

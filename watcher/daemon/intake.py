@@ -7,7 +7,7 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from files.opens import opened_folder
@@ -32,7 +32,7 @@ class Intake:
 
     Attributes:
         queued: Called for each job that enters the queue.
-        running: Says which job is being rendered.
+        running: Says which jobs are being rendered.
         unwanted: Ids of running jobs that were cancelled.
         coming: Jobs of files that were claimed, on their way into the queue.
         being_read: Those of them that wait for a reading.
@@ -43,7 +43,7 @@ class Intake:
 
     session: Session
     queued: Callable[[Ticket], None]
-    running: Callable[[], Ticket | None]
+    running: Callable[[], Sequence[Ticket]]
     unwanted: set[str] = field(default_factory=set)
     coming: deque[Iterator[pipeline.Step]] = field(default_factory=deque)
     being_read: list[tuple[Reading, Iterator[pipeline.Step]]] = field(default_factory=list)
@@ -180,8 +180,7 @@ class Intake:
             self.cancelled.append((name, asked_ns))
         for waiting in session.arrivals.named(name):
             self._take_out(waiting, asked_ns)
-        running = self.running()
-        queued = [*([running] if running is not None and running.is_meant_by(name) else []), *session.named(name)]
+        queued = [*(ticket for ticket in self.running() if ticket.is_meant_by(name)), *session.named(name)]
         for ticket in queued:
             if self._was_there(ticket, asked_ns):
                 self._call_off_one(ticket)
@@ -189,8 +188,7 @@ class Intake:
 
     def _call_off_one(self, ticket: Ticket) -> None:
         """Cancel a job that was queued or running a moment ago; it may have come to its turn, or ended, meanwhile."""
-        running = self.running()
-        if running is not None and running.job_id == ticket.job_id:
+        if any(running.job_id == ticket.job_id for running in self.running()):
             self._mark(ticket)
             self.unwanted.add(ticket.job_id)
         elif self.session.waits(ticket.job_id):

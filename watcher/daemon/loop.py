@@ -1,9 +1,9 @@
 """The running service: one loop that never waits for anything but its own list of things that can happen.
 
-    wake -> arrivals -> claim -> schedule -> render -> publish
+    wake -> arrivals -> claim -> schedule -> executor -> publish
 
-While the worker renders, the same loop goes on with arrivals, claims and the status; so there are no threads to lock
-against each other, but for the one that reads file events.
+Rendering is the executor's: it is given orders, and its events are one of the things that wake the loop. So there are
+no threads to lock against each other, except the one that reads file events.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import errno
 import os
 import select
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,13 +28,15 @@ from jobs.errors import (
     ConfigError,
     Hold,
     InboxGone,
+    JobError,
     LockHeld,
     LockLost,
     OutboxGone,
     WorkerUnready,
     holding,
 )
-from jobs.render.rendering import Order
+from jobs.order import Rendering
+from jobs.pipeline import Job, Outcome
 from jobs.schedule import URGENT, Ticket
 from jobs.spool.reading import BeingRead
 from jobs.spool.store import read_id
@@ -48,8 +50,9 @@ from watcher.daemon.intake import Intake
 from watcher.daemon.session import Deferred, Session
 from watcher.daemon.signals import Signals
 from watcher.daemon.status_writer import RunningJob, StatusWriter
-from watcher.daemon.supervisor import PutBack, Supervisor
-from watcher.executors.local.worker import Progress, Worker
+from watcher.executors.base import Event, Progressed
+from watcher.executors.local.executor import LocalExecutor
+from watcher.executors.local.worker import Worker
 from watcher.log import log
 from watcher.readers.pool import Readers
 
@@ -100,7 +103,8 @@ def run(config: Config, *, config_path: Path | None, once: bool, until_idle: boo
             Worker(device, log, environment=environment) as worker,
             contextlib.closing(Readers(config)) as readers,
         ):
-            return Daemon(config, config_path, once or until_idle, events, signals, worker, readers).run(fail=once)
+            executor = LocalExecutor(worker, config.limits, config.device.idle_s)
+            return Daemon(config, config_path, once or until_idle, events, signals, executor, readers).run(fail=once)
     finally:
         events.close()
 
@@ -115,11 +119,11 @@ class Daemon:
         passing: bool,
         events: Events,
         signals: Signals,
-        worker: Worker,
+        executor: LocalExecutor,
         readers: Readers,
     ) -> None:
         self.config, self.config_path, self.passing = config, config_path, passing
-        self.events, self.signals, self.worker, self.readers = events, signals, worker, readers
+        self.events, self.signals, self.executor, self.readers = events, signals, executor, readers
         self.status = StatusWriter.beside(config.state_dir)
         self.config_read = ConfigRead(time.time())
         self.status.settings = told(config, config_path, self.config_read)
@@ -131,13 +135,13 @@ class Daemon:
         self.hints: dict[str, str] = {}
         self.inbox_checked_s = 0.0
         self.new_inbox_since: float | None = None
-        self.worked_s = time.monotonic()
+        self.is_working = False
         self.intake: Intake | None = None
         self.watchdog_s = systemd.watchdog_interval_s()
         self.watchdog_due_s = 0.0
         self.told_changes = 0
         self.poll = select.poll()
-        for descriptor in (signals.fd, events.wake_fd, worker.fileno(), readers.fileno()):
+        for descriptor in (signals.fd, events.wake_fd, executor.fileno(), readers.fileno()):
             self.poll.register(descriptor, select.POLLIN)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -153,7 +157,7 @@ class Daemon:
         try:
             while not self.signals.stop and not self._finished():
                 self.tend()
-                self._work()
+            self._let_chunks_end()
             if fail and not self.signals.stop:
                 self._complain_of_held_files()
         finally:
@@ -161,7 +165,7 @@ class Daemon:
         return int(fail and self.status.ended["failed"] > 0)
 
     def tend(self, *, wait: bool = True) -> None:
-        """One turn: wait for something to happen, then look after everything but rendering."""
+        """One turn: wait for something to happen, then look after everything."""
         if self.session is not None:
             pipeline.tidy(self.session.spool)  # first: a job that was given out just now is being rendered meanwhile
         self._wait(self._idle_for_s() if wait else 0.0)
@@ -173,24 +177,54 @@ class Daemon:
                 self.intake.step()
                 if not self.intake.session.left:  # not before it could be used: an inbox may open and yet refuse
                     self._resumed("inbox")
-        self._end_idle_worker()
+        if not self.is_working:
+            self.is_working = True
+            try:
+                self._work()
+            finally:
+                self.is_working = False
         self._tell()
 
     def _work(self) -> None:
-        """Take one job from the queue to the outbox, if there is one and nothing is in the way."""
-        session = self.session
-        if session is None or time.monotonic() < self.backoff.due:
-            return
+        """Take jobs on that the executor is through with, cancel those that nobody wants, and start the next one."""
+        for event in self.executor.events():
+            self._hear(event)
+        if self.executor.is_ready:
+            self._resumed("worker")
+        if self.intake is not None:
+            for job_id in self.intake.unwanted & self.status.running.keys():
+                self.executor.cancel(job_id)
+        if self.session is not None and not self.signals.stop and time.monotonic() >= self.backoff.due:
+            self._start(self.session)
+
+    def _start(self, session: Session) -> None:
+        """Begin one job, if nothing is in the way. What needs no rendering never waits for a render."""
         session.queue_again()
         paused = session.arrivals.paused()
-        if not session.can_start(paused=paused):
-            if self.status.holds:
-                self._look_for_outbox(session)
-                self._resumed("work", "worker")
-            return
-        ticket = session.schedule.choose(time.time(), time.monotonic(), self._warm(), only_urgent=paused)
+        if not session.can_start(paused=paused) and not self.status.running and self.status.holds:
+            self._look_for_outbox(session)
+            self._resumed("work", "worker")
+        only_urgent = paused or not self.executor.capacity
+        ticket = session.schedule.choose(time.time(), time.monotonic(), self._warm(), only_urgent=only_urgent)
         if ticket is not None:
-            self._process(session, ticket)
+            self._go_on(session, ticket, lambda: self._begun(session, ticket))
+
+    @staticmethod
+    def _begun(session: Session, ticket: Ticket) -> Job | Outcome | None:
+        session.open_outbox()
+        return pipeline.begin(session.spool, ticket.job_id)
+
+    def _let_chunks_end(self) -> None:
+        """The daemon stops: running chunks may end, within limits.stop_grace_s; a second signal does not wait."""
+        if self.status.running:
+            log.info("stopping after this chunk", action="stopping")
+            systemd.stopping("finishing a chunk")
+        for job_id in self.status.running:
+            self.executor.cancel(job_id)
+        while self.status.running and not self.signals.kill:
+            self.tend()
+        for running in list(self.status.running.values()):
+            self._put_back(running.ticket)
 
     def _finished(self) -> bool:
         """With `--once` or `--until-idle`: whether nothing can be rendered now.
@@ -198,7 +232,7 @@ class Daemon:
         Raises:
             Hold: Something could, if it were not for this.
         """
-        if not self.passing:
+        if not self.passing or self.status.running:
             return False
         if self.status.holds:
             what, (reason, _) = next(iter(self.status.holds.items()))
@@ -228,42 +262,83 @@ class Daemon:
 
     # --- one job -----------------------------------------------------------------------------------------------------
 
-    def _process(self, session: Session, ticket: Ticket) -> None:
-        self.status.running = RunningJob(ticket, ticket.model[0], time.time())
-        self.status.changed()
+    def _hear(self, event: Event) -> None:
+        running, session = self.status.running.get(event.job_id), self.session
+        if running is None or session is None:  # its inbox went away
+            return
+        if isinstance(event, Progressed):
+            running.progress(event.done, event.total)
+            self.status.changed()
+            return
+        result: Rendering | JobError | Hold | None = event.result
+        if self.intake is not None and event.job_id in self.intake.unwanted:
+            result = Cancelled("the job was cancelled while it was rendered")
+        if result is None:
+            self._put_back(running.ticket)
+        elif isinstance(result, Hold):
+            self._off(running.ticket)
+            self._put_off(session, running.ticket, result)
+        else:
+            ended = result
+            self._go_on(session, running.ticket, lambda: pipeline.finish(session.spool, running.job, ended))
+
+    def _go_on(self, session: Session, ticket: Ticket, step: Callable[[], Job | Outcome | None]) -> None:
+        """Take a job a step further: to the executor, into the outbox, or back into the queue."""
         try:
             with holding("the state folder of the inbox"):  # a disk may fill up at any step
-                session.open_outbox()
-                outcome = pipeline.process(session.spool, ticket.job_id, self._supervisor())
+                came = step()
+            if isinstance(came, Job):
+                self._submit(ticket, came)
+                return
         except BeingRead as read:
             session.being_read[ticket.job_id] = ticket, read.reading
-        except PutBack:
-            session.schedule.add(ticket)
-            log.info("job put back", action="put_back", job_id=ticket.job_id, name=ticket.name)
         except LockLost:
             raise
         except Hold as hold:
+            self._off(ticket)
             self._put_off(session, ticket, hold)
         else:
             self._resumed("outbox", "work")
             session.deferred.pop(ticket.job_id, None)
-            if outcome is not None:
-                self.status.add(outcome)
-                doubts = {"doubts": list(outcome.reasons)} if outcome.verdict == "doubtful" else {}
-                words = ({"message": outcome.message} if outcome.message else {}) | doubts
-                say = log.warning if words and outcome.status != "cancelled" else log.info
-                say(
-                    f"job {outcome.status}", action=outcome.status, job_id=outcome.job_id, name=outcome.name,
-                    folder=str(outcome.folder), duration_s=round(outcome.duration_s, 2), **words,
-                )  # fmt: skip
-        finally:
-            self.status.running = None
-            self.worked_s = time.monotonic()
+            if came is not None:
+                self._tell_outcome(came)
+        self._off(ticket)
 
-    def _supervisor(self) -> Supervisor:
-        return Supervisor(
-            self.worker, self.signals, self.config.limits, self.tend, check=self._check_wanted, progress=self._progress
+    def _submit(self, ticket: Ticket, job: Job) -> None:
+        """Raises Hold when the executor can't take it."""
+        if self.signals.stop:
+            self._put_back(ticket)
+            return
+        self.executor.submit(job.order)
+        before = self.status.running.get(ticket.job_id)
+        self.status.running[ticket.job_id] = (
+            RunningJob(ticket, job, time.time()) if before is None else replace(before, job=job)
         )
+        self.status.changed()
+
+    def _off(self, ticket: Ticket) -> None:
+        """A job is not running any more."""
+        if self.status.running.pop(ticket.job_id, None) is not None:
+            self.status.changed()
+        if self.intake is not None:
+            self.intake.unwanted.discard(ticket.job_id)
+
+    def _put_back(self, ticket: Ticket) -> None:
+        """The daemon stops: the job stays in its claim, with the chunks that are finished."""
+        self._off(ticket)
+        if self.session is not None:
+            self.session.schedule.add(ticket)
+        log.info("job put back", action="put_back", job_id=ticket.job_id, name=ticket.name)
+
+    def _tell_outcome(self, outcome: Outcome) -> None:
+        self.status.add(outcome)
+        doubts = {"doubts": list(outcome.reasons)} if outcome.verdict == "doubtful" else {}
+        words = ({"message": outcome.message} if outcome.message else {}) | doubts
+        say = log.warning if words and outcome.status != "cancelled" else log.info
+        say(
+            f"job {outcome.status}", action=outcome.status, job_id=outcome.job_id, name=outcome.name,
+            folder=str(outcome.folder), duration_s=round(outcome.duration_s, 2), **words,
+        )  # fmt: skip
 
     def _put_off(self, session: Session, ticket: Ticket, hold: Hold) -> None:
         """Nothing is wrong with the job: it waits where it is, and so does everything behind it."""
@@ -306,29 +381,15 @@ class Daemon:
         if self.session is not session:
             raise InboxGone("the inbox went away while a job was read or published")
 
-    def _check_wanted(self, order: Order) -> None:
-        """End a render that nobody wants, or whose inbox is gone."""
-        if self.intake is None:
-            raise InboxGone("the inbox went away while its job was rendered")
-        if order.job_id in self.intake.unwanted:
-            raise Cancelled("the job was cancelled while it was rendered")
-
-    def _progress(self, progress: Progress) -> None:
-        if self.status.running is not None:
-            self.status.running.progress(progress.done, progress.total)
-            self.status.changed()
-
-    def _running(self) -> Ticket | None:
-        return self.status.running.ticket if self.status.running is not None else None
+    def _running(self) -> list[Ticket]:
+        return [running.ticket for running in self.status.running.values()]
 
     def _queued(self, ticket: Ticket) -> None:
-        """Start the worker while the first job is still on its way to it."""
+        """Let the executor start while the first job is still on its way to it."""
         self.status.changed()
         wanted = ticket.priority != URGENT and not ticket.not_before and not self.status.holds
-        if wanted and not self.worker.alive and self.session is not None and not self.session.arrivals.paused():
-            self.worked_s = time.monotonic()
-            with contextlib.suppress(Hold):
-                self.worker.start()
+        if wanted and self.session is not None and not self.session.arrivals.paused():
+            self.executor.expect()
 
     # --- holds: the inbox, the outbox ------------------------------------------------------------------------------
 
@@ -351,7 +412,7 @@ class Daemon:
         session.spool.breathe, session.spool.at_leisure = partial(self._breathe, session), True
         self.session, self.inbox_id, self.new_inbox_since = session, session.spool.store.inbox_id, None
         self.inbox_device = _device(self.config.inbox)
-        self.worker.inherited = (session.state.fd,)
+        self.executor.worker.inherited = (session.state.fd,)
         self.intake = Intake(session, self._queued, self._running)
         if session.left and "inbox" not in self.status.holds:
             log.info("reading back claimed jobs", action="recover", jobs=len(session.left))
@@ -411,9 +472,9 @@ class Daemon:
         if session is None:
             return
         self.lost = [printable(ticket.name) for ticket in session.schedule.first(len(session.schedule))]
-        if self.status.running is not None:
-            self.lost.insert(0, printable(self.status.running.ticket.name))
-        self.worker.kill()  # it holds the state folder open too, and an unmount would stay busy
+        self.lost[:0] = [printable(ticket.name) for ticket in self._running()]
+        self.status.running.clear()
+        self.executor.stop(at_once=True)  # it holds the state folder open too, and an unmount would stay busy
         session.close()
         self.events.forget()
         self._hold("inbox", hold)
@@ -453,10 +514,6 @@ class Daemon:
                 self.signals.drain()
             elif descriptor == self.events.wake_fd and self.intake is None:
                 self.events.take()  # nobody else does while the inbox is away, and the descriptor would stay readable
-        if self.status.running is None:
-            self.worker.receive()  # an idle worker has nothing to say, but may die
-        if self.worker.ready:
-            self._resumed("worker")
 
     def _idle_for_s(self) -> float:
         now, session = time.monotonic(), self.session
@@ -469,19 +526,14 @@ class Daemon:
             return 0.0
         dues += [entry.due_s - now for entry in session.deferred.values()]
         dues.append(session.arrivals.due_in(now))
-        if session.arrivals.busy() or self.status.running is not None:
-            return 0.0 if session.arrivals.busy() else min(dues)
-        if session.schedule.has_urgent() or (session.schedule.has_ready(time.time()) and not session.arrivals.paused()):
+        if session.arrivals.busy():
+            return 0.0
+        has_room = self.executor.capacity and not session.arrivals.paused()
+        if session.schedule.has_urgent() or (has_room and session.schedule.has_ready(time.time())):
             dues.append(self.backoff.due - now)
-        if (start := session.schedule.next_start()) is not None:
+        if has_room and (start := session.schedule.next_start()) is not None:
             dues.append(start - time.time())
         return min(dues)
-
-    def _end_idle_worker(self) -> None:
-        """Serverless by habit: without work for device.idle_s, memory and GPU are given back."""
-        idle = self.status.running is None and self.worker.alive
-        if idle and time.monotonic() - self.worked_s > self.config.device.idle_s:
-            self.worker.close()
 
     def _reload_if_asked(self) -> None:
         """SIGHUP: take over a new configuration; a bad one is reported and the old one stays."""
@@ -498,6 +550,7 @@ class Daemon:
             else:
                 job_rules(usable)  # says what is wrong with `defaults`
             self.readers.configure(usable)
+            self.executor.limits, self.executor.idle_s = usable.limits, usable.device.idle_s
             self.config_read, self.config = ConfigRead.of(fresh, self.config, time.time()), usable
             if self.config_read.pending_restart:
                 log.warning("these keys need a restart", action="reload", keys=list(self.config_read.pending_restart))
@@ -520,8 +573,8 @@ class Daemon:
         if self.session is not None and self.session.arrivals.changes != self.told_changes:
             self.told_changes = self.session.arrivals.changes
             self.status.changed()
-        if self.worker.warm != self.status.warm:
-            self.status.warm = self.worker.warm
+        if self.executor.warm != self.status.warm:
+            self.status.warm = self.executor.warm
             self.status.changed()
         if self.status.due_in() == 0.0:
             self.status.write(self.session)
@@ -536,21 +589,18 @@ class Daemon:
         if self.status.holds or session is None:
             return "hold"
         paused = session.arrivals.paused()
-        if self.status.running is not None or session.can_start(paused=paused):
+        if self.status.running or session.can_start(paused=paused):
             return "running"
         if not session.arrivals.looked_around:
             return "starting"
         return "paused" if paused else "idle"
 
     def _warm(self) -> tuple[str, str] | None:
-        return (self.worker.warm[0], self.worker.warm[1] or "") if self.worker.warm else None
+        return (self.executor.warm[0], self.executor.warm[1] or "") if self.executor.warm else None
 
     def _close(self) -> None:
         systemd.stopping()
-        if self.signals.kill:
-            self.worker.kill()
-        else:
-            self.worker.close()
+        self.executor.stop(at_once=self.signals.kill)
         self.status.state = "stopped"
         self.status.write(self.session)
         if self.session is not None:

@@ -16,7 +16,7 @@ from typing import Any
 from files.durable import replace, to_json
 from files.printable import printable
 from jobs.errors import ConfigError, LockLost
-from jobs.pipeline import Outcome
+from jobs.pipeline import Job, Outcome
 from jobs.results.report import iso, own_version
 from jobs.schedule import Ticket
 from jobs.spool import lock
@@ -32,10 +32,10 @@ _ENDED = ("done", "doubtful", "failed", "repaired", "cancelled")
 
 @dataclass(slots=True)
 class RunningJob:
-    """The job in the worker's hands, and how far it is."""
+    """A job that the executor has, and how far it is."""
 
     ticket: Ticket
-    engine: str
+    job: Job
     started_s: float
     chunk: int = 0
     chunks: int = 0
@@ -59,7 +59,7 @@ class StatusWriter:
         state: One word: starting (the inbox was not looked at as a whole yet), running, idle, paused, hold, stopping,
             stopped.
         holds: What waits for the operator -> why, and since when (Unix time, seconds).
-        running: The job being rendered.
+        running: The jobs being rendered, by id.
         ended: Number of jobs that ended since the start, by status; `doubtful` and `repaired` among them.
         failures: Names of jobs that failed since the start and were not done later -> how often, the last 10,000.
         settings: The configuration in use; see `watcher.config.reread.told`.
@@ -69,7 +69,7 @@ class StatusWriter:
     started_s: float = field(default_factory=time.time)
     state: str = "starting"
     holds: dict[str, tuple[str, float]] = field(default_factory=dict)
-    running: RunningJob | None = None
+    running: dict[str, RunningJob] = field(default_factory=dict)
     warm: tuple[str, str | None] | None = None
     ended: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
@@ -171,7 +171,7 @@ class StatusWriter:
             ],
             "counts": self._counts(session),
             "warm": {"engine": self.warm[0], "checkpoint": self.warm[1]} if self.warm else None,
-            "running": self._running(),
+            "running": [_running(job, time.time()) for job in self.running.values()],
         } | _lists(session) | {"results": list(self.results), "config": self.settings}  # fmt: skip
 
     def _counts(self, session: Session | None) -> dict[str, int]:
@@ -180,24 +180,22 @@ class StatusWriter:
             counts |= session.arrivals.counts()
             counts["held"] += len(session.deferred)
             counts["queued"] = len(session.schedule) + len(session.left) + len(session.being_read)
-        counts["running"] = int(self.running is not None)
+        counts["running"] = len(self.running)
         return counts | {status: self.ended[status] for status in _ENDED}
 
-    def _running(self) -> dict[str, Any] | None:
-        if self.running is None:
-            return None
-        job, now_s = self.running, time.time()
-        eta_s = job.eta_s(now_s)
-        return {
-            "job_id": job.ticket.job_id,
-            "name": printable(job.ticket.name),
-            "file": printable(job.ticket.file_name),
-            "engine": job.engine,
-            "chunk": job.chunk,
-            "chunks": job.chunks,
-            "started_at": iso(job.started_s),
-            "eta_s": None if eta_s is None else round(eta_s, 1),
-        }
+
+def _running(job: RunningJob, now_s: float) -> dict[str, Any]:
+    eta_s = job.eta_s(now_s)
+    return {
+        "job_id": job.ticket.job_id,
+        "name": printable(job.ticket.name),
+        "file": printable(job.ticket.file_name),
+        "engine": job.job.order.engine,
+        "chunk": job.chunk,
+        "chunks": job.chunks,
+        "started_at": iso(job.started_s),
+        "eta_s": None if eta_s is None else round(eta_s, 1),
+    }
 
 
 def _lists(session: Session | None) -> dict[str, Any]:

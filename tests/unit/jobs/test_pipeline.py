@@ -16,11 +16,10 @@ import pytest
 from jobs import pipeline
 from jobs.errors import Cancelled, Hold, InboxGone, LockLost, OutboxGone, RenderFailed
 from jobs.order import Fallback
-from jobs.pipeline import Renderer
 from jobs.render.rendering import Order, Rendering
 from jobs.schedule import URGENT
 from tests.headers import save
-from tests.in_process import Desk, desk, render
+from tests.in_process import Desk, Renderer, desk, process, render
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -161,7 +160,7 @@ def test_attempts_that_are_used_up_stay_used_up_over_a_restart(at: Desk, failure
     at.find_outbox()
     at.results.rename(at.folder / "away")
     with pytest.raises(OutboxGone):
-        pipeline.process(at.opened, ticket.job_id, failing(failures, **how))
+        process(at.opened, ticket.job_id, failing(failures, **how))
     at.close()
     (at.folder / "away").rename(at.results)
     (ticket,) = at.resume()

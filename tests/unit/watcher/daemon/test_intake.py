@@ -28,7 +28,7 @@ def intake(tmp_path: Path) -> Iterator[Intake]:
     )
     events = Events()
     session = Session.open(config, events)
-    yield Intake(session, lambda _ticket: None, lambda: None)
+    yield Intake(session, lambda _ticket: None, list)
     session.close()
     events.close()
 
