@@ -232,7 +232,7 @@ def load_once(folder: Path, device: str, name: str, began_s: float) -> dict[str,
     if name == LIBRARY:
         import f5_tts.api  # noqa: F401 - the import is not what is measured
     else:
-        pass
+        import engines.f5.net.model  # noqa: F401 - the same
 
     started_s = time.perf_counter()
     loaded = library(folder, device) if name == LIBRARY else ours(folder, device, name)

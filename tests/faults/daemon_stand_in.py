@@ -6,19 +6,18 @@ line; `worker PID` comes first.
 
 from __future__ import annotations
 
-import json
 import select
 import sys
 from pathlib import Path
 
 import structlog
 
-from jobs.order import Order
+from watcher.executors.local import messages
 from watcher.executors.local.worker import Died, Done, Failed, Worker
 
 
 def main() -> None:
-    order = Order(**json.loads(Path(sys.argv[1]).read_text()))
+    order = messages.order_from(messages.message_from(Path(sys.argv[1]).read_bytes()))
     if len(sys.argv) > 2:
         Path(sys.argv[2], "cgroup.procs").write_text("0")
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import resource
 import select
@@ -28,7 +27,7 @@ from tests.headers import save
 from tests.spooling import PATIENCE_S, PLUGINS, ROOT, until
 from watcher.config.settings import Limits
 from watcher.executors.base import Ended
-from watcher.executors.local import executor, oom
+from watcher.executors.local import executor, messages, oom
 from watcher.executors.local import worker as worker_module
 from watcher.executors.local.process import WorkerProcess
 from watcher.executors.local.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
@@ -638,7 +637,7 @@ def test_a_worker_that_hangs_before_it_is_ready_is_a_hold_and_is_killed(
 @contextlib.contextmanager
 def stand_in(tmp_path: Path, order: Order, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A daemon of our own to kill."""
-    (tmp_path / "order.json").write_text(json.dumps(dataclasses.asdict(order)))
+    (tmp_path / "order.json").write_bytes(messages.order_line(order))
     command = [sys.executable, str(STAND_IN), str(tmp_path / "order.json"), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -74,6 +74,7 @@ def _import_ahead() -> None:
     import sentencex  # noqa: F401
 
     from engines import registry
+    from jobs.render import preparation, rendering  # noqa: F401
 
     registry.engines()
 
