@@ -166,15 +166,20 @@ def test_cancel_jobs_that_wait(tmp_path: Path) -> None:
 
 
 def test_cancel_the_running_job(spool: Spool, gate: Gate) -> None:
-    """It ends in the middle of a chunk; the next job runs; the same file moved back runs after all."""
+    """It ends with its chunk and the model stays loaded; the next job runs; the same file moved back runs after all."""
     spool.start()
     spool.drop("running.json", gate.job("Running. Never said."))
     until(gate.begun)
+    worker = spool.worker_pid()
     spool.drop("next.json", job("Next."))
     spool.drop("running.cancel", b"")
+    until(lambda: spool.lines("cancelling"), "the worker is asked to stop")
+    gate.open()
     assert spool.manifest("running.cancelled")["status"] == "cancelled"
     assert said(spool, "next") == "Next."
-    gate.open()
+    assert gate.begun() == ["Running."]
+    assert spool.manifest("next")["timing"]["load_s"] == 0.0
+    assert spool.worker_pid() == worker
     os.rename(spool.outbox / "running.cancelled" / "running.json", spool.inbox / "running.json")
     assert said(spool, "running") == "Running. Never said."
 
@@ -188,6 +193,8 @@ def test_cancel_jobs_of_a_file_with_several(spool: Spool, gate: Gate) -> None:
     spool.drop("radio/many-2.cancel", b"")
     until(lambda: not below(spool.inbox, "*.cancel"))
     spool.drop("radio/many.cancel", b"")
+    until(lambda: spool.lines("cancelling"), "the worker is asked to stop")
+    gate.open()
     gone = [f"radio/many-{number}.cancelled" for number in (1, 2, 3, 4)]
     until(lambda: spool.results() == gone, lambda: f"{spool.results()}")
     assert gate.begun() == ["One."]

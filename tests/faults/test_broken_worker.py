@@ -98,7 +98,7 @@ def test_a_failure_that_passes_is_tried_again_and_the_attempts_are_told(spool: S
 @pytest.fixture
 def warm(tmp_path: Path) -> Iterator[Spool]:
     """A daemon whose worker is loaded, with as little patience as leaves time to start another."""
-    with spooling(tmp_path / "warm", limits={"attempts": 1, "stall_s": 8.0}) as spool:
+    with spooling(tmp_path / "warm", limits={"attempts": 1, "stall_s": 8.0, "stop_grace_s": 1.0}) as spool:
         spool.start()
         spool.drop("first.yaml")
         spool.result("first")
@@ -153,8 +153,8 @@ def test_a_worker_that_hangs_while_it_loads_is_killed_too(spool: Spool) -> None:
     assert failed_in(spool, "a")["code"] == "stalled"
 
 
-def test_a_job_cancelled_while_it_hangs_ends_at_once(warm: Spool) -> None:
-    """Its worker is killed; it is published as cancelled."""
+def test_a_job_cancelled_while_it_hangs_ends_after_the_grace(warm: Spool) -> None:
+    """Its worker is killed after limits.stop_grace_s; it is published as cancelled."""
     journal = warm.folder / "journal"
     warm.drop("a.yaml", job("hang", journal=journal))
     until(lambda: journal.exists() and journal.read_text(), "the job is rendered")

@@ -193,7 +193,7 @@ class Daemon:
             self._resumed("worker")
         if self.intake is not None:
             for job_id in self.intake.unwanted & self.status.running.keys():
-                self.executor.cancel(job_id)
+                self._call_off(self.status.running[job_id])
         if self.session is not None and not self.signals.stop and time.monotonic() >= self.backoff.due:
             self._start(self.session)
 
@@ -213,6 +213,14 @@ class Daemon:
     def _begun(session: Session, ticket: Ticket) -> Job | Outcome | None:
         session.open_outbox()
         return pipeline.begin(session.spool, ticket.job_id)
+
+    def _call_off(self, running: RunningJob) -> None:
+        """Nobody wants the job that is being rendered: its chunk may end, so that the model stays loaded."""
+        if not running.is_called_off:
+            running.is_called_off = True
+            self.executor.cancel(running.ticket.job_id)
+            name = running.ticket.name
+            log.info("cancelling after this chunk", action="cancelling", job_id=running.ticket.job_id, name=name)
 
     def _let_chunks_end(self) -> None:
         """The daemon stops: running chunks may end, within limits.stop_grace_s; a second signal does not wait."""

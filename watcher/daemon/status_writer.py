@@ -32,7 +32,12 @@ _ENDED = ("done", "doubtful", "failed", "repaired", "cancelled")
 
 @dataclass(slots=True)
 class RunningJob:
-    """A job that the executor has, and how far it is."""
+    """A job that the executor has, and how far it is.
+
+    Attributes:
+        first_chunk: How many chunks an earlier attempt had finished.
+        is_called_off: Whether the executor was asked to stop it because it was cancelled.
+    """
 
     ticket: Ticket
     job: Job
@@ -40,6 +45,7 @@ class RunningJob:
     chunk: int = 0
     chunks: int = 0
     first_chunk: int = 0
+    is_called_off: bool = False
 
     def progress(self, done: int, total: int) -> None:
         if not self.chunks:
