@@ -20,8 +20,8 @@ from tests.spooling import ROOT, Spool, spooling
 
 GUIDE = (ROOT / "docs/FINETUNED.md").read_text("utf-8")
 SOURCES = (
-    *(ROOT / "engines").glob("*.py"), *(ROOT / "engines/neural").glob("*.py"),
-    ROOT / "jobs/spec/checkpoint_names.py", ROOT / "jobs/spec/engine_choice.py", ROOT / "jobs/spool/recordings.py",
+    *(ROOT / "engines").rglob("*.py"), ROOT / "files/allowed_paths.py",
+    ROOT / "jobs/spec/checkpoint_names.py", ROOT / "jobs/spec/engine_choice.py",
 )  # fmt: skip
 PATIENCE_S = 180
 
