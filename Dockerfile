@@ -25,8 +25,9 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 RUN python -m venv /opt/voicespool
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN mkdir watcher jobs engines \
+RUN mkdir watcher jobs engines files \
     && /opt/voicespool/bin/pip install --constraint constraints.txt ".${VOICESPOOL_EXTRAS}"
+COPY files files
 COPY engines engines
 COPY jobs jobs
 COPY watcher watcher

@@ -217,7 +217,7 @@ def test_a_checkpoint_that_the_engine_refuses_is_told_apart_and_tried_once(
     path = save(tmp_path / "anna.safetensors", refused="its vocabulary is torn")
     base = dataclasses.replace(orders(engine="tuned"), spec={"text": "Hello.", "speaker": "x"})
     torn = dataclasses.replace(base, checkpoint=str(path), checkpoint_state=(1,))
-    refusal = Failed("checkpoint_refused", "its vocabulary is torn", "Train it again.", retryable=False)
+    refusal = Failed(torn.job_id, "checkpoint_refused", "its vocabulary is torn", "Train it again.", retryable=False)
     assert render(worker, torn) == refusal
     loads = []
     for _ in range(2):
@@ -502,7 +502,7 @@ def test_a_stop_takes_effect_at_the_end_of_the_chunk(worker: Worker, orders: Ord
     until(journal.exists)
     worker.ask_stop()
     gate.touch()
-    assert finish(worker)[-1] == Stopped()
+    assert isinstance(finish(worker)[-1], Stopped)
     begun = len(journal.read_text().splitlines())
     assert begun < 3
     assert isinstance(render(worker, orders("One is here. Two is here. Three is here.", **settings)), Done)

@@ -251,9 +251,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_holds_the_rooms_and_nothing_else(wheel: Path) -> None:
-    """Three packages, their licence, the command; no tests, no folders of a spool."""
+    """Four packages, their licence, the command; no tests, no folders of a spool."""
     top = {path.name for path in wheel.iterdir()}
-    assert {name for name in top if not fnmatch.fnmatch(name, "*.dist-info")} == {"watcher", "engines", "jobs"}
+    assert {name for name in top if not fnmatch.fnmatch(name, "*.dist-info")} == {"watcher", "jobs", "engines", "files"}
     info = next(wheel.glob("*.dist-info"))
     assert (info / "licenses" / "LICENSE").is_file()
     scripts = configparser.ConfigParser()

@@ -7,11 +7,11 @@ import time
 from dataclasses import dataclass
 
 from jobs.errors import Hold, RenderFailed, WorkerUnready
-from jobs.order import Order, Progress, Rendering
+from jobs.order import Order, Rendering
 from watcher.config.settings import Limits
 from watcher.executors.base import Ended, Event, Progressed
 from watcher.executors.local import messages
-from watcher.executors.local.messages import Died, Done, Failed, Loaded, Stopped
+from watcher.executors.local.messages import Died, Done, Failed, Loaded, Progress, Stopped
 from watcher.executors.local.worker import Worker
 from watcher.log import log
 

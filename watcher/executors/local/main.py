@@ -46,7 +46,7 @@ def main() -> None:
         line = DaemonChannel(channel)
         _import_ahead()
         line.say(messages.Ready())
-        Worker(line).work()
+        RenderLoop(line).work()
 
 
 def _behave() -> None:
@@ -87,7 +87,7 @@ class DaemonChannel:
         self._unread = b""
         self._pid = os.getpid()
 
-    def say(self, event: messages.Said) -> None:
+    def say(self, event: messages.Message) -> None:
         """Waits until the daemon has taken it. Raises ValueError when JSON can't hold it."""
         line = messages.event_line(event)
         self._leave_if_forked()
@@ -118,7 +118,7 @@ class DaemonChannel:
             os._exit(1)
 
 
-class Worker:
+class RenderLoop:
     """One order at a time, with the engine kept warm between them."""
 
     def __init__(self, line: DaemonChannel) -> None:
@@ -142,11 +142,11 @@ class Worker:
     def _serve(self, order: Order) -> None:
         self._job_id, self._stop, self._silent_until_s = order.job_id, False, 0.0
         try:
-            self._line.say(messages.Done(self._render(order)))
+            self._line.say(messages.Done(order.job_id, self._render(order)))
         except RenderStopped:
-            self._line.say(messages.Stopped())
+            self._line.say(messages.Stopped(order.job_id))
         except BaseException as error:  # noqa: BLE001 - other people's code; it raises SystemExit too
-            self._line.say(failure(error))
+            self._line.say(failure(order.job_id, error))
         self._job_id = ""
 
     def _render(self, order: Order) -> Rendering:
@@ -155,7 +155,7 @@ class Worker:
         engine = _engine_class(order.engine)
         prepared = preparation.prepare(order, engine)
         ready = self._warm.for_order(order, engine)
-        self._line.say(messages.Loaded(ready.load_s))
+        self._line.say(messages.Loaded(order.job_id, ready.load_s))
         if self._is_stopped():
             raise RenderStopped
         return rendering.render(prepared, ready, self._is_stopped, self._report)
@@ -165,7 +165,7 @@ class Worker:
         now_s = time.monotonic()
         if now_s >= self._silent_until_s or progress.done >= progress.total:
             self._silent_until_s = now_s + PROGRESS_EVERY_S
-            self._line.say(progress)
+            self._line.say(messages.Progress(self._job_id, progress.done, progress.total, progress.audio_s))
 
     def _is_stopped(self) -> bool:
         while (message := self._line.next(wait=False)) is not None:
@@ -246,10 +246,10 @@ def _engine_class(name: str) -> EngineClass:
     return engine_class
 
 
-def failure(error: BaseException) -> Failed:
+def failure(job_id: str, error: BaseException) -> Failed:
     """Make words of whatever an engine raised; a traceback of what nobody foresaw goes to the log."""
     if isinstance(error, EngineError | SpoolError):
-        return Failed(error.code, real_paths(error.message), error.hint, error.retryable)
+        return Failed(job_id, error.code, real_paths(error.message), error.hint, error.retryable)
     with contextlib.suppress(Exception):  # out of memory, even this can fail
         lines = traceback.format_exception(error, limit=-LAST_FRAMES)
         sys.stderr.write("".join(lines))
@@ -257,14 +257,17 @@ def failure(error: BaseException) -> Failed:
     said = f"{type(error).__name__}: {real_paths(error)}" if str(error) else type(error).__name__
     if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return Failed(
+            job_id,
             OutOfMemory.code,
             f"the engine ran out of memory ({said})",
             OutOfMemory.hint,
             OutOfMemory.retryable,
         )
     if isinstance(error, OSError) and error.errno in OF_THE_DISK:
-        return Failed(Hold.code, said, "Free space, or bring the disk back; work resumes by itself.", retryable=False)
-    return Failed(EngineError.code, f"the engine failed ({said})", EngineError.hint, EngineError.retryable)
+        return Failed(
+            job_id, Hold.code, said, "Free space, or bring the disk back; work resumes by itself.", retryable=False
+        )
+    return Failed(job_id, EngineError.code, f"the engine failed ({said})", EngineError.hint, EngineError.retryable)
 
 
 if __name__ == "__main__":

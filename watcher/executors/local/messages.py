@@ -4,18 +4,21 @@
     worker -> daemon    ready, loaded, progress, done, failed, stopped
 
 The worker runs code from outside (engines, models), so what comes from it is checked before it is believed:
-anything that is not exactly one of these messages is a `NotAMessage`.
+anything that is not one of these messages is a `NotAMessage`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from files.printable import printable
-from jobs.order import Fallback, JobLimits, Order, Progress, Rendering
+from jobs.order import Fallback, JobLimits, Order, Rendering
 
 MAX_MESSAGE_BYTES = 32 << 20
 """Far above a `Rendering` of the largest job file; what is longer is not one of ours."""
@@ -25,9 +28,15 @@ class NotAMessage(Exception):
     """Bytes that are not what the other side says when it is well."""
 
 
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")
+"""A number is a number; what a newer writer added is left aside."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker has imported what every order needs and takes the first one. Said once, before all else."""
+    """The worker has imported what every order needs and takes the first one. Sent once, before all else."""
+
+    say: Literal["ready"] = "ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +47,37 @@ class Loaded:
         load_s: What loading took; 0.0 when it was warm.
     """
 
+    __pydantic_config__ = _STRICT
+    job_id: str
     load_s: float
+    say: Literal["loaded"] = "loaded"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A chunk is finished, or the engine gave a sign of life.
+
+    Attributes:
+        done, total: Chunks that are finished, cached ones included, and that the order has.
+        audio_s: Length of the finished chunks' audio together.
+    """
+
+    __pydantic_config__ = _STRICT
+    job_id: str
+    done: int
+    total: int
+    audio_s: float
+    say: Literal["progress"] = "progress"
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """The order's files are in its `result_dir`."""
 
+    __pydantic_config__ = _STRICT
+    job_id: str
     rendering: Rendering
+    say: Literal["done"] = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +90,22 @@ class Failed:
         retryable: Whether a fresh worker is worth a try. If so, this one may be in disorder: end it.
     """
 
+    __pydantic_config__ = _STRICT
+    job_id: str
     code: str
     message: str
     hint: str
     retryable: bool
+    say: Literal["failed"] = "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
     """The order was stopped at the end of a chunk, as asked; its finished chunks are kept."""
+
+    __pydantic_config__ = _STRICT
+    job_id: str
+    say: Literal["stopped"] = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +127,10 @@ class Died:
     last_line: str = ""
 
 
-Said = Ready | Loaded | Progress | Done | Failed | Stopped
-Event = Said | Died
+Message = Ready | Loaded | Progress | Done | Failed | Stopped
+"""What the worker sends."""
+Event = Message | Died
+_MESSAGES: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="say")])
 
 
 def order_line(order: Order) -> bytes:
@@ -108,10 +149,9 @@ def end_line() -> bytes:
     return _line({"say": "end"})
 
 
-def event_line(event: Said) -> bytes:
+def event_line(event: Message) -> bytes:
     """Raises ValueError for what JSON can't hold: NaN, infinity."""
-    said = asdict(event.rendering) if isinstance(event, Done) else asdict(event)
-    return _line({"say": type(event).__name__.lower(), **said})
+    return _line(asdict(event))
 
 
 def _line(message: Mapping[str, Any], *, allow_nan: bool = False) -> bytes:
@@ -127,10 +167,10 @@ def order_from(message: Mapping[str, Any]) -> Order:
     return Order(**parts)
 
 
-def message_from(line: bytes, parse_constant: Callable[[str], Any] | None = None) -> dict[str, Any]:
+def message_from(line: bytes) -> dict[str, Any]:
     """Read one line. Raises NotAMessage."""
     try:
-        message = json.loads(line, parse_constant=parse_constant)
+        message = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise NotAMessage(f"not JSON: {printable(line[:60].decode('utf-8', 'replace'))}") from error
     if not isinstance(message, dict) or not isinstance(message.get("say"), str):
@@ -138,64 +178,19 @@ def message_from(line: bytes, parse_constant: Callable[[str], Any] | None = None
     return message
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def event_from(line: bytes) -> Said:
-    """Read what a worker says. Raises NotAMessage."""
-    message = message_from(line, _refuse)
-    said = message.pop("say")
-    expected = _SHAPES.get(said)
-    if expected is None or message.keys() != expected.keys():
-        raise NotAMessage(f"an unknown message, {printable(said, 60)!r}")
-    for key, kind in expected.items():
-        if not isinstance(message[key], kind) or isinstance(message[key], bool) is not (kind is bool):
-            raise NotAMessage(f"{printable(said, 60)}.{key} is a {type(message[key]).__name__}")
-    event: Said = _EVENTS[said](message)
-    return event
-
-
-_NUMBER = (int, float)
-_SHAPES: Mapping[str, Mapping[str, Any]] = {
-    "ready": {},
-    "loaded": {"load_s": _NUMBER},
-    "progress": {"done": int, "total": int, "audio_s": _NUMBER},
-    "failed": {"code": str, "message": str, "hint": str, "retryable": bool},
-    "stopped": {},
-    "done": {
-        "files": list,
-        "engine": dict,
-        "voice": dict,
-        "audio": list,
-        "segments": list,
-        "checks": dict,
-        "timing": dict,
-        "warnings": list,
-        "chunks": list,
-        "chunks_file": str,
-    },
-}
-
-
-def _failed(message: dict[str, Any]) -> Failed:
-    shown = {key: printable(message[key]) for key in ("code", "message", "hint")}
-    return Failed(**shown, retryable=message["retryable"])
-
-
-def _done(message: dict[str, Any]) -> Done:
-    for name in message["files"]:
-        if not isinstance(name, str) or "/" in name or "\0" in name or name in {"", ".", ".."}:
-            raise NotAMessage(f"a file that is not in the result's folder, {printable(name, 60)!r}")
-    lists = {key: tuple(message[key]) for key in ("files", "audio", "segments", "warnings", "chunks")}
-    return Done(Rendering(**{**message, **lists}))
-
-
-_EVENTS: Mapping[str, Any] = {
-    "ready": lambda message: Ready(**message),
-    "loaded": lambda message: Loaded(**message),
-    "progress": lambda message: Progress(**message),
-    "failed": _failed,
-    "stopped": lambda message: Stopped(**message),
-    "done": _done,
-}
+def event_from(line: bytes) -> Message:
+    """Read what a worker sends. Raises NotAMessage."""
+    try:
+        message = _MESSAGES.validate_json(line)
+        from_json(line, allow_inf_nan=False)  # also in what no model looks into
+    except ValueError as error:
+        kind = f"; {error.errors()[0]['msg']}" if isinstance(error, ValidationError) else ""
+        raise NotAMessage(printable(f"{line[:60].decode('utf-8', 'replace')}{kind}")) from error
+    if isinstance(message, Failed):
+        words = printable(message.code), printable(message.message), printable(message.hint)
+        return Failed(message.job_id, *words, message.retryable)
+    if isinstance(message, Done):
+        for name in message.rendering.files:
+            if "/" in name or "\0" in name or name in {"", ".", ".."}:
+                raise NotAMessage(f"a file that is not in the result's folder, {printable(name, 60)!r}")
+    return message

@@ -19,10 +19,21 @@ from typing import Any, Self
 
 from files.printable import real_paths
 from jobs.errors import Hold, WorkerUnready, holding
-from jobs.order import Order, Progress
+from jobs.order import Order
 from watcher.executors.local import exit_cause, messages, oom
 from watcher.executors.local.channel import READ_BYTES, WorkerChannel
-from watcher.executors.local.messages import Died, Done, Event, Failed, Loaded, NotAMessage, Ready, Said, Stopped
+from watcher.executors.local.messages import (
+    Died,
+    Done,
+    Event,
+    Failed,
+    Loaded,
+    Message,
+    NotAMessage,
+    Progress,
+    Ready,
+    Stopped,
+)
 from watcher.executors.local.output import OutputLog
 from watcher.executors.local.process import WorkerProcess
 
@@ -268,7 +279,7 @@ class Worker:
             if running.line.hung_up and running.hung_up_at_s is None:
                 running.hung_up_at_s = time.monotonic()
 
-    def _note(self, running: _Running, event: Said) -> None:
+    def _note(self, running: _Running, event: Message) -> None:
         name = type(event).__name__.lower()
         if isinstance(event, Ready) is running.ready:
             raise NotAMessage(f"{name} {'after' if running.ready else 'before'} ready")
@@ -276,8 +287,8 @@ class Worker:
         self.last_progress = time.monotonic()
         if isinstance(event, Ready):
             return
-        if self._order is None:
-            raise NotAMessage(f"{name} without an order")
+        if self._order is None or event.job_id != self._order.job_id:
+            raise NotAMessage(f"{name} of an order that the worker does not have")
         if isinstance(event, Loaded):
             self._warm = self._order.model
         if isinstance(event, Done | Failed | Stopped):

@@ -343,16 +343,16 @@ READS = f"""
 import resource, sys
 from pathlib import Path
 import numpy, soundfile
-from engines import voices
+from engines.voices import recordings
 from engines.errors import RequestRefused
 
 data = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData"))
 resource.setrlimit(resource.RLIMIT_DATA, (data * 1024 + ({400 << 20}),) * 2)
 resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
 for path in map(Path, sys.argv[1:]):
-    print(*voices.examine(path, path.name).errors)
+    print(*recordings.examine(path, path.name).errors)
     try:
-        voices.read(path, 600.0)
+        recordings.read(path, 600.0)
     except RequestRefused:
         pass
 """

@@ -7,14 +7,15 @@ import math
 
 import pytest
 
-from jobs.order import Fallback, Order, Progress, Rendering
+from jobs.order import Fallback, Order, Rendering
 from watcher.executors.local.messages import (
     Done,
     Failed,
     Loaded,
+    Message,
     NotAMessage,
+    Progress,
     Ready,
-    Said,
     Stopped,
     event_from,
     event_line,
@@ -39,15 +40,15 @@ RENDERING = Rendering(
     "event",
     [
         Ready(),
-        Loaded(0.5),
-        Loaded(0),
-        Progress(1, 2, 0.5),
-        Failed("engine_failed", "it broke", "mend it", retryable=True),
-        Stopped(),
-        Done(RENDERING),
+        Loaded("id", 0.5),
+        Loaded("id", 0),
+        Progress("id", 1, 2, 0.5),
+        Failed("id", "engine_failed", "it broke", "mend it", retryable=True),
+        Stopped("id"),
+        Done("id", RENDERING),
     ],
 )
-def test_an_event_crosses_as_one_line(event: Said) -> None:
+def test_an_event_crosses_as_one_line(event: Message) -> None:
     line = event_line(event)
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
@@ -88,15 +89,15 @@ def test_an_order_crosses_as_one_line(fallback: Fallback | None) -> None:
         b'{"say": 1}',
         b'{"say": "died"}',
         b'{"say": "loaded"}',
-        b'{"say": "loaded", "load_s": "soon"}',
-        b'{"say": "loaded", "load_s": true}',
-        b'{"say": "loaded", "load_s": NaN}',
-        b'{"say": "loaded", "load_s": 1, "more": 1}',
-        b'{"say": "progress", "done": 1.5, "total": 2, "audio_s": 0}',
-        b'{"say": "failed", "code": "x", "message": "x", "hint": "x", "retryable": 1}',
-        b'{"say": "done", "rendering": {}}',
+        b'{"say": "loaded", "load_s": 1}',
+        b'{"say": "loaded", "job_id": "id", "load_s": "soon"}',
+        b'{"say": "loaded", "job_id": "id", "load_s": true}',
+        b'{"say": "loaded", "job_id": "id", "load_s": NaN}',
+        b'{"say": "progress", "job_id": "id", "done": 1.5, "total": 2, "audio_s": 0}',
+        b'{"say": "failed", "job_id": "id", "code": "x", "message": "x", "hint": "x", "retryable": 1}',
+        b'{"say": "done", "job_id": "id", "rendering": {}}',
         b"[" * 100_000,
-        b'{"say": "loaded", "load_s": ' + b"9" * 10_000 + b"}",
+        b'{"say": "loaded", "job_id": "id", "load_s": ' + b"9" * 10_000 + b"}",
     ],
 )
 def test_anything_else_is_not_a_message(line: bytes) -> None:
@@ -107,17 +108,21 @@ def test_anything_else_is_not_a_message(line: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", ".", "..", "a\0", 7])
 def test_a_file_outside_the_results_folder_is_not_believed(name: object) -> None:
-    message = json.loads(event_line(Done(RENDERING)))
-    message["files"] = [name]
+    message = json.loads(event_line(Done("id", RENDERING)))
+    message["rendering"]["files"] = [name]
     with pytest.raises(NotAMessage):
         event_from(json.dumps(message).encode())
 
 
+def test_what_a_newer_worker_adds_is_left_aside() -> None:
+    assert event_from(b'{"say": "loaded", "job_id": "id", "load_s": 1.5, "more": [1]}') == Loaded("id", 1.5)
+
+
 def test_words_from_an_engine_become_printable() -> None:
-    event = event_from(event_line(Failed("engine_failed", "a\x1b[31m\nb", "c\r", retryable=False)))
-    assert event == Failed("engine_failed", "a\\x1b[31m\\x0ab", "c\\x0d", retryable=False)
+    event = event_from(event_line(Failed("id", "engine_failed", "a\x1b[31m\nb", "c\r", retryable=False)))
+    assert event == Failed("id", "engine_failed", "a\\x1b[31m\\x0ab", "c\\x0d", retryable=False)
 
 
 def test_a_rendering_with_nan_is_refused_where_it_is_made() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        event_line(Loaded(float("nan")))
+        event_line(Loaded("id", float("nan")))
