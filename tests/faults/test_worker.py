@@ -458,7 +458,7 @@ def test_a_flood_without_a_line_end_neither_blocks_nor_floods(worker: Worker, or
 
 
 @pytest.mark.parametrize(
-    ("trick", "words"), [("Write.", "not JSON"), ("Endless.", "without a line end"), ("Lie.", "result's folder")]
+    ("trick", "words"), [("Write.", "not a message"), ("Endless.", "without a line end"), ("Lie.", "result's folder")]
 )
 def test_rubbish_on_the_protocol_is_the_end_of_that_worker(
     worker: Worker, orders: Orders, trick: str, words: str

@@ -98,10 +98,10 @@ def _write_without_end() -> None:
 
 def _write_a_lie() -> None:
     """A complete answer, but with a file from elsewhere."""
-    message: dict[str, object] = {"say": "done", "files": ["../../../etc/passwd"]}
-    message |= {key: {} for key in ("engine", "voice", "checks", "timing")}
-    message |= {key: [] for key in ("audio", "segments", "warnings", "chunks")} | {"chunks_file": ""}
-    _write(json.dumps(message).encode() + b"\n")
+    rendering: dict[str, object] = {"files": ["../../../etc/passwd"], "chunks_file": ""}
+    rendering |= {key: {} for key in ("engine", "voice", "checks", "timing")}
+    rendering |= {key: [] for key in ("audio", "segments", "warnings", "chunks")}
+    _write(json.dumps({"say": "done", "job_id": "x", "rendering": rendering}).encode() + b"\n")
 
 
 def _hang_up() -> None:

@@ -184,8 +184,9 @@ def event_from(line: bytes) -> Message:
         message = _MESSAGES.validate_json(line)
         from_json(line, allow_inf_nan=False)  # also in what no model looks into
     except ValueError as error:
-        kind = f"; {error.errors()[0]['msg']}" if isinstance(error, ValidationError) else ""
-        raise NotAMessage(printable(f"{line[:60].decode('utf-8', 'replace')}{kind}")) from error
+        why = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else error
+        start = line[:60].decode("utf-8", "replace")
+        raise NotAMessage(f"not a message: {printable(start)}; {printable(why, 200)}") from error
     if isinstance(message, Failed):
         words = printable(message.code), printable(message.message), printable(message.hint)
         return Failed(message.job_id, *words, message.retryable)
