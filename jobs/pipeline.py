@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from engines.errors import CheckpointRefused
 from files.allowed_paths import NotAllowed
@@ -143,7 +143,7 @@ class Outcome:
     sha256: str
     duration_s: float = 0.0
     message: str = ""
-    verdict: str = ""
+    verdict: Literal["ok", "doubtful", ""] = ""
     reasons: tuple[str, ...] = ()
 
 

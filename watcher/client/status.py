@@ -165,6 +165,9 @@ class Settings(StatusPart):
     """What was wrong with the file when it was last read; the earlier configuration stays in use."""
 
 
+DaemonState = Literal["starting", "running", "idle", "paused", "hold", "stopping", "stopped"]
+
+
 class Status(StatusPart):
     """status.json."""
 
@@ -176,11 +179,12 @@ class Status(StatusPart):
     pid: int
     started_at: str
     updated_at: str
-    state: Literal["starting", "running", "idle", "paused", "hold", "stopping", "stopped"]
+    state: DaemonState
     holds: tuple[HoldNow, ...] = ()
     counts: Counts
     warm: Warm | None = None
-    running: Running | None = None
+    running: tuple[Running, ...] = ()
+    """The jobs that are being rendered."""
     next: tuple[Queued, ...] = Field((), max_length=SHOWN)
     """The first of the queue, in order."""
     waiting: tuple[FileSince, ...] = Field((), max_length=SHOWN)

@@ -40,6 +40,7 @@ from jobs.pipeline import Job, Outcome
 from jobs.schedule import URGENT, Ticket
 from jobs.spool.reading import BeingRead
 from jobs.spool.store import read_id
+from watcher.client.status import DaemonState
 from watcher.config import settings as configuration
 from watcher.config.job_rules import job_rules
 from watcher.config.reread import ConfigRead, told, until_restart
@@ -590,7 +591,7 @@ class Daemon:
             systemd.watchdog()
             self.watchdog_due_s = time.monotonic() + self.watchdog_s
 
-    def _state(self) -> str:
+    def _state(self) -> DaemonState:
         session = self.session
         if self.signals.stop:
             return "stopping"

@@ -9,9 +9,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from files.durable import replace, to_json
 from files.printable import printable
@@ -21,7 +23,25 @@ from jobs.results.report import iso, own_version
 from jobs.schedule import Ticket
 from jobs.spool import lock
 from jobs.spool.state import State
-from watcher.client.status import AT_LEAST_EVERY_S, SHOWN, SHOWN_RESULTS, STATUS_NAME, entries, read
+from watcher.client.status import (
+    AT_LEAST_EVERY_S,
+    SHOWN,
+    SHOWN_RESULTS,
+    STATUS_NAME,
+    Counts,
+    DaemonState,
+    Ended,
+    File,
+    FileSince,
+    HoldNow,
+    Queued,
+    Running,
+    Settings,
+    Status,
+    Warm,
+    entries,
+    read,
+)
 from watcher.daemon.arrivals import Sighting
 from watcher.daemon.session import Deferred, Session
 
@@ -73,14 +93,14 @@ class StatusWriter:
 
     state_dir: Path
     started_s: float = field(default_factory=time.time)
-    state: str = "starting"
+    state: DaemonState = "starting"
     holds: dict[str, tuple[str, float]] = field(default_factory=dict)
     running: dict[str, RunningJob] = field(default_factory=dict)
     warm: tuple[str, str | None] | None = None
     ended: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     settings: Mapping[str, Any] | None = None
-    results: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=SHOWN_RESULTS))
+    results: deque[Ended] = field(default_factory=lambda: deque(maxlen=SHOWN_RESULTS))
     _written_at: float = 0.0
     _changed: bool = True
 
@@ -89,7 +109,9 @@ class StatusWriter:
         """A writer in this state folder that goes on with the results an earlier daemon told of."""
         writer = cls(state_dir)
         with contextlib.suppress(OSError, ConfigError), State.open(state_dir) as state:
-            writer.results.extend(entries(read(state.path), "results"))
+            for entry in entries(read(state.path), "results"):
+                with contextlib.suppress(ValidationError):
+                    writer.results.append(Ended.model_validate(entry))
         return writer
 
     def changed(self) -> None:
@@ -103,19 +125,18 @@ class StatusWriter:
         elif outcome.status == "done":
             self._repaired(outcome.name)
         self.results.append(
-            {
-                "job_id": outcome.job_id,
-                "name": printable(outcome.name),
-                "status": outcome.status,
-                "folder": printable(outcome.folder, 5000),
-                "finished_at": iso(time.time()),
-                "duration_s": round(outcome.duration_s, 3),
-                "source_sha256": outcome.sha256,
-                "message": printable(outcome.message) or None,
-                "verdict": outcome.verdict or None,
-                "reasons": list(outcome.reasons),
-                "done_since": False,
-            }
+            Ended(
+                job_id=outcome.job_id,
+                name=printable(outcome.name),
+                status=outcome.status,
+                folder=printable(outcome.folder, 5000),
+                finished_at=iso(time.time()),
+                duration_s=round(outcome.duration_s, 3),
+                source_sha256=outcome.sha256,
+                message=printable(outcome.message) or None,
+                verdict=outcome.verdict or None,
+                reasons=outcome.reasons,
+            )
         )
         self.changed()
 
@@ -130,8 +151,8 @@ class StatusWriter:
         self.ended["failed"] -= repaired
         self.ended["repaired"] += repaired
         for number, result in enumerate(self.results):
-            if result.get("status") == "failed" and result.get("name") == printable(name):
-                self.results[number] = {**result, "done_since": True}
+            if result.status == "failed" and result.name == printable(name):
+                self.results[number] = result.model_copy(update={"done_since": True})
 
     def due_in(self) -> float:
         """Seconds until it is to be written again: soon after a change, and now and then to show that it is alive."""
@@ -144,7 +165,8 @@ class StatusWriter:
         """
         self._written_at, self._changed = time.monotonic(), False
         with contextlib.suppress(OSError, ConfigError, LockLost), self._own_folder(session) as folder:
-            replace(folder / STATUS_NAME, to_json(self._content(session)) + b"\n", mode=0o644, durable=False)
+            content = to_json(self._content(session).model_dump(mode="json", by_alias=True)) + b"\n"
+            replace(folder / STATUS_NAME, content, mode=0o644, durable=False)
 
     @contextlib.contextmanager
     def _own_folder(self, session: Session | None) -> Iterator[Path]:
@@ -162,76 +184,75 @@ class StatusWriter:
                 raise LockLost("another daemon has this inbox")
             yield state.path
 
-    def _content(self, session: Session | None) -> dict[str, Any]:
-        return {
-            "schema": 1,
-            "version": own_version(),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started_at": iso(self.started_s),
-            "updated_at": iso(time.time()),
-            "state": self.state,
-            "holds": [
-                {"what": what, "reason": printable(reason), "since": iso(since)}
+    def _content(self, session: Session | None) -> Status:
+        return Status(
+            version=own_version(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started_at=iso(self.started_s),
+            updated_at=iso(time.time()),
+            state=self.state,
+            holds=tuple(
+                HoldNow(what=what, reason=printable(reason), since=iso(since))
                 for what, (reason, since) in self.holds.items()
-            ],
-            "counts": self._counts(session),
-            "warm": {"engine": self.warm[0], "checkpoint": self.warm[1]} if self.warm else None,
-            "running": [_running(job, time.time()) for job in self.running.values()],
-        } | _lists(session) | {"results": list(self.results), "config": self.settings}  # fmt: skip
+            ),
+            counts=self._counts(session),
+            warm=Warm(engine=self.warm[0], checkpoint=self.warm[1]) if self.warm else None,
+            running=tuple(_running(job, time.time()) for job in self.running.values()),
+            **({} if session is None else _lists(session)),
+            results=tuple(self.results),
+            config=Settings(**self.settings) if self.settings else None,
+        )
 
-    def _counts(self, session: Session | None) -> dict[str, int]:
-        counts = dict.fromkeys(("ready", "waiting", "held", "ignored", "queued"), 0)
+    def _counts(self, session: Session | None) -> Counts:
+        counts: dict[str, int] = {"running": len(self.running), **{status: self.ended[status] for status in _ENDED}}
         if session is not None:
             counts |= session.arrivals.counts()
-            counts["held"] += len(session.deferred)
+            counts["held"] = counts.get("held", 0) + len(session.deferred)
             counts["queued"] = len(session.schedule) + len(session.left) + len(session.being_read)
-        counts["running"] = len(self.running)
-        return counts | {status: self.ended[status] for status in _ENDED}
+        return Counts(**counts)
 
 
-def _running(job: RunningJob, now_s: float) -> dict[str, Any]:
+def _running(job: RunningJob, now_s: float) -> Running:
     eta_s = job.eta_s(now_s)
-    return {
-        "job_id": job.ticket.job_id,
-        "name": printable(job.ticket.name),
-        "file": printable(job.ticket.file_name),
-        "engine": job.job.order.engine,
-        "chunk": job.chunk,
-        "chunks": job.chunks,
-        "started_at": iso(job.started_s),
-        "eta_s": None if eta_s is None else round(eta_s, 1),
-    }
+    return Running(
+        job_id=job.ticket.job_id,
+        name=printable(job.ticket.name),
+        file=printable(job.ticket.file_name),
+        engine=job.job.order.engine,
+        chunk=job.chunk,
+        chunks=job.chunks,
+        started_at=iso(job.started_s),
+        eta_s=None if eta_s is None else round(eta_s, 1),
+    )
 
 
-def _lists(session: Session | None) -> dict[str, Any]:
-    if session is None:
-        return {"next": [], "waiting": [], "held": [], "ignored": []}
+def _lists(session: Session) -> dict[str, Any]:
+    """The lists of `Status` that belong to an inbox, each of at most SHOWN entries."""
     arrivals = session.arrivals
+    held = chain(map(_deferred, session.deferred.values()), map(_file, arrivals.waiting(held=True)))
     return {
-        "next": [_queued(place, ticket) for place, ticket in enumerate(session.schedule.first(SHOWN), start=1)],
-        "waiting": [_file(sighting) for sighting in arrivals.waiting(held=False)],
-        "held": [*map(_deferred, islice(session.deferred.values(), SHOWN)), *map(_file, arrivals.waiting(held=True))][
-            :SHOWN
-        ],
-        "ignored": [{"file": printable(source), "reason": reason} for source, reason in arrivals.ignored.items()],
+        "next": tuple(_queued(place, ticket) for place, ticket in enumerate(session.schedule.first(SHOWN), start=1)),
+        "waiting": tuple(map(_file, arrivals.waiting(held=False))),
+        "held": tuple(islice(held, SHOWN)),
+        "ignored": tuple(File(file=printable(source), reason=reason) for source, reason in arrivals.ignored.items()),
     }
 
 
-def _queued(place: int, ticket: Ticket) -> dict[str, Any]:
-    return {
-        "job_id": ticket.job_id,
-        "name": printable(ticket.name),
-        "file": printable(ticket.file_name),
-        "place": place,
-        "priority": min(ticket.priority, 9),
-        "not_before": iso(ticket.not_before) if ticket.not_before else None,
-    }
+def _queued(place: int, ticket: Ticket) -> Queued:
+    return Queued(
+        job_id=ticket.job_id,
+        name=printable(ticket.name),
+        file=printable(ticket.file_name),
+        place=place,
+        priority=min(ticket.priority, 9),
+        not_before=iso(ticket.not_before) if ticket.not_before else None,
+    )
 
 
-def _deferred(entry: Deferred) -> dict[str, Any]:
-    return {"file": printable(entry.ticket.name), "reason": entry.reason, "since": iso(entry.since_s)}
+def _deferred(entry: Deferred) -> FileSince:
+    return FileSince(file=printable(entry.ticket.name), reason=entry.reason, since=iso(entry.since_s))
 
 
-def _file(sighting: Sighting) -> dict[str, Any]:
-    return {"file": printable(sighting.source), "reason": sighting.reason, "since": iso(sighting.since)}
+def _file(sighting: Sighting) -> FileSince:
+    return FileSince(file=printable(sighting.source), reason=sighting.reason, since=iso(sighting.since))
