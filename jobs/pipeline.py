@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from engines.errors import CheckpointRefused
 from files.allowed_paths import NotAllowed
-from files.durable import fsync, nothing, remove_tree, write_new
+from files.durable import fsync, nothing, remove_tree
 from files.opens import opened_regular, read_at_most
 from files.printable import printable
 from files.tree import Problem
@@ -45,11 +45,12 @@ from jobs.spec.job_spec import JobSpec
 from jobs.spec.parse import Document
 from jobs.spec.rules import NotHere, Rules
 from jobs.spool import uploads
+from jobs.spool.claim import Claim
 from jobs.spool.lock import Lock
 from jobs.spool.places import transcript_beside
 from jobs.spool.reading import AT_ONCE_BYTES, BeingRead, ReadElsewhere, Reading, keep_understood, understood
 from jobs.spool.recordings import MAX_NEAREST, Copies, Snapshots
-from jobs.spool.store import Claim, Store, deadly
+from jobs.spool.store import Store, deadly
 
 BEGINNING_BYTES = 4096  # of a job file that is too large to be read
 
@@ -212,8 +213,8 @@ def resume(spool: Spool, job_id: str) -> Iterator[Step]:
     if claim is None:
         return iter(())
     if spool.store.deaths(job_id) >= spool.deaths and not claim.set_aside:
-        claim = spool.store.describe(replace(claim, set_aside=deadly(spool.deaths)))
-    if claim.set_aside or spool.store.intent(claim) or is_cancelled(claim):
+        claim = replace(claim, set_aside=deadly(spool.deaths)).rewrite()
+    if claim.set_aside or claim.folder.intent() or claim.folder.is_cancelled:
         return iter([urgent(claim)])
     try:
         data = claim.job_file.read_bytes()
@@ -262,7 +263,7 @@ def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> I
     _keep(spool, claim, document.source, document)
     if document.spec is not None and document.spec.name and document.spec.name != claim.own_name:
         with holding("the state folder of the inbox"):
-            claim = spool.store.describe(replace(claim, own_name=document.spec.name))
+            claim = replace(claim, own_name=document.spec.name).rewrite()
     if document.spec is not None and document.recordings and not claim.recordings:
         with holding("the state folder of the inbox"):
             claim = yield from _copy_recordings(spool, claim, document, copies)
@@ -306,7 +307,7 @@ def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Cop
             if path is None:
                 problems[name] = places.missing(name, folder, with_nearest=len(problems) < MAX_NEAREST)
                 continue
-            recordings[name] = yield from copies.take(path, claim.folder / "recordings")
+            recordings[name] = yield from copies.take(path, claim.folder.recordings)
             if text := transcript_beside(path):
                 text = text[: spool.limits.speaker_text_chars + 1]  # longer ones are refused later
                 copies.count(len(text.encode()))
@@ -314,23 +315,8 @@ def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Cop
         except NotAllowed as error:
             problems[name] = str(error)
     if recordings:
-        fsync(claim.folder / "recordings")
-    described = replace(claim, recordings=recordings, transcripts=transcripts, problems=problems)
-    return spool.store.describe(described)
-
-
-# --- cancel ----------------------------------------------------------------------------------------
-
-
-def cancel(claim_folder: Path) -> None:
-    """Note on disk that a claimed job is not wanted any more; `process` then publishes it as cancelled."""
-    if not (claim_folder / "cancelled").exists():
-        write_new(claim_folder / "cancelled", b"")
-        fsync(claim_folder)
-
-
-def is_cancelled(claim: Claim) -> bool:
-    return (claim.folder / "cancelled").exists()
+        fsync(claim.folder.recordings)
+    return replace(claim, recordings=recordings, transcripts=transcripts, problems=problems).rewrite()
 
 
 # --- process: from the queue to the outbox ---------------------------------------------------------
@@ -352,7 +338,7 @@ def process(spool: Spool, job_id: str, renderer: Renderer) -> Outcome | None:
         if claim is None:
             spool.store.check()  # in an inbox that is away nothing is found either
             return None
-        if (intent := spool.store.intent(claim)) and (settled := _settle(spool, claim, intent)):
+        if (intent := claim.folder.intent()) and (settled := _settle(spool, claim, intent)):
             return settled
     story = Story(claim, started_s)
     try:
@@ -363,13 +349,13 @@ def process(spool: Spool, job_id: str, renderer: Renderer) -> Outcome | None:
         story.made = _attempt(spool, claim, document.spec, document.model, renderer)
     except JobError as error:
         story.failure = error
-    story.attempts = sum(attempt["outcome"] is not None for attempt in spool.store.attempts(claim))
+    story.attempts = sum(attempt["outcome"] is not None for attempt in claim.folder.attempts())
     return _publish(spool, story)
 
 
 def _understand(spool: Spool, claim: Claim) -> Document:
     """Parse the bytes that are the spool's own: what was validated is what runs. Its checkpoint is found anew."""
-    if is_cancelled(claim):
+    if claim.folder.is_cancelled:
         raise Cancelled("the job was cancelled")
     if claim.set_aside:
         raise JobInvalid([Problem(claim.set_aside)])
@@ -403,14 +389,14 @@ def _attempt(
     if made := worker_result.kept(claim.folder):
         return made
     while True:
-        attempts = spool.store.attempts(claim)
+        attempts = claim.folder.attempts()
         failed = [attempt["outcome"] for attempt in attempts if attempt["outcome"]]
         if failed and (len(failed) >= spool.attempts or not failed[-1]["retryable"]):
             raise RenderFailed(**failed[-1])
         with holding("the state folder of the inbox"):
             order = _order(spool, claim, spec, model, len(failed) + 1)
             if not attempts or attempts[-1]["outcome"]:  # else one is open: a hold that lasts for weeks adds nothing
-                spool.store.note_attempt(claim, started_at=report.now())
+                claim.folder.note_attempt(started_at=report.now())
         try:
             return worker_result.checked(renderer(order, spec.timeout_s), order)
         except RenderFailed as failure:
@@ -421,15 +407,14 @@ def _attempt(
             if order.fallback:
                 words["message"] = f"{failure.message.rstrip('.')}; {order.fallback}"
             with holding("the state folder of the inbox"):
-                spool.store.note_attempt(claim, outcome=words)
+                claim.folder.note_attempt(outcome=words)
 
 
 def _order(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fallback | None, attempt: int) -> Order:
-    folder = claim.folder / f"attempt-{attempt}"
+    folder = claim.folder.attempt(attempt)
     remove_tree(folder)
     folder.mkdir(mode=0o700)
-    claim.chunks.mkdir(mode=0o700, exist_ok=True)
-    recordings = {name: str(claim.folder / "recordings" / digest) for name, digest in claim.recordings.items()}
+    claim.folder.chunks.mkdir(mode=0o700, exist_ok=True)
     file = model if isinstance(model, CheckpointRef) else None
     return Order(
         job_id=claim.job_id,
@@ -437,9 +422,9 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fal
         spec=spec.model_dump(mode="json"),
         engine=spec.engine or spool.rules.default_engine,
         checkpoint=str(file.path) if file else None,
-        recordings=recordings,
+        recordings={name: str(path) for name, path in claim.recording_paths().items()},
         transcripts=claim.transcripts,
-        chunks_dir=str(claim.chunks),
+        chunks_dir=str(claim.folder.chunks),
         result_dir=str(folder),
         device=spool.device,
         checkpoint_name=file.name if file else "",
@@ -474,7 +459,7 @@ def _publish(spool: Spool, story: Story) -> Outcome:
         raise
     with holding("the state folder of the inbox"):
         intent = {name: getattr(outcome, name) for name in _INTENDED}
-        spool.store.intend(claim, intent | {"outbox": outbox.outbox_id})
+        claim.folder.intend(intent | {"outbox": outbox.outbox_id})
     return _show(spool, outbox, claim, outcome)
 
 
@@ -502,7 +487,7 @@ def _settle(spool: Spool, claim: Claim, intent: Mapping[str, Any]) -> Outcome | 
     with holding("the outbox"):
         outbox.check()
         if intent["outbox"] != outbox.outbox_id:
-            spool.store.forget_intent(claim)
+            claim.folder.forget_intent()
             return None
         is_assembled = outbox.is_assembled(claim.job_id)
     if is_assembled:
@@ -551,7 +536,7 @@ def _job_file(claim: Claim, longest_bytes: int) -> tuple[bytes | None, str]:
     if not claim.never_read:
         return claim.job_file.read_bytes(), ""
     try:
-        with opened_regular(claim.original) as (fd, status):
+        with opened_regular(claim.folder.original) as (fd, status):
             if status.st_size <= longest_bytes:
                 return read_at_most(fd, longest_bytes), ""
             beginning = os.pread(fd, BEGINNING_BYTES, 0)

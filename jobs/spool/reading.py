@@ -22,6 +22,7 @@ from jobs.spec.checkpoint_names import CheckpointRef
 from jobs.spec.job_spec import JobSpec
 from jobs.spec.parse import Document, parse
 from jobs.spec.rules import Rules
+from jobs.spool.claim import ClaimFolder
 
 AT_ONCE_BYTES = 8 << 10
 """The worst file of this size takes some hundredths of a second to parse."""
@@ -81,18 +82,16 @@ class ReadElsewhere(Protocol):
 
 # --- remembered in a claim -------------------------------------------------------------------------------------------
 
-UNDERSTOOD = "understood.json"
 
-
-def keep_understood(folder: Path, key: str, result: Document | JobInvalid) -> None:
+def keep_understood(folder: ClaimFolder, key: str, result: Document | JobInvalid) -> None:
     """Remember what a job says, until `key` is another one. Not forced to disk: it can be read again."""
     value = packed(result if isinstance(result, JobInvalid) else (result,))
-    replace(folder / UNDERSTOOD, to_json({"key": key, **value}), durable=False)
+    replace(folder.understood, to_json({"key": key, **value}), durable=False)
 
 
-def understood(folder: Path, key: str, data: bytes) -> Reading | None:
+def understood(folder: ClaimFolder, key: str, data: bytes) -> Reading | None:
     """What `keep_understood` has remembered of a job with these bytes; None when it has not, or by other rules."""
-    found = from_json(folder / UNDERSTOOD)
+    found = from_json(folder.understood)
     if found.get("key") != key:
         return None
     try:

@@ -213,7 +213,7 @@ class Session:
             memory = self.state.path / folders.OUTBOX_MEMORY
             outbox = Outbox.open(config.outbox, memory, store.inbox_id, publishing(config))
             folders.writable("outbox", config.outbox)  # before a model is loaded for what can't be published
-            outbox.clean(keep=store.has_intent)
+            outbox.clean(keep=lambda job_id: store.folder_of(job_id).has_intent)
         self.spool.outbox = outbox
 
     def close(self) -> None:
