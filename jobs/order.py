@@ -54,7 +54,7 @@ class Order:
     Attributes:
         job_id: For log lines.
         stem: Safe file name without extension for the files made (`hello` gives `hello.wav`).
-        spec: `JobSpec` dumped in JSON mode, defaults filled in.
+        spec: The job, as `JobSpec.packed`.
         engine: Name of the engine, decided.
         checkpoint: Absolute path, every link resolved, or None for the base model.
         recordings: Each name in the spec's `speaker_wav` lists -> absolute path of the spool's own copy.

@@ -419,7 +419,7 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fal
     return Order(
         job_id=claim.job_id,
         stem=_stem(claim),
-        spec=spec.model_dump(mode="json"),
+        spec=spec.packed(),
         engine=spec.engine or spool.rules.default_engine,
         checkpoint=str(file.path) if file else None,
         recordings={name: str(path) for name, path in claim.recording_paths().items()},

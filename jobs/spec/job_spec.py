@@ -194,6 +194,10 @@ class JobSpec(SpecPart):
         default=None, description="Name of the result; `/` makes subfolders. Default: that of the job file."
     )
 
+    def packed(self) -> dict[str, Any]:
+        """As plain data that JSON can hold, for `model_validate`: what was left out stays left out."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
     def passages(self) -> tuple[Segment, ...]:
         """The segments with everything filled in that the job says for all; `text` makes one segment."""
         return tuple(map(self._filled, self.segments or (Segment(text=self.text or " "),)))

@@ -7,7 +7,6 @@ is not to be trusted with more than that.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -133,7 +132,7 @@ def _pack(document: Document, *, alone: bool) -> dict[str, Any]:
     value = {field.name: getattr(document, field.name) for field in fields(Document)}
     spec, model = document.spec, document.model
     return value | {
-        "spec": spec.model_dump(mode="json", exclude_unset=True) if spec is not None else None,
+        "spec": spec.packed() if spec is not None else None,
         "problems": _pack_problems(document.problems),
         "warnings": _pack_problems(document.warnings),
         "source": None if alone else document.source.decode(),
@@ -147,7 +146,7 @@ def _unpack(value: Mapping[str, Any], data: bytes) -> Document:
     return Document(
         **plain
         | {
-            "spec": JobSpec.model_validate_json(json.dumps(spec)) if spec is not None else None,
+            "spec": JobSpec.model_validate(spec) if spec is not None else None,
             "problems": tuple(Problem(*problem) for problem in value["problems"]),
             "warnings": tuple(Problem(*warning) for warning in value["warnings"]),
             "named_at": {name: (key, line) for name, (key, line) in value["named_at"].items()},

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import structlog
 
-from jobs.order import Order
+from watcher.executors.local.messages import order_from
 from watcher.executors.local.worker import Died, Done, Failed, Worker
 
 
 def main() -> None:
-    order = Order(**json.loads(Path(sys.argv[1]).read_text()))
+    order = order_from(json.loads(Path(sys.argv[1]).read_text()))
     if len(sys.argv) > 2:
         Path(sys.argv[2], "cgroup.procs").write_text("0")
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))

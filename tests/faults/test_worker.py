@@ -85,7 +85,7 @@ def orders(tmp_path: Path) -> Orders:
         chunks.mkdir(exist_ok=True)
         result.mkdir()
         asked = {"text": text, "engine": engine, "language": "en", "settings": settings}
-        spec = JobSpec.model_validate(asked).model_dump(mode="json")
+        spec = JobSpec.model_validate(asked).packed()
         return Order(f"job-{count}", "hello", spec, engine, None, {}, {}, str(chunks), str(result))
 
     return order
