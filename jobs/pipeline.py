@@ -82,6 +82,7 @@ class Spool:
         at_leisure: Whether somebody calls `tidy` again and again; else claims are removed at once.
         breathe: Called again and again while a large result is copied.
         limits: What a worker holds each job to.
+        models: Where engines look for base models and vocoders, besides the caches.
     """
 
     store: Store
@@ -99,6 +100,7 @@ class Spool:
     at_leisure: bool = False
     breathe: Callable[[], None] = nothing
     limits: JobLimits = field(default_factory=JobLimits)
+    models: Path | None = None
 
     @property
     def open_outbox(self) -> Outbox:
@@ -432,6 +434,7 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fal
         fallback=model if isinstance(model, Fallback) else None,
         transcribe=spool.rules.transcribe,
         limits=spool.limits,
+        models=str(spool.models or ""),
     )
 
 

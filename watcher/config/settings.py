@@ -294,7 +294,7 @@ def load(path: Path | None = None) -> Config:
     if path is None:
         path = Path(CONFIG_NAME)
         if not path.exists():
-            return _apart(_absolute(Config(), Path.cwd()), EMPTY, None)
+            return apart(_absolute(Config(), Path.cwd()))
     tree = read_yaml(path)
     findings = Problems(tree, Bounds().problems)
     try:
@@ -303,7 +303,7 @@ def load(path: Path | None = None) -> Config:
         CONFIG_FILE.explain(error, tree.value, findings)
     if findings.found:
         raise complaints(path, findings.problems())
-    return _apart(_absolute(config, path.absolute().parent), tree, path)
+    return apart(_absolute(config, path.absolute().parent), tree, path)
 
 
 def _absolute(config: Config, base: Path) -> Config:
@@ -326,7 +326,7 @@ def _absolute(config: Config, base: Path) -> Config:
     )
 
 
-def _apart(config: Config, tree: Tree, path: Path | None) -> Config:
+def apart(config: Config, tree: Tree = EMPTY, path: Path | None = None) -> Config:
     """The same, if its folders lie as they must.
 
     Raises:

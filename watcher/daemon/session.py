@@ -133,6 +133,7 @@ class Session:
             attempts=config.limits.attempts,
             deaths=config.limits.daemon_deaths,
             limits=worker_limits(config),
+            models=config.models,
         )
         _bound(spool.snapshots, config)
         spool.snapshots.sweep()
@@ -162,6 +163,7 @@ class Session:
         self.spool.attempts = config.limits.attempts
         self.spool.deaths = config.limits.daemon_deaths
         self.spool.limits = worker_limits(config)
+        self.spool.models = config.models
         self.spool.snapshots.places = places(config)
         _bound(self.spool.snapshots, config)
         if self.spool.outbox is not None:
