@@ -123,12 +123,18 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where and how to run: the `device` section of the configuration, as the engine sees it."""
+    """Where, how and with what to run, as the configuration says it.
+
+    Attributes:
+        name, precision, profile, fallback_cpu: Of its `device` section.
+        models: Its folder of models, where base models and vocoders are; None for those in the caches alone.
+    """
 
     name: str = "auto"
     precision: str = "auto"
     profile: str = "auto"
     fallback_cpu: bool = False
+    models: Path | None = None
 
 
 class Engine(Protocol):

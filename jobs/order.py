@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from engines.base import Device
@@ -54,7 +55,7 @@ class Order:
     Attributes:
         job_id: For log lines.
         stem: Safe file name without extension for the files made (`hello` gives `hello.wav`).
-        spec: `JobSpec` dumped in JSON mode, defaults filled in.
+        spec: The job, as `JobSpec.packed`.
         engine: Name of the engine, decided.
         checkpoint: Absolute path, every link resolved, or None for the base model.
         recordings: Each name in the spec's `speaker_wav` lists -> absolute path of the spool's own copy.
@@ -62,6 +63,7 @@ class Order:
         chunks_dir: Where finished chunks are kept from one attempt to the next; exists.
         result_dir: An empty folder of this attempt's own, for the finished files.
         device: The `device` section of the configuration.
+        models: Absolute path of the folder of models; "" where there is none.
         checkpoint_name: The checkpoint's path in models/, for people; "" for the base model.
         checkpoint_state: Changes when the checkpoint is replaced; see `checkpoint_names.Model.state`.
         fallback: What the base model takes the place of; None when it is not that.
@@ -84,11 +86,13 @@ class Order:
     fallback: Fallback | None = None
     transcribe: str = "off"
     limits: JobLimits = JobLimits()
+    models: str = ""
 
     def where(self) -> Device:
         """The device as engines see it."""
-        known = {field.name for field in fields(Device)}
-        return Device(**{key: value for key, value in self.device.items() if key in known})
+        known = {field.name for field in fields(Device)} - {"models"}
+        section = {key: value for key, value in self.device.items() if key in known}
+        return Device(**section, models=Path(self.models) if self.models else None)
 
     @property
     def model(self) -> tuple[str, str | None, tuple[int, ...]]:

@@ -26,7 +26,7 @@ from typing import Any, Literal, Protocol
 
 from engines.errors import CheckpointRefused
 from files.allowed_paths import NotAllowed
-from files.durable import fsync, nothing, remove_tree, write_new
+from files.durable import fsync, nothing, remove_tree
 from files.opens import opened_regular, read_at_most
 from files.printable import printable
 from files.tree import Problem
@@ -46,11 +46,12 @@ from jobs.spec.job_spec import JobSpec
 from jobs.spec.parse import Document
 from jobs.spec.rules import NotHere, Rules
 from jobs.spool import uploads
+from jobs.spool.claim import Claim
 from jobs.spool.lock import Lock
 from jobs.spool.places import transcript_beside
 from jobs.spool.reading import AT_ONCE_BYTES, BeingRead, ReadElsewhere, Reading, keep_understood, understood
 from jobs.spool.recordings import MAX_NEAREST, Copies, Snapshots
-from jobs.spool.store import Claim, Store, deadly
+from jobs.spool.store import Store, deadly
 
 BEGINNING_BYTES = 4096  # of a job file that is too large to be read
 
@@ -70,6 +71,7 @@ class Spool:
         at_leisure: Whether somebody calls `tidy` again and again; else claims are removed at once.
         breathe: Called again and again while a large result is copied.
         limits: What a worker holds each job to.
+        models: Where engines look for base models and vocoders, besides the caches.
     """
 
     store: Store
@@ -87,6 +89,7 @@ class Spool:
     at_leisure: bool = False
     breathe: Callable[[], None] = nothing
     limits: JobLimits = field(default_factory=JobLimits)
+    models: Path | None = None
 
     @property
     def open_outbox(self) -> Outbox:
@@ -201,8 +204,8 @@ def resume(spool: Spool, job_id: str) -> Iterator[Step]:
     if claim is None:
         return iter(())
     if spool.store.deaths(job_id) >= spool.deaths and not claim.set_aside:
-        claim = spool.store.describe(replace(claim, set_aside=deadly(spool.deaths)))
-    if claim.set_aside or spool.store.intent(claim) or is_cancelled(claim):
+        claim = replace(claim, set_aside=deadly(spool.deaths)).rewrite()
+    if claim.set_aside or claim.folder.intent() or claim.folder.is_cancelled:
         return iter([urgent(claim)])
     try:
         data = claim.job_file.read_bytes()
@@ -251,7 +254,7 @@ def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> I
     _keep(spool, claim, document.source, document)
     if document.spec is not None and document.spec.name and document.spec.name != claim.own_name:
         with holding("the state folder of the inbox"):
-            claim = spool.store.describe(replace(claim, own_name=document.spec.name))
+            claim = replace(claim, own_name=document.spec.name).rewrite()
     if document.spec is not None and document.recordings and not claim.recordings:
         with holding("the state folder of the inbox"):
             claim = yield from _copy_recordings(spool, claim, document, copies)
@@ -295,7 +298,7 @@ def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Cop
             if path is None:
                 problems[name] = places.missing(name, folder, with_nearest=len(problems) < MAX_NEAREST)
                 continue
-            recordings[name] = yield from copies.take(path, claim.folder / "recordings")
+            recordings[name] = yield from copies.take(path, claim.folder.recordings)
             if text := transcript_beside(path):
                 text = text[: spool.limits.speaker_text_chars + 1]  # longer ones are refused later
                 copies.count(len(text.encode()))
@@ -303,23 +306,8 @@ def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Cop
         except NotAllowed as error:
             problems[name] = str(error)
     if recordings:
-        fsync(claim.folder / "recordings")
-    described = replace(claim, recordings=recordings, transcripts=transcripts, problems=problems)
-    return spool.store.describe(described)
-
-
-# --- cancel ----------------------------------------------------------------------------------------
-
-
-def cancel(claim_folder: Path) -> None:
-    """Note on disk that a claimed job is not wanted any more; `begin` then publishes it as cancelled."""
-    if not (claim_folder / "cancelled").exists():
-        write_new(claim_folder / "cancelled", b"")
-        fsync(claim_folder)
-
-
-def is_cancelled(claim: Claim) -> bool:
-    return (claim.folder / "cancelled").exists()
+        fsync(claim.folder.recordings)
+    return replace(claim, recordings=recordings, transcripts=transcripts, problems=problems).rewrite()
 
 
 # --- begin, finish: from the queue to the outbox ---------------------------------------------------
@@ -363,7 +351,7 @@ def begin(spool: Spool, job_id: str) -> Job | Outcome | None:
         if claim is None:
             spool.store.check()  # in an inbox that is away nothing is found either
             return None
-        if (intent := spool.store.intent(claim)) and (settled := _settle(spool, claim, intent)):
+        if (intent := claim.folder.intent()) and (settled := _settle(spool, claim, intent)):
             return settled
     story = Story(claim, started_s)
     try:
@@ -401,7 +389,7 @@ def finish(spool: Spool, job: Job, result: Rendering | JobError) -> Job | Outcom
         story.made = worker_result.checked(result, job.order)
     except RenderFailed as failure:
         try:
-            return _next_attempt(spool, job.spec, _model_after(spool, job, failure), story)
+            return _next_attempt(spool, job.spec, _model_after(job, failure), story)
         except RenderFailed as last:
             story.failure = last
     except JobError as error:
@@ -411,7 +399,7 @@ def finish(spool: Spool, job: Job, result: Rendering | JobError) -> Job | Outcom
 
 def _understand(spool: Spool, claim: Claim) -> Document:
     """Parse the bytes that are the spool's own: what was validated is what runs. Its checkpoint is found anew."""
-    if is_cancelled(claim):
+    if claim.folder.is_cancelled:
         raise Cancelled("the job was cancelled")
     if claim.set_aside:
         raise JobInvalid([Problem(claim.set_aside)])
@@ -440,18 +428,18 @@ def _next_attempt(spool: Spool, spec: JobSpec, model: CheckpointRef | Fallback |
     Raises:
         RenderFailed: The last one was the last.
     """
-    claim, attempts = story.claim, spool.store.attempts(story.claim)
+    claim, attempts = story.claim, story.claim.folder.attempts()
     failed = [attempt["outcome"] for attempt in attempts if attempt["outcome"]]
     if failed and (len(failed) >= spool.attempts or not failed[-1]["retryable"]):
         raise RenderFailed(**failed[-1])
     with holding("the state folder of the inbox"):
         order = _order(spool, claim, spec, model, len(failed) + 1)
         if not attempts or attempts[-1]["outcome"]:  # else one is open: a hold that lasts for weeks adds nothing
-            spool.store.note_attempt(claim, started_at=report.now())
+            claim.folder.note_attempt(started_at=report.now())
     return Job(order, spec, model, story)
 
 
-def _model_after(spool: Spool, job: Job, failure: RenderFailed) -> CheckpointRef | Fallback | None:
+def _model_after(job: Job, failure: RenderFailed) -> CheckpointRef | Fallback | None:
     """What the next attempt is rendered with; a failure that counts as an attempt is written down."""
     if failure.code == CheckpointRefused.code and job.order.checkpoint and job.spec.on_checkpoint_error == "base":
         return Fallback(printable(job.spec.checkpoint, 200), failure.message)
@@ -459,26 +447,25 @@ def _model_after(spool: Spool, job: Job, failure: RenderFailed) -> CheckpointRef
     if job.order.fallback:
         words["message"] = f"{failure.message.rstrip('.')}; {job.order.fallback}"
     with holding("the state folder of the inbox"):
-        spool.store.note_attempt(job.claim, outcome=words)
+        job.claim.folder.note_attempt(outcome=words)
     return job.model
 
 
 def _order(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fallback | None, attempt: int) -> Order:
-    folder = claim.folder / f"attempt-{attempt}"
+    folder = claim.folder.attempt(attempt)
     remove_tree(folder)
     folder.mkdir(mode=0o700)
-    claim.chunks.mkdir(mode=0o700, exist_ok=True)
-    recordings = {name: str(claim.folder / "recordings" / digest) for name, digest in claim.recordings.items()}
+    claim.folder.chunks.mkdir(mode=0o700, exist_ok=True)
     file = model if isinstance(model, CheckpointRef) else None
     return Order(
         job_id=claim.job_id,
         stem=_stem(claim),
-        spec=spec.model_dump(mode="json"),
+        spec=spec.packed(),
         engine=spec.engine or spool.rules.default_engine,
         checkpoint=str(file.path) if file else None,
-        recordings=recordings,
+        recordings={name: str(path) for name, path in claim.recording_paths().items()},
         transcripts=claim.transcripts,
-        chunks_dir=str(claim.chunks),
+        chunks_dir=str(claim.folder.chunks),
         result_dir=str(folder),
         device=spool.device,
         checkpoint_name=file.name if file else "",
@@ -486,6 +473,7 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fal
         fallback=model if isinstance(model, Fallback) else None,
         transcribe=spool.rules.transcribe,
         limits=spool.limits,
+        models=str(spool.models or ""),
     )
 
 
@@ -499,7 +487,7 @@ REASONS_TOLD = 3
 
 def _publish(spool: Spool, story: Story) -> Outcome:
     """Assemble out of sight, write down the intent, rename into sight, let the claim go."""
-    story.attempts = sum(attempt["outcome"] is not None for attempt in spool.store.attempts(story.claim))
+    story.attempts = sum(attempt["outcome"] is not None for attempt in story.claim.folder.attempts())
     claim, outcome, outbox = story.claim, _outcome(story), spool.open_outbox
     try:
         with holding("the state folder of the inbox"):
@@ -514,7 +502,7 @@ def _publish(spool: Spool, story: Story) -> Outcome:
         raise
     with holding("the state folder of the inbox"):
         intent = {name: getattr(outcome, name) for name in _INTENDED}
-        spool.store.intend(claim, intent | {"outbox": outbox.outbox_id})
+        claim.folder.intend(intent | {"outbox": outbox.outbox_id})
     return _show(spool, outbox, claim, outcome)
 
 
@@ -542,7 +530,7 @@ def _settle(spool: Spool, claim: Claim, intent: Mapping[str, Any]) -> Outcome | 
     with holding("the outbox"):
         outbox.check()
         if intent["outbox"] != outbox.outbox_id:
-            spool.store.forget_intent(claim)
+            claim.folder.forget_intent()
             return None
         is_assembled = outbox.is_assembled(claim.job_id)
     if is_assembled:
@@ -591,7 +579,7 @@ def _job_file(claim: Claim, longest_bytes: int) -> tuple[bytes | None, str]:
     if not claim.never_read:
         return claim.job_file.read_bytes(), ""
     try:
-        with opened_regular(claim.original) as (fd, status):
+        with opened_regular(claim.folder.original) as (fd, status):
             if status.st_size <= longest_bytes:
                 return read_at_most(fd, longest_bytes), ""
             beginning = os.pread(fd, BEGINNING_BYTES, 0)

@@ -250,7 +250,7 @@ class Desk:
         spool = self.opened
         if spool.outbox is None:
             outbox = Outbox.open(self.outbox_folder, self.state / "outbox.json", spool.store.inbox_id, self.policy)
-            outbox.clean(keep=spool.store.has_intent)
+            outbox.clean(keep=lambda job_id: spool.store.folder_of(job_id).has_intent)
             spool.outbox = outbox
 
     @property

@@ -36,6 +36,14 @@ SAID = "As many words as somebody says in two seconds."
 Taken = Mapping[str, Any]
 
 
+MODELS_VARIABLE = "RESIDENT_MODELS"
+"""For the process that is measured: where base models and vocoders are."""
+
+
+def models_here() -> Path | None:
+    return Path(os.environ[MODELS_VARIABLE]) if MODELS_VARIABLE in os.environ else None
+
+
 def measured(task: str, engine: str, *arguments: object, models: Path | None = None) -> Any:
     """What a process of its own tells of a task.
 
@@ -43,7 +51,7 @@ def measured(task: str, engine: str, *arguments: object, models: Path | None = N
         models: Where base models and vocoders are looked for.
     """
     own = {"OMP_NUM_THREADS": str(allowance.processors()), "PYTHONPATH": str(ROOT / "examples")}
-    own |= {} if models is None else {"VOICESPOOL_MODELS": str(models)}
+    own |= {} if models is None else {MODELS_VARIABLE: str(models)}
     command = [sys.executable, "-m", "tests.resident", task, engine, *map(str, arguments)]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True, timeout=1800, check=False
@@ -66,7 +74,7 @@ class Speaker:
 
     def load(self, checkpoint: str, precision: str = "float32", profile: str = "auto") -> Engine:
         engine = ENGINES[self.name]()
-        engine.load(Path(checkpoint), Device("cpu", precision, profile))
+        engine.load(Path(checkpoint), Device("cpu", precision, profile, models=models_here()))
         return engine
 
     def chunk(self, text: str = "Who is there?", number: int = 1) -> Chunk:
@@ -125,7 +133,7 @@ def switching(speaker: Speaker, small: str, *checkpoints: str) -> Taken:
 
 def _engine(warm: WarmEngine, speaker: Speaker, checkpoint: str) -> Engine:
     device = {"name": "cpu", "precision": "float32"}
-    order = Order("id", "hello", {}, speaker.name, checkpoint, {}, {}, "", "", device)
+    order = Order("id", "hello", {}, speaker.name, checkpoint, {}, {}, "", "", device, models=str(models_here() or ""))
     return warm.for_order(order, ENGINES[speaker.name]).engine
 
 
@@ -164,7 +172,7 @@ def _sampled(checkpoint: Path, rows: int) -> Taken:
     from engines.f5.net.model import MAX_ROWS
 
     kind = tiny_f5.KINDS["f5-v1-base"]
-    model = f5_models.Built(checkpoint, base_models.need("vocos"), kind.full, kind.flags).load()
+    model = f5_models.Built(checkpoint, base_models.need("vocos", models_here()), kind.full, kind.flags).load()
     frames = MAX_ROWS["cpu"] // 2 // rows
     lengths = [(frames // 4, frames // 8, frames)]
     some = [f5_models.request(kind.full, 0, Course(2), number, lengths) for number in range(rows)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +54,6 @@ class Card:
         self.patch.setattr(owner, name, call)
 
 
-def on_card(*, fallback: bool, precision: str = "float32") -> Device:
+def on_card(*, fallback: bool, precision: str = "float32", models: Path | None = None) -> Device:
     """The configuration that asks for it."""
-    return Device(name="cuda", precision=precision, fallback_cpu=fallback)
+    return Device(name="cuda", precision=precision, fallback_cpu=fallback, models=models)

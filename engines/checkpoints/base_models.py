@@ -16,9 +16,6 @@ from pathlib import Path
 
 from engines.errors import EngineMissing
 
-MODELS_VARIABLE = "VOICESPOOL_MODELS"
-"""Where the daemon tells its worker which folder the configuration means by `models`."""
-
 
 @dataclass(frozen=True, slots=True)
 class Licence:
@@ -212,12 +209,12 @@ def users(model: BaseModel) -> list[BaseModel]:
     return [one for one in BASE_MODELS.values() if model.name in one.needs]
 
 
-def find(name: str, models: Path | None = None) -> Path | None:
+def find(name: str, models: Path | None) -> Path | None:
     """The folder that holds a base model: its weights with their configuration and vocabulary.
 
     Args:
         name: A key of `BASE_MODELS`, or `bigvgan`.
-        models: The spool's folder of models; None means `$VOICESPOOL_MODELS`, and without that the caches alone.
+        models: The spool's folder of models; None for the caches alone.
 
     Returns:
         None when it is nowhere, or nowhere complete.
@@ -226,7 +223,7 @@ def find(name: str, models: Path | None = None) -> Path | None:
     return next((folder for folder in places(model, models) if not fault(model, folder)), None)
 
 
-def need(name: str, models: Path | None = None) -> Path:
+def need(name: str, models: Path | None) -> Path:
     """The same, for who can't go on without.
 
     Raises:
@@ -254,7 +251,7 @@ def _bring(model: BaseModel) -> str:
     )
 
 
-def weights(name: str, models: Path | None = None) -> Path:
+def weights(name: str, models: Path | None) -> Path:
     """The file that holds a base model's weights.
 
     Raises:
@@ -267,14 +264,12 @@ def weights(name: str, models: Path | None = None) -> Path:
     return found
 
 
-def places(model: BaseModel, models: Path | None = None) -> Iterator[Path]:
+def places(model: BaseModel, models: Path | None) -> Iterator[Path]:
     """The folders that are there and may hold a base model, in the order in which they are tried.
 
     models/ under the name that `models pull` gives it, models/ under other names, in the folder of a model that needs
     it, the cache of coqui's library, the cache of the Hugging Face hub.
     """
-    if models is None and (given := os.environ.get(MODELS_VARIABLE)):
-        models = Path(given)
     candidates = [] if models is None else _in_models(models, model)
     if model.coqui_folder is not None:
         candidates.append(_coqui_cache() / model.coqui_folder)

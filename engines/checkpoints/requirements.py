@@ -44,7 +44,7 @@ def of_base_model(engine: str) -> tuple[Requirement, ...]:
     return () if model is None else (Requirement(model.name), *map(Requirement, model.needs))
 
 
-def check(needs: Iterable[Requirement], models: Path | None = None) -> None:
+def check(needs: Iterable[Requirement], models: Path | None) -> None:
     """Look for all of it.
 
     Args:

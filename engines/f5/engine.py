@@ -85,9 +85,9 @@ class F5(NeuralEngine):
         """Load a checkpoint, or the base model; see `load`."""
         if _version() is None:
             raise EngineMissing("f5 is not installed", INSTALL)
-        found = inspected(checkpoint or base_models.weights("f5"), "f5", "F5-TTS or E2-TTS")
+        found = inspected(checkpoint or base_models.weights("f5", device.models), "f5", "F5-TTS or E2-TTS")
         here = prepare(device)
-        requirements.check(requirements.of(found))
+        requirements.check(requirements.of(found), device.models)
         variant = found.variant
         assert found.sizes is not None and variant is not None and found.vocab is not None  # noqa: PT018, S101 - it loads
         is_low = device.profile == "low_vram"
@@ -97,7 +97,8 @@ class F5(NeuralEngine):
         from engines.f5.net.speech import About, F5Speech
         from engines.f5.net.symbols import Symbols
 
-        files = F5Files(found.path, found.tensors, found.sizes, base_models.need(variant.vocoder), variant.vocoder)
+        vocoder = base_models.need(variant.vocoder, device.models)
+        files = F5Files(found.path, found.tensors, found.sizes, vocoder, variant.vocoder)
         with runtime.too_small(f"the model does not fit into the memory of {here.device}"):
             model = F5Model(files, here.device, here.torch_dtype, "cpu" if is_small else here.device)
         symbols = Symbols(f5_vocabulary.read(found.vocab).numbers(found.sizes.vocabulary))

@@ -48,7 +48,7 @@ class Heard:
     language: str
 
 
-def model(models: Path | None = None) -> Path:
+def model(models: Path | None) -> Path:
     """The folder of the Whisper to use: `whisper/` in models, else in the cache of the Hugging Face hub.
 
     Args:
@@ -77,14 +77,14 @@ def hear(recording: Path, shown: str, sha256: str, device: Device) -> Heard:
     Args:
         shown: The recording's name as the subject of sentences, safe to print.
         sha256: Of its content, hex.
-        device: Where to run.
+        device: Where to run, and where models are.
 
     Raises:
         EngineMissing: As for `model`.
         RequestRefused: The recording is longer than 30 s, or has no words.
         OutOfMemory: Whisper does not fit.
     """
-    folder = model()
+    folder = model(device.models)
     key = f"{sha256}-{digests.digest(folder / WHISPER.weights[0])}"
     heard = _kept(key)
     if heard is None:

@@ -91,7 +91,7 @@ class Xtts(NeuralEngine):
         """
         if _version() is None:
             raise EngineMissing("xtts is not installed", INSTALL)
-        parts = _parts(checkpoint)
+        parts = _parts(checkpoint, device.models)
         here = prepare(device)
 
         from engines.xtts.net.model import XttsModel
@@ -132,10 +132,10 @@ class Parts:
     warnings: tuple[str, ...] = ()
 
 
-def _parts(checkpoint: Path | None) -> Parts:
-    described = _inspected(checkpoint or base_models.weights("xtts"))
-    whole = _inspected(base_models.weights("xtts")) if described.is_adapter else described
-    base = base_models.find("xtts")
+def _parts(checkpoint: Path | None, models: Path | None) -> Parts:
+    described = _inspected(checkpoint or base_models.weights("xtts", models))
+    whole = _inspected(base_models.weights("xtts", models)) if described.is_adapter else described
+    base = base_models.find("xtts", models)
     warnings: list[str] = []
 
     def companion(own: Path | None, name: str) -> Path | None:
@@ -146,7 +146,7 @@ def _parts(checkpoint: Path | None) -> Parts:
             warnings.append(f"{name} is not beside {described.path.name}; that of the base model was used")
         return there
 
-    requirements.check(requirements.of(described))
+    requirements.check(requirements.of(described), models)
     vocab = companion(whole.vocab, "vocab.json")
     config = companion(whole.config, "config.json")
     assert vocab is not None  # noqa: S101 - just checked

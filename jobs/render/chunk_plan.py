@@ -192,6 +192,7 @@ def _identity(stage: Stage) -> dict[str, object]:
         "version": stage.info.version,
         "model": stage.order.model,
         "device": dict(stage.order.device),
+        "models": stage.order.models,
     }
 
 

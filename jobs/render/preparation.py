@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from engines.base import EngineClass
 from engines.errors import EngineMissing, RequestRefused
@@ -45,7 +43,7 @@ def prepare(order: Order, engine: EngineClass) -> PreparedOrder:
             f"{info.name} can't run here: {printable(info.missing)}",
             "Install what is missing, then put the job file into the inbox again.",
         )
-    spec = _spec_of(order)
+    spec = JobSpec.model_validate(order.spec)
     recordings = recordings_of(spec, order) if info.clones_voices else {}
     untold = spec.untold(order.transcripts) if info.needs_transcript else ()
     if untold and order.transcribe == "off":
@@ -60,17 +58,6 @@ def prepare(order: Order, engine: EngineClass) -> PreparedOrder:
 
 
 _TRANSCRIPT = "Word for word, with its punctuation; then put the job file into the inbox again."
-
-
-def _spec_of(order: Order) -> JobSpec:
-    """The job again as it was before it crossed the pipe: what it leaves out came as null or an empty list."""
-    given = _without_gaps(order.spec)
-    given["segments"] = [_without_gaps(segment) for segment in given.get("segments", ())]
-    return JobSpec.model_validate_json(json.dumps(_without_gaps(given)))
-
-
-def _without_gaps(part: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in part.items() if value not in (None, [], ())}
 
 
 def _languages(spec: JobSpec, engine: EngineClass) -> Mapping[str, str]:

@@ -26,7 +26,7 @@ from jobs.results.manifest import (
 )
 from jobs.results.worker_result import Made
 from jobs.spec.job_spec import JobSpec
-from jobs.spool.store import Claim
+from jobs.spool.claim import Claim
 
 
 @dataclass(slots=True)

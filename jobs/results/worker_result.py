@@ -16,9 +16,9 @@ from jobs.errors import RenderFailed
 from jobs.order import Order, Rendering
 from jobs.results.manifest import AudioFile, Checks, SpokenChunk, SpokenSegment, Timing, without_gaps
 from jobs.results.outbox import MANIFEST
+from jobs.spool.claim import ClaimFolder
 
 ERROR_TEXT = "ERROR.txt"
-KEPT = "rendered.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +60,21 @@ def checked(rendering: Rendering, order: Order) -> Made:
     return Made(rendering, folder)
 
 
-def keep(claim_folder: Path, made: Made) -> None:
+def keep(folder: ClaimFolder, made: Made) -> None:
     """Remember finished files over a hold, so that they need not be made again.
 
     Not forced to disk: after a power failure they are assembled again from their chunks.
     """
     value = {"folder": made.folder.name, "rendering": _to_json(made.rendering)}
-    replace(claim_folder / KEPT, to_json(value), durable=False)
+    replace(folder.rendered, to_json(value), durable=False)
 
 
-def kept(claim_folder: Path) -> Made | None:
+def kept(folder: ClaimFolder) -> Made | None:
     """What `keep` has remembered; None when there is nothing, or it is damaged."""
-    found = from_json(claim_folder / KEPT)
+    found = from_json(folder.rendered)
     if not found:
         return None
-    made = Made(_from_json(found["rendering"]), claim_folder / found["folder"])
+    made = Made(_from_json(found["rendering"]), folder.path / found["folder"])
     return made if all(_is_whole(made, name) for name in made.rendering.files) else None
 
 

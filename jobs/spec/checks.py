@@ -16,11 +16,9 @@ from files.printable import printable
 from files.tree import Path
 from jobs.names import checked_name
 from jobs.spec.job_spec import JobSpec, Segment
-from jobs.spec.problems import Problems, listed, nearest, shown
+from jobs.spec.problems import NOT_YET, Problems, listed, nearest, shown
 from jobs.spec.rules import Rules
 from jobs.text.pieces import has_words, wrong_marks
-
-NOT_YET = "not available in this version"
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

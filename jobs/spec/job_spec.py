@@ -1,29 +1,21 @@
 """A job as typed data: what `voicespool schema job` prints, the manifest calls `request`, and a worker
 renders.
 
-The models hold the shape (keys, kinds, ranges); what depends on the engine or on the configuration is in
-`checks`. `Allowed` says in words what a key takes; error messages use it.
+The models hold the shape (keys, kinds, ranges); what depends on the engine or on the configuration is in `checks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
 
 from jobs.spec.language import canonical_language
+from jobs.spec.problems import Allowed
 
 YEAR_S = 366 * 86400
-
-
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """What a key takes, in words that go on after "allowed is"."""
-
-    words: str
 
 
 class SpecPart(BaseModel):
@@ -75,7 +67,7 @@ Language = Annotated[
     Field(examples=["en", "pt-BR", "es-419"]),
 ]
 Recordings = Annotated[
-    tuple[FileName, ...],
+    tuple[Annotated[FileName, Allowed("the name of a recording")], ...],
     Strict(False),
     Field(max_length=32),
     BeforeValidator(_one_or_list),
@@ -94,6 +86,14 @@ Moment = Annotated[
     WithJsonSchema({"type": "string", "examples": ["2026-12-01T08:00:00-03:00"]}),
     Allowed("a date and time such as 2026-12-01T08:00:00-03:00; without a zone it is this machine's local time"),
 ]
+Seed = Annotated[int, Field(ge=0, lt=2**53), Strict(), Allowed("a whole number from 0 to 2**53-1")]
+Priority = Annotated[int, Field(ge=0, le=9), Strict(), Allowed("a whole number from 0 (last) to 9 (first)")]
+Seconds = Annotated[
+    float,
+    Field(gt=0, le=YEAR_S, allow_inf_nan=False),
+    Strict(),
+    Allowed("a number of seconds above 0, at most a year"),
+]
 SubtitleFormats = Annotated[
     tuple[Literal["srt", "vtt"], ...],
     Strict(False),
@@ -107,7 +107,7 @@ SubtitleFormats = Annotated[
 class Output(SpecPart):
     """The finished audio."""
 
-    format: Annotated[Literal["wav", "flac", "mp3", "opus"], Allowed("wav, flac, mp3 or opus")] = Field(
+    format: Literal["wav", "flac", "mp3", "opus"] = Field(
         default="wav", description="Kind of audio file. Only wav in this version."
     )
     sample_rate: Annotated[int | None, Field(ge=8000, le=96000), Allowed("a whole number from 8000 to 96000 (Hz)")] = (
@@ -144,7 +144,7 @@ class JobSpec(SpecPart):
         default=None, description="A file that holds the text. Not available in this version."
     )
     segments: Annotated[
-        tuple[Segment, ...],
+        tuple[Annotated[Segment, Allowed("a passage such as {text: Hello}")], ...],
         Strict(False),
         Field(json_schema_extra={"minItems": 1}),
         Allowed("a list of passages, each with its `text`"),
@@ -169,7 +169,7 @@ class JobSpec(SpecPart):
     )
     speaker_text: Text | None = Field(default=None, description="What is said in the first recording.")
     speaker: Name | None = Field(default=None, description="Instead: a voice that the model or engine has built in.")
-    seed: Annotated[int | None, Field(ge=0, lt=2**53), Allowed("a whole number from 0 to 2**53-1")] = Field(
+    seed: Seed | None = Field(
         default=None, description="For engines with chance in them. Default: follows from the text."
     )
     settings: Settings = Field(
@@ -178,14 +178,12 @@ class JobSpec(SpecPart):
     output: Annotated[Output, Allowed("keys such as {format: wav}")] = Field(
         default=Output(), description="The finished audio: its format and rate."
     )
-    priority: Annotated[int, Field(ge=0, le=9), Allowed("a whole number from 0 (last) to 9 (first)")] = Field(
-        default=5, description="0 (last) to 9 (first)."
-    )
+    priority: Priority = Field(default=5, description="0 (last) to 9 (first).")
     not_before: Moment | None = Field(default=None, description="Do not start before. Without a zone: local time.")
-    timeout_s: Annotated[
-        float | None, Field(gt=0, le=YEAR_S), Allowed("a number of seconds above 0, at most a year")
-    ] = Field(default=None, description="Longest time to render, in seconds. Default: the spool's limits.render_s.")
-    on_checkpoint_error: Annotated[Literal["fail", "base"], Allowed("fail or base")] = Field(
+    timeout_s: Seconds | None = Field(
+        default=None, description="Longest time to render, in seconds. Default: the spool's limits.render_s."
+    )
+    on_checkpoint_error: Literal["fail", "base"] = Field(
         default="fail",
         description="When the checkpoint does not load: fail, or render with the base model and say so.",
     )
@@ -195,6 +193,10 @@ class JobSpec(SpecPart):
     name: Annotated[FileName | None, Allowed("a name such as evening/news")] = Field(
         default=None, description="Name of the result; `/` makes subfolders. Default: that of the job file."
     )
+
+    def packed(self) -> dict[str, Any]:
+        """As plain data that JSON can hold, for `model_validate`: what was left out stays left out."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
     def passages(self) -> tuple[Segment, ...]:
         """The segments with everything filled in that the job says for all; `text` makes one segment."""

@@ -1,23 +1,33 @@
-"""Everything that is wrong with one job, with line and key, in words for the person who wrote it."""
+"""Everything that is wrong with a job or a configuration, with line and key, in words for the person who wrote it.
+
+`Problems` collects, `Format` translates what pydantic finds: unknown keys, wrong kinds, values out of range.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from files.printable import printable
 from files.tree import Path, Problem, Tree, dotted
 
 _MAX_SHOWN = 60
 _MAX_COMPARED = 40
+_MAX_LISTED = 8
+NOT_YET = "not available in this version"
+_REFUSED = "refused"
 
 
 @dataclass(slots=True)
 class Problems:
-    """Collects problems; the first one for each key counts.
+    """Collects problems of one document; the first one for each key counts.
 
     Attributes:
         tree: The document, for lines.
@@ -74,6 +84,141 @@ def _inside(key: str, place: str) -> bool:
     return key == place or (key.startswith(place) and key[len(place)] in ".[")
 
 
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What a key takes, in words that follow "allowed is"; stands in the annotation of the key."""
+
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A kind of file, such as job files: its keys, and what people write instead of them.
+
+    Attributes:
+        model: Keys, kinds and ranges. What a key takes is said by its `Allowed`, its choices or its section; its
+            validators raise `refused`.
+        further: Keys at the top level that the model does not have.
+        instead: Key that the model does not have -> what to do about it, a clause; "" for one that is nobody's.
+    """
+
+    model: type[BaseModel]
+    further: tuple[str, ...] = ()
+    instead: Callable[[str], str] = lambda _key: ""
+
+    def explain(self, error: ValidationError, data: Any, problems: Problems) -> None:
+        """Add what pydantic has found in `data` to `problems`, one sentence for each key."""
+        found: dict[Path, list[ErrorDetails]] = {}
+        for detail in error.errors(include_url=False, include_context=False, include_input=False):
+            path = detail["loc"] if detail["type"] == "missing" else _reached(detail["loc"], data)
+            found.setdefault(path, []).append(detail)
+        outer = {path[:steps] for path in found for steps in range(len(path))}
+        for path, details in found.items():
+            if path not in outer:  # "too few good items" says nothing where each item has its own problem
+                problems.add(path, partial(self._sentence, path, details, data))
+
+    def _sentence(self, path: Path, details: Sequence[ErrorDetails], data: Any) -> str:
+        """What is wrong at one place; several details are the alternatives that the value could have been."""
+        kinds = {detail["type"] for detail in details}
+        if "extra_forbidden" in kinds:
+            return self._unknown(path)
+        kind = _kind(self.model, path)
+        words, choices = _words(kind), _choices(kind)
+        if "missing" in kinds:
+            return f"is missing; needed is {words}"
+        for step in path:
+            data = data[step]
+        for detail in details:
+            if detail["type"] == _REFUSED:
+                return NOT_YET if detail["msg"] == NOT_YET else f"found {shown(data)}; {detail['msg']}"
+        if words == "text" and isinstance(data, int | float):
+            return f"found {shown(data)}; allowed is text: put it in quotes to have it spoken"
+        return f"found {shown(data)}; allowed is {words}{nearest(data, choices)}"
+
+    def _unknown(self, path: Path) -> str:
+        """Where a key belongs that is none here, else the nearest one: of this section first, then of the others."""
+        key = str(path[-1])
+        here = _section(_kind(self.model, path[:-1])) or self.model
+        known: dict[str, str] = {name: name for name in here.model_fields}
+        known |= {name: name for name in self.further} if here is self.model else {}
+        few = listed(known, _MAX_LISTED)
+        for place, section in _sections(self.model):
+            if key in section.model_fields:
+                return f"unknown key; it belongs {f'under `{place}`' if place else 'at the top level'}"
+            for name in section.model_fields if place else ():
+                known.setdefault(name, f"{place}.{name}")
+        if instead := self.instead(key):
+            return f"unknown key; {instead}"
+        near = closest(key, known)
+        return f"unknown key; did you mean `{known[near]}`?" if near else f"unknown key; known here are {few}"
+
+
+def refused(clause: str) -> PydanticCustomError:
+    """What a validator of a `Format` raises: why a value is wrong, a clause that follows "found X; "."""
+    return PydanticCustomError(_REFUSED, "{clause}", {"clause": clause})
+
+
+def _reached(loc: Path, data: Any) -> Path:
+    """The part of pydantic's location that is in the data; the rest names alternatives of a union."""
+    for steps, step in enumerate(loc):
+        try:
+            data = data[step]
+        except (KeyError, IndexError, TypeError):
+            return loc[:steps]
+    return loc
+
+
+def _kind(model: type[BaseModel], path: Path) -> Any:
+    """The annotation of what belongs at a path, as deep as the model describes it."""
+    kind: Any = model
+    for step in path:
+        if isinstance(step, int):
+            inner = next((get_args(part)[0] for part in _parts(kind) if get_origin(part) is tuple), None)
+        else:
+            section = _section(kind)
+            inner = section.model_fields.get(step) if section else None
+        if inner is None:
+            break
+        kind = inner
+    return kind
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    """What is said about a value, its kinds, and those of its items, in this order."""
+    if isinstance(kind, FieldInfo):
+        yield from kind.metadata
+        yield from _parts(kind.annotation)
+    else:
+        yield kind
+        is_annotated = hasattr(kind, "__metadata__")
+        yield from kind.__metadata__ if is_annotated else ()
+        for inner in get_args(kind)[:1] if is_annotated else get_args(kind):
+            yield from _parts(inner)
+
+
+def _section(kind: Any) -> type[BaseModel] | None:
+    return next((part for part in _parts(kind) if isinstance(part, type) and issubclass(part, BaseModel)), None)
+
+
+def _sections(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The model and its parts, each with the key under which it is; parts have no parts."""
+    yield "", model
+    for name, about in model.model_fields.items():
+        if section := _section(about):
+            yield name, section
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    return tuple(choice for part in _parts(kind) if get_origin(part) is Literal for choice in get_args(part))
+
+
+def _words(kind: Any) -> str:
+    """What a key takes: as its `Allowed` says, else one of its choices, else a section."""
+    said = next((part.words for part in _parts(kind) if isinstance(part, Allowed)), "")
+    *others, last = _choices(kind) or ("keys with values",)
+    return said or " or ".join(filter(None, [", ".join(others), last]))
+
+
 def shown(value: Any) -> str:
     """A value as a person would say it, safe to print, never long."""
     match value:
@@ -92,18 +237,22 @@ def shown(value: Any) -> str:
 
 def nearest(word: object, known: Iterable[str]) -> str:
     """` did you mean …?` with the nearest known word, or "" when none is near."""
-    if not isinstance(word, str) or len(word) > _MAX_COMPARED:
-        return ""
-    return _nearest(word, tuple(known))
+    near = closest(word, known) if isinstance(word, str) else ""
+    return f"; did you mean `{near}`?" if near else ""
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The known word that is most like another, or "" when none is near."""
+    return _closest(word, tuple(known)) if len(word) <= _MAX_COMPARED else ""
 
 
 @lru_cache(maxsize=1000)
-def _nearest(word: str, known: tuple[str, ...]) -> str:
+def _closest(word: str, known: tuple[str, ...]) -> str:
     by_form = {name.lower().replace("-", "_"): name for name in known}
     form = word.strip().lower().replace("-", "_")
     parts = [name for name in by_form if len(form) > 2 and form in name.split("_")]
     close = parts[:1] or get_close_matches(form, by_form, n=1, cutoff=0.6)
-    return f"; did you mean `{by_form[close[0]]}`?" if close else ""
+    return by_form[close[0]] if close else ""
 
 
 def listed(names: Collection[str], most: int = 20) -> str:

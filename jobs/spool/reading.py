@@ -7,7 +7,6 @@ is not to be trusted with more than that.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +21,7 @@ from jobs.spec.checkpoint_names import CheckpointRef
 from jobs.spec.job_spec import JobSpec
 from jobs.spec.parse import Document, parse
 from jobs.spec.rules import Rules
+from jobs.spool.claim import ClaimFolder
 
 AT_ONCE_BYTES = 8 << 10
 """The worst file of this size takes some hundredths of a second to parse."""
@@ -81,18 +81,16 @@ class ReadElsewhere(Protocol):
 
 # --- remembered in a claim -------------------------------------------------------------------------------------------
 
-UNDERSTOOD = "understood.json"
 
-
-def keep_understood(folder: Path, key: str, result: Document | JobInvalid) -> None:
+def keep_understood(folder: ClaimFolder, key: str, result: Document | JobInvalid) -> None:
     """Remember what a job says, until `key` is another one. Not forced to disk: it can be read again."""
     value = packed(result if isinstance(result, JobInvalid) else (result,))
-    replace(folder / UNDERSTOOD, to_json({"key": key, **value}), durable=False)
+    replace(folder.understood, to_json({"key": key, **value}), durable=False)
 
 
-def understood(folder: Path, key: str, data: bytes) -> Reading | None:
+def understood(folder: ClaimFolder, key: str, data: bytes) -> Reading | None:
     """What `keep_understood` has remembered of a job with these bytes; None when it has not, or by other rules."""
-    found = from_json(folder / UNDERSTOOD)
+    found = from_json(folder.understood)
     if found.get("key") != key:
         return None
     try:
@@ -134,7 +132,7 @@ def _pack(document: Document, *, alone: bool) -> dict[str, Any]:
     value = {field.name: getattr(document, field.name) for field in fields(Document)}
     spec, model = document.spec, document.model
     return value | {
-        "spec": spec.model_dump(mode="json", exclude_unset=True) if spec is not None else None,
+        "spec": spec.packed() if spec is not None else None,
         "problems": _pack_problems(document.problems),
         "warnings": _pack_problems(document.warnings),
         "source": None if alone else document.source.decode(),
@@ -148,7 +146,7 @@ def _unpack(value: Mapping[str, Any], data: bytes) -> Document:
     return Document(
         **plain
         | {
-            "spec": JobSpec.model_validate_json(json.dumps(spec)) if spec is not None else None,
+            "spec": JobSpec.model_validate(spec) if spec is not None else None,
             "problems": tuple(Problem(*problem) for problem in value["problems"]),
             "warnings": tuple(Problem(*warning) for warning in value["warnings"]),
             "named_at": {name: (key, line) for name, (key, line) in value["named_at"].items()},

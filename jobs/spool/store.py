@@ -10,21 +10,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import secrets
 import stat
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from files.durable import from_json, fsync, remove_tree, rename_to_free_name, to_json, write_new
 from files.durable import replace as replace_file
 from files.opens import identity, opened_folder, opened_regular, read_at_most, somebody_writes
 from jobs.errors import ConfigError, InboxGone, holding
-from jobs.names import numbered_document
+from jobs.spool.claim import Claim, ClaimFolder
 from jobs.spool.claimed_lately import ClaimedLately
 from jobs.spool.state import State
 
@@ -33,81 +31,6 @@ MAX_ID_BYTES = 100
 PROBE_BYTES = 64 << 10
 MAX_NAMES_TRIED = 10  # for a file that is put back; the last one is random, so that nobody can have taken all of them
 NOT_REGULAR = frozenset({errno.ELOOP, errno.EINVAL})  # what `opened_regular` says of links, pipes and the like
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One claimed job.
-
-    Attributes:
-        folder: `claimed/ID`, the job's own until it is released.
-        source: Its file's path in the inbox, `/` separated.
-        claimed_ns: When it was claimed, Unix time in nanoseconds.
-        document: 0 for a file that is one job, else which of the file's documents this is, from 1.
-        sha256: Of the job file's bytes; empty until they are safe.
-        set_aside: Why the file is not to be read at all (too large, kills the daemon); empty for all others.
-        withheld: Not a byte of it may be published: it may be a file of somebody who did not put it here.
-        recordings: Each name in the job's `speaker_wav` -> digest of the copy under `recordings/`.
-        transcripts: Each of those names that has a text beside it -> that text.
-        problems: Each recording that the job names and can't have -> why, a sentence.
-        warnings: Sentences for the manifest of each of its jobs.
-        dropped_ns: When the file came to its name in the inbox (its change time), nanoseconds; 0 when not known.
-        documents: How many jobs its file holds, for the width of their numbers; 0 where that does not matter.
-        own_name: The name that the job itself asks for; "" for that of its file.
-    """
-
-    folder: Path
-    source: str
-    claimed_ns: int
-    document: int = 0
-    sha256: str = ""
-    set_aside: str = ""
-    recordings: Mapping[str, str] = field(default_factory=dict)
-    transcripts: Mapping[str, str] = field(default_factory=dict)
-    problems: Mapping[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    dropped_ns: int = 0
-    withheld: bool = False
-    documents: int = 0
-    own_name: str = ""
-
-    @property
-    def job_id(self) -> str:
-        return self.folder.name
-
-    @property
-    def suffix(self) -> str:
-        return PurePosixPath(self.source).suffix
-
-    @property
-    def name(self) -> str:
-        """The job's own name, else that of its file; `-2` (of ten or more `-02`) behind it for the second document."""
-        if self.own_name or not self.document:
-            return self.own_name or self.file_name
-        return numbered_document(self.file_name, self.document, self.documents)
-
-    @property
-    def file_name(self) -> str:
-        """Path in the inbox without extension."""
-        return self.source.removesuffix(self.suffix)
-
-    @property
-    def job_file(self) -> Path:
-        """The spool's own copy of the bytes; the original where those were never read."""
-        return self.original if self.never_read else self.folder / f"job{self.suffix.lower()}"
-
-    @property
-    def never_read(self) -> bool:
-        """Whether the file was set aside as it is, so that the spool has no copy of its own."""
-        return bool(self.set_aside) and not self.sha256
-
-    @property
-    def original(self) -> Path:
-        return self.folder / "original"
-
-    @property
-    def chunks(self) -> Path:
-        return self.folder / "chunks"
 
 
 class Changed(Exception):
@@ -158,12 +81,13 @@ class Store:
         """The state folder, as it can be reached whatever happens at its path."""
         return self.folder.path
 
-    def folder_of(self, job_id: str) -> Path:
-        return self.state / "claimed" / job_id
+    def folder_of(self, job_id: str) -> ClaimFolder:
+        return ClaimFolder(self.state / "claimed" / job_id)
 
     def dropped_ns(self, job_id: str) -> int:
         """When a claimed job's file came into the inbox; 0 when that is not known."""
-        return int(from_json(self.folder_of(job_id) / "claim.json").get("dropped_ns", 0))
+        claim = Claim.read(self.folder_of(job_id))
+        return claim.dropped_ns if claim else 0
 
     # --- claim -------------------------------------------------------------------------------------
 
@@ -199,11 +123,11 @@ class Store:
         """
         claim = self._taken(source)
         try:
-            status = os.lstat(claim.original)
+            status = os.lstat(claim.folder.original)
             if not stat.S_ISREG(status.st_mode):
                 raise FileNotFoundError(errno.ENOENT, "it is not a regular file any more", source)
             self._deaths.pop(source, None)  # a mended file of this name is read again
-            return self.describe(replace(claim, set_aside=reason, withheld=status.st_nlink > 1))
+            return replace(claim, set_aside=reason, withheld=status.st_nlink > 1).rewrite()
         except OSError:
             self._put_back(claim)
             raise
@@ -212,13 +136,13 @@ class Store:
         """The rename that claims. What is left of a claim that came to nothing is removed."""
         claim = replace(self._new_claim(source), dropped_ns=dropped_ns)
         try:
-            write_new(claim.folder / "claim.json", _packed(claim))
+            claim.write()
             with opened_folder(self.inbox, source) as (folder, name):
-                os.rename(name, claim.original, src_dir_fd=folder)
+                os.rename(name, claim.folder.original, src_dir_fd=folder)
         except OSError:
             # A repeated request over NFS can report an error although the first one did its work.
-            if not os.path.lexists(claim.original):
-                remove_tree(claim.folder)
+            if not os.path.lexists(claim.folder.original):
+                remove_tree(claim.folder.path)
                 raise
         return claim
 
@@ -227,7 +151,7 @@ class Store:
         while True:
             folder = self.folder_of(_job_id(claimed_ns))
             try:
-                folder.mkdir(mode=0o700)
+                folder.path.mkdir(mode=0o700)
                 break
             except FileExistsError:
                 claimed_ns += 1
@@ -235,20 +159,20 @@ class Store:
 
     def _seal(self, claim: Claim, looked_at: os.stat_result, longest_bytes: int) -> tuple[Claim, bytes]:
         """Copy the bytes. Nobody can open the file by its name any more; whoever has it open already is told."""
-        with opened_regular(claim.original) as (fd, status):
+        with opened_regular(claim.folder.original) as (fd, status):
             # What had one name and has two now may be somebody else's: it is looked at again, in its folder.
             is_linked = status.st_nlink > max(1, looked_at.st_nlink)
             if _content(status) != _content(looked_at) or somebody_writes(fd) or is_linked:
                 raise Changed
             if status.st_size > longest_bytes:
-                return self.describe(replace(claim, set_aside=too_large(longest_bytes))), b""
+                return replace(claim, set_aside=too_large(longest_bytes)).rewrite(), b""
             data = read_at_most(fd, longest_bytes)
             write_new(claim.job_file, data)
             if identity(os.fstat(fd)) != identity(status):
                 raise Changed
         this = claim.source, _digest(data), status.st_mtime_ns
         warnings = tuple(map(_came_back, filter(None, [self.lately.recall(*this)])))
-        claim = self.describe(replace(claim, sha256=_digest(data), warnings=warnings))
+        claim = replace(claim, sha256=_digest(data), warnings=warnings).rewrite()
         self.lately.note(*this)
         return claim, data
 
@@ -266,7 +190,7 @@ class Store:
                 if "/" not in claim.source:
                     raise
                 self._return(claim, claim.source.rpartition("/")[2])
-            remove_tree(claim.folder)
+            remove_tree(claim.folder.path)
 
     def _return(self, claim: Claim, source: str) -> None:
         with opened_folder(self.inbox, source) as (folder, name):
@@ -276,15 +200,10 @@ class Store:
                 free = name if number == 1 else f"{stem}{mark}{claim.suffix}"
                 if (wanted := source.removesuffix(name) + free) != claim.source:
                     # Noted before, so that `recover` knows of both names if a crash leaves both.
-                    self.describe(replace(claim, source=wanted))
-                if rename_to_free_name(claim.original, free, folder):
+                    replace(claim, source=wanted).rewrite()
+                if rename_to_free_name(claim.folder.original, free, folder):
                     return
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source)
-
-    def describe(self, claim: Claim) -> Claim:
-        """Write down what is known of a claim, durably."""
-        replace_file(claim.folder / "claim.json", _packed(claim))
-        return claim
 
     def split(self, claim: Claim, documents: Sequence[bytes]) -> Generator[None, None, list[Claim]]:
         """Turn a file of several documents into as many jobs, one a step; the first claim is released when all of them
@@ -294,18 +213,18 @@ class Store:
         """
         children = []
         for number, data in enumerate(documents, start=1):
-            folder = claim.folder.with_name(f"{claim.job_id}-{number}")
-            remove_tree(folder)
-            folder.mkdir(mode=0o700)
+            folder = self.folder_of(f"{claim.job_id}-{number}")
+            remove_tree(folder.path)
+            folder.path.mkdir(mode=0o700)
             child = replace(claim, folder=folder, document=number, documents=len(documents), sha256=_digest(data))
             write_new(child.job_file, data)
-            write_new(folder / "claim.json", _packed(child))
-            fsync(folder)
+            child.write()
+            fsync(folder.path)
             children.append(child)
             yield
-        fsync(claim.folder.parent)
+        fsync(claim.folder.path.parent)
         self.release(claim)
-        fsync(claim.folder.parent)  # or a power failure could bring it back after some of them are published
+        fsync(claim.folder.path.parent)  # or a power failure could bring it back after some of them are published
         return children
 
     # --- recover -----------------------------------------------------------------------------------
@@ -315,7 +234,7 @@ class Store:
         ids = set(os.listdir(self.state / "claimed"))
         half_split = {job_id for job_id in ids if job_id.rpartition("-")[0] in ids}
         for job_id in half_split:
-            remove_tree(self.folder_of(job_id))
+            remove_tree(self.folder_of(job_id).path)
         return sorted(ids - half_split)
 
     def recover(self, job_id: str, longest_bytes: int) -> Claim | None:
@@ -326,10 +245,9 @@ class Store:
             put back.
         """
         folder = self.folder_of(job_id)
-        unknown = {"source": f"recovered-{job_id}.yaml", "claimed_ns": time.time_ns()}
-        claim = _unpacked(folder, from_json(folder / "claim.json") or unknown)
+        claim = Claim.read(folder) or Claim(folder, f"recovered-{job_id}.yaml", time.time_ns())
         if not claim.document and self._is_in_inbox(claim):
-            remove_tree(folder)
+            remove_tree(folder.path)
             return None
         if claim.sha256 or claim.set_aside:
             return claim
@@ -340,14 +258,14 @@ class Store:
             self._put_back(claim)
             return None
         if len(data) > longest_bytes:
-            return self.describe(replace(claim, set_aside=too_large(longest_bytes)))
+            return replace(claim, set_aside=too_large(longest_bytes)).rewrite()
         write_new(claim.job_file, data)
-        return self.describe(replace(claim, sha256=_digest(data)))
+        return replace(claim, sha256=_digest(data)).rewrite()
 
     def _is_in_inbox(self, claim: Claim) -> bool:
         """Whether a claim has no file: it did not come to that, or the file was put back."""
         try:
-            mine = os.lstat(claim.original)
+            mine = os.lstat(claim.folder.original)
         except FileNotFoundError:
             return True
         if mine.st_nlink == 1:
@@ -360,7 +278,7 @@ class Store:
 
     def _read_again(self, claim: Claim, longest_bytes: int) -> bytes:
         """What was ready before the crash is ready still, unless somebody writes; there is nothing to compare with."""
-        with opened_regular(claim.original) as (fd, status):
+        with opened_regular(claim.folder.original) as (fd, status):
             if somebody_writes(fd) or status.st_nlink > 1:  # the latter is for the inbox to judge
                 raise Changed
             return read_at_most(fd, longest_bytes)
@@ -391,55 +309,11 @@ class Store:
         os.ftruncate(self._reading, 0)
         self._deaths[victim] = deaths
 
-    # --- attempts ----------------------------------------------------------------------------------
-
-    def attempts(self, claim: Claim) -> list[dict[str, Any]]:
-        """All attempts at a job: `{"started_at", "outcome"}`, outcome None for one that a daemon did not see end."""
-        attempts: list[dict[str, Any]] = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in (claim.folder / "attempts").read_text().splitlines():
-                with contextlib.suppress(ValueError):  # a power failure can cut the last line
-                    entry = json.loads(line)
-                    if "outcome" in entry and attempts:
-                        attempts[-1]["outcome"] = entry["outcome"]
-                    elif "started_at" in entry:
-                        attempts.append({"started_at": entry["started_at"], "outcome": None})
-        return attempts
-
-    def note_attempt(self, claim: Claim, **entry: Any) -> None:
-        """Append to a job's record of attempts: `started_at=…` before the work starts, `outcome=…` when it failed.
-
-        Only an outcome is forced to disk: one that was started and not seen to end does not count, so that nothing
-        depends on a start surviving a power failure.
-        """
-        fd = os.open(claim.folder / "attempts", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, to_json(entry) + b"\n")
-            if "outcome" in entry:
-                os.fsync(fd)
-                fsync(claim.folder)
-        finally:
-            os.close(fd)
-
-    # --- publish and release -----------------------------------------------------------------------
-
-    def intend(self, claim: Claim, intent: Mapping[str, Any]) -> None:
-        """Write the intent to publish, durably, before the rename that publishes."""
-        replace_file(claim.folder / "intent.json", to_json(intent))
-
-    def intent(self, claim: Claim) -> Mapping[str, Any]:
-        """The intent to publish that a crash left behind; {} when there is none."""
-        return from_json(claim.folder / "intent.json")
-
-    def forget_intent(self, claim: Claim) -> None:
-        (claim.folder / "intent.json").unlink(missing_ok=True)
-
-    def has_intent(self, job_id: str) -> bool:
-        return (self.folder_of(job_id) / "intent.json").exists()
+    # --- release -----------------------------------------------------------------------------------
 
     def release(self, claim: Claim, *, later: bool = False) -> None:
         """Let a job go: one rename; what is left of it is removed now or, by `remove_released`, later."""
-        os.rename(claim.folder, self.state / "trash" / claim.job_id)
+        os.rename(claim.folder.path, self.state / "trash" / claim.job_id)
         if not later:
             self.remove_released(claim.job_id)
 
@@ -535,14 +409,3 @@ def deadly(deaths: int) -> str:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _packed(claim: Claim) -> bytes:
-    return to_json({key: getattr(claim, key) for key in Claim.__dataclass_fields__ if key != "folder"})
-
-
-def _unpacked(folder: Path, packed: Mapping[str, Any]) -> Claim:
-    known = {key: packed[key] for key in Claim.__dataclass_fields__ if key in packed}
-    if isinstance(problems := known.get("problems"), list):  # as the first version wrote them, without names
-        known["problems"] = dict(zip(problems, problems, strict=True))
-    return Claim(folder, **known | {"warnings": tuple(known.get("warnings", ()))})

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from files.opens import opened_folder
-from jobs.spool.store import Claim
+from jobs.spool.claim import Claim
 
 _FOLDER = re.compile(r"\.voicespool-upload-[0-9a-f]{32}")
 
@@ -45,7 +45,7 @@ def remove(inbox: Path, claim: Claim, recordings: Iterable[str]) -> None:
     A folder counts only if it belongs to the user whose job file it is. What refuses stays: the job has its copies.
     """
     with contextlib.suppress(OSError), opened_folder(inbox, claim.source) as (parent, _name):
-        owner = os.lstat(claim.original).st_uid
+        owner = os.lstat(claim.folder.original).st_uid
         for recording in recordings:
             if (folder := folder_of(recording)) is not None:
                 with contextlib.suppress(OSError):

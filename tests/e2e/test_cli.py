@@ -102,7 +102,7 @@ def test_wrong_usage_is_2(tmp_path: Path, arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ("outbux: x", "did you mean outbox?"),
+        ("outbux: x", "did you mean `outbox`?"),
         ("outbox: inbox/out", "lies inside inbox"),
         ("defaults: {engine: piper}", "piper"),
         ("defaults: {engine: espaek}", "espeak"),

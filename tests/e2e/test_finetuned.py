@@ -78,6 +78,30 @@ def test_jobs_for_the_loaded_checkpoint_go_first_and_a_replaced_one_is_loaded_an
     until(lambda: spool.status()["warm"] == warm)
 
 
+def test_another_folder_of_models_takes_effect_at_once(spool: Spool) -> None:
+    """After a reload checkpoints are found there, by the readers and by the worker, which stays the same process."""
+    save(spool.folder / "models/anna.safetensors", settings={"depth": 0.1})
+    save(spool.folder / "elsewhere/anna.safetensors", settings={"depth": 0.2})
+    spool.start()
+    spool.drop("a.json", job("anna"))
+    before = engine_of(spool, "a")
+    spool.config["models"] = str(spool.folder / "elsewhere")
+    assert spool.command("reload").stdout == "took effect: models\n"
+    spool.drop("b.json", job("anna"))
+    after = engine_of(spool, "b")
+    assert [one["settings"]["depth"] for one in (before, after)] == [0.1, 0.2]
+    assert [one["loads"] for one in (before, after)] == [1, 2]
+
+
+def test_models_that_would_overlap_a_folder_in_use_do_not_take_effect(spool: Spool) -> None:
+    """The file alone is right, but the outbox that it names waits for a restart."""
+    spool.start()
+    spool.config |= {"outbox": str(spool.folder / "new"), "models": str(spool.outbox / "models")}
+    done = spool.command("reload")
+    assert done.returncode == 3
+    assert "models: lies inside outbox" in done.stderr
+
+
 def test_what_is_wrong_with_a_checkpoint_is_told_before_and_after_dropping(spool: Spool) -> None:
     """`validate` and the daemon say the same, with line and cure, and no worker is started for it."""
     save(spool.folder / "models/anna/one.safetensors")

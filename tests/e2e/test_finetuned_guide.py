@@ -33,8 +33,7 @@ def blocks(kind: str) -> list[str]:
 
 def follow(spool: Spool, commands: list[str], folders: Mapping[str, Path]) -> None:
     """Run commands of the guide in the spool's folder, by its own configuration but for shorter waits."""
-    kept = {key: value for key, value in os.environ.items() if key not in {"VOICESPOOL_MODELS"}}
-    environ = kept | {name: str(path) for name, path in folders.items()}
+    environ = os.environ | {name: str(path) for name, path in folders.items()}
     environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     spool.config = {"ready": spool.config["ready"]}
     spool.write_config()

@@ -24,7 +24,7 @@ from tests.small_release import words
 from tests.spooling import PATIENCE_S, Spool, environment
 
 CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TTS_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")
-SETTINGS = ("HF_TOKEN", "HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "VOICESPOOL_MODELS")
+SETTINGS = ("HF_TOKEN", "HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy")
 
 
 @dataclass

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from engines.base import Chunk, Device
-from engines.checkpoints import base_models
 from engines.errors import RequestRefused
 from engines.xtts.engine import Xtts
 from tests import headers, tiny
@@ -119,8 +118,7 @@ def models(kinds: Mapping[str, Hostile], tiny_xtts: Path, tmp_path: Path) -> Pat
 
 
 @pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Xtts]:
-    monkeypatch.setenv(base_models.MODELS_VARIABLE, str(tmp_path / "nowhere"))
+def engine() -> Iterator[Xtts]:
     one = Xtts()
     yield one
     one.close()

@@ -83,7 +83,7 @@ def orders(tmp_path: Path) -> Orders:
         chunks.mkdir(exist_ok=True)
         result.mkdir()
         asked = {"text": text, "engine": engine, "language": "en", "settings": settings}
-        spec = JobSpec.model_validate(asked).model_dump(mode="json")
+        spec = JobSpec.model_validate(asked).packed()
         return Order(f"job-{count}", "hello", spec, engine, None, {}, {}, str(chunks), str(result))
 
     return order
@@ -231,13 +231,17 @@ def test_a_checkpoint_that_the_engine_refuses_is_told_apart_and_tried_once(
     assert isinstance(render(worker, mended), Done)
 
 
-def test_it_is_told_what_the_daemon_wants_it_to_know(orders: Orders, log: Log) -> None:
-    """Variables besides the daemon's own: where models lie."""
-    logger = structlog.wrap_logger(None, processors=[Recorder(log)], wrapper_class=structlog.BoundLogger)
-    with Worker({"name": "cpu"}, logger, environment={"VOICESPOOL_MODELS": "/somewhere/models"}) as worker:
-        done = render(worker, orders(engine="probe"))
+def test_the_order_says_where_models_are(worker: Worker, orders: Orders) -> None:
+    """Another folder may hold another base model: the engine is loaded again, by the same worker."""
+    first = dataclasses.replace(orders(engine="probe"), models="/somewhere/models")
+    other = dataclasses.replace(first, models="/elsewhere/models", result_dir=orders().result_dir)
+    pid = None
+    for order in (first, other):
+        done = render(worker, order)
         assert isinstance(done, Done)
-        assert "VOICESPOOL_MODELS" in done.rendering.engine["environment"]
+        assert done.rendering.engine["models"] == order.models
+        assert pid in (None, worker.pid)
+        pid = worker.pid
 
 
 def test_the_process_is_private_modest_and_light(

@@ -13,10 +13,10 @@ from typing import Any
 
 from files.printable import printable
 from jobs.results.report import iso
-from watcher.config.settings import CONFIG_NAME, FOLDERS, Config, Section
+from watcher.config.settings import CONFIG_NAME, FOLDERS, Config, Section, apart
 
-NEEDS_RESTART = FOLDERS
-"""Claims, lock and file events belong to these folders, and the worker is started with them."""
+NEEDS_RESTART = tuple(name for name in FOLDERS if name != "models")
+"""Claims, lock and file events belong to these folders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,12 @@ class ConfigRead:
 
 
 def until_restart(fresh: Config, used: Config) -> Config:
-    """A new configuration as far as it takes effect while the daemon runs."""
-    return fresh.model_copy(update={name: getattr(used, name) for name in NEEDS_RESTART})
+    """A new configuration as far as it takes effect while the daemon runs.
+
+    Raises:
+        ConfigError: Its models overlap a folder that stays until the restart.
+    """
+    return apart(fresh.model_copy(update={name: getattr(used, name) for name in NEEDS_RESTART}))
 
 
 def changed_keys(before: Section, after: Section) -> Iterator[str]:

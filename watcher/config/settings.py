@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
 
 from files import yaml12
 from files.tree import Bounds, Tree, UnreadableText
-from watcher.config.complaints import EMPTY, MAX_BYTES, complaint, complaints, read_yaml
+from jobs.spec.job_spec import Priority, Seconds, Seed
+from jobs.spec.problems import NOT_YET, Allowed, Format, Problems, refused
+from watcher.config.complaints import EMPTY, MAX_BYTES, complaints, read_yaml
 from watcher.config.layout import overlaps
 
 STATE_FOLDER = ".voicespool"
@@ -29,25 +30,29 @@ CONFIG_NAME = "config.yaml"
 
 def _not_yet(value: object) -> object:
     if value is not None:
-        raise PydanticCustomError("not_yet", "not available in this version")
+        raise refused(NOT_YET)
     return value
 
 
 def _at_home(path: Path) -> Path:
     """`~` and `~user` filled in; what the system could not open is refused here, with its line."""
     if "\0" in str(path):
-        raise PydanticCustomError("path", "must be a path, which has no zero bytes in it")
+        raise refused("allowed is a path without zero bytes")
     try:
         return path.expanduser()
     except RuntimeError:
-        raise PydanticCustomError("path", "must begin with the home folder of a user that is there") from None
+        raise refused("this machine has no such user") from None
 
 
-Folder = Annotated[Path, AfterValidator(_at_home)]
-Seconds = Annotated[float, Field(gt=0, le=366 * 86400, allow_inf_nan=False, strict=True)]
-Count = Annotated[int, Field(gt=0, le=10**12, strict=True)]
-Flag = Annotated[bool, Field(strict=True)]
-Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Folder = Annotated[Path, AfterValidator(_at_home), Allowed("the path of a folder")]
+Count = Annotated[int, Field(gt=0, le=10**12, strict=True), Allowed("a whole number from 1 to 10**12")]
+Flag = Annotated[bool, Field(strict=True), Allowed("true or false")]
+Name = Annotated[str, Field(min_length=1, max_length=1000), Allowed("a name, as text")]
+Names = Annotated[Name | tuple[Name, ...], Allowed("a name, as text, or a list of them")]
+Group = Annotated[
+    Annotated[int, Field(ge=0, lt=2**32 - 1, strict=True)] | Name,
+    Allowed("the name of a group, or its number: a whole number from 0 to 4294967294"),
+]
 NotYet = AfterValidator(_not_yet)
 
 
@@ -66,7 +71,7 @@ class Defaults(Section):
     """Language of jobs that name none: a BCP-47 tag such as pt-BR."""
     speaker: Name | None = None
     """Built-in voice, used where a job gives neither speaker nor speaker_wav."""
-    speaker_wav: Name | tuple[Name, ...] | None = None
+    speaker_wav: Names | None = None
     """Recording or recordings under voices/, used where a job gives neither speaker nor speaker_wav."""
     speaker_text: Name | None = None
     """What is said in the first default recording."""
@@ -75,13 +80,13 @@ class Defaults(Section):
     is the one that it is for."""
     on_checkpoint_error: Literal["fail", "base"] = "fail"
     """When a checkpoint does not load: fail the job, or render it with the base model."""
-    seed: Annotated[int, Field(ge=0, lt=2**53, strict=True)] | None = None
+    seed: Seed | None = None
     """Seed of every job; left out, it follows from the content."""
     settings: Mapping[str, Any] = Field(default_factory=dict)
     """The engine's own options, as in a job file; `voicespool engines` lists them."""
     output: Mapping[str, Any] = Field(default_factory=dict)
     """As in a job file: format, sample_rate (Hz). Out of the box loudness is left alone."""
-    priority: Annotated[int, Field(ge=0, le=9, strict=True)] = 5
+    priority: Priority = 5
     """0 (last) to 9 (first)."""
     timeout_s: Seconds | None = None
     """Longest rendering of a job, in seconds; none by default."""
@@ -149,7 +154,9 @@ class Limits(Section):
 class DeviceConfig(Section):
     """Where engines run."""
 
-    name: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
+    name: Annotated[
+        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$"), Allowed("auto, cpu, mps, cuda or cuda:N")
+    ] = "auto"
     """auto, cpu, cuda, cuda:N or mps. auto is the first card that torch has kernels for, else the CPU. Engines
     without GPU code, such as espeak, use the CPU in any case."""
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -170,10 +177,10 @@ class Results(Section):
 
     on_existing: Literal["number", "replace"] = "number"
     """When a result of that name exists: number makes NAME~2, replace moves the old one aside first."""
-    mode: str | None = None
+    mode: Annotated[str, Allowed("octal digits in quotes")] | None = None
     """Permissions, octal and in quotes ("0640", "2775"): folders get x wherever there is r, files lose x and
     the special bits. Default: as for any file made in that folder (its default ACL, else the daemon's umask)."""
-    group: Annotated[int, Field(ge=0, lt=2**32 - 1, strict=True)] | Name | None = None
+    group: Group | None = None
     """Group of results: a name or a number. The user that the daemon runs as must be a member of it. Default: the
     group of the folder if that is setgid, else the daemon's own."""
 
@@ -184,9 +191,9 @@ class Results(Section):
             return None
         digits = value if isinstance(value, str) else ""
         if not 3 <= len(digits) <= 4 or set(digits) - set("01234567"):
-            raise PydanticCustomError("mode", 'must be three or four octal digits in quotes, such as "0640" or "2775"')
+            raise refused('allowed are three or four octal digits in quotes, such as "0640" or "2775"')
         if int(digits, 8) & 0o600 != 0o600:
-            raise PydanticCustomError("mode", "must let the owner read and write")
+            raise refused("the owner must be allowed to read and write")
         return digits
 
     @field_validator("group")
@@ -196,7 +203,7 @@ class Results(Section):
             try:
                 grp.getgrnam(value)
             except KeyError:
-                raise PydanticCustomError("group", "this machine has no such group") from None
+                raise refused("this machine has no such group") from None
         return value
 
     @property
@@ -246,7 +253,7 @@ class Config(Section):
     """The spool's own state, on the inbox's file system. Default: .voicespool in the inbox. Next to the inbox
     it is out of reach of people and sync tools that write into the inbox. Inside the inbox it must lie under a name
     with a leading dot."""
-    allowed_roots: tuple[Folder, ...] = ()
+    allowed_roots: Annotated[tuple[Folder, ...], Allowed("a list of folders")] = ()
     """Further folders that paths in job files may lead into; every other path outside is refused."""
     transcribe: Literal["off", "whisper"] = "off"
     """What is said in a recording where neither the job nor a text beside it tells, and the engine needs it: off fails
@@ -272,6 +279,9 @@ class Config(Section):
         return {} if value is None else value
 
 
+CONFIG_FILE = Format(Config)
+
+
 def load(path: Path | None = None) -> Config:
     """Read the configuration. Writes nothing and makes no folder; `watcher.config.folders.prepare` does.
 
@@ -284,15 +294,16 @@ def load(path: Path | None = None) -> Config:
     if path is None:
         path = Path(CONFIG_NAME)
         if not path.exists():
-            return _apart(_absolute(Config(), Path.cwd()), EMPTY, None)
+            return apart(_absolute(Config(), Path.cwd()))
     tree = read_yaml(path)
+    findings = Problems(tree, Bounds().problems)
     try:
         config = Config.model_validate(tree.value)
     except ValidationError as error:
-        raise complaints(path, complaint(error, Config, tree)) from None
-    if tree.problems:
-        raise complaints(path, tree.problems)
-    return _apart(_absolute(config, path.absolute().parent), tree, path)
+        CONFIG_FILE.explain(error, tree.value, findings)
+    if findings.found:
+        raise complaints(path, findings.problems())
+    return apart(_absolute(config, path.absolute().parent), tree, path)
 
 
 def _absolute(config: Config, base: Path) -> Config:
@@ -315,7 +326,7 @@ def _absolute(config: Config, base: Path) -> Config:
     )
 
 
-def _apart(config: Config, tree: Tree, path: Path | None) -> Config:
+def apart(config: Config, tree: Tree = EMPTY, path: Path | None = None) -> Config:
     """The same, if its folders lie as they must.
 
     Raises:

@@ -202,12 +202,12 @@ class Intake:
                 return
         with self._handed_over(source):
             claim = self.session.spool.store.set_aside(source, "it was cancelled before it was read")
-            pipeline.cancel(claim.folder)
+            claim.folder.cancel()
             self.session.schedule.add(pipeline.urgent(claim))
 
     def _was_there(self, ticket: Ticket, asked_ns: int) -> bool:
         return self.session.spool.store.dropped_ns(ticket.job_id) <= asked_ns
 
     def _mark(self, ticket: Ticket) -> None:
-        pipeline.cancel(self.session.spool.store.folder_of(ticket.job_id))
+        self.session.spool.store.folder_of(ticket.job_id).cancel()
         log.info("job cancelled", action="cancel", job_id=ticket.job_id, name=ticket.name)

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from engines.checkpoints.base_models import MODELS_VARIABLE
 from files import cache
 from files.printable import printable
 from jobs import pipeline
@@ -97,11 +96,10 @@ def run(config: Config, *, config_path: Path | None, once: bool, until_idle: boo
     """
     events = Events()
     try:
-        environment = {MODELS_VARIABLE: str(config.models)}
         device = config.device.model_dump(mode="json")
         with (
             Signals() as signals,
-            Worker(device, log, environment=environment) as worker,
+            Worker(device, log) as worker,
             contextlib.closing(Readers(config)) as readers,
         ):
             executor = LocalExecutor(worker, config.limits, config.device.idle_s)

@@ -133,6 +133,7 @@ class Session:
             attempts=config.limits.attempts,
             deaths=config.limits.daemon_deaths,
             limits=worker_limits(config),
+            models=config.models,
         )
         _bound(spool.snapshots, config)
         spool.snapshots.sweep()
@@ -162,6 +163,7 @@ class Session:
         self.spool.attempts = config.limits.attempts
         self.spool.deaths = config.limits.daemon_deaths
         self.spool.limits = worker_limits(config)
+        self.spool.models = config.models
         self.spool.snapshots.places = places(config)
         _bound(self.spool.snapshots, config)
         if self.spool.outbox is not None:
@@ -213,7 +215,7 @@ class Session:
             memory = self.state.path / folders.OUTBOX_MEMORY
             outbox = Outbox.open(config.outbox, memory, store.inbox_id, publishing(config))
             folders.writable("outbox", config.outbox)  # before a model is loaded for what can't be published
-            outbox.clean(keep=store.has_intent)
+            outbox.clean(keep=lambda job_id: store.folder_of(job_id).has_intent)
         self.spool.outbox = outbox
 
     def close(self) -> None:

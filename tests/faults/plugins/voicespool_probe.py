@@ -38,6 +38,7 @@ class Probe:
         umask = os.umask(0)
         os.umask(umask)
         return {
+            "models": str(device.models),
             "umask": umask,
             "leads_session": os.getsid(0) == os.getpid() == os.getpgrp(),
             "core_bytes": resource.getrlimit(resource.RLIMIT_CORE)[0],

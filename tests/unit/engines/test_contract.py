@@ -40,17 +40,21 @@ def engine_class(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineC
 
 
 @pytest.fixture
-def engine(
-    engine_class: EngineClass, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Engine]:
-    """Loaded with its base model; where that would be gigabytes, with a small one in its place."""
+def device(name: str, request: pytest.FixtureRequest) -> Device:
+    """With the base model where that would be gigabytes: a small one in its place."""
+    if name not in base_models.BASE_MODELS:
+        return Device()
+    return Device(models=request.getfixturevalue(f"tiny_{name}").parents[1])
+
+
+@pytest.fixture
+def engine(engine_class: EngineClass, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Loaded with its base model."""
     info = engine_class.info()
     if info.missing is not None:
         pytest.skip(f"not installed here: {info.missing}")
-    if info.name in base_models.BASE_MODELS:
-        monkeypatch.setenv(base_models.MODELS_VARIABLE, str(request.getfixturevalue(f"tiny_{info.name}").parents[1]))
     loaded = engine_class()
-    loaded.load(None, Device())
+    loaded.load(None, request.getfixturevalue("device"))
     yield loaded
     loaded.close()
 
@@ -158,10 +162,12 @@ def test_a_chunk_never_depends_on_its_neighbours(engine: Engine, sentences: list
         assert same(engine, first, third)
 
 
-def test_two_instances_of_it_agree(engine: Engine, engine_class: EngineClass, sentences: list[Chunk]) -> None:
+def test_two_instances_of_it_agree(
+    engine: Engine, engine_class: EngineClass, device: Device, sentences: list[Chunk]
+) -> None:
     """Another one, with another past, gives the same bits."""
     other = engine_class()
-    other.load(None, Device())
+    other.load(None, device)
     try:
         speak(other, *sentences[5:8])
         ours, others = speak(engine, sentences[0])[0], speak(other, sentences[0])[0]
@@ -175,18 +181,18 @@ def test_nothing_to_render_is_nothing(engine: Engine) -> None:
     assert list(engine.render([])) == []
 
 
-def test_it_can_be_closed_twice_and_loaded_again(engine: Engine, sentences: list[Chunk]) -> None:
+def test_it_can_be_closed_twice_and_loaded_again(engine: Engine, device: Device, sentences: list[Chunk]) -> None:
     """What the worker does when engines take turns."""
     before = speak(engine, sentences[0])[0]
     engine.close()
     engine.close()
-    engine.load(None, Device())
+    engine.load(None, device)
     assert speak(engine, sentences[0])[0].samples.tobytes() == before.samples.tobytes()
 
 
-def test_facts_of_loading_fit_into_the_manifest(engine_class: EngineClass, engine: Engine) -> None:
+def test_facts_of_loading_fit_into_the_manifest(engine: Engine, device: Device) -> None:
     """What `load` tells is JSON and names the device."""
-    facts = engine.load(None, Device())
+    facts = engine.load(None, device)
     assert json.loads(json.dumps(facts))["device"]
 
 

@@ -29,11 +29,16 @@ UNKNOWN = "the model was not trained with '𓀀': it can't say them"
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch, tiny_f5: Path) -> Card:
+def card(monkeypatch: pytest.MonkeyPatch) -> Card:
     f5_models.prepare()
-    monkeypatch.setenv("VOICESPOOL_MODELS", str(tiny_f5.parents[1]))
     monkeypatch.setattr("engines.f5.net.model.MAX_ROWS", {"cpu": 1})  # a batch for each chunk
     return Card(monkeypatch)
+
+
+@pytest.fixture
+def models(tiny_f5: Path) -> Path:
+    """Where the base model is."""
+    return tiny_f5.parents[1]
 
 
 @pytest.fixture
@@ -69,20 +74,22 @@ def is_in_float32(backbone: Any, *_given: Any) -> bool:
 
 
 def test_a_vocoder_that_does_not_fit_beside_the_network_goes_to_the_cpu(
-    engine: F5, card: Card, chunks: list[Chunk]
+    engine: F5, card: Card, chunks: list[Chunk], models: Path
 ) -> None:
     """And the network into 16 bits: the profile low_vram, with all that belongs to it."""
     from engines.torch.vocos import Vocos
 
     card.is_too_small_for(Vocos, "__init__", lambda _vocos, _folder, device: str(device) == "cpu:0")
-    facts: Any = engine.load(None, on_card(fallback=False, precision="auto"))
+    facts: Any = engine.load(None, on_card(fallback=False, precision="auto", models=models))
     assert card.refused == 1
     assert state(facts) == ("cpu:0", "bfloat16", "low_vram", 16)
     assert facts["warnings"] == [f"the model does not fit into the memory of cpu:0; {LOW}"]
     assert all(one.size for one in spoken(engine, chunks))
 
 
-def test_what_is_spoken_is_kept_when_the_rest_needs_the_profile(engine: F5, card: Card, chunks: list[Chunk]) -> None:
+def test_what_is_spoken_is_kept_when_the_rest_needs_the_profile(
+    engine: F5, card: Card, chunks: list[Chunk], models: Path
+) -> None:
     """So is what was told of it. The first model is gone before; the rest sounds as it does under low_vram from the
     beginning.
     """
@@ -90,9 +97,9 @@ def test_what_is_spoken_is_kept_when_the_rest_needs_the_profile(engine: F5, card
 
     expected = {}
     for profile in ("auto", "low_vram"):
-        engine.load(None, Device("cuda", profile=profile))
+        engine.load(None, Device("cuda", profile=profile, models=models))
         expected[profile] = spoken(engine, chunks)
-    facts: Any = engine.load(None, on_card(fallback=False, precision="auto"))
+    facts: Any = engine.load(None, on_card(fallback=False, precision="auto", models=models))
     first = weakref.ref(engine._speech)
     made = {}
     for one in engine.render(chunks):
@@ -111,11 +118,13 @@ def test_what_is_spoken_is_kept_when_the_rest_needs_the_profile(engine: F5, card
 
 
 @pytest.mark.parametrize("fallback", [True, False])
-def test_below_the_profile_is_the_cpu(engine: F5, card: Card, chunks: list[Chunk], fallback: bool) -> None:
+def test_below_the_profile_is_the_cpu(
+    engine: F5, card: Card, chunks: list[Chunk], models: Path, fallback: bool
+) -> None:
     """If the configuration allows it; each step is told, and all of them to later jobs, too."""
     from engines.f5.net.backbone import Backbone
 
-    facts: Any = engine.load(None, on_card(fallback=fallback))
+    facts: Any = engine.load(None, on_card(fallback=fallback, models=models))
     card.is_too_small_for(Backbone, "prepare")
     if not fallback:
         with pytest.raises(OutOfMemory, match=SENTENCE) as caught:
@@ -129,7 +138,7 @@ def test_below_the_profile_is_the_cpu(engine: F5, card: Card, chunks: list[Chunk
         assert state(facts) == ("cpu", "float32", "low_vram", 16)
         assert facts["warnings"] == [f"{SENTENCE}; {LOW}", f"{SENTENCE}; {CPU}", UNKNOWN]
     card.is_in_use = False
-    fresh: Any = engine.load(None, Device("cpu"))
+    fresh: Any = engine.load(None, Device("cpu", models=models))
     assert (fresh["profile"], fresh["warnings"]) == ("auto", [])
 
 
@@ -147,7 +156,7 @@ def test_an_engine_without_a_profile_of_its_own_takes_16_bits(card: Card, tiny_x
 
 
 def test_one_engine_is_gone_before_the_next_is_loaded(
-    card: Card, tiny_xtts: Path, monkeypatch: pytest.MonkeyPatch
+    card: Card, models: Path, tiny_xtts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F5, XTTS and F5 in turn, as the worker has them."""
     alive: list[weakref.ref[Any]] = []
@@ -164,7 +173,9 @@ def test_one_engine_is_gone_before_the_next_is_loaded(
 
         monkeypatch.setattr(kind, "open", opened)
     for kind, checkpoint in ((F5, ""), (Xtts, str(tiny_xtts)), (F5, "")):
-        order = Order("id", "hello", {}, kind.info().name, checkpoint, {}, {}, "", "", {"name": "cpu"})
+        order = Order(
+            "id", "hello", {}, kind.info().name, checkpoint, {}, {}, "", "", {"name": "cpu"}, models=str(models)
+        )
         warm.for_order(order, kind)
         assert alive[-1]() is not None
     assert len(alive) == 3

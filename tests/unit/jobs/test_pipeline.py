@@ -18,6 +18,7 @@ from jobs.errors import Cancelled, Hold, InboxGone, LockLost, OutboxGone, Render
 from jobs.order import Fallback
 from jobs.render.rendering import Order, Rendering
 from jobs.schedule import URGENT
+from jobs.spool.claim import ClaimFolder
 from tests.headers import save
 from tests.in_process import Desk, Renderer, desk, process, render
 
@@ -411,7 +412,7 @@ def test_a_name_of_its_own_outlives_a_crash_and_a_cancellation(at: Desk) -> None
     at.close()
     tickets = at.resume()
     assert [ticket.name for ticket in tickets] == ["evening/news", "radio/job-2"]
-    pipeline.cancel(at.opened.store.folder_of(tickets[0].job_id))
+    at.opened.store.folder_of(tickets[0].job_id).cancel()
     at.close()
     for ticket in at.resume():
         at.process(ticket)
@@ -493,7 +494,7 @@ def test_a_claim_of_the_first_version_fails_with_its_sentences(at: Desk) -> None
     """That version kept no names with them."""
     at.drop("a.yaml", "text: hello\nspeaker_wav: gone.wav\n")
     (ticket,) = at.take("a.yaml")
-    path = at.opened.store.folder_of(ticket.job_id) / "claim.json"
+    path = at.opened.store.folder_of(ticket.job_id).description
     claim = json.loads(path.read_bytes())
     path.write_text(json.dumps(claim | {"problems": list(claim["problems"].values())}))
     outcome = at.process(ticket, never)
@@ -652,7 +653,7 @@ def test_a_cancelled_job_is_published_as_such_over_a_restart(at: Desk) -> None:
     at.drop("a.yaml")
     (ticket,) = at.take("a.yaml")
     for _ in range(2):
-        pipeline.cancel(at.state / "claimed" / ticket.job_id)
+        at.opened.store.folder_of(ticket.job_id).cancel()
     at.close()
     (ticket,) = at.resume()
     assert ticket.priority == URGENT
@@ -770,14 +771,14 @@ def test_an_inbox_that_goes_between_assembly_and_rename_is_a_hold(at: Desk, monk
     at.drop("a.yaml")
     (ticket,) = at.take("a.yaml")
     at.find_outbox()
-    intend = at.opened.store.__class__.intend
+    intend = ClaimFolder.intend
 
-    def then_unmount(store: Any, *arguments: Any) -> None:
-        intend(store, *arguments)
+    def then_unmount(folder: ClaimFolder, *arguments: Any) -> None:
+        intend(folder, *arguments)
         at.inbox.rename(at.folder / "unmounted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(at.opened.store.__class__, "intend", then_unmount)
+        patch.setattr(ClaimFolder, "intend", then_unmount)
         with pytest.raises(InboxGone):
             at.process(ticket)
     assert at.published() == {}
@@ -835,7 +836,7 @@ def test_a_death_between_intent_and_publication_publishes_what_is_assembled(
     (ticket,) = at.take("a.yaml")
     at.find_outbox()
     with monkeypatch.context() as patch:
-        dies(patch, at.opened.store.__class__, "intend", after=True)
+        dies(patch, ClaimFolder, "intend", after=True)
         with pytest.raises(Death):
             at.process(ticket)
     at.close()
@@ -850,7 +851,7 @@ def test_an_intent_for_another_outbox_is_forgotten(at: Desk, monkeypatch: pytest
     (ticket,) = at.take("a.yaml")
     at.find_outbox()
     with monkeypatch.context() as patch:
-        dies(patch, at.opened.store.__class__, "intend", after=True)
+        dies(patch, ClaimFolder, "intend", after=True)
         with pytest.raises(Death):
             at.process(ticket)
     at.close()

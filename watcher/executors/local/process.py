@@ -16,7 +16,6 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from jobs.errors import WorkerUnready, holding
 
@@ -31,16 +30,13 @@ class WorkerProcess:
 
     Args:
         python: The interpreter that runs it.
-        environment: Variables that it gets besides ours.
         inherited: Open descriptors that it gets under the same numbers.
 
     Raises:
         WorkerUnready: This machine can't start a process now. Nothing is left of it.
     """
 
-    def __init__(
-        self, python: str, environment: Mapping[str, str] = MappingProxyType({}), inherited: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, python: str, inherited: tuple[int, ...] = ()) -> None:
         refused = holding("the worker can't be started", WorkerUnready)
         with refused, contextlib.ExitStack() as undo, contextlib.ExitStack() as for_the_worker:
             self.channel, theirs = socket.socketpair()
@@ -62,7 +58,7 @@ class WorkerProcess:
                 pass_fds=(theirs.fileno(), life_reader, *inherited),
                 start_new_session=True,
                 umask=0o077,
-                env={**environment_of(os.environ), **environment},
+                env=environment_of(os.environ),
             )
             undo.pop_all()
         self.pid = self._popen.pid

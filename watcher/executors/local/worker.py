@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from files.printable import real_paths
@@ -78,7 +78,6 @@ class Worker:
         device: The `device` section of the configuration, for orders that carry none.
         log: A structlog logger; what the worker prints goes there, line by line.
         python: The interpreter that runs the worker.
-        environment: Variables for the worker, besides our own.
 
     Attributes:
         inherited: Descriptors that the next process gets under the same numbers.
@@ -90,9 +89,8 @@ class Worker:
         device: Mapping[str, Any],
         log: Any,
         python: str = sys.executable,
-        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._device, self._log, self._python, self._environment = device, log, python, environment
+        self._device, self._log, self._python = device, log, python
         self.inherited: tuple[int, ...] = ()
         self._epoll = select.epoll()
         self._running: _Running | None = None
@@ -156,7 +154,7 @@ class Worker:
                 f"the killed worker (process {self._lingering.pid}) is not gone yet",
                 "The kernel still holds it, most often for a device or a share that does not answer.",
             )
-        process = WorkerProcess(self._python, self._environment, self.inherited)
+        process = WorkerProcess(self._python, self.inherited)
         outputs = {
             process.stdout_fd: self._output("stdout"),
             process.stderr_fd: self._output("stderr"),

@@ -20,8 +20,7 @@ from tests.hub import F5, XTTS, f5_release, place, vocos_release, weights, zeros
 
 SMALL = {"config.json": b"{}", "vocab.json": b"{}"}
 VARIABLES = (
-    "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TTS_HOME", "VOICESPOOL_MODELS", "XDG_CACHE_HOME",
-    "XDG_DATA_HOME",
+    "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TTS_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME",
 )  # fmt: skip
 
 
@@ -127,11 +126,11 @@ def test_of_several_revisions_the_last_main_is_used(home: Path, whole: Path) -> 
     """As the hub's library would; where that is not known or not whole, the one that is published, then any."""
     hub = home / ".cache/huggingface/hub"
     other, pinned = (put(snapshot(hub, XTTS.repository, name), whole) for name in ("0123", XTTS.revision))
-    assert find("xtts") == pinned
+    assert find("xtts", None) == pinned
     place(pinned.parents[1] / "refs", {"main": b"0123\n"})
-    assert find("xtts") == other
+    assert find("xtts", None) == other
     (other / "vocab.json").unlink()
-    assert find("xtts") == pinned
+    assert find("xtts", None) == pinned
 
 
 @pytest.mark.parametrize(
@@ -155,14 +154,7 @@ def test_coqui_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Pat
     name, _, value = setting.format(tmp_path).partition("=")
     monkeypatch.setenv(name, value)
     folder = put(tmp_path / data / "tts" / "tts_models--multilingual--multi-dataset--xtts_v2", whole)
-    assert find("xtts") == folder
-
-
-def test_worker_is_told_by_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
-    folder = put(tmp_path / "xtts-v2", whole)
-    assert find("xtts") is None
-    monkeypatch.setenv("VOICESPOOL_MODELS", str(tmp_path))
-    assert need("xtts") == folder
+    assert find("xtts", None) == folder
 
 
 def test_missing_model_names_its_cure(tmp_path: Path) -> None:
@@ -227,7 +219,7 @@ def test_weights_that_are_removed_meanwhile(tmp_path: Path, monkeypatch: pytest.
     """Between the look and the use: words, no traceback."""
     monkeypatch.setattr(base_models, "need", lambda *_arguments: tmp_path)
     with pytest.raises(EngineMissing, match=r"the model F5-TTS v1 Base was removed meanwhile"):
-        base_models.weights("f5")
+        base_models.weights("f5", tmp_path)
 
 
 def test_what_is_pulled_tells_its_variant(tmp_path: Path) -> None:

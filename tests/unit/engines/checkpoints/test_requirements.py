@@ -153,5 +153,5 @@ def test_the_engine_says_the_same(config: Config, tiny_xtts: Path, monkeypatch: 
     missing = requirements.missing(requirements.of(inspection.inspect(mine)), config.models)
     assert missing is not None
     with pytest.raises(EngineMissing) as raised:
-        Xtts().load(mine, Device())
+        Xtts().load(mine, Device(models=config.models))
     assert (raised.value.message, raised.value.hint) == (missing.message, missing.hint)

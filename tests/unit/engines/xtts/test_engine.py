@@ -7,6 +7,7 @@ import hashlib
 import json
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from engines import neural_engine
 from engines.base import Chunk, Device
-from engines.checkpoints import base_models, inspection
+from engines.checkpoints import inspection
 from engines.device import runtime
 from engines.errors import EngineError, EngineMissing, OutOfMemory, RequestRefused
 from engines.xtts import engine as xtts_engine
@@ -25,6 +26,7 @@ from tests import tiny, training_runs
 from tests.small_card import Card, on_card
 
 CPU = Device(name="cpu", precision="float32")
+MODELS = Path()  # of each test
 CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TTS_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")
 NOISE = 1e-4
 
@@ -35,14 +37,14 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in CACHES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv(base_models.MODELS_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setattr(f"{__name__}.MODELS", tmp_path / "models")
     return tmp_path / "models"
 
 
 @pytest.fixture
 def base(tiny_xtts: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The base model, which is there: its folder."""
-    monkeypatch.setenv(base_models.MODELS_VARIABLE, str(tiny_xtts.parents[1]))
+    monkeypatch.setattr(f"{__name__}.MODELS", tiny_xtts.parents[1])
     return tiny_xtts.parent
 
 
@@ -78,7 +80,7 @@ def configured(checkpoint: Path, **said: object) -> Path:
 
 def load(engine: Xtts, checkpoint: Path | None, device: Device = CPU) -> Mapping[str, Any]:
     """The facts, which may still change."""
-    return engine.load(checkpoint, device)
+    return engine.load(checkpoint, replace(device, models=MODELS))
 
 
 def chunk(text: str = "Who is there?", **settings: Any) -> Chunk:
@@ -242,7 +244,7 @@ def test_what_lies_beside_a_checkpoint_is_its_own(engine: Xtts, base: Path, chec
     """The base model is there, and nothing is taken from it."""
     facts = load(engine, configured(checkpoint, temperature=0.5))
     assert facts["warnings"] == []
-    assert xtts_engine._parts(checkpoint).speakers == checkpoint.with_name("speakers_xtts.pth")
+    assert xtts_engine._parts(checkpoint, MODELS).speakers == checkpoint.with_name("speakers_xtts.pth")
     assert facts["settings"]["temperature"] == 0.5
 
 

@@ -76,7 +76,7 @@ class Desk:
         self.count += 1
         result = self.folder / f"result-{self.count}"
         result.mkdir()
-        whole = JobSpec.model_validate_json(json.dumps(spec)).model_dump(mode="json")
+        whole = JobSpec.model_validate_json(json.dumps(spec)).packed()
         engine = spec.get("engine", "faulty")
         parts = {"checkpoint": None, "recordings": {}, "transcripts": {}, **more}
         return Order("id", "hello", whole, engine, chunks_dir=str(self.chunks), result_dir=str(result), **parts)

@@ -33,7 +33,7 @@ def test_a_key_of_another_tool_names_the_one_here(key: str, words: str) -> None:
     (problem,) = document.problems
     assert problem.key == key
     assert words in problem.message
-    assert "those it has" not in problem.message
+    assert "known here" not in problem.message
 
 
 def test_what_is_a_key_here_is_nobody_elses() -> None:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from engines.base import EngineClass, EngineInfo, Option
 from jobs.errors import JobInvalid
-from jobs.spec import checks, shape
+from jobs.spec import problems as words_of_problems
 from jobs.spec.job_spec import JobSpec
 from jobs.spec.parse import Document, Rules, parse
-from jobs.spec.problems import nearest
+from jobs.spec.problems import closest
 
 
 class Plain:
@@ -331,19 +331,21 @@ class TestValues:
             ("output: {loudness_lufs: -16}", "output.loudness_lufs: not available in this version"),
             ("output: {loudness_lufs: 3}", "allowed is a number from -70 to 0 (LUFS)"),
             ("output: {subtitles: srt}", "output.subtitles: not available in this version"),
-            ("output: {subtitles: [ssa]}", "output.subtitles[0]: found \"ssa\"; allowed is srt, vtt"),
-            ("output: {rate: 3}", "output.rate: `rate` is not a key of `output`; did you mean `sample_rate`?"),
+            ("output: {subtitles: [ssa]}", "output.subtitles[0]: found \"ssa\"; allowed is srt or vtt"),
+            ("output: {rate: 3}", "output.rate: unknown key; did you mean `sample_rate`?"),
             ("output: loud", 'output: found "loud"; allowed is keys such as {format: wav}'),
             ("on_checkpoint_error: bas", 'found "bas"; allowed is fail or base; did you mean `base`?'),
             ("metadata: 3", "metadata: found the number 3; allowed is keys with values of your own"),
             ("metadata: {a: [.inf]}", "metadata: a number in it is not finite"),
             ("metadata: {a: " + "x" * 70_000 + "}", "at most 65536 are allowed"),
-            ("langauge: en", "langauge: `langauge` is not a key of a job file; did you mean `language`?"),
+            ("langauge: en", "langauge: unknown key; did you mean `language`?"),
             ("Language: en", "did you mean `language`?"),
             ("not-before: x", "did you mean `not_before`?"),
-            ("format: wav", "`format` is not a key of a job file; it belongs to `output`"),
-            ("pause_after_ms: 3", "it belongs to a segment"),
-            ("zzzzzz: 3", "those it has are text, text_file, segments"),
+            ("format: wav", "format: unknown key; it belongs under `output`"),
+            ("pause_after_ms: 3", "pause_after_ms: unknown key; it belongs under `segments`"),
+            ("formt: wav", "formt: unknown key; did you mean `output.format`?"),
+            ("temprature: 1", "temprature: unknown key; did you mean `temperature`?"),
+            ("zzzzzz: 3", "zzzzzz: unknown key; known here are text, text_file, segments"),
             ("text_file: a.txt", "text_file: a job takes either text or segments; found text and"),
             ("segments: [{text: b}]", "segments: a job takes either text or segments; found text and"),
         ],
@@ -369,10 +371,10 @@ class TestValues:
             ("segments: []", "line 1: segments: found an empty list; allowed is a list of passages"),
             ("segments: {text: a}", "line 1: segments: found keys with values (text); allowed is a list of passages"),
             ("segments: [a]", 'line 1: segments[0]: found "a"; allowed is a passage such as {text: Hello}'),
-            ("segments:\n- text: a\n- speaker: Ana", "line 3: segments[1].text: is missing"),
-            ("segments:\n- text: a\n  txt: b", "line 3: segments[0].txt: `txt` is not a key of a segment; did"),
-            ("segments:\n- text: a\n  speed: 2", "`speed` is not a key of a segment; it belongs under `settings`"),
-            ("segments:\n- text: a\n  priority: 2", "it belongs to the job as a whole"),
+            ("segments:\n- text: a\n- speaker: Ana", "line 3: segments[1].text: is missing; needed is text"),
+            ("segments:\n- text: a\n  txt: b", "line 3: segments[0].txt: unknown key; did you mean `text`?"),
+            ("segments:\n- text: a\n  speed: 2", "segments[0].speed: unknown key; it belongs under `settings`"),
+            ("segments:\n- text: a\n  priority: 2", "segments[0].priority: unknown key; it belongs at the top level"),
             ("segments:\n- text: a\n  pause_after_ms: 60001", "a whole number from 0 to 60000 (milliseconds)"),
             ("segments:\n- text: a\n  language: xx", 'segments[0].language: plain does not speak "xx"'),
             ("segments:\n- text: a\n  settings: {speed: 9}", "line 3: segments[0].settings.speed: found the number 9"),
@@ -599,12 +601,11 @@ class TestWords:
     def made(self, monkeypatch: pytest.MonkeyPatch) -> list[object]:
         calls: list[object] = []
 
-        def counted(word: object, known: Iterable[str]) -> str:
+        def counted(word: str, known: Iterable[str]) -> str:
             calls.append(word)
-            return nearest(word, known)
+            return closest(word, known)
 
-        for module in (shape, checks):
-            monkeypatch.setattr(module, "nearest", counted)
+        monkeypatch.setattr(words_of_problems, "closest", counted)
         return calls
 
     def test_for_a_thousand_passages(self, made: list[object]) -> None:

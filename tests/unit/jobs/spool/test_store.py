@@ -13,7 +13,8 @@ import pytest
 from files import durable
 from files.durable import from_json
 from jobs.errors import ConfigError, Hold, InboxGone
-from jobs.spool.store import Changed, Claim, Store
+from jobs.spool.claim import Claim
+from jobs.spool.store import Changed, Store
 from tests.in_process import Desk, killed_at, through
 
 LIMIT = 1000
@@ -74,14 +75,14 @@ def test_a_claim_is_the_spools_own_bytes_in_a_private_folder(store: Store) -> No
     assert (made.name, made.suffix, made.document) == ("radio/Hello", ".YAML", 0)
     assert not path.exists()
     assert (store.state / "claimed").stat().st_mode & 0o777 == 0o700
-    assert made.folder.stat().st_mode & 0o777 == 0o700
+    assert made.folder.path.stat().st_mode & 0o777 == 0o700
     assert store.recover(made.job_id, LIMIT) == made
 
 
 def test_a_writer_that_kept_the_file_open_changes_nothing(store: Store) -> None:
     """Where a lease does not tell of it (it was opened for reading and writing, and closed, after the claim)."""
     made = claim(store, "a.yaml")
-    made.original.write_bytes(b"text: something else\n")
+    made.folder.original.write_bytes(b"text: something else\n")
     found = store.recover(made.job_id, LIMIT)
     assert found is not None
     assert found.job_file.read_bytes() == b"text: hello\n"
@@ -182,7 +183,7 @@ def test_a_file_too_large_is_taken_and_never_read(store: Store) -> None:
     assert data == b""
     assert "larger than limits.job_file_bytes (1000 bytes)" in made.set_aside
     assert made.never_read
-    assert made.job_file == made.original
+    assert made.job_file == made.folder.original
     assert store.recover(made.job_id, LIMIT) == made
 
 
@@ -376,7 +377,7 @@ def test_a_claim_without_its_file_never_was(store: Store) -> None:
 @pytest.mark.parametrize("left", [b"", b'{"source": "a.y'])
 def test_a_claim_that_forgot_its_name_is_still_a_job(store: Store, left: bytes) -> None:
     made = claim(store, "a.yaml")
-    (made.folder / "claim.json").write_bytes(left)
+    made.folder.description.write_bytes(left)
     found = store.recover(made.job_id, LIMIT)
     assert found is not None
     assert found.name == f"recovered-{made.job_id}"
@@ -386,8 +387,8 @@ def test_a_claim_that_forgot_its_name_is_still_a_job(store: Store, left: bytes) 
 def unsealed(store: Store, name: str = "a.yaml") -> Claim:
     """What a kill between the claim's rename and its seal leaves."""
     made = claim(store, name)
-    packed = from_json(made.folder / "claim.json") | {"sha256": ""}
-    (made.folder / "claim.json").write_text(json.dumps(packed))
+    packed = from_json(made.folder.description) | {"sha256": ""}
+    made.folder.description.write_text(json.dumps(packed))
     made.job_file.write_bytes(b"half of it")
     return made
 
@@ -400,22 +401,22 @@ def test_an_unsealed_claim_is_sealed_anew(store: Store) -> None:
 
 def test_an_unsealed_claim_that_somebody_writes_goes_back(store: Store) -> None:
     made = unsealed(store)
-    with made.original.open("ab"):
+    with made.folder.original.open("ab"):
         assert store.recover(made.job_id, LIMIT) is None
     assert (store.inbox / "a.yaml").read_bytes() == b"text: hello\n"
 
 
 def test_an_unsealed_claim_of_no_file_goes_back(store: Store) -> None:
     made = unsealed(store)
-    made.original.unlink()
-    os.mkfifo(made.original)
+    made.folder.original.unlink()
+    os.mkfifo(made.folder.original)
     assert store.recover(made.job_id, LIMIT) is None
     assert (store.inbox / "a.yaml").is_fifo()
 
 
 def test_an_unsealed_claim_too_large_is_set_aside(store: Store) -> None:
     made = unsealed(store)
-    os.truncate(made.original, 1 << 40)
+    os.truncate(made.folder.original, 1 << 40)
     found = store.recover(made.job_id, LIMIT)
     assert found is not None
     assert "larger" in found.set_aside
@@ -424,7 +425,7 @@ def test_an_unsealed_claim_too_large_is_set_aside(store: Store) -> None:
 def test_a_file_with_another_name_is_judged_anew_in_the_inbox_after_a_crash(store: Store) -> None:
     """It may be somebody else's by now, and only its folder tells."""
     made = unsealed(store)
-    os.link(made.original, store.inbox / "elsewhere.txt")
+    os.link(made.folder.original, store.inbox / "elsewhere.txt")
     assert store.recover(made.job_id, LIMIT) is None
     assert (store.inbox / made.source).samefile(store.inbox / "elsewhere.txt")
 
@@ -471,17 +472,17 @@ def test_a_file_put_aside_for_its_deaths_may_come_again_mended(store: Store) -> 
 
 def test_attempts_are_on_disk_before_and_after(store: Store) -> None:
     made = claim(store, "a.yaml")
-    assert store.attempts(made) == []
-    store.note_attempt(made, started_at="t1")
-    store.note_attempt(made, outcome={"code": "x"})
-    store.note_attempt(made, started_at="t2")
-    assert store.attempts(made) == [
+    assert made.folder.attempts() == []
+    made.folder.note_attempt(started_at="t1")
+    made.folder.note_attempt(outcome={"code": "x"})
+    made.folder.note_attempt(started_at="t2")
+    assert made.folder.attempts() == [
         {"started_at": "t1", "outcome": {"code": "x"}},
         {"started_at": "t2", "outcome": None},
     ]
-    with (made.folder / "attempts").open("ab") as file:
+    with (made.folder.path / "attempts").open("ab") as file:
         file.write(b'{"outcome": {"co')
-    assert len(store.attempts(made)) == 2, "a power failure can cut the last line"
+    assert len(made.folder.attempts()) == 2, "a power failure can cut the last line"
 
 
 # --- the state folder ------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def test_the_folder_goes_with_the_claim_and_the_job_has_its_copies(at: Desk) -> 
     claim = at.opened.store.recover(ticket.job_id, 1 << 20)
     assert claim is not None
     assert list(claim.transcripts.values()) == ["What Ana says."]
-    assert [path.read_bytes() for path in (claim.folder / "recordings").iterdir()] == [b"RIFF"]
+    assert [path.read_bytes() for path in claim.folder.recordings.iterdir()] == [b"RIFF"]
     outcome = at.process(ticket)
     assert outcome is not None
     assert outcome.status == "done"

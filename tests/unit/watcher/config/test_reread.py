@@ -21,6 +21,7 @@ from watcher.daemon.events import Events
 from watcher.daemon.session import Session
 
 OTHER = """
+models: other-models
 allowed_roots: [/somewhere]
 transcribe: whisper
 defaults: {engine: instant, language: pt-BR, seed: 5, priority: 1, timeout_s: 9}
@@ -62,7 +63,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def paths(tmp_path: Path) -> tuple[Path, Path]:
-    """Two configurations of the same folders that differ in everything else."""
+    """Two configurations that differ in everything but the folders that need a restart."""
     for name in ("voices", "models"):
         (tmp_path / name).mkdir()
     plain, other = tmp_path / "plain.yaml", tmp_path / "other.yaml"
@@ -150,5 +151,5 @@ def held_by(session: Session) -> dict[str, Any]:
 def plain_values(part: object) -> dict[str, Any]:
     """Public attributes that can be compared, by name."""
     names = [name for name in getattr(part, "__slots__", ()) or vars(part) if not name.startswith("_")]
-    resources = {"store", "lock", "outbox", "snapshots", "rules", "engines", "models"}
+    resources = {"store", "lock", "outbox", "snapshots", "rules", "engines"}
     return {name: getattr(part, name) for name in names if name not in resources}

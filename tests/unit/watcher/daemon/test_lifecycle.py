@@ -25,9 +25,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from files.durable import from_json
 from jobs.errors import Cancelled, Hold, RenderFailed
-from jobs.pipeline import cancel
 from jobs.render.rendering import Order, Rendering
 from jobs.schedule import Ticket
+from jobs.spool.claim import ClaimFolder
 from jobs.spool.store import Changed
 from tests.in_process import Desk, killed_at, refused_at, render, results_below, whole
 
@@ -175,7 +175,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.queue)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        cancel(self.at.state / "claimed" / data.draw(st.sampled_from(sorted(self.queue))))
+        ClaimFolder(self.at.state / "claimed" / data.draw(st.sampled_from(sorted(self.queue)))).cancel()
 
     @rule(mishap=mishaps)
     def restart(self, mishap: tuple[Any, ...] | None) -> None:

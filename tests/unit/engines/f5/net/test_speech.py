@@ -29,12 +29,10 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def engine(tiny_f5: Path) -> Iterator[F5]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VOICESPOOL_MODELS", str(tiny_f5.parents[1]))
-        loaded = F5()
-        loaded.load(tiny_f5, Device("cpu", "float32"))
-        yield loaded
-        loaded.close()
+    loaded = F5()
+    loaded.load(tiny_f5, Device("cpu", "float32", models=tiny_f5.parents[1]))
+    yield loaded
+    loaded.close()
 
 
 def chunk(folder: Path, text: str = "Good morning.", said: str = WORDS, **settings: float) -> Chunk:
@@ -131,9 +129,9 @@ def test_sounds_fade_into_each_other() -> None:
     assert joined([loud, short, soft], 4).shape == (8 + (2 - 2) + (8 - 4),)
 
 
-def test_what_is_told_of_one_job_is_not_told_of_the_next(engine: F5, folder: Path) -> None:
+def test_what_is_told_of_one_job_is_not_told_of_the_next(engine: F5, folder: Path, tiny_f5: Path) -> None:
     """Characters that it can't say, recordings that were cut, and what is said in those that were used."""
-    facts = told(engine, Device("cpu", "float32"))
+    facts = told(engine, Device("cpu", "float32", models=tiny_f5.parents[1]))
     before = list(facts["warnings"])
     spoken(engine, chunk(folder, "Good 𓀀 morning, 𓁐."), chunk(folder, "𓀀 again"))
     assert facts["warnings"] == [*before, "the model was not trained with '𓀀', '𓁐': it can't say them"]
@@ -156,10 +154,10 @@ def test_what_a_voice_lacks_is_refused_in_words(engine: F5, folder: Path) -> Non
     assert spoken(engine, chunk(folder))
 
 
-def test_low_vram_asks_for_fewer_evaluations_where_a_job_says_nothing(engine: F5) -> None:
+def test_low_vram_asks_for_fewer_evaluations_where_a_job_says_nothing(engine: F5, tiny_f5: Path) -> None:
     """Also on the CPU, so that what fell back on it sounds the same; nothing else is small there."""
     for profile, steps in (("auto", 32), ("low_vram", 16)):
-        facts = told(engine, Device("cpu", "float32", profile))
+        facts = told(engine, Device("cpu", "float32", profile, models=tiny_f5.parents[1]))
         assert (facts["settings"]["nfe_step"], facts["precision"], facts["profile"]) == (steps, "float32", profile)
 
 
