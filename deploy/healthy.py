@@ -1,7 +1,7 @@
-"""Say whether the spool is well, from `voicespool status --json` on standard input: exit 0 or 1, and why.
+"""Health check: reads `voicespool status --json` from standard input, prints the reason, exits with 0 (healthy) or 1.
 
-Well means: a daemon has the inbox, it wrote its status lately (it does every 30 s, at rest too), and it is
-not on hold.
+Healthy means: a daemon serves the inbox, it wrote its status in the last 120 s (it does so every 30 s, also when
+idle), and it is not on hold.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ OLDEST_S = 120
 
 
 def complaint(status: dict[str, Any], now: datetime) -> str | None:
-    """What is wrong, in words; None when all is well."""
+    """What is wrong, as a sentence; None if the spool is healthy."""
     if not status.get("daemon", {}).get("running"):
         return "no daemon has this inbox"
     age_s = (now - datetime.fromisoformat(status["updated_at"])).total_seconds()
@@ -31,7 +31,7 @@ def main() -> int:
         wrong = complaint(json.load(sys.stdin), datetime.now(UTC))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         wrong = f"the status can't be read: {error!r}"
-    sys.stdout.write(f"{wrong or 'well'}\n")
+    sys.stdout.write(f"{wrong or 'healthy'}\n")
     return 0 if wrong is None else 1
 
 

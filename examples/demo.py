@@ -1,4 +1,4 @@
-"""`make demo`: a working folder, three jobs, one run of the spool, and where each result is and how long it is.
+"""`make demo`: makes a working folder, runs three jobs, and prints where each result is and how long it is.
 
 Usage: python examples/demo.py FOLDER
 """
@@ -23,7 +23,7 @@ def main(folder: Path) -> int:
     drop(folder, JOBS)
     print(f"Dropped {', '.join(JOBS)} into {folder / 'inbox'}; the last one is broken on purpose.\n", flush=True)
     code, made = render(folder)
-    if code not in (0, 1):  # 1 says that a job failed, and one should
+    if code not in (0, 1):  # 1: a job failed, as broken.yaml should
         return code
     width = max(len(str(result)) for result in made)
     print()
@@ -35,12 +35,12 @@ def main(folder: Path) -> int:
 
 
 def start(folder: Path) -> None:
-    """Make a working folder; what is there already stays."""
+    """Make a working folder; existing files are kept."""
     subprocess.run([VOICESPOOL, "init", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
 
 
 def drop(folder: Path, jobs: Sequence[str]) -> None:
-    """Copy jobs, files of this folder, into the inbox."""
+    """Copy job files of examples/ into the inbox."""
     for job in jobs:
         shutil.copy(Path(__file__).with_name(job), folder / "inbox")
 
@@ -49,22 +49,22 @@ def render(folder: Path) -> tuple[int, list[Path]]:
     """Run the spool once.
 
     Returns:
-        Its exit code, and the result folders that were not there before, in order of their names.
+        Its exit code, and the new result folders, sorted by name.
     """
     before = results(folder)
-    environment = os.environ | {"VOICESPOOL_CACHE": str((folder / ".cache").absolute())}  # goes with the folder
+    environment = os.environ | {"VOICESPOOL_CACHE": str((folder / ".cache").absolute())}  # deleted with the folder
     command = [VOICESPOOL, f"--config={folder / 'config.yaml'}", "run", "--once"]
     code = subprocess.run(command, env=environment, check=False).returncode
     return code, sorted(results(folder) - before)
 
 
 def results(folder: Path) -> set[Path]:
-    """Every result folder: those that hold a manifest."""
+    """All result folders: those with a manifest."""
     return {manifest.parent for manifest in (folder / "outbox").rglob("manifest.json")}
 
 
 def manifest_of(result: Path) -> dict[str, Any]:
-    """What a result tells of itself."""
+    """The manifest of a result."""
     manifest: dict[str, Any] = json.loads((result / "manifest.json").read_text("utf-8"))
     return manifest
 
@@ -74,13 +74,13 @@ def is_done(manifest: dict[str, Any]) -> bool:
 
 
 def doubt(manifest: dict[str, Any]) -> str:
-    """What is doubtful about the audio, with a comma before it; "" when nothing is."""
+    """The reasons for a doubtful verdict, to append to a line; "" if the verdict is ok."""
     checks = manifest["checks"]
     return f", doubtful: {'; '.join(checks['reasons'])}" if checks["verdict"] == "doubtful" else ""
 
 
 def length_s(manifest: dict[str, Any]) -> float:
-    """Of all its audio together."""
+    """Total length of its audio, in seconds."""
     return float(sum(audio["duration_s"] for audio in manifest["audio"]))
 
 

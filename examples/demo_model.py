@@ -1,7 +1,7 @@
-"""What `make demo-xtts` and `make demo-f5` have in common: a fine-tuned model speaks a job with a recording's voice.
+"""Shared by `make demo-xtts` and `make demo-f5`: renders a job with a fine-tuned model and a reference recording.
 
-The models are tiny ones of random values and the recording is made by espeak; the engine, the models' files and the job
-are what they would be with real ones.
+The models are tiny and have random weights, and eSpeak NG makes the recording. The engine, the model files and the job
+are real.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Build = Callable[[Path], object]
 
 
 def show(folder: Path, job: str, voice: str, models: Mapping[str, tuple[str, Build]]) -> int:
-    """Make a working folder with models and a recording, drop a job that names them, and show what came of it.
+    """Make a working folder with models and a recording, render a job that names them, and print the result.
 
     Args:
-        job: A file of this folder.
-        voice: Name of the recording, without its ending.
-        models: Name under models/ -> what it is, and what builds it; the first one is the job's checkpoint.
+        job: A job file of examples/.
+        voice: Name of the recording, without its extension.
+        models: Name under models/ -> what it is, and its builder; the first one is the job's checkpoint.
 
     Returns:
         The spool's exit code.
@@ -35,7 +35,7 @@ def show(folder: Path, job: str, voice: str, models: Mapping[str, tuple[str, Bui
     for name, (what, build) in models.items():
         place = folder / "models" / name
         if not place.exists():
-            print(f"Building a tiny {what} of random values in {place}.", flush=True)
+            print(f"Building a tiny {what} of random weights in {place}.", flush=True)
             appear(place, build)
     recording = folder / "voices" / f"{voice}.wav"
     record(recording)
@@ -45,19 +45,19 @@ def show(folder: Path, job: str, voice: str, models: Mapping[str, tuple[str, Bui
     code, made = demo.render(folder)
     for result in made:
         print(f"\n{result}\n{told(demo.manifest_of(result))}")
-    print("\nWhat you hear is noise, as random weights speak it; with a real checkpoint it is speech.")
+    print("\nThe audio is noise, because the weights are random; a real checkpoint gives speech.")
     return code
 
 
 def appear(model: Path, build: Build) -> None:
-    """Build a model's folder, which appears whole."""
+    """Build a model folder under a hidden name, then rename it."""
     unfinished = model.with_name(f".{model.name}")
     build(unfinished)
     unfinished.rename(model)
 
 
 def record(path: Path) -> None:
-    """A recording of a voice, some seconds long, and beside it the words that are said in it."""
+    """Write a recording of a few seconds, and its transcript next to it."""
     espeak = Espeak()
     espeak.load(None, Device())
     ((_, voice),) = espeak.render([Chunk(WORDS, "pt-BR", seed=0)])
@@ -67,7 +67,7 @@ def record(path: Path) -> None:
 
 
 def told(manifest: dict[str, Any]) -> str:
-    """What a result says of how it was made, a line each."""
+    """How a result was made, one line for each fact."""
     if not demo.is_done(manifest):
         return f"  {manifest['status']}: {manifest['error']['message']}"
     engine, checkpoint = manifest["engine"], manifest["engine"]["checkpoint"]

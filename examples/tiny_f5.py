@@ -1,11 +1,10 @@
 """Builds F5-TTS and E2-TTS models of random weights: tiny for tests and the demo, full size for benchmarks.
 
-What they say is noise; everything else about them is real: the files, their names and keys, the code that loads and
-runs them.
+Their audio is noise. Everything else is real: the files, their names and keys, the code that loads and runs them.
 
-    python examples/tiny_f5.py models/tiny                            F5-TTS, a tenth of a second to load
+    python examples/tiny_f5.py models/tiny                            F5-TTS, loads in 0.1 s
     python examples/tiny_f5.py --full --model f5-small models/small   the sizes of a published one
-    python examples/tiny_f5.py --container training models/run        as a training leaves it
+    python examples/tiny_f5.py --container training models/run        as the trainer saves it
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Trains tiny F5-TTS models as f5-tts does: with its modules and its loss, into a file as its trainer leaves it.
+"""Trains tiny F5-TTS models as f5-tts does, with its modules and its loss, and saves files as its trainer does.
 
-For the benchmark of v0 against v1 and for tests. What such a model says is no speech yet; what it has learnt depends on
-the flags under which it has learnt it.
+For the benchmark of v0 against v1, and for tests. The audio of such a model is not speech yet, but what it learns
+depends on the flags that it was trained with.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SIZES = replace(tiny_f5.KINDS["f5-v1-base"].tiny, depth=4, heads=4, dim_head=32, text_dim=64)
-"""Large enough to learn, small enough to do it in minutes; four heads, of which v0 tells one about places."""
+"""Large enough to learn, small enough to train in minutes; four heads, of which v0 gives one rotary positions."""
 _RATE, _WARM_UP = 3e-3, 50
 _FRAMES = 700  # of a batch
 
@@ -30,8 +30,8 @@ class Training:
     """A model being trained.
 
     Attributes:
-        updates: How many it has behind it.
-        losses: Of each update.
+        updates: How many are done.
+        losses: The loss of each update.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class Training:
 
         Args:
             spoken: Recordings: mel, float32 [frames, 100], and the numbers of the symbols of its transcript, int64 [t].
-            updates: After so many the rate has fallen to nearly nothing.
-            seed: Of torch's and Python's own generators, which the library draws from.
+            updates: After this many the learning rate is nearly zero.
+            seed: Of torch's and Python's global random generators, which the library uses.
         """
         import torch
         from ema_pytorch import EMA
@@ -64,7 +64,7 @@ class Training:
         self._batches = _batches(spoken)
 
     def run(self, updates: int) -> None:
-        """Go on until so many updates are done."""
+        """Train until this many updates are done in total."""
         import torch
 
         self._model.train()
@@ -81,11 +81,11 @@ class Training:
         self.updates = updates
 
     def averaged(self) -> dict[str, Tensor]:
-        """The running average of the weights, by the library's names."""
+        """The running average of the weights (EMA), by the library's names."""
         return dict(self._averaged.ema_model.state_dict())
 
     def save(self, path: Path) -> None:
-        """As `Trainer.save_checkpoint` does: model, average, optimizer and all."""
+        """Save as `Trainer.save_checkpoint` does: model, EMA, optimizer, scheduler."""
         import torch
 
         parts = {

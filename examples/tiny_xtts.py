@@ -1,9 +1,8 @@
 """Builds an XTTS-v2 model of random weights: tiny for tests and the demo, full size for benchmarks.
 
-What it says is noise; everything else about it is real: the files, their names and keys, the code that loads and
-runs them.
+Its audio is noise. Everything else is real: the files, their names and keys, the code that loads and runs them.
 
-    python examples/tiny_xtts.py models/tiny            23 M parameters, 90 MB, half a second to load
+    python examples/tiny_xtts.py models/tiny            23 M parameters, 90 MB, loads in 0.5 s
     python examples/tiny_xtts.py --full models/full     the sizes of XTTS-v2, 1.8 GB
 """
 
@@ -19,19 +18,19 @@ from typing import Any
 LANGUAGES = ("en", "es", "fr", "de", "it", "pt", "pl", "tr", "ru", "nl", "cs", "ar", "zh-cn", "hu", "ko", "ja", "hi")
 AUDIO_TOKENS = 1026
 STOP_TOKEN = AUDIO_TOKENS - 1
-HIDDEN = 2.5  # root mean square of what leaves the last layer of a full-size model with these values
+HIDDEN = 2.5  # root mean square of the last layer's output, in a full-size model with these weights
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The sizes that decide what a model costs, and how long it speaks.
+    """The sizes that decide a model's cost and the length of its audio.
 
     Attributes:
         layers, channels, heads: Of the GPT.
         text_rows: Rows of the text embedding.
         longest: Most audio tokens of one chunk (46 ms each).
-        stop_bias: Added to the logit of the stop token: random weights would never end a sentence by themselves.
-        stop_growth: Added to it with every token: sentences come to their end, not all at the same length.
+        stop_bias: Added to the logit of the stop token: with random weights alone, a sentence would never end.
+        stop_growth: Added to it with every token, so that sentences end, at different lengths.
     """
 
     layers: int
@@ -48,7 +47,7 @@ FULL = Size(layers=30, channels=1024, heads=16, text_rows=6681, longest=602, sto
 
 
 def build(folder: Path, size: Size = TINY, seed: int = 0) -> Path:
-    """Write a model folder as a download would leave it: model.pth, config.json, vocab.json, speakers_xtts.pth.
+    """Write a model folder as published: model.pth, config.json, vocab.json, speakers_xtts.pth.
 
     Needs the `xtts` extra. The same arguments give the same weights.
 

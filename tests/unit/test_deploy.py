@@ -229,7 +229,7 @@ def status(age_s: float = 1, state: str = "idle", *, running: bool = True) -> di
 
 def test_healthcheck_tells_well_from_ill() -> None:
     """Well at rest; ill without a daemon, with a stale status, on hold, or without any status to read."""
-    assert healthy(status()) == (0, "well")
+    assert healthy(status()) == (0, "healthy")
     assert healthy(status(running=False)) == (1, "no daemon has this inbox")
     started_s = time.monotonic()
     stale = re.match(r"the daemon has not written its status for (\d+) s", healthy(status(age_s=3600))[1])
