@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
+PACKAGES = ("watcher", "jobs", "engines", "files")
 
 
 def blocks(kind: str) -> list[str]:
@@ -125,11 +126,20 @@ def test_pages_name_files_that_exist() -> None:
         f"{page.name}: {path}"
         for page in PAGES
         for path in re.findall(
-            r"`((?:watcher|jobs|engines|deploy|docs|tests|examples)/[\w./-]*)`", page.read_text("utf-8")
+            r"`((?:watcher|jobs|engines|files|deploy|docs|tests|examples)/[\w./-]*)`", page.read_text("utf-8")
         )
         if not (ROOT / path).exists()
     ]
     assert missing == []
+
+
+def test_architecture_names_modules_that_exist() -> None:
+    """There a path may begin at a room: the end of a module's path is enough."""
+    page = (ROOT / "docs/ARCHITECTURE.md").read_text("utf-8")
+    modules = [f"/{path.relative_to(ROOT)}" for room in PACKAGES for path in (ROOT / room).rglob("*.py")]
+    named = set(re.findall(r"`([\w/]+\.py)`", page))
+    assert len(named) > 40
+    assert [name for name in named if not any(path.endswith(f"/{name}") for path in modules)] == []
 
 
 @pytest.mark.parametrize(
