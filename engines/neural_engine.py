@@ -1,9 +1,8 @@
-"""What engines with a model in torch have in common: one model from `load` to `close`, its file's digest, and going on
-with less when a card is too small.
+"""The base class of engines with a torch model: loading, rendering, fallbacks when memory runs out, digests.
 
-Where memory runs out, engines make their batches smaller, down to one sentence. If that does not fit, or not even the
-model, it is loaded anew under the profile `low_vram`, and then on the CPU, if the configuration allows it. What was
-spoken by then is kept, and each step down is a warning.
+When memory runs out, an engine first makes its batches smaller, down to one chunk. If that is not enough, or if the
+model itself does not fit, this class loads the model again with the profile `low_vram`, and then on the CPU if the
+configuration allows it. Chunks that are done stay done. Each fallback adds a warning to the manifest.
 """
 
 from __future__ import annotations
@@ -32,26 +31,35 @@ if TYPE_CHECKING:
 
 
 class SpeechModel(Protocol):
-    """A loaded model with its voices."""
+    """A loaded model with its voices.
+
+    Attributes:
+        rate_hz: Sample rate of the audio.
+    """
 
     rate_hz: int
 
     def speak(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, NDArray[np.float32]] | None]:
-        """Index and samples of each chunk as soon as it is done; None as a sign of life.
+        """Render chunks.
+
+        Yields:
+            Index of a chunk and its samples, float32 [n], -1 … 1, as soon as it is done, in any order; None as a sign
+            of life.
 
         Raises:
-            RequestRefused, OutOfMemory.
+            RequestRefused: a chunk asks for something that the model can't do.
+            OutOfMemory: a single chunk does not fit into the memory of the device.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What `NeuralEngine.open` has loaded.
+    """What `NeuralEngine.open` returns.
 
     Attributes:
-        speech: Ready to speak.
-        facts: For the manifest; `warnings` among them.
-        path: The file that a job means by its checkpoint.
+        speech: The model.
+        facts: For the manifest, with the key `warnings`.
+        path: The checkpoint whose SHA-256 goes into the manifest.
     """
 
     speech: SpeechModel
@@ -60,36 +68,42 @@ class Opened:
 
 
 class Facts(dict[str, object]):
-    """What the manifest is told of an engine: of its model, and of the job that it is speaking."""
+    """Facts for the manifest: about the model, kept from job to job, and about the current job."""
 
     def __init__(self) -> None:
         super().__init__(warnings=[])
-        self._of_job: set[str] = set()
+        self._job_warnings: set[str] = set()
 
     def of_model(self, facts: Mapping[str, object], warnings: Iterable[str]) -> None:
-        """A model was loaded, maybe in the middle of a job."""
-        of_job = [words for words in self._warnings if words in self._of_job]
+        """Take the facts and warnings of a model that was loaded.
+
+        Args:
+            facts: Replace those of the model before.
+            warnings: Added to those among the facts.
+        """
+        # A fallback loads a model in the middle of a job; the job's own warnings stay.
+        of_job = [sentence for sentence in self._warnings if sentence in self._job_warnings]
         self.update(facts)
         self.warn(*warnings, *of_job)
 
     def warn(self, *sentences: str) -> None:
-        """Add sentences to `warnings`, each of them once."""
+        """Add sentences to `warnings`, without duplicates, in order."""
         self["warnings"] = list(dict.fromkeys([*self._warnings, *sentences]))
 
     def warn_of_job(self, sentence: str) -> None:
-        """The same for what the next job is not told."""
-        self._of_job.add(sentence)
+        """Add a sentence to `warnings` until the next job begins."""
+        self._job_warnings.add(sentence)
         self.warn(sentence)
 
     def use_transcript(self, recording: Path, text: str) -> None:
-        """What of a recording's transcript the job is spoken with."""
+        """Note the part of a recording's transcript that the job uses as prompt."""
         self["transcripts"] = {**cast("dict[str, str]", self.get("transcripts", {})), str(recording): text}
 
     def begin_job(self) -> None:
-        """Forget what was told of the job before."""
+        """Remove the facts of the previous job."""
         self.pop("transcripts", None)
-        self["warnings"] = [words for words in self._warnings if words not in self._of_job]
-        self._of_job.clear()
+        self["warnings"] = [sentence for sentence in self._warnings if sentence not in self._job_warnings]
+        self._job_warnings.clear()
 
     @property
     def _warnings(self) -> list[str]:
@@ -100,66 +114,83 @@ class NeuralEngine:
     """One instance holds one model, from `load` to `close`."""
 
     spares: ClassVar[bool] = False
-    """Whether `low_vram` takes less of a card in whatever precision."""
+    """Whether the profile `low_vram` saves GPU memory in every precision, not only by choosing 16 bits."""
 
     def __init__(self) -> None:
         self._speech: SpeechModel | None = None
         self._facts = Facts()
         self._checkpoint: Path | None = None
         self._device = Device()
-        self._steps: list[str] = []
+        self._fallbacks: list[str] = []
         self._digest: threading.Thread | None = None
 
     @classmethod
     @abstractmethod
     def info(cls) -> EngineInfo:
-        """What it can do here; says how to install it where it is not."""
+        """Languages, options and version; how to install it if it is missing."""
 
     @abstractmethod
     def open(self, checkpoint: Path | None, device: Device) -> Opened:
-        """Load a checkpoint, or the base model.
+        """Load a checkpoint on a device, without fallbacks.
+
+        Args:
+            checkpoint: None for the base model.
+            device: As configured, or a fallback.
 
         Raises:
-            EngineMissing, RequestRefused, OutOfMemory.
+            EngineMissing, RequestRefused, OutOfMemory: as in `load`.
         """
 
     def load(self, checkpoint: Path | None, device: Device) -> Mapping[str, object]:
-        """Load a checkpoint, or the base model.
+        """Load a checkpoint or the base model, with the fallbacks that the configuration allows.
+
+        Args:
+            checkpoint: None for the base model.
+            device: As configured.
 
         Returns:
-            Facts for the manifest. While chunks are rendered they may change: read them afterwards.
+            Facts for the manifest. Rendering may change them: read them afterwards.
 
         Raises:
-            EngineMissing: the library, the base model or the card asked for is not there.
-            RequestRefused: the checkpoint can't be used; says why, and what to do.
-            OutOfMemory: it does not fit.
+            EngineMissing: the library, the base model or the GPU asked for is missing.
+            RequestRefused: the checkpoint or the precision can't be used.
+            OutOfMemory: the model does not fit, not even with the fallbacks.
         """
         if self._speech is not None:
             self.close()
-        self._checkpoint, self._device, self._facts, self._steps = checkpoint, device, Facts(), []
+        self._checkpoint, self._device, self._facts, self._fallbacks = checkpoint, device, Facts(), []
         self._note_digest(self._open())
         return self._facts
 
     def _open(self) -> Path:
-        """Load on the device, or on the first below it whose memory is large enough."""
+        """Load on the configured device, or on the first fallback with enough memory.
+
+        Returns:
+            The checkpoint.
+        """
         while True:
             try:
                 opened = self.open(self._checkpoint, self._device)
             except OutOfMemory as error:
-                left = self._step_down(error)
+                full_device = self._fall_back(error)
             else:
                 break
-            runtime.release(left)  # not sooner: an error that is being handled keeps alive what was loaded by then
+            # Outside of `except`: the traceback would keep alive what had been loaded.
+            runtime.release(full_device)
         self._speech = opened.speech
-        self._facts.of_model(opened.facts, self._steps)
+        self._facts.of_model(opened.facts, self._fallbacks)
         return opened.path
 
     def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio] | None]:
-        """Speak chunks, many at a time, in the order in which they get done; None is a sign of life.
+        """Render chunks in batches.
+
+        Yields:
+            Index of a chunk and its audio as soon as it is done, in any order; None as a sign of life.
 
         Raises:
-            RequestRefused: what a chunk asks for can't be done.
-            OutOfMemory: not even one chunk at a time fits.
+            EngineError: no model is loaded.
+            RequestRefused: a chunk asks for something that the model can't do.
+            OutOfMemory: a single chunk does not fit, not even with the fallbacks.
         """
         if self._speech is None:
             raise EngineError(f"{self.info().name} was asked to speak before it was loaded")
@@ -169,52 +200,58 @@ class NeuralEngine:
             try:
                 yield from self._speak(left)
             except OutOfMemory as error:
-                left_device = self._step_down(error)
+                full_device = self._fall_back(error)
             else:
                 break
+            # The model must be gone before the next is loaded: both would not fit.
             self._speech = None
-            runtime.release(left_device)
+            runtime.release(full_device)
             self._open()
         if self._digest is not None:
             self._digest.join()
         runtime.trim()
 
     def _speak(self, left: dict[int, Chunk]) -> Iterator[tuple[int, Audio] | None]:
-        """Speak what is left; what is done is taken out."""
+        """Render the chunks in `left`, and remove each when it is done.
+
+        Args:
+            left: By their indices in the job.
+        """
         assert self._speech is not None  # noqa: S101 - render() looks
-        numbers = list(left)
-        for spoken in self._speech.speak([left[number] for number in numbers]):
-            if spoken is None:
+        indices = list(left)
+        for rendered in self._speech.speak([left[index] for index in indices]):
+            if rendered is None:
                 yield None
                 continue
-            index, samples = spoken
-            del left[numbers[index]]
-            yield numbers[index], Audio(samples, self._speech.rate_hz)
+            position, samples = rendered
+            del left[indices[position]]
+            yield indices[position], Audio(samples, self._speech.rate_hz)
 
-    def _step_down(self, error: OutOfMemory) -> str:
-        """Choose what takes less, and tell it.
+    def _fall_back(self, error: OutOfMemory) -> str:
+        """Choose the next fallback, and note a warning.
 
         Returns:
             The device whose memory was too small.
 
         Raises:
-            OutOfMemory: the same, where there is nothing else.
+            OutOfMemory: `error`, if there is no fallback.
         """
         device = self._device
-        low, here = replace(device, profile="low_vram"), runtime.choose(device)
-        if here.device != "cpu" and low != device and (self.spares or runtime.choose(low) != here):
-            self._device, told = low, "the profile low_vram went on, which takes less"
+        low_vram, here = replace(device, profile="low_vram"), runtime.choose(device)
+        # The profile only helps if the engine has savings of its own, or if it changes the precision.
+        if here.device != "cpu" and low_vram != device and (self.spares or runtime.choose(low_vram) != here):
+            self._device, fallback = low_vram, "continued with the profile low_vram"
         elif here.device != "cpu" and device.fallback_cpu:
-            precision = "auto" if device.precision == "float16" else device.precision  # no processor's
+            precision = "auto" if device.precision == "float16" else device.precision  # CPUs have no fast float16
             self._device = replace(device, name="cpu", precision=precision)
-            told = "the CPU went on, as device.fallback_cpu says"
+            fallback = "continued on the CPU (device.fallback_cpu)"
         else:
             raise error
-        self._steps.append(f"{error.message}; {told}")
+        self._fallbacks.append(f"{error.message}; {fallback}")
         return here.device
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Drop the model and release its memory."""
         device = str(self._facts.get("device", "cpu"))
         self._speech = None
         if self._digest is not None:
@@ -223,7 +260,7 @@ class NeuralEngine:
         runtime.release(device)
 
     def _note_digest(self, path: Path) -> None:
-        """A file of 5 GB takes seconds to digest, once: meanwhile it can speak."""
+        """Compute the SHA-256 of the checkpoint in a thread: for 5 GB it takes seconds, and rendering need not wait."""
         facts = self._facts
 
         def note() -> None:
@@ -237,26 +274,32 @@ class NeuralEngine:
 
 
 def prepare(device: Device) -> Runtime:
-    """Bring torch and its surroundings into order, and choose what to run on. Call it before a library is imported."""
+    """Set up torch and choose the device. Call it before the library of an engine is imported.
+
+    Raises:
+        EngineMissing, RequestRefused: as in `runtime.choose` and `runtime.prepare_torchaudio`.
+    """
     runtime.quiet()
     runtime.prepare_torchaudio()
     here = runtime.choose(device)
     import torch
 
     torch.set_num_threads(runtime.threads())
-    gc.freeze()  # what was imported stays: going through it again and again takes a third of the time of a load
+    # Imported modules live on: without this, garbage collection scans them again and again, 1/3 of a load's time.
+    gc.freeze()
     return here
 
 
 def inspected(path: Path, engine: str, kind: str) -> Checkpoint:
-    """What a checkpoint is, if an engine can speak with it.
+    """Inspect a checkpoint that an engine is asked to load.
 
     Args:
-        engine: Its name.
-        kind: What it speaks with, for people: "no ... model".
+        path: The checkpoint.
+        engine: Name of the engine.
+        kind: Name of its model, for the error message.
 
     Raises:
-        RequestRefused: it can't be read, is another engine's, or will not load; says what to do.
+        RequestRefused: it can't be read, is for another engine, or can't be loaded.
     """
     try:
         found = inspection.inspect(path)
@@ -276,9 +319,9 @@ def inspected(path: Path, engine: str, kind: str) -> Checkpoint:
 
 @cache
 def version_of(package: str, *modules: str) -> str | None:
-    """The version of an installed package; None if it, or one of the modules that it is used with, is not there.
+    """The version of an installed package; None if it or one of the modules is missing.
 
-    The modules are looked for and not imported: the daemon asks, and must stay small.
+    The modules are not imported: the daemon calls this, and must stay small.
     """
     if any(find_spec(name) is None for name in modules):
         return None

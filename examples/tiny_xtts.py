@@ -61,13 +61,13 @@ def build(folder: Path, size: Size = TINY, seed: int = 0) -> Path:
     import torch
     from TTS.tts.models.xtts import Xtts
 
-    from engines.torch.weights import Unfilled
+    from engines.torch.weights import SkipInit
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary(size.text_rows), ensure_ascii=False), encoding="utf-8")
     config = configuration(size)
     config.save_json(str(folder / "config.json"))
-    with Unfilled():
+    with SkipInit():
         model = Xtts(config)
     generator = torch.Generator().manual_seed(seed)
     state = {name: _filled(name, tensor, generator) for name, tensor in model.state_dict().items()}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 import hypothesis
 import pytest
@@ -30,6 +33,31 @@ hypothesis.settings.load_profile("patient")
 # compile our modules anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+
+NEEDS_TORCH = re.compile(
+    r"^\s*(?:import|from) (?:torch|torchaudio|TTS|f5_tts|vocos|transformers)\b"
+    r"|\b(?:tiny_xtts|tiny_f5|taught_f5|full_xtts)\b"
+    r"|\btiny(?:_whisper)?\.|\bf5_models\b|\btraining_runs\b",
+    re.MULTILINE,
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only unit tests that need no torch; torch can't be imported")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--quick"):
+        for name in ("torch", "TTS", "f5_tts"):
+            sys.modules[name] = cast(ModuleType, None)  # an import of it fails, as where it is not installed
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --quick: leave out the files that mention torch, its libraries, or the tiny models that need them."""
+    if not config.getoption("--quick") or collection_path.suffix != ".py" or "unit" not in collection_path.parts:
+        return None
+    return bool(NEEDS_TORCH.search(collection_path.read_text("utf-8"))) or None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -146,22 +146,22 @@ def _decoded(checkpoint: Path, rows: int) -> Taken:
     """Each to the longest that there is."""
     import torch
 
-    from engines.torch.sampling import Sampling
+    from engines.torch.sampling import SamplingParams
     from engines.xtts.net.gpt import Utterance
 
     model = tiny.load(checkpoint)
-    gpt, voice = model.gpt, torch.randn(1, 32, model.gpt.channels)
-    model.library.gpt.mel_head.bias[gpt.stop] = -1e4  # none stops by itself
-    tokens = model.tokens("This is a sentence of middle length.", "en")
-    some = [Utterance((number, 0), tokens, voice, Sampling(), number) for number in range(rows)]
-    for group in gpt.decode(some[:1], 1):
+    gpt, voice = model.gpt, torch.randn(1, 32, model.gpt.model_dim)
+    model.library.gpt.mel_head.bias[gpt.stop_audio_token] = -1e4  # none stops by itself
+    tokens = model.tokenize("This is a sentence of middle length.", "en")
+    some = [Utterance((number, 0), tokens, voice, SamplingParams(), number) for number in range(rows)]
+    for group in gpt.generate(some[:1], 1):
         del group
 
     def decode() -> None:
-        spoken = [one for group in gpt.decode(some, len(some)) for one in group]
-        assert {len(one.codes) for one in spoken} == {gpt.limit}
+        spoken = [one for group in gpt.generate(some, len(some)) for one in group]
+        assert {len(one.codes) for one in spoken} == {gpt.max_gen_mel_tokens}
 
-    said = len(some) * (gpt.row_bytes(some[0]) + gpt.reading_bytes(some[0]))
+    said = len(some) * (gpt.row_bytes(some[0]) + gpt.prefill_bytes(some[0]))
     return {"taken": _taken_by(decode), "said": said}
 
 

@@ -1,5 +1,5 @@
-"""Where a neural engine runs: GPU or CPU, precision, memory that is free, processors it may use.
+"""The device that a neural engine runs on: GPU or CPU, precision, free memory, number of threads.
 
-`runtime` decides, `allowance` reads the cgroup, `torch_report` asks torch in a process of its own.
+`runtime` chooses it, `allowance` reads the limits of control groups, `torch_report` examines torch for the doctor.
 May import `engines.base`, `engines.errors`.
 """

@@ -1,4 +1,4 @@
-"""What an engine runs on: the device, the arithmetic, the memory, and torch's surroundings put in order.
+"""Choice of device and precision, free memory, errors of memory, and the environment of torch.
 
 torch is imported inside functions only: the daemon imports engines, and must stay small.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CPUINFO = Path("/proc/cpuinfo")
 
-# torch has no class of its own for most of these.
+# Only the first is a `torch.OutOfMemoryError`; the others are plain RuntimeErrors.
 _OUT_OF_MEMORY = (
     "out of memory",  # CUDA, HIP, MPS
     "DefaultCPUAllocator: can't allocate memory",
@@ -37,28 +37,28 @@ _OUT_OF_MEMORY = (
     "cudaErrorMemoryAllocation",
 )
 
-_QUIET = {
+_OFFLINE_AND_QUIET = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_OFFLINE": "1",  # nothing is downloaded while rendering; `voicespool models pull` does that
-    "TOKENIZERS_PARALLELISM": "false",  # its threads and a later fork do not go together
+    "TOKENIZERS_PARALLELISM": "false",  # a fork after its threads have started can deadlock
     "TRANSFORMERS_VERBOSITY": "error",
 }
-_KEPT = {
+_KERNEL_CACHES = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
     "LRU_CACHE_CAPACITY": "128",  # of ideep, through which torch calls oneDNN for convolutions
     "TORCH_CUDNN_V8_API_LRU_CACHE_LIMIT": "1024",
 }
-"""Kernels kept, each good for one length, where the libraries would keep 1,024 and more: gigabytes, as every text and
-every recording has another length.
+"""Bounds on caches of kernels, each kernel for one shape. The defaults of 1,024 and more come to gigabytes: each text
+and each recording has another length.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What an engine runs on, decided once per load.
+    """Device and precision of an engine, chosen once per load.
 
     Attributes:
         device: `cpu`, `cuda:N` or `mps`.
@@ -70,12 +70,14 @@ class Runtime:
 
     @property
     def torch_device(self) -> torch.device:
+        """The device as torch's own object."""
         import torch
 
         return torch.device(self.device)
 
     @property
     def torch_dtype(self) -> torch.dtype:
+        """The precision as torch's own object."""
         import torch
 
         return cast("torch.dtype", getattr(torch, self.precision))
@@ -86,40 +88,42 @@ class Runtime:
 
 
 def choose(device: Device, *, half_ok: bool = True) -> Runtime:
-    """Decide device and precision.
+    """Choose device and precision.
 
-    `auto` takes the first card that this torch has kernels for, else the CPU. Its precision is bfloat16 where that is
-    faster: cards from compute capability 8.0 on, processors with AMX; everywhere else float32, and under `low_vram`
-    float16 on a card.
+    The device `auto` is the first GPU that this torch has kernels for, else the CPU. The precision `auto` is bfloat16
+    where `fast_bfloat16` says so, else float32; on a GPU with the profile `low_vram` float16 instead of float32.
 
     Args:
         device: As configured.
-        half_ok: Whether the engine can calculate in 16 bits.
+        half_ok: Whether the engine supports 16 bits.
 
     Raises:
-        EngineMissing: The card asked for is not there, or this torch has no kernels for it.
-        RequestRefused: The precision asked for does not go with the device or the engine.
+        EngineMissing: the GPU asked for does not exist, or this torch has no kernels for it.
+        RequestRefused: the device or the engine does not support the precision asked for.
     """
     chosen = _device(device.name)
     if device.precision == "auto":
         if not half_ok:
             return Runtime(chosen, "float32")
-        is_small = device.profile == "low_vram" and chosen.startswith("cuda")
-        return Runtime(chosen, "bfloat16" if fast_bfloat16(chosen) else "float16" if is_small else "float32")
+        needs_half = device.profile == "low_vram" and chosen.startswith("cuda")
+        return Runtime(chosen, "bfloat16" if fast_bfloat16(chosen) else "float16" if needs_half else "float32")
     if device.precision != "float32":
         _check_half(chosen, device.precision, half_ok)
     return Runtime(chosen, device.precision)
 
 
 def fast_bfloat16(device: str) -> bool:
-    """Whether bfloat16 is faster than float32 there.
+    """Whether bfloat16 is faster than float32 on a device.
 
-    Measured on two cores for the matrices and convolutions of XTTS: with AMX a third of float32's time, on AMD's
-    processors with AVX-512 BF16 half of it; on others with AVX-512 BF16 alone 1.3 times, and with neither 5 to 8 times
-    as long.
+    On GPUs from compute capability 8.0 on. On CPUs by measurement, with the matrices and convolutions of XTTS on two
+    cores. Time of bfloat16 compared with float32: 1/3 with AMX; 1/2 with AVX-512 BF16 from AMD; 1.3 times with AVX-512
+    BF16 from Intel; 5 to 8 times with neither.
+
+    Args:
+        device: `cpu`, `cuda:N` or `mps`.
     """
     if device == "cpu":
-        flags = _processor()
+        flags = _cpu_flags()
         return "amx_bf16" in flags or {"AuthenticAMD", "avx512_bf16"} <= flags
     if device.startswith("cuda"):
         import torch
@@ -129,43 +133,43 @@ def fast_bfloat16(device: str) -> bool:
 
 
 def usable(number: int) -> bool:
-    """Whether this torch has kernels for a card."""
+    """Whether this torch has kernels for the GPU of this number."""
     import torch
 
-    if torch.version.hip is not None:  # names architectures in another way, and is believed
+    if torch.version.hip is not None:  # ROCm names architectures in another way (gfx90a); not checked
         return True
     return has_kernels(torch.cuda.get_arch_list(), torch.cuda.get_device_capability(number))
 
 
 def has_kernels(built_for: Sequence[str], capability: tuple[int, int]) -> bool:
-    """Whether a torch built for these architectures runs on a card of this compute capability.
+    """Whether a torch built for these architectures runs on a GPU of this compute capability.
 
     Args:
-        built_for: As `torch.cuda.get_arch_list` says: `sm_86`, machine code, for cards of the same major number from
-            that minor number on; `sm_90a` for that card alone; `sm_100f` for its family; `compute_90`, which the driver
-            compiles for any later card. See "GPU feature list" in the manual of nvcc.
-        capability: The card's, for example (8, 6).
+        built_for: From `torch.cuda.get_arch_list`. `sm_86` is machine code for the same major number from that minor
+            number on; `sm_90a` for exactly that capability; `sm_100f` for its family. `compute_90` is PTX, which the
+            driver compiles for any later GPU. Source: "GPU feature list" in the manual of nvcc.
+        capability: Of the GPU, for example (8, 6).
     """
     major, minor = capability
     for name in built_for:
         kind, _, number = name.partition("_")
         digits = number.rstrip("af")
-        if not digits.isdecimal():
+        if not digits.isdecimal():  # ROCm, or a format that is not known yet
             continue
-        its_major, its_minor = divmod(int(digits), 10)
+        built_major, built_minor = divmod(int(digits), 10)
         if number.endswith("a"):
-            fits = (its_major, its_minor) == capability
+            fits = (built_major, built_minor) == capability
         elif kind == "compute" and not number.endswith("f"):
-            fits = (its_major, its_minor) <= capability
+            fits = (built_major, built_minor) <= capability
         else:
-            fits = its_major == major and its_minor <= minor
+            fits = built_major == major and built_minor <= minor
         if fits:
             return True
     return False
 
 
 def kernels_cure(capability: tuple[int, int]) -> str:
-    """What to do about a torch without kernels for a card of this compute capability, in words."""
+    """The hint for a torch without kernels for a GPU of this compute capability."""
     if capability < (7, 5):
         return (
             "Install torch 2.14 built for CUDA 12.6, the last with kernels for cards of this age, "
@@ -175,7 +179,7 @@ def kernels_cure(capability: tuple[int, int]) -> str:
 
 
 def free_bytes(device: str) -> int:
-    """Memory that can still be taken on a device, in bytes; what torch's own cache holds unused counts as free."""
+    """Free memory of a device in bytes; on a GPU, unused memory in torch's caching allocator counts as free."""
     if device.startswith("cuda"):
         import torch
 
@@ -185,36 +189,36 @@ def free_bytes(device: str) -> int:
 
 
 def threads() -> int:
-    """CPU threads that torch should use: `OMP_NUM_THREADS` where somebody set it, else what this process is given."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdecimal() and int(asked) else processors()
+    """CPU threads for torch: `OMP_NUM_THREADS` if it is a number above 0, else `processors`."""
+    configured = os.environ.get("OMP_NUM_THREADS", "")
+    return int(configured) if configured.isdecimal() and int(configured) else processors()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory was too small, on whatever device."""
+    """Whether an error means that memory ran out, on a CPU or a GPU."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    # torch.OutOfMemoryError is a RuntimeError with these words, too.
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    # torch.OutOfMemoryError is a RuntimeError, and its message has the first of these.
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 @contextmanager
-def too_small(words: str) -> Iterator[None]:
-    """Memory that runs out inside is told as this.
+def too_small(message: str) -> Iterator[None]:
+    """A context that turns any error of memory into an `OutOfMemory` with this message.
 
     Raises:
-        OutOfMemory: in the place of whatever error said so.
+        OutOfMemory: if an error inside `is_out_of_memory`.
     """
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemory(words) from None
+        raise OutOfMemory(message) from None
 
 
 def release(device: str) -> None:
-    """Give memory back that nothing uses any more: to the card, or to the system where the C library can."""
+    """Return unused memory to the GPU and to the operating system."""
     gc.collect()
     torch = sys.modules.get("torch")
     if device.startswith("cuda") and torch is not None:
@@ -225,19 +229,19 @@ def release(device: str) -> None:
 
 
 def trim() -> None:
-    """Give the system what the C library holds for later, where it can: of XTTS-v2 half a gigabyte after a sentence."""
-    if give_back := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
-        give_back(0)
+    """Return unused heap memory to the operating system, with glibc: half a gigabyte after a sentence of XTTS-v2."""
+    if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # other C libraries have none
+        malloc_trim(0)
 
 
 def quiet() -> None:
-    """Turn off what the libraries would send, ask or print of their own accord, and bound what they keep.
+    """Set environment variables: no telemetry, downloads or progress bars; bounded caches of kernels.
 
-    Call it before they are imported.
+    Call it before torch and the model libraries are imported, which read them.
     """
-    os.environ.update(_QUIET)
-    for name, number in _KEPT.items():
-        os.environ.setdefault(name, number)
+    os.environ.update(_OFFLINE_AND_QUIET)
+    for name, capacity in _KERNEL_CACHES.items():
+        os.environ.setdefault(name, capacity)  # an operator may want others
 
 
 # --- device and precision --------------------------------------------------------------------------------------------
@@ -254,6 +258,7 @@ def _device(name: str) -> str:
         return name
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
+        # A GPU without kernels is passed over in silence here; asked for by name it is an error.
         return next((f"cuda:{number}" for number in range(cards) if usable(number)), "cpu")
     number = int(name.partition(":")[2] or 0)
     if number >= cards:
@@ -286,13 +291,13 @@ def _check_half(device: str, precision: str, half_ok: bool) -> None:
         raise RequestRefused(f"card {device} has no bfloat16", cure)
 
 
-def _processor() -> frozenset[str]:
-    """Maker and flags of the first processor; none where the system has no such file."""
+def _cpu_flags() -> frozenset[str]:
+    """Vendor and flags of the first CPU in /proc/cpuinfo; empty if there is no such file."""
     try:
         lines = CPUINFO.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return frozenset()
-    found = (next((line for line in lines if line.startswith(what)), "") for what in ("vendor_id", "flags"))
+    found = (next((line for line in lines if line.startswith(key)), "") for key in ("vendor_id", "flags"))
     return frozenset(word for line in found for word in line.split())
 
 
@@ -300,49 +305,52 @@ def _processor() -> frozenset[str]:
 
 
 def prepare_torchaudio() -> bool:
-    """Import torchaudio, without its compiled part where that is built for another torch than ours.
+    """Import torchaudio, without its compiled extension if that was built for another torch.
 
-    A torchaudio of one CUDA version does not load beside a torch of another, or of none. What speech models call of it
-    (resampling, mel spectrograms) is plain torch; so where the compiled part fails, and only there, a module
-    without it takes its place.
+    A torchaudio for one CUDA version does not load with a torch for another, or for the CPU. Speech models only use
+    parts of it that are plain torch (resampling, mel spectrograms). So if the import fails in the extension, and only
+    then, `torchaudio._extension` is replaced by a module without it.
 
     Returns:
-        Whether the compiled part was left out.
+        Whether the extension was replaced.
 
     Raises:
-        EngineMissing: torchaudio is not installed, or broken in another way.
+        EngineMissing: torchaudio is not installed, or its import fails elsewhere.
     """
     if "torchaudio" in sys.modules:
+        # The replacement is no file's module.
         return getattr(sys.modules.get("torchaudio._extension"), "__file__", None) is None
     try:
         importlib.import_module("torchaudio")
     except ModuleNotFoundError as error:
         raise EngineMissing(f"torchaudio can't be imported: {error}") from error
     except (OSError, RuntimeError, ImportError) as error:
-        if not _in_compiled_part(error):
+        if not _is_from_extension(error):
             raise EngineMissing(f"torchaudio can't be imported: {error}", "Install torchaudio again.") from error
-        _import_without_compiled_part()
+        _import_without_extension()
         return True
     return False
 
 
-def _in_compiled_part(error: BaseException) -> bool:
-    places = traceback.extract_tb(error.__traceback__)
-    return any(Path(place.filename).parts[-3:-1] == ("torchaudio", "_extension") for place in places)
+def _is_from_extension(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).parts[-3:-1] == ("torchaudio", "_extension") for frame in frames)
 
 
-def _import_without_compiled_part() -> None:
+def _import_without_extension() -> None:
+    # The failed import leaves submodules behind, some of them half initialised.
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
         del sys.modules[name]
-    sys.modules["torchaudio._extension"] = _stand_in()
+    sys.modules["torchaudio._extension"] = _extension_replacement()
     importlib.import_module("torchaudio")
 
 
-def _stand_in() -> ModuleType:
+def _extension_replacement() -> ModuleType:
     def unchanged(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
 
-    module = ModuleType("torchaudio._extension", "Stands for torchaudio's compiled part, which does not load here.")
+    module = ModuleType("torchaudio._extension", "Replaces torchaudio's compiled extension, which does not load here.")
+    # The names that torchaudio's own modules import from it.
     module.__dict__.update(
         _IS_TORCHAUDIO_EXT_AVAILABLE=False,
         _IS_ALIGN_AVAILABLE=False,

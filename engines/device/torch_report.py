@@ -1,6 +1,9 @@
-"""What torch reports of itself and of the GPUs, as JSON: `python -m engines.device.torch_report NAME PRECISION`.
+"""A program that examines torch and the GPUs and prints JSON, for `voicespool doctor`.
 
-A program of its own, because torch is large, and a broken one can crash or hang whoever imports it.
+    python -m engines.device.torch_report DEVICE PRECISION PROFILE
+
+In a process of its own, because torch is large, and a broken installation can crash or hang the process that imports
+it.
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ class Card:
     """One GPU.
 
     Attributes:
-        name: As its driver says it.
+        name: From its driver.
         capability: Compute capability, (major, minor).
         has_kernels: Whether this torch was built for it.
         total, free: Memory in bytes.
-        trouble: What happened when a small product of matrices was tried; "" when it came out right.
+        trouble: The error of a small matrix product, or "" if the product was right.
     """
 
     name: str
@@ -38,16 +41,16 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class TorchReport:
-    """All that `look` finds.
+    """The result of `look`.
 
     Attributes:
-        version: torch's.
+        version: Of torch.
         built_for: `CUDA 13.0`, `ROCm 7.1` or `the CPU alone`.
-        complaint: Why it can use no card, in torch's words; "" when there is one.
-        cards: By number.
-        torchaudio: `whole`, `without its compiled part`, or why it can't be imported.
-        device, precision: What engines would run on, as configured; "" when `refused`.
-        refused, cure: Why not, and what to do; "" when they can.
+        complaint: torch's reason for seeing no GPU; "" if it sees one.
+        cards: The GPUs, by number.
+        torchaudio: `whole`, `without its compiled part`, or the error of its import.
+        device, precision: What engines would run on with this configuration; "" if `refused`.
+        refused, cure: Error and hint if no device can be chosen; else "".
         free: Memory on that device, in bytes.
     """
 
@@ -64,10 +67,10 @@ class TorchReport:
 
     @classmethod
     def from_json(cls, text: str) -> TorchReport:
-        """Read what the program printed.
+        """Parse the program's output.
 
         Raises:
-            ValueError, TypeError, KeyError: It is something else.
+            ValueError, TypeError, KeyError: it is not a report.
         """
         value = json.loads(text)
         cards = tuple(Card(**card | {"capability": tuple(card["capability"])}) for card in value["cards"])
@@ -75,7 +78,13 @@ class TorchReport:
 
 
 def look(device: Device) -> TorchReport:
-    """Ask torch, and try each card. Seconds; several hundred MB of memory on each card while it lasts."""
+    """Examine torch, and run a matrix product on each GPU.
+
+    It takes seconds, and several hundred MB of memory on each GPU until the process ends.
+
+    Args:
+        device: As configured.
+    """
     import torch
 
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -100,6 +109,7 @@ def _built_for() -> str:
 def _complaint() -> str:
     import torch
 
+    # `is_available` gives no reason; initialising CUDA does.
     try:
         torch.zeros(1, device="cuda")
     except (RuntimeError, AssertionError) as error:
@@ -110,6 +120,7 @@ def _complaint() -> str:
 def _card(number: int) -> Card:
     import torch
 
+    # A GPU that fails below is reported all the same, with its name and its size.
     trouble, total, free = "", torch.cuda.get_device_properties(number).total_memory, 0
     try:
         free, total = torch.cuda.mem_get_info(number)
@@ -131,7 +142,7 @@ def _card(number: int) -> Card:
 def _torchaudio() -> str:
     try:
         return "without its compiled part" if runtime.prepare_torchaudio() else "whole"
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the rest is still told
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the rest is still reported
         return f"{type(error).__name__}: {error}"
 
 

@@ -1,4 +1,4 @@
-"""A file's tensors as the layers of a model, read one at a time when they are asked for."""
+"""Building layers straight from the tensors of a checkpoint, each read when it is asked for."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from engines.torch.linear import Gelu, Linear
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """Where a model, or a part of one, gets its weights from.
+    """The weights of a model or of one of its submodules.
 
     Attributes:
-        path: The file; mapped for reading alone.
-        entries: Its tensors by the model's names.
-        device, dtype: Where matrices go, and in which precision.
-        prefix: What all names of this part begin with.
+        path: The checkpoint; memory-mapped, never written.
+        entries: Its tensors, by their names in the model's state dict.
+        device: Where the layers go.
+        dtype: Precision of matrices.
+        prefix: Of the submodule in the state dict, with a dot at its end.
     """
 
     path: Path
@@ -33,20 +34,22 @@ class WeightSource:
     prefix: str = ""
 
     def within(self, prefix: str) -> WeightSource:
-        """A part of this part: `source.within("attn.")`."""
+        """The weights of a submodule, for example `source.within("attn.")`."""
         return replace(self, prefix=self.prefix + prefix)
 
     def in_float32(self) -> WeightSource:
+        """The same weights, with matrices in float32."""
         return replace(self, dtype=torch.float32)
 
     def has(self, name: str) -> bool:
+        """Whether the submodule has a tensor of this name."""
         return self.prefix + name in self.entries
 
     def read(self, name: str) -> Tensor:
-        """A tensor as it lies in the file, which stays mapped as long as it is needed.
+        """Map a tensor, with the file's dtype and on the CPU.
 
         Raises:
-            RequestRefused: It is missing, or holds what is not a number.
+            RequestRefused: it is missing, or has NaN or infinite values.
         """
         name = self.prefix + name
         if name not in self.entries:
@@ -58,14 +61,20 @@ class WeightSource:
         return tensor
 
     def kept(self, name: str) -> Tensor:
-        """A copy in float32 on the device: for norms, embeddings, and all that is small."""
+        """Copy a tensor to the device in float32: for norms, biases and embeddings."""
+        # copy=True: without it a float32 tensor on the CPU would stay a view of the file.
         return self.read(name).to(self.device, torch.float32, copy=True)
 
     def norm(self, name: str) -> tuple[Tensor, Tensor]:
-        """Weight and bias of a layer norm."""
+        """Weight and bias of a layer norm, float32."""
         return self.kept(f"{name}.weight"), self.kept(f"{name}.bias")
 
     def linear(self, name: str, gelu: Gelu = "") -> Linear:
-        """A matrix with its bias, if it has one."""
+        """Make a linear layer of `name.weight`, [out, in], and `name.bias`, [out], if there is one.
+
+        Args:
+            name: Of the layer in the submodule.
+            gelu: GELU after the layer, as in `Linear`.
+        """
         bias = self.kept(f"{name}.bias") if self.has(f"{name}.bias") else None
         return Linear(self.read(f"{name}.weight").to(self.device), bias, self.dtype, "many", gelu)

@@ -1,8 +1,8 @@
-"""Weights from a file into a model: memory-mapped, read-only, without running anything that the file holds.
+"""Loading weights from a file into a module: memory-mapped, read-only, without unpickling.
 
-The header says where each tensor lies (`engines.modelfiles.tensors`); here those bytes become tensors. Each tensor has
-a private mapping of its own, so that one which is converted to another precision gives its pages back at once, and the
-peak stays at what is kept.
+`engines.modelfiles.tensors` reads the header, which gives the offset of each tensor; this module maps the bytes. Each
+tensor has a private mapping of its own: when one is converted to another precision, its pages are freed at once, so
+peak memory is that of the converted weights and a single tensor of the file.
 """
 
 from __future__ import annotations
@@ -21,14 +21,25 @@ from engines.errors import RequestRefused
 from engines.modelfiles.tensors import Entry
 from files import bounded_json
 
-MAX_NAMES = 3
-MAX_JSON = 1 << 20
-_FILLS = {Tensor.normal_, Tensor.uniform_}
-_FILLING_MODULES = {"torch.nn.init", "transformers.initialization"}
+MAX_NAMES = 3  # of tensors, in an error message
+MAX_JSON = 1 << 20  # bytes
+_INIT_METHODS = {Tensor.normal_, Tensor.uniform_}
+_INIT_MODULES = {"torch.nn.init", "transformers.initialization"}
 
 
 def mapped(path: Path, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor of a file, mapped copy-on-write: nothing is read before it is used, nothing is ever written back."""
+    """Map tensors copy-on-write: bytes are read when they are used, and changes never reach the file.
+
+    Args:
+        path: A checkpoint; it may be renamed or removed while its tensors are in use.
+        entries: Name -> dtype, shape and offset, as `tensors.read` gives them.
+
+    Yields:
+        Name and tensor, in the order of `entries`.
+
+    Raises:
+        OSError: the file can't be opened or mapped.
+    """
     with path.open("rb") as file:
         for name, entry in entries.items():
             yield name, _view(file.fileno(), entry)
@@ -40,36 +51,43 @@ def _view(descriptor: int, entry: Entry) -> Tensor:
         return torch.empty(entry.shape, dtype=dtype)
     size = entry.size
     if entry.stride is not None:
-        steps = zip(entry.shape, entry.stride, strict=True)
-        size = dtype.itemsize * (1 + sum((length - 1) * step for length, step in steps))
+        # A transposed tensor, or a view of a larger storage: up to the last element that the strides reach.
+        dims = zip(entry.shape, entry.stride, strict=True)
+        size = dtype.itemsize * (1 + sum((length - 1) * stride for length, stride in dims))
+    # mmap only takes offsets at page boundaries.
     start = entry.offset - entry.offset % mmap.ALLOCATIONGRANULARITY
     skip = entry.offset - start
     mapping = mmap.mmap(descriptor, skip + size, offset=start, access=mmap.ACCESS_COPY)
     if skip % dtype.itemsize:
+        # safetensors does not align tensors to their element size, which torch requires: these few are copied.
         flat = torch.frombuffer(bytearray(mapping[skip:]), dtype=dtype)
     else:
         flat = torch.frombuffer(mapping, dtype=dtype, offset=skip, count=size // dtype.itemsize)
+    # (elements,) -> entry.shape
     return flat.reshape(entry.shape) if entry.stride is None else flat.as_strided(entry.shape, entry.stride)
 
 
-class Unfilled(TorchFunctionMode):
-    """While this is entered, modules are built without filling them with random numbers.
+class SkipInit(TorchFunctionMode):
+    """A context in which modules are built without random initialisation, as `no_init_weights` of transformers does.
 
-    Their memory is asked for and never touched, which costs nothing; `assign` replaces it. The `meta` device would be
-    the natural way, but filter banks are computed while a model is built, and that needs numbers.
+    Parameters are allocated and never written, so the kernel maps no pages for them; `assign` replaces them. The
+    `meta` device (`init_empty_weights` of accelerate) does not work here: the modules compute mel filter banks and
+    windows when they are built, which needs values.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in _FILLS or getattr(function, "__module__", "") in _FILLING_MODULES:
+        if function in _INIT_METHODS or getattr(function, "__module__", "") in _INIT_MODULES:
+            # Initialisers return the tensor that they fill.
             return args[0] if args else kwargs["tensor"]
         return function(*args, **(kwargs or {}))
 
 
 def checked(path: Path, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
-    """As `mapped`.
+    """Map tensors as `mapped` does, and check their values.
 
     Raises:
-        RequestRefused: a tensor holds values that are not numbers.
+        RequestRefused: a tensor has NaN or infinite values.
+        OSError: the file can't be opened or mapped.
     """
     for name, tensor in mapped(path, entries):
         _check_values(path, name, tensor)
@@ -79,49 +97,54 @@ def checked(path: Path, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Ten
 def assign(
     model: torch.nn.Module, path: Path, entries: Mapping[str, Entry], dtype: Callable[[str], torch.dtype]
 ) -> None:
-    """Give a model the weights of a file.
+    """Load a module's state dict from a file, `load_state_dict(strict=True, assign=True)`.
 
     Args:
-        model: Built `Unfilled`.
-        entries: The file's tensors by the model's names; more than the model has are left unread.
-        dtype: Name -> precision that the tensor is wanted in. Integers stay what they are.
+        model: Built within `SkipInit`.
+        path: The checkpoint.
+        entries: Its tensors, by their names in the state dict; others are not read.
+        dtype: Name -> precision of the parameter. Integer tensors keep theirs.
 
     Raises:
-        RequestRefused: a tensor is missing, has another shape, or holds values that are not numbers.
+        RequestRefused: a tensor is missing, has another shape, or has NaN or infinite values.
+        OSError: the file can't be opened or mapped.
     """
-    wanted = model.state_dict()
-    _check_shapes(path, wanted, entries)
+    expected = model.state_dict()
+    _check_shapes(path, expected, entries)
     state = {
         name: tensor.to(dtype(name)) if tensor.is_floating_point() else tensor
-        for name, tensor in checked(path, {name: entries[name] for name in wanted})
+        for name, tensor in checked(path, {name: entries[name] for name in expected})
     }
     model.load_state_dict(state, strict=True, assign=True)
     model.requires_grad_(requires_grad=False)
 
 
-def _check_shapes(path: Path, wanted: Mapping[str, Tensor], entries: Mapping[str, Entry]) -> None:
-    missing = [name for name in wanted if name not in entries]
+def _check_shapes(path: Path, expected: Mapping[str, Tensor], entries: Mapping[str, Entry]) -> None:
+    missing = [name for name in expected if name not in entries]
     if missing:
         raise RequestRefused(
-            f"{path.name} lacks {len(missing)} of {len(wanted)} tensors, {_some(missing)}",
+            f"{path.name} lacks {len(missing)} of {len(expected)} tensors, {_first(missing)}",
             "The file is not a whole model. `voicespool checkpoints inspect FILE` says what it is.",
         )
     wrong = [
         f"{name} is {list(entries[name].shape)} and should be {list(tensor.shape)}"
-        for name, tensor in wanted.items()
+        for name, tensor in expected.items()
         if entries[name].shape != tuple(tensor.shape)
     ]
     if wrong:
         raise RequestRefused(
-            f"{len(wrong)} tensors of {path.name} do not fit its configuration: {_some(wrong)}",
+            f"{len(wrong)} tensors of {path.name} do not fit its configuration: {_first(wrong)}",
             "Put the config.json of this very training run beside the checkpoint.",
         )
 
 
 def _check_values(path: Path, name: str, tensor: Tensor) -> None:
-    """One pass over the tensor: a sum is finite only if every value is. Half precision is summed in float32."""
+    """Check that all values are finite in float32.
+
+    One pass without a temporary: the sum of a tensor is finite only if all of its values are.
+    """
     if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)):
-        if torch.isfinite(tensor.float()).all():  # large values whose sum overflows are numbers all the same
+        if torch.isfinite(tensor.float()).all():  # finite values can have a sum that overflows
             return
         raise RequestRefused(
             f"{path.name} holds values that are not numbers (NaN or infinity), the first in {name}",
@@ -129,71 +152,93 @@ def _check_values(path: Path, name: str, tensor: Tensor) -> None:
         )
 
 
-def _some(names: Iterable[str]) -> str:
+def _first(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return ", ".join(names[:MAX_NAMES]) + more
 
 
-class Adapter:
-    """A LoRA adapter for a GPT-2: W + scale · (B A)ᵀ, as in arXiv 2106.09685.
+class LoraAdapter:
+    """A LoRA adapter (Hu et al. 2021, arXiv 2106.09685) for a GPT-2: W' = W + scale * (B A)ᵀ.
 
-    GPT-2's layers keep their weight as [in, out], the transpose of what the adapter is written for.
+    Same as `merge_and_unload` of PEFT with `fan_in_fan_out`: GPT-2's Conv1D layers have weights of shape (in, out),
+    the transpose of a linear layer's. Checked in tests/unit/engines/xtts/net/test_model.py.
 
     Args:
-        path: `adapter_model.safetensors` in PEFT's layout, `adapter_config.json` beside it.
-        entries: Its tensors, named as in `engines.checkpoints.architectures`: `LAYER.lora_A.weight`,
-            `LAYER.lora_B.weight`.
-        base: Of the model that it is for.
+        path: `adapter_model.safetensors` of PEFT, with `adapter_config.json` in the same folder.
+        entries: Its tensors, by the names that `engines.checkpoints.architectures` gives them: `LAYER.lora_A.weight`,
+            [rank, in], and `LAYER.lora_B.weight`, [out, rank].
+        base: The tensors of the base model.
 
     Raises:
-        RequestRefused: it is for other layers or sizes, its configuration is missing, or it holds NaN.
+        RequestRefused: its layers, shapes or rank do not match the base model or the configuration, the configuration
+            can't be used, or values are NaN or infinite.
     """
 
     def __init__(self, path: Path, entries: Mapping[str, Entry], base: Mapping[str, Entry]) -> None:
-        rank, self._scale = _lora_strength(path.with_name("adapter_config.json"))
+        rank, self._scale = _rank_and_scale(path.with_name("adapter_config.json"))
         pairs: dict[str, dict[str, Tensor]] = {}
         for name, tensor in checked(path, entries):
             layer, _, side = name.partition(".lora_")
             pairs.setdefault(f"{layer}.weight", {})[side[:1]] = tensor.float()
         for target, pair in pairs.items():
-            shape = pair["A"].shape[1], pair["B"].shape[0]
-            its = base[target].shape if target in base else None
+            shape = pair["A"].shape[1], pair["B"].shape[0]  # (in, out)
+            base_shape = base[target].shape if target in base else None
             if len(pair["A"]) != rank:
                 raise RequestRefused(
                     f"{path.name} has rank {len(pair['A'])} for {target}, and its configuration says {rank}",
                     _ITS_CONFIG,
                 )
-            if its != shape:
+            if base_shape != shape:
                 raise RequestRefused(
                     f"{path.name} does not fit the base model: it changes {target} of {list(shape)}, and there "
-                    + ("is none" if its is None else f"it is {list(its)}"),
+                    + ("is none" if base_shape is None else f"it is {list(base_shape)}"),
                     "Use the base model that the adapter was trained on.",
                 )
         self._pairs = pairs
 
-    def merged(self, name: str, weight: Tensor) -> Tensor:
-        """A weight of the base model with the adapter's change, float32; as it is where there is none."""
+    def merge(self, name: str, weight: Tensor) -> Tensor:
+        """Merge the adapter into a weight of the base model.
+
+        Args:
+            name: Of the weight, in the base model.
+            weight: [in, out]; not changed.
+
+        Returns:
+            A new tensor in float32, or `weight` itself if the adapter has no such layer.
+        """
         pair = self._pairs.get(name)
+        # ((out, rank) @ (rank, in)).T -> (in, out)
         return weight if pair is None else weight.float() + self._scale * (pair["B"] @ pair["A"]).T
 
 
 def json_in(path: Path) -> Any:
-    """What a small file beside the weights says. Raises: OSError, ValueError."""
+    """Read a JSON file of at most `MAX_JSON` bytes.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is too large or not JSON.
+    """
     return bounded_json.read(path, MAX_JSON)
 
 
-def _lora_strength(config: Path) -> tuple[int, float]:
-    """Rank, and alpha / rank, or alpha / sqrt(rank) where it is rank-stabilised (arXiv 2312.03732)."""
+def _rank_and_scale(config: Path) -> tuple[int, float]:
+    """Rank r and scale: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA (Kalajdzievski 2023, arXiv 2312.03732).
+
+    Raises:
+        RequestRefused: adapter_config.json is missing, broken, or uses what is not supported.
+    """
     try:
-        said = json_in(config)
-        rank, alpha = int(said["r"]), float(said["lora_alpha"])
+        content = json_in(config)
+        rank, alpha = int(content["r"]), float(content["lora_alpha"])
         if rank < 1 or not math.isfinite(alpha):
             raise ValueError(f"r={rank}, lora_alpha={alpha}")
-        if said.get("alpha_pattern"):
+        # PEFT's alpha_pattern (and rank_pattern, which the check of each rank finds) scale layers differently.
+        if content.get("alpha_pattern"):
             raise ValueError("alpha_pattern makes some layers stronger than others, which is not followed here")
-        return rank, alpha / (math.sqrt(rank) if said.get("use_rslora") else rank)
+        return rank, alpha / (math.sqrt(rank) if content.get("use_rslora") else rank)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # Messages of ValueError are sentences; of the others only the name of the class says what is wrong.
         words = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise RequestRefused(f"the adapter's {config.name} can't be used ({words})", _ITS_CONFIG) from None
 

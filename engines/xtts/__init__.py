@@ -1,4 +1,4 @@
-"""XTTS-v2: which files make a model, what it can do, and its networks in `net`.
+"""The engine for XTTS-v2: its options, the files of a model, and its networks in `net`.
 
 `engine` imports no torch; `net` is imported by its `load`.
 May import `engines.neural_engine` and below.

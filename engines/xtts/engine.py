@@ -1,7 +1,7 @@
-"""XTTS-v2: clones a voice from seconds of it, in seventeen languages; the base model and fine-tuned ones.
+"""The engine for XTTS-v2: voice cloning in 17 languages, with the base model or fine-tuned checkpoints.
 
-The model is coqui-tts's; loading, decoding and the vocoder are ours (`engines/neural`), several times faster and with
-the same result. Checkpoints are opened for reading alone, and nothing in them is run.
+Tokenizer and encoders are those of coqui-tts; loading, generation and vocoder are in `engines/xtts/net`, for batches,
+with the same result as calling coqui-tts once per chunk. Checkpoints are read without unpickling.
 """
 
 from __future__ import annotations
@@ -27,35 +27,38 @@ INSTALL = "pip install 'voicespool[xtts]'"
 RATE_HZ = 24000
 SPEAKERS = "speakers_xtts.pth"
 
-# Characters that the library's tokenizer allows in one go, by language.
+# The longest text in characters, by language: `VoiceBpeTokenizer.char_limits` of coqui-tts.
 LONGEST = MappingProxyType({
     "ar": 166, "cs": 186, "de": 253, "en": 250, "es": 239, "fr": 273, "hi": 150, "hu": 224, "it": 213,
     "ja": 71, "ko": 95, "nl": 251, "pl": 224, "pt": 203, "ru": 182, "tr": 226, "zh": 82,
 })  # fmt: skip
 
-_OWN = "default: what the checkpoint's config.json says"
+_OWN = "(default: the checkpoint's config.json)"
 OPTIONS = (
-    Option("speed", float, 1.0, "1.0 is as the model speaks", 0.5, 2.0),
-    Option("temperature", float, None, f"higher is livelier and less sure; {_OWN}", 0.01, 2.0),
-    Option("repetition_penalty", float, None, f"higher keeps it from stuttering and long silences; {_OWN}", 0.1, 20.0),
-    Option("top_k", int, None, f"choose among so many likeliest tokens; 0 among all; {_OWN}", 0, 1000),
-    Option("top_p", float, None, f"choose among the likeliest that together are so likely; {_OWN}", 0.01, 1.0),
-    Option("do_sample", bool, True, "false always takes the likeliest token"),
-    Option("num_beams", int, 1, "search with so many beams: slow, one chunk at a time, in float32", 1, 8),
-    Option("length_penalty", float, None, f"above 0 favours longer speech; with num_beams alone; {_OWN}", -10.0, 10.0),
-    Option("gpt_cond_len", int, None, f"seconds of the recordings that shape the manner of speaking; {_OWN}", 1, 60),
-    Option("gpt_cond_chunk_len", int, None, f"seconds listened to at a time, at most gpt_cond_len; {_OWN}", 1, 60),
-    Option("max_ref_len", int, None, f"seconds of each recording that shape the sound of the voice; {_OWN}", 1, 60),
-    Option("sound_norm_refs", bool, None, f"bring recordings to one level first; {_OWN}"),
-)
+    Option("speed", float, 1.0, "1.0 is the model's own speed", 0.5, 2.0),
+    Option("temperature", float, None, f"sampling temperature: higher is livelier and less stable {_OWN}", 0.01, 2.0),
+    Option("repetition_penalty", float, None, f"higher prevents stuttering and long silences {_OWN}", 0.1, 20.0),
+    Option("top_k", int, None, f"sample from this many most probable tokens; 0 is all {_OWN}", 0, 1000),
+    Option(
+        "top_p", float, None,
+        f"nucleus sampling: the smallest set of tokens with total probability of at least this {_OWN}", 0.01, 1.0,
+    ),
+    Option("do_sample", bool, True, "false always takes the most probable token"),
+    Option("num_beams", int, 1, "beam search: slow, one chunk at a time, in float32", 1, 8),
+    Option("length_penalty", float, None, f"above 0 favours longer speech; only with num_beams {_OWN}", -10.0, 10.0),
+    Option("gpt_cond_len", int, None, f"seconds of the recordings that shape the manner of speaking {_OWN}", 1, 60),
+    Option("gpt_cond_chunk_len", int, None, f"seconds of them per chunk, at most gpt_cond_len {_OWN}", 1, 60),
+    Option("max_ref_len", int, None, f"seconds of each recording that shape the sound of the voice {_OWN}", 1, 60),
+    Option("sound_norm_refs", bool, None, f"normalise the level of recordings first {_OWN}"),
+)  # fmt: skip
 
 
 class Xtts(NeuralEngine):
-    """One instance holds one model, from `load` to `close`."""
+    """One instance holds one model, from `load` to `close`; `XttsSpeech` renders with it."""
 
     @classmethod
     def info(cls) -> EngineInfo:
-        """What XTTS can do here; says how to install it where it is not."""
+        """Languages, options and version; how to install it if it is missing."""
         return EngineInfo(
             name="xtts",
             title="XTTS-v2, voice cloning",
@@ -77,17 +80,21 @@ class Xtts(NeuralEngine):
 
     @classmethod
     def match_language(cls, tag: str) -> str | None:
-        """`pt-BR` -> `pt`, `zh-Hant-TW` -> `zh`, `cmn` -> `zh`, `is` -> None."""
+        """Map a BCP-47 tag to one of `LONGEST`, by its primary subtag: `pt-BR` -> `pt`, `cmn` -> `zh`, `is` -> None."""
         primary = tag.partition("-")[0].lower()
         primary = {"cmn": "zh"}.get(primary, primary)
         return primary if primary in LONGEST else None
 
     def open(self, checkpoint: Path | None, device: Device) -> Opened:
-        """Load a checkpoint, or the base model; see `load`.
+        """Load a checkpoint or the base model; see `load`.
 
         Args:
-            checkpoint: A whole model (`.pth`, `.pt`, `.safetensors`; a trainer's file too) or a LoRA adapter in PEFT's
-                layout, which is merged into the base model.
+            checkpoint: A whole model (`.pth`, `.pt` or `.safetensors`, also with a trainer's state), or a LoRA adapter
+                of PEFT, which is merged into the base model; None for the base model.
+            device: As configured.
+
+        Raises:
+            EngineMissing, RequestRefused, OutOfMemory.
         """
         if _version() is None:
             raise EngineMissing("xtts is not installed", INSTALL)
@@ -115,13 +122,14 @@ class Xtts(NeuralEngine):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a model is put together from.
+    """The files that make up a model.
 
     Attributes:
-        described: The file that the job names, or the base model's.
-        whole: The weights: the same, or what an adapter is merged into.
-        config, vocab, speakers: Files; see `engines.xtts.net.model.XttsFiles`.
-        warnings: What was taken from elsewhere, in sentences.
+        described: The checkpoint that the job names, or the base model's.
+        whole: The weights: the same file, or the base model's if `described` is an adapter.
+        config, vocab: As in `engines.xtts.net.model.XttsFiles`.
+        speakers: speakers_xtts.pth, or None.
+        warnings: A sentence for each file of the base model that is used instead of the checkpoint's own.
     """
 
     described: Checkpoint
@@ -139,19 +147,22 @@ def _parts(checkpoint: Path | None, models: Path | None) -> Parts:
     warnings: list[str] = []
 
     def companion(own: Path | None, name: str) -> Path | None:
-        there = base / name if base is not None else None
-        if own is not None or there is None or not there.is_file():
+        of_base = base / name if base is not None else None
+        if own is not None or of_base is None or not of_base.is_file():
             return own
+        # An adapter uses the base model anyway, so there is nothing to warn about.
         if not described.is_adapter:
             warnings.append(f"{name} is not beside {described.path.name}; that of the base model was used")
-        return there
+        return of_base
 
+    # After this, vocab.json is known to exist, next to the checkpoint or to the base model.
     requirements.check(requirements.of(described), models)
     vocab = companion(whole.vocab, "vocab.json")
     config = companion(whole.config, "config.json")
     assert vocab is not None  # noqa: S101 - just checked
     if config is None:
         warnings.append(f"there is no config.json beside {described.path.name}; the values of XTTS-v2 were used")
+    # No warning for the voices: fine-tuning leaves the latents of the base model's speakers usable.
     speakers = whole.speakers
     if speakers is None and base is not None and (base / SPEAKERS).is_file():
         speakers = base / SPEAKERS
@@ -169,24 +180,25 @@ def _files(parts: Parts) -> XttsFiles:
     return XttsFiles(parts.whole.path, parts.whole.tensors, parts.config, parts.vocab, adapter)
 
 
-def _within_bounds(said: Mapping[str, Any]) -> dict[str, object]:
-    """What config.json says of the options, by their names: as a job could say it.
+def _within_bounds(defaults: Mapping[str, Any]) -> dict[str, object]:
+    """Check the settings of config.json against the bounds that job files have.
 
     Raises:
-        RequestRefused: a number that no job could give.
+        RequestRefused: a value is out of bounds.
     """
     options = {option.name: option for option in OPTIONS}
-    return {name: _allowed(options[name], value) for name, value in said.items()}
+    return {name: _allowed(options[name], value) for name, value in defaults.items()}
 
 
 def _allowed(option: Option, value: Any) -> object:
     least, most = option.minimum, option.maximum
+    # The bounds come first: NaN and infinity fail them, and int() of those would raise.
     if least is None or most is None or (least <= value <= most and option.kind(value) == value):
         return option.kind(value)
     kind = "a whole number" if option.kind is int else "a number"
     raise RequestRefused(
         f"the checkpoint's config.json says {option.name}: {value!r:.40}; it can be {kind} from {least:g} to {most:g}",
-        "Mend it in that file.",
+        "Fix it in that file.",
     )
 
 

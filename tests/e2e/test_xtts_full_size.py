@@ -66,16 +66,16 @@ def said_by_us(model: Any, speakers: Path, chunks: Sequence[Chunk]) -> list[tupl
     """The same of the chunks in one batch, by the engine's."""
     from engines.xtts.net.speech import XttsSpeech
 
-    decode, codes = model.gpt.decode, {}
+    generate, codes = model.gpt.generate, {}
 
     def noted(*arguments: Any) -> Any:
-        for group in decode(*arguments):
+        for group in generate(*arguments):
             codes.update({one.key[0]: one.codes.tolist() for one in group})
             yield group
 
-    model.gpt.decode = noted
+    model.gpt.generate = noted
     sounds = dict(one for one in XttsSpeech(model, "cpu", speakers).speak(chunks) if one is not None)
-    model.gpt.decode = decode
+    model.gpt.generate = generate
     return [(codes[number], sounds[number]) for number in range(len(chunks))]
 
 
@@ -104,22 +104,22 @@ def utterances(model: Any) -> list[Utterance]:
     """Many, of all lengths, with two voices, sampled as by default."""
     import torch
 
-    from engines.torch.sampling import Sampling
+    from engines.torch.sampling import SamplingParams
     from engines.xtts.net.gpt import Utterance
 
     chance, generator = random.Random(11), torch.Generator().manual_seed(11)
-    voices = [torch.randn(1, 32, model.gpt.channels, generator=generator) for _ in range(2)]
+    voices = [torch.randn(1, 32, model.gpt.model_dim, generator=generator) for _ in range(2)]
     return [
         Utterance(
-            (number, 0), model.tokens(" ".join(chance.choices(WORDS.split(), k=chance.randint(1, 24))), "en"),
-            voices[number % 2], Sampling(), seed=number,
+            (number, 0), model.tokenize(" ".join(chance.choices(WORDS.split(), k=chance.randint(1, 24))), "en"),
+            voices[number % 2], SamplingParams(), seed=number,
         )
         for number in range(CHUNKS)
     ]  # fmt: skip
 
 
 def decoded(model: Any, some: Sequence[Utterance], rows: int) -> Mapping[int, list[int]]:
-    return {one.key[0]: one.codes.tolist() for group in model.gpt.decode(some, rows) for one in group}
+    return {one.key[0]: one.codes.tolist() for group in model.gpt.generate(some, rows) for one in group}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

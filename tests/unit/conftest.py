@@ -33,7 +33,7 @@ def other_file_system(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def model(tiny_xtts: Path) -> Any:
-    """The tiny XTTS-v2, an `engines.xtts.net.model.Model` in float32 on the CPU."""
+    """The tiny XTTS-v2, an `engines.xtts.net.model.XttsModel` in float32 on the CPU."""
     return tiny.load(tiny_xtts)
 
 

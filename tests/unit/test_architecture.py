@@ -22,7 +22,8 @@ FLOORS = (
     "engines.xtts.net", "engines.xtts", "engines.f5.net", "engines.f5", "engines",
     "jobs.errors", "jobs.names", "jobs.order", "jobs.schedule", "jobs.text", "jobs.audio", "jobs.spec", "jobs.spool",
     "jobs.render", "jobs.results", "jobs.pipeline", "jobs",
-    "watcher.log", "watcher.config", "watcher.client", "watcher.executors.local", "watcher.executors",
+    "watcher.log", "watcher.config", "watcher.client", "watcher.executors.base", "watcher.executors.local",
+    "watcher.executors",
     "watcher.readers", "watcher.daemon", "watcher.models", "watcher.doctor", "watcher.cli", "watcher",
 )  # fmt: skip
 """Rooms, and modules at the top of a package, in order: each may import itself and those before it."""

@@ -1,4 +1,4 @@
-"""The networks of XTTS-v2: GPT-2 decoding in batches, HiFi-GAN, and the speech made of chunks.
+"""The networks of XTTS-v2: GPT with KV cache and continuous batching, HiFi-GAN vocoder, cache of latents.
 
 Imports torch when it is imported.
 May import `engines.torch`, `engines.voices` and below.

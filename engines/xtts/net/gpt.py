@@ -1,11 +1,17 @@
-"""XTTS's GPT, decoding many chunks at once: text and voice in, audio codes and latents out.
+"""The GPT of XTTS: text tokens and conditioning latents in, audio codes and latents out, many chunks at a time.
 
-The weights are the library's; the loop is ours. Each chunk has a row of its own in a static key-value cache that
-starts at position 0, so that there is no padding to mask: a row simply has as many keys as it has. Rows that are done
-leave, waiting chunks take their place. The vocoder's latents are the normed hidden states of the decoding steps
-themselves; the library runs the whole sequence a second time for them.
+A GPT-2 (Radford et al. 2019) with learned positions for text and for audio codes. Weights come from coqui-tts; the
+layers, the KV cache and the generation loop are ours. The sequence of a chunk is
 
-Memory of a batch: (`Gpt.row_bytes` + `Gpt.reading_bytes`) × rows.
+    gpt_cond_latent (32) | start_text, text, stop_text | start_audio | audio codes ... stop_audio
+
+Prefill runs all up to start_audio, then each decoding step adds an audio code. Continuous batching (Orca, Yu et al.
+2022; vLLM): chunks that are done leave the batch, waiting ones take their rows. The latents for the vocoder are the
+normed hidden states of the decoding steps; `Xtts.inference` runs the whole sequence a second time to get them.
+
+Memory of a batch: (`Gpt.row_bytes` + `Gpt.prefill_bytes`) * rows.
+
+Shapes: batch is the rows in a call, seq positions, model_dim = heads * head_dim, vocab = num_audio_tokens.
 """
 
 from __future__ import annotations
@@ -19,42 +25,42 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from engines.torch.linear import Linear
-from engines.torch.sampling import Sampler, Sampling, uniforms
-from engines.xtts.net.kv_cache import Attend, Cache
+from engines.torch.sampling import Sampler, SamplingParams, uniforms
+from engines.xtts.net.kv_cache import Attention, KVCache
 
-CACHE_BLOCK = 128  # positions; on a GPU a step looks at whole blocks, so that few graphs are recorded
-LOOK_EVERY_STEPS = 8  # on a GPU: looking at what is done waits for it
-REFILL_PART = 8  # waiting chunks come in when an eighth of the rows is free: each coming costs a pass over the weights
-_FAKE_PREFIX_TOKEN = 1  # stands for the prompt in the library's input, where the repetition penalty sees it
+CACHE_BLOCK = 128  # positions; on a GPU attention runs over whole blocks of the KV cache: fewer CUDA graphs
+STEPS_PER_SYNC = 8  # decoding steps on a GPU between two looks for stop tokens, each of which waits for the GPU
+REFILL_PART = 8  # admit waiting chunks when 1/8 of the rows is free: every prefill reads all weights
+_FAKE_PREFIX_TOKEN = 1  # `GPT.compute_embeddings` puts it in the place of the prompt, so the penalty applies to it
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One chunk to decode.
+    """One sequence to generate.
 
     Attributes:
-        key: Comes back with the result.
-        text: int64 [t], the tokenizer's, without start and stop.
-        voice: Conditioning latents, float32 [1, 32, channels]; the same object for the same voice.
-        sampling: How tokens are chosen.
-        seed: Of this chunk's own chance.
+        key: Returned with the output.
+        text_tokens: int64 [t], from the tokenizer, without start and stop.
+        gpt_cond_latent: float32 [1, 32, model_dim]; utterances with the same object are prefilled together.
+        sampling: Sampling settings.
+        seed: Of this utterance alone, 0 … 2**63 - 1.
     """
 
     key: tuple[int, int]
-    text: Tensor
-    voice: Tensor
-    sampling: Sampling
+    text_tokens: Tensor
+    gpt_cond_latent: Tensor
+    sampling: SamplingParams
     seed: int
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
-    """A decoded chunk.
+class GptOutput:
+    """A generated sequence.
 
     Attributes:
         key: The utterance's.
-        codes: int64 [n], on the CPU; the last one is the stop token unless the limit was reached.
-        latents: float32 [n, channels], what the vocoder speaks.
+        codes: Audio codes, int64 [n], on the CPU; the last is the stop token unless n is `max_gen_mel_tokens`.
+        latents: Input of the vocoder, float32 [n, model_dim]: `gpt_latents` of `Xtts.inference`.
     """
 
     key: tuple[int, int]
@@ -64,30 +70,35 @@ class Spoken:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One transformer layer; norms in float32."""
+    """Same as `transformers.models.gpt2.modeling_gpt2.GPT2Block`, its layers by their names there.
 
-    norm_1: tuple[Tensor, Tensor]
-    qkv: Linear
-    out: Linear
-    norm_2: tuple[Tensor, Tensor]
-    up: Linear
-    down: Linear
+    Layer norms are (weight, bias) in float32; `c_attn` gives q, k and v.
+    """
+
+    ln_1: tuple[Tensor, Tensor]
+    attn_c_attn: Linear
+    attn_c_proj: Linear
+    ln_2: tuple[Tensor, Tensor]
+    mlp_c_fc: Linear
+    mlp_c_proj: Linear
 
     @classmethod
-    def of(cls, layer: Mapping[str, Tensor], device: str, dtype: torch.dtype) -> Block:
-        """Make one of a layer of GPT-2's, whose matrices are [in, out].
+    def from_state_dict(cls, state: Mapping[str, Tensor], device: str, dtype: torch.dtype) -> Block:
+        """Make a block of the weights of a `GPT2Block`.
 
         Args:
-            layer: By the library's names within the layer.
+            state: By the names within the block, for example `attn.c_attn.weight`.
+            device: Where the block runs.
             dtype: Precision of the matrices.
         """
 
         def linear(name: str) -> Linear:
-            weight, bias = (layer[f"{name}.{part}"].to(device) for part in ("weight", "bias"))
+            weight, bias = (state[f"{name}.{part}"].to(device) for part in ("weight", "bias"))
+            # GPT-2 has Conv1D layers, whose weight is (in, out); Linear takes (out, in)
             return Linear(weight.t(), bias, dtype, "few")
 
         def norm(name: str) -> tuple[Tensor, Tensor]:
-            weight, bias = (layer[f"{name}.{part}"].to(device, torch.float32) for part in ("weight", "bias"))
+            weight, bias = (state[f"{name}.{part}"].to(device, torch.float32) for part in ("weight", "bias"))
             return weight, bias
 
         return cls(
@@ -97,239 +108,287 @@ class Block:
 
 
 class Gpt:
-    """The decoder over the library's `TTS.tts.layers.xtts.gpt.GPT`.
+    """Same codes and latents as `TTS.tts.layers.xtts.gpt.GPT`: its `generate`, and its `forward` with `return_latent`;
+    checked in tests/unit/engines/xtts/net/test_gpt.py.
 
     Args:
-        gpt: With its weights in float32, without its layers.
+        gpt: The library's `GPT`, in float32, built without layers: embeddings, norms and `mel_head` are read from it.
         blocks: The layers.
+
+    Attributes:
+        dtype: Of the matrices, attention and the KV cache.
+        device: Of all weights.
+        model_dim, heads, layers, num_audio_tokens: Sizes.
+        max_gen_mel_tokens: Most audio codes of a sequence.
+        start_audio_token, stop_audio_token: Among the audio codes.
     """
 
     def __init__(self, gpt: Any, blocks: Sequence[Block]) -> None:
         self._gpt, self._blocks = gpt, blocks
-        self.dtype: torch.dtype = blocks[0].qkv.dtype
+        self.dtype: torch.dtype = blocks[0].attn_c_attn.dtype
         self.device: torch.device = gpt.mel_head.weight.device
-        self.channels: int = gpt.model_dim
+        self.model_dim: int = gpt.model_dim
         self.heads: int = gpt.heads
-        self.limit: int = gpt.max_gen_mel_tokens
-        self.start, self.stop = int(gpt.start_audio_token), int(gpt.stop_audio_token)
-        self.vocabulary: int = gpt.num_audio_tokens
-        self._head = Linear(gpt.mel_head.weight, gpt.mel_head.bias, torch.float32, "few")
+        self.max_gen_mel_tokens: int = gpt.max_gen_mel_tokens
+        self.start_audio_token, self.stop_audio_token = int(gpt.start_audio_token), int(gpt.stop_audio_token)
+        self.num_audio_tokens: int = gpt.num_audio_tokens
+        self._mel_head = Linear(gpt.mel_head.weight, gpt.mel_head.bias, torch.float32, "few")
 
     @property
     def layers(self) -> int:
         return len(self._blocks)
 
+    # --- memory
+
     def row_bytes(self, utterance: Utterance) -> int:
-        """What one row of a batch may come to: keys and values of every layer, latents, and what sampling needs."""
-        cache = 2 * self.layers * self.channels * self.longest(utterance) * self.dtype.itemsize
-        return cache + (self.limit + LOOK_EVERY_STEPS) * (4 * self.channels + 12) + self.vocabulary
+        """Memory of one row of a batch in bytes, at its longest: KV cache, latents, state of sampling."""
+        kv_cache = 2 * self.layers * self.model_dim * self.max_seq_len(utterance) * self.dtype.itemsize
+        # Per step: a float32 latent, an int64 code, a float32 uniform number. Per row: a bool for each token.
+        return kv_cache + (self.max_gen_mel_tokens + STEPS_PER_SYNC) * (4 * self.model_dim + 12) + self.num_audio_tokens
 
-    def reading_bytes(self, utterance: Utterance) -> int:
-        """What is calculated for it beside that while its prompt is read: the stream, its sum and its norm, four times
-        as wide twice; keys, values and attention of one layer.
-        """
-        prompt, width = len(utterance.text) + 3, self.dtype.itemsize
-        seen = int(utterance.voice.shape[1]) + prompt
-        attention = 2 * seen * self.channels * width + self.heads * prompt * seen * (8 + 2 * width)
-        return prompt * self.channels * (12 + 8 * width) + attention
+    def prefill_bytes(self, utterance: Utterance) -> int:
+        """Memory of the activations of one row in bytes while its prompt is prefilled."""
+        seq, itemsize = len(utterance.text_tokens) + 3, self.dtype.itemsize
+        cached = int(utterance.gpt_cond_latent.shape[1]) + seq
+        # Gathered keys and values of a layer; scores, softmax and mask of its attention.
+        attention = 2 * cached * self.model_dim * itemsize + self.heads * seq * cached * (8 + 2 * itemsize)
+        # Residual stream, its sum and its norm in float32; the MLP's hidden layer, 4 * model_dim wide, twice.
+        return seq * self.model_dim * (12 + 8 * itemsize) + attention
 
-    def longest(self, utterance: Utterance) -> int:
-        """Positions that an utterance may come to: voice, text with its start and stop, audio codes."""
-        return int(utterance.voice.shape[1]) + len(utterance.text) + 3 + self.limit + LOOK_EVERY_STEPS
+    def max_seq_len(self, utterance: Utterance) -> int:
+        """Positions that an utterance may need in the KV cache."""
+        prompt_len = len(utterance.text_tokens) + 3  # with start_text, stop_text, start_audio
+        return int(utterance.gpt_cond_latent.shape[1]) + prompt_len + self.max_gen_mel_tokens + STEPS_PER_SYNC
 
-    # The parts of the model.
+    # --- parts of the model
 
-    def prompt(self, text: Tensor) -> Tensor:
-        """Embeddings of what stands between the voice and the first code: [t + 3, channels]."""
+    def prompt_embeddings(self, text_tokens: Tensor) -> Tensor:
+        """Embed start_text, text, stop_text and start_audio: int64 [t] -> [t + 3, model_dim]."""
         gpt = self._gpt
         tokens = F.pad(
-            F.pad(text.to(self.device), (1, 0), value=gpt.start_text_token), (0, 1), value=gpt.stop_text_token
-        )
-        words = gpt.text_embedding(tokens) + gpt.text_pos_embedding.emb.weight[: len(tokens)]
-        start = gpt.mel_embedding.weight[self.start] + gpt.mel_pos_embedding.emb.weight[0]
-        return torch.cat([words, start.unsqueeze(0)])
+            F.pad(text_tokens.to(self.device), (1, 0), value=gpt.start_text_token), (0, 1), value=gpt.stop_text_token
+        )  # (t + 2,)
+        text = gpt.text_embedding(tokens) + gpt.text_pos_embedding.emb.weight[: len(tokens)]
+        start = gpt.mel_embedding.weight[self.start_audio_token] + gpt.mel_pos_embedding.emb.weight[0]
+        return torch.cat([text, start.unsqueeze(0)])  # (t + 2, model_dim), (1, model_dim) -> (t + 3, model_dim)
 
-    def code(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Embeddings of audio codes [n] at their positions among the codes, [n, channels]."""
-        places = self._gpt.mel_pos_embedding.emb.weight
-        embedded: Tensor = self._gpt.mel_embedding.weight[tokens] + places[positions.clamp(max=len(places) - 1)]
+    def code_embeddings(self, codes: Tensor, positions: Tensor) -> Tensor:
+        """Embed audio codes [batch] at their positions counted from start_audio [batch]: [batch, model_dim]."""
+        pos_embedding = self._gpt.mel_pos_embedding.emb.weight
+        # A row that is done may run on past the last position; what it gives there is thrown away.
+        positions = positions.clamp(max=len(pos_embedding) - 1)
+        embedded: Tensor = self._gpt.mel_embedding.weight[codes] + pos_embedding[positions]
         return embedded
 
-    def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Last hidden states [n, channels] -> latents and logits [n, vocabulary], both float32."""
-        last, final = self._gpt.gpt.ln_f, self._gpt.final_norm
-        latents = _norm(_norm(hidden, (last.weight, last.bias)), (final.weight, final.bias))
-        return latents, self._head(latents)
+    def mel_head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden states [batch, model_dim] -> latents [batch, model_dim], logits [batch, vocab], both float32."""
+        # Two norms in a row: GPT-2's own, then one that XTTS has between the GPT and its heads.
+        ln_f, final_norm = self._gpt.gpt.ln_f, self._gpt.final_norm
+        latents = _layer_norm(_layer_norm(hidden, (ln_f.weight, ln_f.bias)), (final_norm.weight, final_norm.bias))
+        return latents, self._mel_head(latents)
 
-    def run(self, x: Tensor, attend: Attend) -> Tensor:
-        """All layers. The residual stream stays float32; matrices and attention are in the model's precision.
+    def forward(self, x: Tensor, attention: Attention) -> Tensor:
+        """Run all blocks, pre-norm as in GPT-2. The residual stream stays float32, the matrices are in `dtype`.
 
         Args:
-            x: float32 [..., channels].
-            attend: Gets the layer's number and queries, keys, values [..., channels]; returns the same shape.
+            x: float32 [..., model_dim].
+            attention: Of the KV cache.
+
+        Returns:
+            Before `ln_f`, float32 [..., model_dim].
         """
-        for number, block in enumerate(self._blocks):
-            mixed = block.qkv(_norm(x, block.norm_1).to(self.dtype))
-            x = x + block.out(attend(number, *mixed.chunk(3, -1)))
-            x = x + block.down(F.gelu(block.up(_norm(x, block.norm_2).to(self.dtype)), approximate="tanh"))
+        for layer, block in enumerate(self._blocks):
+            qkv = block.attn_c_attn(_layer_norm(x, block.ln_1).to(self.dtype))
+            # (..., 3 * model_dim) -> 3 x (..., model_dim)
+            x = x + block.attn_c_proj(attention(layer, *qkv.chunk(3, -1)))
+            # gelu_new of transformers is the tanh approximation
+            x = x + block.mlp_c_proj(
+                F.gelu(block.mlp_c_fc(_layer_norm(x, block.ln_2).to(self.dtype)), approximate="tanh")
+            )
         return x
 
+    # --- generation
+
     @torch.inference_mode()
-    def decode(self, utterances: Sequence[Utterance], rows: int) -> Iterator[list[Spoken]]:
-        """Decode utterances, at most `rows` at a time, longest texts first.
+    def generate(self, utterances: Sequence[Utterance], rows: int) -> Iterator[list[GptOutput]]:
+        """Generate the audio codes of utterances with continuous batching, longest texts first.
+
+        Args:
+            utterances: In any order.
+            rows: The largest batch size, 1 or more.
 
         Yields:
-            Those that got done in the latest steps; none, as a sign of life, if none did.
+            Sequences that ended in the latest steps; an empty list, as a sign of life, if none did.
 
         Raises:
-            torch.OutOfMemoryError, RuntimeError: the memory was too small for so many rows. What was yielded stays
-                good; the others can be decoded again with fewer.
+            torch.OutOfMemoryError, RuntimeError: not enough memory for this many rows. Outputs yielded before stay
+                valid; the other utterances can be generated again with fewer rows.
         """
         if not utterances:
             return
-        waiting = sorted(utterances, key=lambda utterance: len(utterance.text))
-        batch = _Batch(self, min(rows, len(utterances)), max(map(self.longest, utterances)))
+        waiting = sorted(utterances, key=lambda utterance: len(utterance.text_tokens))
+        batch = _Batch(self, min(rows, len(utterances)), max(map(self.max_seq_len, utterances)))
         while waiting or batch.active:
             free = batch.rows - batch.active
             if waiting and (not batch.active or free * REFILL_PART >= batch.rows):
                 batch.admit([waiting.pop() for _ in range(min(free, len(waiting)))])
             else:
-                batch.advance()
-            yield batch.finished()
+                batch.decode_steps()
+            yield batch.pop_finished()
 
 
-def _norm(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], *weights)
+def _layer_norm(x: Tensor, weight_and_bias: tuple[Tensor, Tensor]) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], *weight_and_bias)
 
 
 class _Batch:
-    """The rows that are being decoded: `active` of them, always the first ones."""
+    """State of the sequences that are being generated. The active rows are always the first `active` ones.
 
-    def __init__(self, gpt: Gpt, rows: int, positions: int) -> None:
+    Args:
+        gpt: The model.
+        rows: Batch size.
+        max_seq_len: Of all utterances that may be admitted.
+    """
+
+    def __init__(self, gpt: Gpt, rows: int, max_seq_len: int) -> None:
         self.gpt, self.rows, self.active = gpt, rows, 0
         device = gpt.device
-        steps = gpt.limit + LOOK_EVERY_STEPS
+        # A row may run on past its limit until the next sync.
+        steps = gpt.max_gen_mel_tokens + STEPS_PER_SYNC
         self._keys: list[tuple[int, int]] = []
-        self._sampler = Sampler(rows, gpt.vocabulary, device)
-        self._cache = Cache(gpt, rows, positions)
-        self._length = torch.zeros(rows, dtype=torch.long, device=device)
-        self._step = torch.zeros(rows, dtype=torch.long, device=device)
-        self._token = torch.zeros(rows, dtype=torch.long, device=device)
-        self._seen = torch.zeros(rows, gpt.vocabulary, dtype=torch.bool, device=device)
-        self._chance = torch.zeros(rows, steps, device=device)
+        self._sampler = Sampler(rows, gpt.num_audio_tokens, device)
+        self._kv_cache = KVCache(gpt, rows, max_seq_len)
+        self._seq_lens = torch.zeros(rows, dtype=torch.long, device=device)  # positions in the KV cache
+        self._generated = torch.zeros(rows, dtype=torch.long, device=device)  # audio codes so far
+        self._last_token = torch.zeros(rows, dtype=torch.long, device=device)
+        self._seen = torch.zeros(rows, gpt.num_audio_tokens, dtype=torch.bool, device=device)
+        self._uniforms = torch.zeros(rows, steps, device=device)
         self._codes = torch.zeros(rows, steps, dtype=torch.long, device=device)
-        self._latents = torch.zeros(rows, steps, gpt.channels, device=device)
-        self._all = torch.arange(rows, device=device)
-        self._yes = torch.ones((), dtype=torch.bool, device=device)
-        self._longest = 0
-        self._look_every = LOOK_EVERY_STEPS if device.type == "cuda" else 1
-        self._graphs = _Graphs() if device.type == "cuda" else None
+        self._latents = torch.zeros(rows, steps, gpt.model_dim, device=device)
+        self._row_numbers = torch.arange(rows, device=device)
+        self._true = torch.ones((), dtype=torch.bool, device=device)
+        self._max_seq_len = 0  # of the active rows, known without asking the GPU
+        self._steps_per_sync = STEPS_PER_SYNC if device.type == "cuda" else 1
+        self._graphs = _CudaGraphs() if device.type == "cuda" else None
 
-    # Coming in.
+    # --- prefill
 
     def admit(self, utterances: Sequence[Utterance]) -> None:
-        """Take chunks into free rows: read their prompts, and speak their first code."""
+        """Prefill utterances into free rows and sample the first code of each."""
         by_voice: dict[int, list[Utterance]] = {}
         for utterance in utterances:
-            by_voice.setdefault(id(utterance.voice), []).append(utterance)
+            by_voice.setdefault(id(utterance.gpt_cond_latent), []).append(utterance)
         for group in by_voice.values():
             self._prefill(group)
 
     def _prefill(self, group: Sequence[Utterance]) -> None:
-        """The voice is read once for the whole group: it comes first, so that no text changes what it is."""
-        rows = self._all[self.active : self.active + len(group)]
-        voice = group[0].voice.to(self.gpt.device, torch.float32)
-        prompts = [self.gpt.prompt(utterance.text) for utterance in group]
-        sizes = torch.tensor([len(prompt) for prompt in prompts], device=self.gpt.device)
-        voiced = voice.shape[1]
-        self._cache.read_voice(voice, rows)
-        hidden = self._cache.read_text(torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True), rows, voiced)
-        self._length[rows] = voiced + sizes
-        self._longest = max(self._longest, voiced + int(sizes.max()))
-        self._seat(rows, group)
-        self._emit(rows, hidden[torch.arange(len(group), device=self.gpt.device), sizes - 1])
+        """Prefill utterances of one voice: its conditioning latents once, then their prompts as one padded batch."""
+        rows = self._row_numbers[self.active : self.active + len(group)]
+        gpt_cond_latent = group[0].gpt_cond_latent.to(self.gpt.device, torch.float32)
+        prompts = [self.gpt.prompt_embeddings(utterance.text_tokens) for utterance in group]
+        prompt_lens = torch.tensor([len(prompt) for prompt in prompts], device=self.gpt.device)
+        cond_len = gpt_cond_latent.shape[1]
+        self._kv_cache.prefill_cond(gpt_cond_latent, rows)
+        # batch x (seq, model_dim) -> (batch, max(seq), model_dim)
+        x = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
+        hidden = self._kv_cache.prefill_text(x, rows, cond_len)
+        self._seq_lens[rows] = cond_len + prompt_lens
+        self._max_seq_len = max(self._max_seq_len, cond_len + int(prompt_lens.max()))
+        self._start_rows(rows, group)
+        # The hidden state at start_audio, the last position of each prompt: (batch, model_dim)
+        self._sample(rows, hidden[torch.arange(len(group), device=self.gpt.device), prompt_lens - 1])
 
-    def _seat(self, rows: Tensor, group: Sequence[Utterance]) -> None:
+    def _start_rows(self, rows: Tensor, group: Sequence[Utterance]) -> None:
         first = self.active
-        self._sampler.set(range(first, first + len(group)), [utterance.sampling for utterance in group])
-        self._step[rows] = 0
+        self._sampler.set_rows(range(first, first + len(group)), [utterance.sampling for utterance in group])
+        self._generated[rows] = 0
+        # The penalty applies to all input ids, and those of the library's prompt are 1, 1, ..., start_audio.
         self._seen[rows] = False
         self._seen[rows, _FAKE_PREFIX_TOKEN] = True
-        self._seen[rows, self.gpt.start] = True
-        chance = [uniforms(utterance.seed, self._chance.shape[1]) for utterance in group]
-        self._chance[rows] = torch.stack(chance).to(self.gpt.device)
+        self._seen[rows, self.gpt.start_audio_token] = True
+        drawn = [uniforms(utterance.seed, self._uniforms.shape[1]) for utterance in group]
+        self._uniforms[rows] = torch.stack(drawn).to(self.gpt.device)  # batch x (steps,) -> (batch, steps)
         self._keys += [utterance.key for utterance in group]
         self.active += len(group)
 
-    # Going on.
+    # --- decode
 
-    def advance(self) -> None:
-        """Some steps of all rows: one on a CPU, several on a GPU."""
-        for _ in range(self._look_every):
-            self._longest += 1
+    def decode_steps(self) -> None:
+        """Generate one code of each active row on a CPU, `STEPS_PER_SYNC` on a GPU."""
+        for _ in range(self._steps_per_sync):
+            self._max_seq_len += 1
             if self._graphs is None:
-                self._advance(self.active, self._longest)
+                self._decode_step(self.active, self._max_seq_len)
             else:
-                rows = _bucket(self.active, self.rows)
-                positions = min(_round_up(self._longest, CACHE_BLOCK), self._cache.positions)
-                self._graphs.run((rows, positions), lambda: self._advance(rows, positions))  # noqa: B023 - runs at once
+                rows = _next_power_of_two(self.active, self.rows)
+                attended = min(_round_up(self._max_seq_len, CACHE_BLOCK), self._kv_cache.max_seq_len)
+                self._graphs.run((rows, attended), lambda: self._decode_step(rows, attended))  # noqa: B023 - runs at once
 
-    def _advance(self, rows: int, positions: int) -> None:
-        """One step of the first rows; every shape follows from the two numbers, and nothing is read back."""
-        which, length = self._all[:rows], self._length[:rows]
-        x = self.gpt.code(self._token[:rows], self._step[:rows])
-        hidden = self._cache.step(x, length, positions)
-        length += 1
-        self._emit(which, hidden)
+    def _decode_step(self, rows: int, attended: int) -> None:
+        """Generate one code of the first rows.
 
-    def _emit(self, rows: Tensor, hidden: Tensor) -> None:
-        latents, logits = self.gpt.head(hidden)
-        step = self._step[rows].clamp(max=self._codes.shape[1] - 1)
-        token = self._sampler.pick(rows, logits, self._seen[rows], self._chance[rows, step])
+        CUDA graphs capture this: all shapes follow from the arguments, and nothing goes to or from the CPU.
+        """
+        seq_lens = self._seq_lens[:rows]
+        x = self.gpt.code_embeddings(self._last_token[:rows], self._generated[:rows])
+        hidden = self._kv_cache.decode(x, seq_lens, attended)
+        seq_lens += 1  # a view: changes the state
+        self._sample(self._row_numbers[:rows], hidden)
+
+    def _sample(self, rows: Tensor, hidden: Tensor) -> None:
+        latents, logits = self.gpt.mel_head(hidden)  # (batch, model_dim), (batch, vocab)
+        step = self._generated[rows].clamp(max=self._codes.shape[1] - 1)
+        token = self._sampler.sample(rows, logits, self._seen[rows], self._uniforms[rows, step])
         self._latents[rows, step] = latents
         self._codes[rows, step] = token
-        self._seen[rows, token] = self._yes  # True would come from the computer, which can't be recorded
-        self._token[rows] = token
-        self._step[rows] = step + 1
+        self._seen[rows, token] = self._true  # a Python True would be copied from the CPU, which can't be captured
+        self._last_token[rows] = token
+        self._generated[rows] = step + 1
 
-    # Going out.
+    # --- finished sequences
 
-    def finished(self) -> list[Spoken]:
-        """Rows that have come to their end leave; others move up, so that the active ones stay the first."""
-        codes, steps = self._codes[: self.active].cpu(), self._step[: self.active].tolist()
-        done: list[Spoken] = []
+    def pop_finished(self) -> list[GptOutput]:
+        """Take out the rows that have a stop token or have reached the limit."""
+        codes, generated = self._codes[: self.active].cpu(), self._generated[: self.active].tolist()
+        finished: list[GptOutput] = []
+        # Backwards: a freed row is filled by the last one, which has been looked at already.
         for row in reversed(range(self.active)):
-            said = codes[row, : min(steps[row], self.gpt.limit)]
-            stops = (said == self.gpt.stop).nonzero()
-            if len(stops) or len(said) == self.gpt.limit:
-                count = int(stops[0]) + 1 if len(stops) else len(said)
-                done.append(Spoken(self._keys[row], said[:count].clone(), self._latents[row, :count].clone()))
-                self._leave(row)
-        if done:
-            self._longest = int(self._length[: self.active].max()) if self.active else 0
-        return done
+            of_row = codes[row, : min(generated[row], self.gpt.max_gen_mel_tokens)]
+            stops = (of_row == self.gpt.stop_audio_token).nonzero()
+            if len(stops) or len(of_row) == self.gpt.max_gen_mel_tokens:
+                # Codes after the stop token come from the steps until the next sync.
+                count = int(stops[0]) + 1 if len(stops) else len(of_row)
+                finished.append(GptOutput(self._keys[row], of_row[:count].clone(), self._latents[row, :count].clone()))
+                self._free_row(row)
+        if finished:
+            self._max_seq_len = int(self._seq_lens[: self.active].max()) if self.active else 0
+        return finished
 
-    def _leave(self, row: int) -> None:
+    def _free_row(self, row: int) -> None:
+        """Move the last active row into this one, so that the active rows stay the first."""
         last = self.active - 1
         if row != last:
-            for state in (self._length, self._step, self._token, self._seen, self._chance, self._codes, self._latents):
+            for state in (
+                self._seq_lens, self._generated, self._last_token, self._seen, self._uniforms, self._codes,
+                self._latents,
+            ):  # fmt: skip
                 state[row] = state[last]
-            self._sampler.move(last, row)
-            self._cache.move(last, row, int(self._length[last]))
+            self._sampler.copy_row(last, row)
+            self._kv_cache.copy_row(last, row, int(self._seq_lens[last]))
             self._keys[row] = self._keys[last]
         self._keys.pop()
         self.active = last
 
 
-class _Graphs:
-    """Steps recorded as CUDA graphs, one for each shape: replaying one costs the time of its kernels alone."""
+class _CudaGraphs:
+    """CUDA graphs of decoding steps, one per shape: a replay saves the time of launching each kernel."""
 
     def __init__(self) -> None:
         self._graphs: dict[tuple[int, ...], Any] = {}
         self._pool: Any = None
 
     def run(self, shape: tuple[int, ...], step: Callable[[], None]) -> None:
-        """Do a step of this shape; the first of its kind runs as it is, the second is recorded."""
+        """Run a step. The first of a shape runs eagerly, as a warm-up; the second is captured; later ones replay it."""
         if shape not in self._graphs:
             step()
             self._graphs[shape] = None
@@ -337,15 +396,15 @@ class _Graphs:
         graph = self._graphs[shape]
         if graph is None:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            with torch.cuda.graph(graph, pool=self._pool):  # one memory pool: graphs never run at the same time
                 step()
             self._pool = graph.pool()
             self._graphs[shape] = graph
         graph.replay()
 
 
-def _bucket(active: int, rows: int) -> int:
-    """The next power of two, at most `rows`: a few shapes instead of many."""
+def _next_power_of_two(active: int, rows: int) -> int:
+    """The batch size to run, at most `rows`: a few shapes to capture instead of one for each number of rows."""
     return min(rows, 1 << max(0, active - 1).bit_length())
 
 

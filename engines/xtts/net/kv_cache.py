@@ -1,6 +1,10 @@
-"""What XTTS's GPT remembers of the chunks that it is decoding: keys and values, a row for each chunk.
+"""The KV cache of XTTS's GPT: keys and values of each layer, one row per chunk that is being decoded.
 
-Every row starts at position 0 and is as long as it is: there is no padding, and what lies behind a row's end is masked.
+Each row starts at position 0 with the conditioning latents, then the text, then the audio codes. There is no left
+padding: rows have different lengths, and the attention mask hides what is past a row's end.
+
+Shapes: batch is the rows in a call, seq the new positions of each (queries), cached the positions attended to (keys),
+model_dim = heads * head_dim.
 """
 
 from __future__ import annotations
@@ -14,132 +18,169 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""Number of a layer, and its queries, keys and values, each [..., channels] -> what is seen, [..., channels]."""
+Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, q, k, v), each tensor [..., model_dim] -> output before `c_proj`, [..., model_dim]."""
 
 
-class Network(Protocol):
-    """The layers that look at what is remembered: `xtts_gpt.Gpt`.
+class Transformer(Protocol):
+    """The layers whose keys and values are cached: `engines.xtts.net.gpt.Gpt`.
 
     Attributes:
-        heads, channels, layers: How many there are.
-        device, dtype: Where and in which precision.
+        heads, model_dim, layers: Sizes.
+        device, dtype: Of the cache.
     """
 
     heads: int
-    channels: int
+    model_dim: int
     device: torch.device
     dtype: torch.dtype
 
     @property
     def layers(self) -> int: ...
 
-    def run(self, x: Tensor, attend: Attend) -> Tensor:
-        """Through all layers, [..., channels] -> [..., channels]."""
+    def forward(self, x: Tensor, attention: Attention) -> Tensor:
+        """Run all layers, [..., model_dim] -> [..., model_dim]."""
 
 
-class Cache:
-    """Keys and values of all rows, [rows, heads, positions, channels of a head] for each layer.
+class KVCache:
+    """A static cache as `transformers.StaticCache`, but with a length for each row: (rows, heads, max_seq_len,
+    head_dim) for the keys and for the values of each layer.
 
     Args:
-        gpt: Whose layers read and write them; in its precision, on its device.
-        rows, positions: The most chunks at a time, and the most positions of one.
+        gpt: The layers that read and write it.
+        rows: The largest number of chunks at a time.
+        max_seq_len: The largest number of positions of a chunk.
     """
 
-    def __init__(self, gpt: Network, rows: int, positions: int) -> None:
-        self.gpt, self.positions = gpt, positions
-        shape = (rows, gpt.heads, positions, gpt.channels // gpt.heads)
+    def __init__(self, gpt: Transformer, rows: int, max_seq_len: int) -> None:
+        self.gpt, self.max_seq_len = gpt, max_seq_len
+        shape = (rows, gpt.heads, max_seq_len, gpt.model_dim // gpt.heads)
         self._layers = [(_zeros(shape, gpt), _zeros(shape, gpt)) for _ in range(gpt.layers)]
-        self._voice: tuple[Tensor, list[tuple[Tensor, Tensor]]] | None = None
+        self._cond: tuple[Tensor, list[tuple[Tensor, Tensor]]] | None = None
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Put a row of so many positions in another's place."""
+    def copy_row(self, source: int, target: int, seq_len: int) -> None:
+        """Copy the first seq_len positions of a row to another row."""
         for keys, values in self._layers:
-            keys[target, :, :length] = keys[source, :, :length]
-            values[target, :, :length] = values[source, :, :length]
+            keys[target, :, :seq_len] = keys[source, :, :seq_len]
+            values[target, :, :seq_len] = values[source, :, :seq_len]
 
-    def read_voice(self, voice: Tensor, rows: Tensor) -> None:
-        """Put a voice, [1, n, channels], at the beginning of rows."""
-        if self._voice is None or self._voice[0] is not voice:
-            read: list[tuple[Tensor, Tensor]] = []
+    def prefill_cond(self, gpt_cond_latent: Tensor, rows: Tensor) -> None:
+        """Write the keys and values of conditioning latents to the first positions of rows.
 
-            def attend(_: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-                keys, values = self._split(keys), self._split(values)
-                read.append((keys, values))
-                return self._join(F.scaled_dot_product_attention(self._split(queries), keys, values, is_causal=True))
+        They are computed once per voice: attention is causal, so they do not depend on the text. The latest voice is
+        kept, by identity.
 
-            self.gpt.run(voice, attend)
-            self._voice = voice, read
-        for (keys, values), (voice_keys, voice_values) in zip(self._layers, self._voice[1], strict=True):
-            keys[rows, :, : voice.shape[1]] = voice_keys
-            values[rows, :, : voice.shape[1]] = voice_values
-
-    def read_text(self, x: Tensor, rows: Tensor, voiced: int) -> Tensor:
-        """Prompts [n, p, channels] behind `voiced` positions. Shorter ones are filled up behind, where no query of
-        theirs looks and their codes will overwrite it.
+        Args:
+            gpt_cond_latent: [1, n, model_dim].
+            rows: int64 [batch].
         """
-        end = voiced + x.shape[1]
-        hidden = torch.ones(x.shape[1], end, dtype=torch.bool, device=x.device).triu(voiced + 1)
-        mask = self._mask(hidden)
+        if self._cond is None or self._cond[0] is not gpt_cond_latent:
+            computed: list[tuple[Tensor, Tensor]] = []
 
-        def attend(number: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            all_keys, all_values = self._layers[number]
-            all_keys[rows, :, voiced:end] = self._split(keys)
-            all_values[rows, :, voiced:end] = self._split(values)
-            seen_keys, seen_values = all_keys[rows, :, :end], all_values[rows, :, :end]
-            return self._join(_attend(self._split(queries), seen_keys, seen_values, mask))
+            def attention(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                q, k, v = (self._split_heads(x) for x in (q, k, v))  # each (1, heads, n, head_dim)
+                computed.append((k, v))
+                return self._merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True))
 
-        return self.gpt.run(x, attend)
+            self.gpt.forward(gpt_cond_latent, attention)
+            self._cond = gpt_cond_latent, computed
+        for (keys, values), (cond_keys, cond_values) in zip(self._layers, self._cond[1], strict=True):
+            # (1, heads, n, head_dim) is broadcast to (batch, heads, n, head_dim)
+            keys[rows, :, : gpt_cond_latent.shape[1]] = cond_keys
+            values[rows, :, : gpt_cond_latent.shape[1]] = cond_values
 
-    def step(self, x: Tensor, length: Tensor, positions: int) -> Tensor:
-        """One code of each row, [n, channels], written at the row's own length; it sees itself and what lies before."""
-        count = len(x)
-        rows = torch.arange(count, device=x.device)
-        places = torch.arange(positions, device=x.device)
-        place = length.clamp(max=self.positions - 1)
-        mask = self._mask(places > place.unsqueeze(1))[:, None, None, :]
+    def prefill_text(self, x: Tensor, rows: Tensor, cond_len: int) -> Tensor:
+        """Run the prompts of rows after their conditioning latents.
 
-        def attend(number: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            all_keys, all_values = self._layers[number]
-            shape = (count, self.gpt.heads, -1)
-            all_keys[rows, :, place] = keys.view(shape)
-            all_values[rows, :, place] = values.view(shape)
-            seen_keys, seen_values = all_keys[:count, :, :positions], all_values[:count, :, :positions]
-            seen = _attend(queries.view(count, self.gpt.heads, 1, -1), seen_keys, seen_values, mask)
-            return seen.reshape(count, -1)
+        Prompts are padded on the right. A causal mask hides the padding from the prompt's own queries, and decoding
+        overwrites its keys and values before the mask reaches them, so no padding mask is needed.
 
-        return self.gpt.run(x, attend)
+        Args:
+            x: Embeddings of the prompts, [batch, seq, model_dim].
+            rows: int64 [batch].
+            cond_len: Positions already filled.
 
-    def _mask(self, hidden: Tensor) -> Tensor:
-        return torch.zeros(hidden.shape, dtype=self.gpt.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+        Returns:
+            Hidden states, [batch, seq, model_dim].
+        """
+        end = cond_len + x.shape[1]
+        # (seq, cached): query i is at position cond_len + i
+        is_future = torch.ones(x.shape[1], end, dtype=torch.bool, device=x.device).triu(cond_len + 1)
+        mask = self._additive(is_future)
 
-    def _split(self, x: Tensor) -> Tensor:
+        def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self._layers[layer]
+            keys[rows, :, cond_len:end] = self._split_heads(k)
+            values[rows, :, cond_len:end] = self._split_heads(v)
+            # (batch, heads, seq, head_dim) attends to (batch, heads, cached, head_dim)
+            return self._merge_heads(_attend(self._split_heads(q), keys[rows, :, :end], values[rows, :, :end], mask))
+
+        return self.gpt.forward(x, attention)
+
+    def decode(self, x: Tensor, seq_lens: Tensor, attended: int) -> Tensor:
+        """Run one decoding step of the first rows.
+
+        Args:
+            x: Embeddings of the latest token of each row, [batch, model_dim].
+            seq_lens: Positions in the cache of each row, int64 [batch]; the token is written at this position.
+            attended: Positions to attend to, the same for all rows; more than any row has.
+
+        Returns:
+            Hidden states, [batch, model_dim].
+        """
+        batch = len(x)
+        rows = torch.arange(batch, device=x.device)
+        # Rows that are done may run on for a few steps before they are taken out; they stay inside the cache.
+        position = seq_lens.clamp(max=self.max_seq_len - 1)
+        # (batch, cached) -> (batch, 1, 1, cached)
+        mask = self._additive(torch.arange(attended, device=x.device) > position.unsqueeze(1))[:, None, None, :]
+
+        def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self._layers[layer]
+            keys[rows, :, position] = k.view(batch, self.gpt.heads, -1)  # (batch, heads, head_dim)
+            values[rows, :, position] = v.view(batch, self.gpt.heads, -1)
+            q = q.view(batch, self.gpt.heads, 1, -1)  # (batch, heads, seq=1, head_dim)
+            y = _attend(q, keys[:batch, :, :attended], values[:batch, :, :attended], mask)
+            return y.reshape(batch, -1)  # (batch, heads, 1, head_dim) -> (batch, model_dim)
+
+        return self.gpt.forward(x, attention)
+
+    def _additive(self, is_hidden: Tensor) -> Tensor:
+        """An additive attention mask: -inf where hidden, else 0."""
+        mask = torch.zeros(is_hidden.shape, dtype=self.gpt.dtype, device=is_hidden.device)
+        return mask.masked_fill_(is_hidden, -torch.inf)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        # (batch, seq, model_dim) -> (batch, seq, heads, head_dim) -> (batch, heads, seq, head_dim)
         return x.view(*x.shape[:-1], self.gpt.heads, -1).transpose(1, 2)
 
-    def _join(self, x: Tensor) -> Tensor:
+    def _merge_heads(self, x: Tensor) -> Tensor:
+        # (batch, heads, seq, head_dim) -> (batch, seq, heads, head_dim) -> (batch, seq, model_dim)
         return x.transpose(1, 2).flatten(2)
 
 
-def _zeros(shape: tuple[int, ...], gpt: Network) -> Tensor:
-    """Zeros, since what a row has not written yet is masked, and NaN times nothing would still be NaN.
+def _zeros(shape: tuple[int, ...], gpt: Transformer) -> Tensor:
+    """Allocate a part of the cache. Zeros, because masked positions are multiplied by 0, and 0 * NaN is NaN.
 
-    On a processor their memory is taken page by page as it is written: a row may become long, and few do.
+    On a CPU, numpy's zeros are pages that the kernel maps when they are first written: memory is used only for
+    positions that a row reaches. `torch.zeros` would write all of them.
     """
     if gpt.device.type != "cpu":
         return torch.zeros(shape, dtype=gpt.dtype, device=gpt.device)
-    bits = np.zeros(math.prod(shape) * gpt.dtype.itemsize, np.uint8)
-    return torch.from_numpy(bits).view(gpt.dtype).view(shape)
+    raw = np.zeros(math.prod(shape) * gpt.dtype.itemsize, np.uint8)
+    return torch.from_numpy(raw).view(gpt.dtype).view(shape)  # (bytes,) -> (elements,) -> (rows, heads, seq, head_dim)
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Attention, [rows, heads, positions, channels of a head].
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Scaled dot-product attention (arXiv 1706.03762), [batch, heads, seq, head_dim].
 
-    On a processor these are plain products: in bfloat16, where the least difference grows, a longer neighbour changes
-    no bit of theirs, as it does with torch's own attention. They are faster too, the keys on the left: for one position
-    of each row a third in float32, and eight times in bfloat16.
+    On a CPU it is written out: there the result of `F.scaled_dot_product_attention` in bfloat16 for a row depends on
+    how long the other rows are. With k on the left of the product it is also faster, for one query per row: by a third
+    in float32, 8 times in bfloat16.
     """
-    if queries.device.type != "cpu":
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    scale: float = queries.shape[-1] ** -0.5
-    scores = (keys @ queries.transpose(2, 3)).transpose(2, 3).float().mul_(scale).add_(mask)
-    return scores.softmax(-1).to(values.dtype) @ values
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scale: float = q.shape[-1] ** -0.5
+    # k @ qT is (batch, heads, cached, seq); transposed, the scores are (batch, heads, seq, cached)
+    scores = (k @ q.transpose(2, 3)).transpose(2, 3).float().mul_(scale).add_(mask)
+    return scores.softmax(-1).to(v.dtype) @ v

@@ -1,7 +1,7 @@
-"""What engines compute from recordings, kept on disk from one run to the next.
+"""A cache on disk for latents computed from recordings.
 
-One file for each key, which appears by rename and carries a checksum of itself, so that half-written or damaged ones
-count as absent. Several processes may share the folder; nothing of it is needed, and trouble with it stops nobody.
+One file per key, written to a temporary file and renamed, with a checksum: a damaged or half-written file counts as
+absent. Several processes may share the folder. The cache is optional: errors of the file system are ignored.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_BYTES = 256 << 20  # two thousand voices of XTTS
-ABANDONED_S = 3600.0  # a file that is not finished after so long has lost its writer
+MAX_BYTES = 256 << 20  # 2,000 voices of XTTS
+ABANDONED_S = 3600.0  # age after which a temporary file is taken to be left by a process that died
 _SUFFIX, _UNFINISHED = ".latents", ".part"
 _DIGEST_BYTES = 32
 _KEY = re.compile("[0-9a-f]{16,128}")
@@ -37,24 +37,27 @@ def _own_folder() -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class LatentCache:
-    """Arrays by key; the ones that were not asked for longest make room for new ones.
+    """Arrays by key; the least recently used are removed first.
 
     Attributes:
-        folder: Where they lie; None keeps nothing.
-        most_bytes: All of them together.
+        folder: Of the files; None turns the cache off.
+        max_bytes: Total size of the files.
     """
 
     folder: Path | None = field(default_factory=_own_folder)
-    most_bytes: int = MAX_BYTES
+    max_bytes: int = MAX_BYTES
 
     def get(self, key: str) -> dict[str, NDArray[np.float32]] | None:
-        """What was put under a key, bit for bit; None when it is not there.
+        """Read arrays.
 
         Args:
-            key: 16 to 128 hex digits: a digest of all that the arrays depend on.
+            key: Digest of everything that the arrays depend on, 16 to 128 lower-case hex digits.
+
+        Returns:
+            The same bits that were put under this key, or None if there are none.
 
         Raises:
-            ValueError: The key is no such digest.
+            ValueError: the key is not such a digest.
         """
         path = self._path(key)
         try:
@@ -63,22 +66,27 @@ class LatentCache:
             return None
         if path is not None:
             with contextlib.suppress(OSError):
+                # The modification time is that of the last use; a damaged file is removed.
                 path.unlink() if arrays is None else os.utime(path)
         return arrays
 
     def put(self, key: str, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-        """Keep arrays of float32; not if they hold something that is no number, or are too large for the cache.
+        """Write arrays, and remove old ones if the cache is full.
+
+        Nothing is written if a value is NaN or infinite, or if the arrays are larger than the whole cache.
 
         Args:
-            key: As for `get`.
+            key: As in `get`.
+            arrays: By name, float32 of any shape.
 
         Raises:
-            ValueError: The key is no such digest, or an array is not float32.
+            ValueError: the key is not such a digest, or an array is not float32.
         """
         path = self._path(key)
         data = _packed(arrays)
-        if path is None or data is None or len(data) > self.most_bytes:
+        if path is None or data is None or len(data) > self.max_bytes:
             return
+        # A name of its own: two processes may compute the same voice at the same time.
         scratch = path.with_name(f"{key}.{secrets.token_hex(8)}{_UNFINISHED}")
         with contextlib.suppress(OSError):
             try:
@@ -94,17 +102,17 @@ class LatentCache:
         return None if self.folder is None else self.folder / (key + _SUFFIX)
 
     def _make_room(self, folder: Path) -> None:
-        """Remove what was not used longest, and what other processes left half-written."""
-        kept = []
+        """Remove the least recently used files above `max_bytes`, and abandoned temporary files."""
+        finished = []
         for entry in os.scandir(folder):
-            with contextlib.suppress(FileNotFoundError):  # another process makes room, too
+            with contextlib.suppress(FileNotFoundError):  # another process may remove files at the same time
                 status = entry.stat(follow_symlinks=False)
                 if entry.name.endswith(_SUFFIX):
-                    kept.append((status.st_mtime_ns, status.st_size, entry.path))
+                    finished.append((status.st_mtime_ns, status.st_size, entry.path))
                 elif entry.name.endswith(_UNFINISHED) and time.time() - status.st_mtime > ABANDONED_S:
                     os.unlink(entry.path)
-        excess = sum(size for _used, size, _path in kept) - self.most_bytes
-        for _used, size, path in sorted(kept):
+        excess = sum(size for _used_ns, size, _path in finished) - self.max_bytes
+        for _used_ns, size, path in sorted(finished):
             if excess <= 0:
                 return
             with contextlib.suppress(FileNotFoundError):
@@ -113,7 +121,7 @@ class LatentCache:
 
 
 def _packed(arrays: Mapping[str, NDArray[np.float32]]) -> bytes | None:
-    """A checksum, then an .npz; None when a value is not finite: that would spoil every job to come."""
+    """Checksum and .npz; None if a value is not finite, which would spoil every later job with this voice."""
     import numpy as np
 
     if any(array.dtype != np.float32 for array in arrays.values()):
@@ -126,6 +134,7 @@ def _packed(arrays: Mapping[str, NDArray[np.float32]]) -> bytes | None:
 
 
 def _unpacked(data: bytes) -> dict[str, NDArray[np.float32]] | None:
+    """The arrays of a file; None if its checksum is wrong. Only then is the .npz parsed, so it can't be malformed."""
     import numpy as np
 
     digest, body = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]

@@ -21,8 +21,8 @@ from tests.small_card import Card, on_card
 from tests.sounds import recording
 from watcher.executors.local.main import WarmEngine
 
-LOW = "the profile low_vram went on, which takes less"
-CPU = "the CPU went on, as device.fallback_cpu says"
+LOW = "continued with the profile low_vram"
+CPU = "continued on the CPU (device.fallback_cpu)"
 SENTENCE = "not even one sentence fits into the memory of cpu:0"
 TEXTS = ("Good morning to all of you.", "No 𓀀.", "It rains, and it will go on raining.")
 UNKNOWN = "the model was not trained with '𓀀': it can't say them"
@@ -147,7 +147,7 @@ def test_an_engine_without_a_profile_of_its_own_takes_16_bits(card: Card, tiny_x
     from engines.xtts.net import model
 
     tiny.files(tiny_xtts)
-    card.is_too_small_for(model, "Vocoder")
+    card.is_too_small_for(model, "HifiGan")
     for precision, refused in (("auto", 2), ("float32", 1)):
         card.refused, engine = 0, Xtts()
         facts: Any = engine.load(tiny_xtts, on_card(fallback=True, precision=precision))

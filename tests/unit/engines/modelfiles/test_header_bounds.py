@@ -25,7 +25,7 @@ MAX_CPU_S = 5.0
 LOOKS = f"""
 import json, resource, sys, time
 from pathlib import Path
-from engines import checkpoints
+from engines.checkpoints import inspection
 from tests import process_memory
 
 data = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData"))
@@ -33,7 +33,7 @@ resource.setrlimit(resource.RLIMIT_DATA, (data * 1024 + {MAX_BYTES},) * 2)
 before = process_memory.now()
 process_memory.forget()
 started_s = time.process_time()
-found = checkpoints.inspect(Path(sys.argv[1]))
+found = inspection.inspect(Path(sys.argv[1]))
 used_s = time.process_time() - started_s
 print(json.dumps([found.why_not, found.cure, used_s, process_memory.most() - before]))
 """

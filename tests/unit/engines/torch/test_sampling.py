@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.torch.sampling import Sampling
+    from engines.torch.sampling import SamplingParams
 
 VOCABULARY = 24
 CHANCES = 16
@@ -66,10 +66,10 @@ def is_decided_by_rounding(logits: Tensor, seen: Tensor, row: dict[str, Any]) ->
 def sampler(rows: Sequence[dict[str, Any]], **more: Any) -> Any:
     import torch
 
-    from engines.torch.sampling import Sampler, Sampling
+    from engines.torch.sampling import Sampler, SamplingParams
 
     made = Sampler(len(rows), VOCABULARY, torch.device("cpu"))
-    made.set(range(len(rows)), [Sampling(**row, **more) for row in rows])
+    made.set_rows(range(len(rows)), [SamplingParams(**row, **more) for row in rows])
     return made
 
 
@@ -87,7 +87,7 @@ def test_every_row_is_drawn_from_the_librarys_distribution(rows: list[dict[str, 
     likeliest_first, order = probabilities.sort(1, descending=True)
     ends = likeliest_first.double().cumsum(1)
     for chance in (*torch.linspace(0, 1, CHANCES + 1)[:-1].tolist(), 1 - 2**-24):
-        picked = here.pick(numbers, logits, seen, torch.full((len(rows),), chance))
+        picked = here.sample(numbers, logits, seen, torch.full((len(rows),), chance))
         for row in range(len(rows)):
             assert probabilities[row, picked[row]] > 0
             if (ends[row] - chance).abs().min() > CLOSE:
@@ -102,21 +102,26 @@ def test_greedy_rows_take_the_librarys_likeliest(rows: list[dict[str, Any]], see
     from transformers import RepetitionPenaltyLogitsProcessor
 
     logits, seen = situation(len(rows), seed)
-    picked = sampler(rows, sample=False).pick(torch.arange(len(rows)), logits, seen, torch.rand(len(rows)))
+    picked = sampler(rows, do_sample=False).sample(torch.arange(len(rows)), logits, seen, torch.rand(len(rows)))
     for number, row in enumerate(rows):
         penalty = RepetitionPenaltyLogitsProcessor(row["repetition_penalty"])
         assert picked[number] == penalty(seen[number].nonzero().T, logits[number].unsqueeze(0)).argmax()
 
 
 @pytest.fixture
-def mixed() -> list[Sampling]:
+def mixed() -> list[SamplingParams]:
     """Settings that choose differently for nearly any logits."""
-    from engines.torch.sampling import Sampling
+    from engines.torch.sampling import SamplingParams
 
-    return [Sampling(sample=False), Sampling(2.0, 0, 1.0, 1.0), Sampling(0.5, 3, 0.9, 2.0), Sampling(1.0, 1, 1.0, 20.0)]
+    return [
+        SamplingParams(do_sample=False),
+        SamplingParams(2.0, 0, 1.0, 1.0),
+        SamplingParams(0.5, 3, 0.9, 2.0),
+        SamplingParams(1.0, 1, 1.0, 20.0),
+    ]
 
 
-def test_neighbours_do_not_matter(mixed: list[Sampling]) -> None:
+def test_neighbours_do_not_matter(mixed: list[SamplingParams]) -> None:
     """A row gets the same tokens alone, among others, in another place, and after it has moved."""
     import torch
 
@@ -124,23 +129,23 @@ def test_neighbours_do_not_matter(mixed: list[Sampling]) -> None:
 
     cpu, rows = torch.device("cpu"), torch.arange(4)
     together, moved = Sampler(4, VOCABULARY, cpu), Sampler(5, VOCABULARY, cpu)
-    together.set(range(4), mixed)
-    moved.set(range(1, 5), mixed)
+    together.set_rows(range(4), mixed)
+    moved.set_rows(range(1, 5), mixed)
     for row in range(4):
-        moved.move(row + 1, row)
+        moved.copy_row(row + 1, row)
     for seed in range(50):
         logits, seen = situation(4, seed)
         chance = torch.rand(4, generator=torch.Generator().manual_seed(seed))
-        picked = together.pick(rows, logits, seen, chance)
-        assert torch.equal(moved.pick(rows, logits, seen, chance), picked)
+        picked = together.sample(rows, logits, seen, chance)
+        assert torch.equal(moved.sample(rows, logits, seen, chance), picked)
         for row, setting in enumerate(mixed):
             alone = Sampler(1, VOCABULARY, cpu)
-            alone.set([0], [setting])
+            alone.set_rows([0], [setting])
             one = slice(row, row + 1)
-            assert alone.pick(rows[:1], logits[one], seen[one], chance[one]) == picked[row]
+            assert alone.sample(rows[:1], logits[one], seen[one], chance[one]) == picked[row]
 
 
-def test_a_seat_is_taken_over_whole(mixed: list[Sampling]) -> None:
+def test_a_seat_is_taken_over_whole(mixed: list[SamplingParams]) -> None:
     """Nothing of the chunk that sat in the row before is left."""
     import torch
 
@@ -149,14 +154,14 @@ def test_a_seat_is_taken_over_whole(mixed: list[Sampling]) -> None:
     fresh, used = (Sampler(1, VOCABULARY, torch.device("cpu")) for _ in range(2))
     for first in mixed:
         for second in mixed:
-            used.set([0], [first])
-            used.set([0], [second])
-            fresh.set([0], [second])
+            used.set_rows([0], [first])
+            used.set_rows([0], [second])
+            fresh.set_rows([0], [second])
             for seed in range(5):
                 logits, seen = situation(1, seed)
                 chance = torch.tensor([0.6])
                 row = torch.zeros(1, dtype=torch.long)
-                assert used.pick(row, logits, seen, chance) == fresh.pick(row, logits, seen, chance)
+                assert used.sample(row, logits, seen, chance) == fresh.sample(row, logits, seen, chance)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**63 - 1])
@@ -179,7 +184,7 @@ def test_chance_follows_from_the_seed(seed: int) -> None:
 
 def test_settings_become_sampling() -> None:
     """By the library's names, from numbers as JSON has them."""
-    from engines.torch.sampling import Sampling
+    from engines.torch.sampling import SamplingParams
 
     given_settings = {"temperature": 1, "top_k": 7, "top_p": 0.5, "repetition_penalty": 2.5, "do_sample": False}
-    assert Sampling.of(given_settings) == Sampling(1.0, 7, 0.5, 2.5, sample=False)
+    assert SamplingParams.from_settings(given_settings) == SamplingParams(1.0, 7, 0.5, 2.5, do_sample=False)

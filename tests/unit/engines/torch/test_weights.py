@@ -36,9 +36,9 @@ def empty() -> Module:
     """A linear layer, an embedding, and a norm with a counter, built without values."""
     import torch
 
-    from engines.torch.weights import Unfilled
+    from engines.torch.weights import SkipInit
 
-    with Unfilled():
+    with SkipInit():
         return torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Embedding(7, 4), torch.nn.BatchNorm1d(4))
 
 
@@ -228,10 +228,10 @@ def test_nothing_is_drawn_while_a_model_is_built() -> None:
     """No random number is used up, and the values are those of untouched memory, not of an initialisation."""
     import torch
 
-    from engines.torch.weights import Unfilled
+    from engines.torch.weights import SkipInit
 
     before = torch.random.get_rng_state()
-    with Unfilled():
+    with SkipInit():
         layers: list[Any] = [
             torch.nn.Linear(9, 9),
             torch.nn.Embedding(9, 9),
@@ -249,9 +249,9 @@ def test_what_is_computed_while_a_model_is_built_is_right() -> None:
     """Filter banks and windows need numbers; those come as ever."""
     import torch
 
-    from engines.torch.weights import Unfilled
+    from engines.torch.weights import SkipInit
 
-    with Unfilled():
+    with SkipInit():
         window, sums = torch.hann_window(8), torch.arange(5.0).cumsum(0)
     assert torch.equal(window, torch.hann_window(8))
     assert torch.equal(sums, torch.tensor([0.0, 1.0, 3.0, 6.0, 10.0]))
@@ -261,9 +261,9 @@ def test_afterwards_everything_is_as_before() -> None:
     """Also when building fails."""
     import torch
 
-    from engines.torch.weights import Unfilled
+    from engines.torch.weights import SkipInit
 
-    with pytest.raises(ZeroDivisionError), Unfilled():
+    with pytest.raises(ZeroDivisionError), SkipInit():
         raise ZeroDivisionError
     weight = torch.zeros(100)
     torch.nn.init.normal_(weight)

@@ -234,7 +234,7 @@ def test_what_no_job_could_say_is_refused(engine: Xtts, checkpoint: Path, name: 
     with pytest.raises(RequestRefused) as caught:
         load(engine, configured(checkpoint, **{name: value}))
     assert f"config.json says {words}" in caught.value.message
-    assert caught.value.hint == "Mend it in that file."
+    assert caught.value.hint == "Fix it in that file."
 
 
 # --- what it is put together from -------------------------------------------------------------------------------------
@@ -395,11 +395,11 @@ def test_a_model_too_large_for_the_card_is_loaded_on_the_cpu(engine: Xtts, check
         return make(library, blocks)
 
     card.patch.setattr(model, "Gpt", gpt)
-    card.is_too_small_for(model, "Vocoder")
+    card.is_too_small_for(model, "HifiGan")
     facts = load(engine, checkpoint, on_card(fallback=True))
     assert (card.refused, len(begun)) == (1, 2)
     assert facts["device"] == "cpu"
-    words = "the model does not fit into the memory of cpu:0; the CPU went on, as device.fallback_cpu says"
+    words = "the model does not fit into the memory of cpu:0; continued on the CPU (device.fallback_cpu)"
     assert facts["warnings"] == [words]
     assert speak(engine)[0].size
     assert facts["sha256"] == sha256(checkpoint)
@@ -429,7 +429,7 @@ def test_a_batch_too_large_for_the_card_goes_on_on_the_cpu(engine: Xtts, checkpo
     assert card.refused > 1
     assert same([found[index] for index in range(len(chunks))], expected)
     (warning,) = facts["warnings"]
-    assert warning.endswith("the CPU went on, as device.fallback_cpu says")
+    assert warning.endswith("continued on the CPU (device.fallback_cpu)")
     assert speak(engine, *chunks)[0].size
 
 
@@ -444,7 +444,7 @@ def test_it_stays_on_the_card_unless_the_configuration_says_otherwise(
     with pytest.raises(OutOfMemory, match="not even one sentence") as caught:
         speak(engine)
     assert (caught.value.retryable, facts["device"]) == (True, "cpu:0")
-    card.is_too_small_for(model, "Vocoder")
+    card.is_too_small_for(model, "HifiGan")
     with pytest.raises(OutOfMemory, match="does not fit into the memory of cpu:0") as caught:
         load(engine, checkpoint, on_card(fallback=False))
     assert "fallback_cpu: true" in caught.value.hint
@@ -468,6 +468,6 @@ def test_the_cpu_calculates_as_was_asked_for_if_it_can(
     """float16 is no processor's; then it is what is best there."""
     from engines.xtts.net import model
 
-    card.is_too_small_for(model, "Vocoder")
+    card.is_too_small_for(model, "HifiGan")
     facts = load(engine, checkpoint, on_card(fallback=True, precision=asked))
     assert facts["precision"] == (found or runtime.choose(Device(name="cpu")).precision)

@@ -16,18 +16,18 @@ from tests import tiny
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.torch.sampling import Sampling
-    from engines.xtts.net.gpt import Gpt, Spoken, Utterance
+    from engines.torch.sampling import SamplingParams
+    from engines.xtts.net.gpt import Gpt, GptOutput, Utterance
     from tests.tiny import Library
 
 NOISE = 1e-5
 
 
-def sampling(**more: Any) -> Sampling:
+def sampling(**more: Any) -> SamplingParams:
     """As the library samples by default, but for what is given."""
-    from engines.torch.sampling import Sampling
+    from engines.torch.sampling import SamplingParams
 
-    return Sampling(**more)
+    return SamplingParams(**more)
 
 
 @pytest.fixture(scope="session")
@@ -37,19 +37,19 @@ def chosen(model: Any, library: Library) -> list[Utterance]:
 
     voices = [library.voices[name]["gpt_cond_latent"] for name in tiny.SPEAKERS]
     return [
-        Utterance((number, 0), model.tokens(text, "en"), voices[number % 2], sampling(), seed=1000 + number)
+        Utterance((number, 0), model.tokenize(text, "en"), voices[number % 2], sampling(), seed=1000 + number)
         for number, text in enumerate(tiny.TEXTS * 2)
     ]
 
 
-def decoded(gpt: Gpt, utterances: Sequence[Utterance], rows: int) -> dict[tuple[int, int], Spoken]:
+def decoded(gpt: Gpt, utterances: Sequence[Utterance], rows: int) -> dict[tuple[int, int], GptOutput]:
     """What came of them, by key."""
-    found = [spoken for group in gpt.decode(utterances, rows) for spoken in group]
+    found = [spoken for group in gpt.generate(utterances, rows) for spoken in group]
     assert sorted(spoken.key for spoken in found) == sorted(utterance.key for utterance in utterances)
     return {spoken.key: spoken for spoken in found}
 
 
-def codes(spoken: Iterable[Spoken]) -> dict[tuple[int, int], list[int]]:
+def codes(spoken: Iterable[GptOutput]) -> dict[tuple[int, int], list[int]]:
     return {one.key: one.codes.tolist() for one in spoken}
 
 
@@ -62,7 +62,7 @@ def greedy(chosen: list[Utterance]) -> list[Utterance]:
     """The likeliest codes are taken, under penalties that differ."""
     penalties = (5.0, 1.0, 2.0, 0.5, 10.0)
     return [
-        replace(one, sampling=sampling(sample=False, repetition_penalty=penalties[number % len(penalties)]))
+        replace(one, sampling=sampling(do_sample=False, repetition_penalty=penalties[number % len(penalties)]))
         for number, one in enumerate(chosen)
     ]
 
@@ -70,7 +70,10 @@ def greedy(chosen: list[Utterance]) -> list[Utterance]:
 @pytest.fixture(scope="session")
 def expected(greedy: list[Utterance], library: Library) -> dict[tuple[int, int], tuple[list[int], Tensor]]:
     """Codes and latents of each as the library's own generation and second pass give them."""
-    return {one.key: library.codes_and_latents(one.text, one.voice, one.sampling.repetition_penalty) for one in greedy}
+    return {
+        one.key: library.codes_and_latents(one.text_tokens, one.gpt_cond_latent, one.sampling.repetition_penalty)
+        for one in greedy
+    }
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 12, 100])
@@ -95,8 +98,8 @@ def test_what_stands_for_the_prompt_counts_as_said(tiny_xtts: Path, tmp_path: Pa
 
     checkpoint = tiny.changed(tiny_xtts, tmp_path / "prefers", prefer)
     library = tiny.Library(checkpoint, tmp_path / "copy")
-    some = [replace(one, sampling=sampling(sample=False, repetition_penalty=2.0)) for one in greedy[:4]]
-    expected = {one.key: library.codes_and_latents(one.text, one.voice, 2.0)[0] for one in some}
+    some = [replace(one, sampling=sampling(do_sample=False, repetition_penalty=2.0)) for one in greedy[:4]]
+    expected = {one.key: library.codes_and_latents(one.text_tokens, one.gpt_cond_latent, 2.0)[0] for one in some}
     assert codes(decoded(tiny.load(checkpoint).gpt, some, 4).values()) == expected
 
 
@@ -134,8 +137,8 @@ def test_another_seed_is_another_chance(model: Any, chosen: list[Utterance]) -> 
 
 def test_rows_differ_in_how_they_sample(model: Any, chosen: list[Utterance]) -> None:
     """Greedy beside sampling, cold beside hot, in one batch as alone."""
-    ways = [sampling(sample=False), sampling(temperature=0.1), sampling(top_k=1), sampling(temperature=2.0, top_p=1.0),
-            sampling(top_p=0.05), sampling(repetition_penalty=1.0)]  # fmt: skip
+    ways = [sampling(do_sample=False), sampling(temperature=0.1), sampling(top_k=1),
+            sampling(temperature=2.0, top_p=1.0), sampling(top_p=0.05), sampling(repetition_penalty=1.0)]  # fmt: skip
     mixed = [replace(one, sampling=way) for one, way in zip(chosen, ways, strict=False)]
     alone = codes(spoken for one in mixed for spoken in decoded(model.gpt, [one], 1).values())
     assert codes(decoded(model.gpt, mixed, 6).values()) == alone
@@ -146,14 +149,14 @@ def test_a_chunk_ends_with_the_stop_token_or_at_the_limit(model: Any, chosen: li
     """Nothing follows the first stop token; a latent for each code."""
     for spoken in decoded(model.gpt, chosen, 12).values():
         said = spoken.codes.tolist()
-        assert model.gpt.stop not in said[:-1]
-        assert said[-1] == model.gpt.stop or len(said) == model.gpt.limit == tiny.LONGEST
-        assert spoken.latents.shape == (len(said), model.gpt.channels)
+        assert model.gpt.stop_audio_token not in said[:-1]
+        assert said[-1] == model.gpt.stop_audio_token or len(said) == model.gpt.max_gen_mel_tokens == tiny.LONGEST
+        assert spoken.latents.shape == (len(said), model.gpt.model_dim)
 
 
 def test_what_is_done_comes_before_what_is_not(model: Any, chosen: list[Utterance]) -> None:
     """Chunks are handed out as they end, and there is a sign of life at every step."""
-    groups = [[spoken.key for spoken in group] for group in model.gpt.decode(chosen, 3)]
+    groups = [[spoken.key for spoken in group] for group in model.gpt.generate(chosen, 3)]
     assert len(groups) >= tiny.LONGEST
     first, last = (next(n for n in order if groups[n]) for order in (range(len(groups)), reversed(range(len(groups)))))
     assert first < last
@@ -162,7 +165,7 @@ def test_what_is_done_comes_before_what_is_not(model: Any, chosen: list[Utteranc
 def test_a_run_that_is_given_up_leaves_nothing_behind(model: Any, chosen: list[Utterance]) -> None:
     """As when memory runs out half way: what is decoded afterwards is what it is without that."""
     before = codes(decoded(model.gpt, chosen, 4).values())
-    half = model.gpt.decode(chosen, 4)
+    half = model.gpt.generate(chosen, 4)
     for _ in range(7):
         next(half)
     half.close()
@@ -171,7 +174,7 @@ def test_a_run_that_is_given_up_leaves_nothing_behind(model: Any, chosen: list[U
 
 def test_nothing_to_decode_is_nothing(model: Any) -> None:
     """No utterances, no step."""
-    assert list(model.gpt.decode([], 4)) == []
+    assert list(model.gpt.generate([], 4)) == []
 
 
 def test_torchs_own_chance_is_not_used(model: Any, chosen: list[Utterance]) -> None:
@@ -193,10 +196,10 @@ def test_memory_of_a_row_is_what_is_said(model: Any, chosen: list[Utterance]) ->
     rows = 8
     gc.collect()
     before = living()
-    run = model.gpt.decode(chosen[:rows], rows)
+    run = model.gpt.generate(chosen[:rows], rows)
     taken = max(living() - before for _group, _ in zip(run, range(4), strict=False))
     said = rows * max(map(model.gpt.row_bytes, chosen[:rows]))
-    one_voice = model.gpt.layers * 2 * 32 * model.gpt.channels * 4
+    one_voice = model.gpt.layers * 2 * 32 * model.gpt.model_dim * 4
     assert taken <= said + 2 * one_voice
     assert taken > said * 0.6
 
@@ -234,7 +237,7 @@ def test_a_step_can_be_recorded(tiny_xtts: Path) -> None:
 
     batch = _Batch(tiny.load(tiny_xtts, device="meta").gpt, 4, 600)
     with torch.inference_mode(), Watched():  # type: ignore[no-untyped-call]
-        batch._advance(4, 128)
+        batch._decode_step(4, 128)
     assert "index_put_" in kinds
     assert set().union(*kinds.values()) == {"meta"}
     from_the_computer, to_it = {"scalar_tensor", "lift_fresh"}, {"_local_scalar_dense", "nonzero"}

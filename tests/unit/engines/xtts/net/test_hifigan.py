@@ -96,11 +96,11 @@ def test_half_precision_is_close(model: Any, tiny_xtts: Path) -> None:
     """bfloat16 leaves at least 30 dB between sound and error."""
     import torch
 
-    from engines.xtts.net.hifigan import Vocoder
+    from engines.xtts.net.hifigan import HifiGan
     from tests import tiny
 
     whole = tiny.load(tiny_xtts, "bfloat16")
-    assert isinstance(whole.vocoder, Vocoder)
+    assert isinstance(whole.vocoder, HifiGan)
     chunks, voice = latents(6, 3), voices(2)
     for half, full in zip(
         whole.vocoder(chunks, voice, [1.0, 1.0]), model.vocoder(chunks, voice, [1.0, 1.0]), strict=True

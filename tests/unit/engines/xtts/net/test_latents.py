@@ -84,19 +84,19 @@ def test_what_is_not_finite_is_not_kept(cache: LatentCache) -> None:
 
 def test_what_was_not_used_longest_goes_first(tmp_path: Path) -> None:
     """To be asked for is to be used; the sum stays below the bound."""
-    cache = LatentCache(tmp_path, most_bytes=3500 << 10)
+    cache = LatentCache(tmp_path, max_bytes=3500 << 10)
     keys = [f"{number:040x}" for number in range(4)]
     for number, key in enumerate(keys[:3]):
         keep(cache, key, 1000, used_s=1000 - number)
     cache.get(keys[0])
     keep(cache, keys[3], 1000)
     assert [key for key in keys if cache.get(key)] == [keys[0], keys[2], keys[3]]
-    assert sum(file.stat().st_size for file in files(cache)) <= cache.most_bytes
+    assert sum(file.stat().st_size for file in files(cache)) <= cache.max_bytes
 
 
 def test_what_is_larger_than_the_cache_is_not_kept(tmp_path: Path) -> None:
     """And pushes nothing out."""
-    cache = LatentCache(tmp_path, most_bytes=100 << 10)
+    cache = LatentCache(tmp_path, max_bytes=100 << 10)
     keep(cache, KEY, 50)
     keep(cache, OTHER, 200)
     assert cache.get(OTHER) is None
@@ -187,7 +187,7 @@ def test_a_full_disk_is_no_obstacle(cache: LatentCache) -> None:
 
 def hammer(folder: Path, seed: int) -> None:
     """Put and get a few keys, over and over; whatever comes back must be what its key stands for."""
-    cache = LatentCache(folder, most_bytes=40 << 10)
+    cache = LatentCache(folder, max_bytes=40 << 10)
     random = np.random.default_rng(seed)
     for _ in range(150):
         number = int(random.integers(8))
@@ -207,6 +207,6 @@ def test_several_processes_share_it(cache: LatentCache) -> None:
     words = [sys.executable, "-c", code, str(cache.folder)]
     processes = [subprocess.Popen([*words, str(seed)], cwd=ROOT) for seed in range(4)]
     assert [process.wait(PATIENCE_S) for process in processes] == [0] * 4
-    LatentCache(cache.folder, most_bytes=40 << 10).put(KEY, {"x": np.zeros(3, np.float32)})
+    LatentCache(cache.folder, max_bytes=40 << 10).put(KEY, {"x": np.zeros(3, np.float32)})
     assert sum(file.stat().st_size for file in files(cache)) <= 40 << 10
     assert all(file.suffix == ".latents" for file in files(cache))

@@ -39,17 +39,17 @@ def utterances(model: Any) -> list[Any]:
     """Some to decode greedily, with a voice of no model's."""
     import torch
 
-    from engines.torch.sampling import Sampling
+    from engines.torch.sampling import SamplingParams
     from engines.xtts.net.gpt import Utterance
 
     voice = torch.randn(1, 32, WIDTH, generator=torch.Generator().manual_seed(4))
-    ways = Sampling(sample=False, repetition_penalty=2.0)
-    return [Utterance((n, 0), model.tokens(text, "en"), voice, ways, seed=0) for n, text in enumerate(tiny.TEXTS[:4])]
+    ways = SamplingParams(do_sample=False, repetition_penalty=2.0)
+    return [Utterance((n, 0), model.tokenize(text, "en"), voice, ways, seed=0) for n, text in enumerate(tiny.TEXTS[:4])]
 
 
 def spoken(model: Any) -> list[Any]:
     """What a model makes of them, in order."""
-    made = [one for group in model.gpt.decode(utterances(model), 4) for one in group]
+    made = [one for group in model.gpt.generate(utterances(model), 4) for one in group]
     return sorted(made, key=lambda one: one.key)
 
 
@@ -322,7 +322,7 @@ def test_texts_are_read_as_the_library_reads_them(model: Any, library: Library) 
     assert TEXTS.keys() == LONGEST.keys()
     for language, text in TEXTS.items():
         expected = library.model.tokenizer.encode(f" {text} ".strip().lower(), lang=language)
-        assert model.tokens(f" {text} ", language).tolist() == expected
+        assert model.tokenize(f" {text} ", language).tolist() == expected
         assert len(expected) > 3
 
 
@@ -335,7 +335,7 @@ MUCH = {
 def test_no_number_is_too_much(model: Any) -> None:
     """Whatever stands in a text, it is read: a number that can't be written out is no reason to fail."""
     for language, text in MUCH.items():
-        assert len(model.tokens(text, language)) > 3
+        assert len(model.tokenize(text, language)) > 3
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_recordings_are_heard_as_the_library_hears_them(
     both = sounds.save(tmp_path / "b.flac", np.stack([stereo, 0.5 * stereo], axis=1), 44_100)
     for paths in ([mono], [both], [both, mono]):
         heard = [(torch.from_numpy(samples), rate) for samples, rate in (recordings.read(path, 60.0) for path in paths)]
-        conditioning, embedding = model.latents(heard, settings)
+        conditioning, embedding = model.get_conditioning_latents(heard, settings)
         renamed = {**settings, "max_ref_length": settings["max_ref_len"]}
         del renamed["max_ref_len"]
         expected = library.hear(paths, **renamed)
@@ -377,8 +377,8 @@ def test_what_a_voice_follows_from_is_told_by_its_ears(model: Any, tiny_xtts: Pa
     def listens(state: dict[str, Tensor]) -> None:
         state["gpt.conditioning_perceiver.latents"] += 1
 
-    assert tiny.load(tiny.changed(tiny_xtts, tmp_path / "speaks", speaks)).ears() == model.ears()
-    assert tiny.load(tiny.changed(tiny_xtts, tmp_path / "listens", listens)).ears() != model.ears()
+    assert tiny.load(tiny.changed(tiny_xtts, tmp_path / "speaks", speaks)).encoder_digest() == model.encoder_digest()
+    assert tiny.load(tiny.changed(tiny_xtts, tmp_path / "listens", listens)).encoder_digest() != model.encoder_digest()
 
 
 def test_a_search_with_beams_is_the_librarys(model: Any, library: Library) -> None:
@@ -391,12 +391,12 @@ def test_a_search_with_beams_is_the_librarys(model: Any, library: Library) -> No
     said = library.model.inference(
         tiny.TEXTS[0], "en", voice["gpt_cond_latent"], voice["speaker_embedding"], **settings
     )
-    tokens = model.tokens(tiny.TEXTS[0], "en")
-    searched = model.search(tokens, voice["gpt_cond_latent"], settings, 0)
+    tokens = model.tokenize(tiny.TEXTS[0], "en")
+    searched = model.beam_search(tokens, voice["gpt_cond_latent"], settings, 0)
     assert close(searched, torch.from_numpy(said["gpt_latents"][0]))
     before = torch.random.get_rng_state()
     drawn = [
-        model.search(tokens, voice["gpt_cond_latent"], {**settings, "do_sample": True}, seed) for seed in (1, 1, 2)
+        model.beam_search(tokens, voice["gpt_cond_latent"], {**settings, "do_sample": True}, seed) for seed in (1, 1, 2)
     ]
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(drawn[0], drawn[1])
@@ -460,8 +460,8 @@ def test_an_adapter_is_added_to_the_weights(
     assert agree(made, merged)
     assert [one.codes.tolist() for one in spoken(made)] != [one.codes.tolist() for one in spoken(model)]
     settings = {**made.defaults, "num_beams": 2, "do_sample": False}
-    tokens, voice = made.tokens("Who is there?", "en"), torch.ones(1, 32, WIDTH)
-    assert close(made.search(tokens, voice, settings, 0), merged.search(tokens, voice, settings, 0))
+    tokens, voice = made.tokenize("Who is there?", "en"), torch.ones(1, 32, WIDTH)
+    assert close(made.beam_search(tokens, voice, settings, 0), merged.beam_search(tokens, voice, settings, 0))
 
 
 def test_an_adapter_may_change_a_few_weights_only(model: Any, tiny_xtts: Path, tmp_path: Path) -> None:

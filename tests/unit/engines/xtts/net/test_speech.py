@@ -142,13 +142,13 @@ def test_the_largest_seed_is_one(speech: XttsSpeech) -> None:
 def test_a_text_too_long_for_the_model_is_spoken_in_parts(speech: XttsSpeech, model: Any, text: str) -> None:
     """Where it has more tokens than the model has places: nothing is lost, and the parts are joined."""
     text = text.strip()
-    assert len(model.tokens(text, "en")) >= model.most_tokens
-    parts = speech._read(text, "en")
+    assert len(model.tokenize(text, "en")) >= model.max_text_tokens
+    parts = speech._tokenize(text, "en")
     assert len(parts) > 1
-    assert all(0 < len(part) < model.most_tokens for part in parts)
-    letters = [token for part in parts for token in part.tolist() if token > model.tokens("", "en").max()]
-    assert letters == [token for token in model.tokens(text, "en").tolist() if token > model.tokens("", "en").max()]
-    limit = model.gpt.limit * model.vocoder.samples_per_latent
+    assert all(0 < len(part) < model.max_text_tokens for part in parts)
+    letters = [token for part in parts for token in part.tolist() if token > model.tokenize("", "en").max()]
+    assert letters == [token for token in model.tokenize(text, "en").tolist() if token > model.tokenize("", "en").max()]
+    limit = model.gpt.max_gen_mel_tokens * model.vocoder.samples_per_latent
     (sound,) = speak(speech, chunk(text))
     assert sound.size > limit / 2 * len(parts) / 2
 
@@ -434,10 +434,10 @@ def test_rows_follow_from_free_memory(speech: XttsSpeech, model: Any, monkeypatc
     from engines.device import runtime
 
     utterances = speech._utterances(planned(speech, chunk()), 0)
-    row = max(model.gpt.row_bytes(one) + model.gpt.reading_bytes(one) for one in utterances)
+    row = max(model.gpt.row_bytes(one) + model.gpt.prefill_bytes(one) for one in utterances)
     for free, rows in ((0, 1), (row, 1), (4 * row, 2), (20 * row + 1, 10), (10_000 * row, 32)):
         monkeypatch.setattr(runtime, "free_bytes", lambda _device, free=free: free)
-        assert speech._rows(utterances) == rows
+        assert speech._fitting_rows(utterances) == rows
 
 
 def planned(speech: XttsSpeech, one: Chunk) -> Any:
