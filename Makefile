@@ -9,12 +9,13 @@ BIN := $(VENV)/bin
 CORE := $(VENV)/.core-installed
 XTTS := $(VENV)/.xtts-installed
 F5 := $(VENV)/.f5-installed
+TEST := $(VENV)/.test-installed
 DEV := $(VENV)/.dev-installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-xtts demo-f5 test check test-long lint format type bench bench-hostile bench-xtts bench-f5 bench-f5-variants clean
+.PHONY: help demo demo-xtts demo-f5 test test-quick check test-long lint format type bench bench-hostile bench-xtts bench-f5 bench-f5-variants clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -30,6 +31,9 @@ demo-f5: $(F5) ## set up with torch, build a tiny F5-TTS of random weights, and 
 
 test: check ## set up, lint, check types, run all tests that are quick
 	$(BIN)/python -m pytest -p xdist -n $(WORKERS)
+
+test-quick: $(TEST) ## the unit tests that need no torch, which is not installed for them: a minute and a half
+	$(BIN)/python -m pytest -q -p xdist -n $(WORKERS) --quick tests/unit
 
 test-long: $(DEV) ## the tests that take long: hundreds of kills, soak, 100,000 files
 	$(BIN)/python -m pytest -p xdist -m long
@@ -85,6 +89,10 @@ $(F5): pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[f5]'
 	@touch $@ $(CORE)
 
+$(TEST): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[test]'
+	@touch $@ $(CORE)
+
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[dev]'
-	@touch $@ $(CORE) $(XTTS) $(F5)
+	@touch $@ $(CORE) $(XTTS) $(F5) $(TEST)

@@ -16,6 +16,7 @@ import soundfile
 from engines import registry
 from engines.base import Audio, Chunk, Device, Engine, EngineClass, EngineInfo
 from engines.errors import BadAudio, EngineError, EngineMissing, RequestRefused
+from engines.f5.engine import F5
 from jobs.order import JobLimits
 from jobs.render import spoken
 from jobs.render.chunk_plan import Stage
@@ -330,6 +331,10 @@ def test_a_recording_is_listened_to_before_a_model_is_loaded(desk: Desk) -> None
     assert desk.render(spec, recordings={"ana\x1b.wav": str(copy)}).warnings == made.warnings
 
 
+with_f5 = pytest.mark.skipif(F5.info().missing is not None, reason="f5-tts is not installed (`make test-quick`)")
+
+
+@with_f5
 @pytest.mark.parametrize("job", [{"text": "One."}, {"segments": [{"text": "One.", "speaker_wav": "ana.wav"}]}])
 def test_a_transcript_that_nobody_gives_is_asked_for_before_a_model_is_loaded(desk: Desk, job: dict[str, Any]) -> None:
     """Where the engine needs one: in the job, or beside the recording, of the first of several."""
@@ -491,6 +496,7 @@ def test_list_items_without_words_take_no_time(desk: Desk) -> None:
     assert often.audio[0]["duration_s"] - once.audio[0]["duration_s"] < 0.5
 
 
+@with_f5
 def test_a_transcript_has_a_longest_length(desk: Desk) -> None:
     """Whoever wrote it; before a model is loaded, and only where the engine needs it."""
     (desk.folder / "0123").write_bytes(sounds.recording())
