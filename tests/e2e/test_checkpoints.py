@@ -168,8 +168,8 @@ def test_a_vocabulary_that_fits_is_named_with_its_place_in_models(spool: Spool, 
     (models / "ana/vocab.txt").write_text(" \n" + "".join(f"{n}\n" for n in range(87)))
     for arguments in (["show", "eva"], ["list"]):
         text = " ".join(spool.command("checkpoints", *arguments).stdout.split())
-        assert "There is no vocab.txt beside it, and it was trained with 88 symbols." in text
-        assert "models/ana/vocab.txt has as many: copy it beside the model if" in text
+        assert "There is no vocab.txt next to it, and it was trained with 88 symbols." in text
+        assert "models/ana/vocab.txt has as many: copy it next to the model if" in text
 
 
 def test_names_and_contents_can_not_steer_the_terminal(spool: Spool) -> None:
