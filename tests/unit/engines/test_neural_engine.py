@@ -25,14 +25,14 @@ LOW = "the profile low_vram went on, which takes less"
 CPU = "the CPU went on, as device.fallback_cpu says"
 SENTENCE = "not even one sentence fits into the memory of cpu:0"
 TEXTS = ("Good morning to all of you.", "No 𓀀.", "It rains, and it will go on raining.")
-UNKNOWN = "the model was not trained with '𓀀': it can't say them"
+UNKNOWN = "the model was not trained with '𓀀'; these are not spoken"
 
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch, tiny_f5: Path) -> Card:
     f5_models.prepare()
     monkeypatch.setenv("VOICESPOOL_MODELS", str(tiny_f5.parents[1]))
-    monkeypatch.setattr("engines.f5.net.model.MAX_ROWS", {"cpu": 1})  # a batch for each chunk
+    monkeypatch.setattr("engines.f5.net.model.MAX_FRAMES", {"cpu": 1})  # a batch for each chunk
     return Card(monkeypatch)
 
 
