@@ -122,7 +122,7 @@ def test_the_reported_file_is_told_in_a_line(spool: Spool, reported: Path) -> No
     text = " ".join(done.stdout.split())
     assert done.returncode == 0
     assert f"{IN_SHORT}loads as f5" in text
-    assert "say `variant: v0` or `variant: v1` in model_last.yaml beside it" in text
+    assert "set `variant: v0` or `variant: v1` in model_last.yaml next to it" in text
     assert len(done.stdout.splitlines()) < 16
     one = said(spool, "inspect", str(reported))
     assert (one["averaged"], one["vocabulary"], one["variant"]["name"]) == (True, 2546, "unknown")
