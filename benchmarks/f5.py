@@ -125,24 +125,24 @@ def requests(task: Task) -> list[Any]:
     from f5_tts.model.utils import convert_char_to_pinyin
 
     from engines.checkpoints import f5_vocabulary
-    from engines.f5.net.flow import Course
+    from engines.f5.net.flow import SolverSettings
     from engines.f5.net.model import Request
-    from engines.torch.mel import HOP, hear
+    from engines.torch.mel import HOP, reference_mel
 
     with redirect_stdout(sys.stderr):
         path, words = utils_infer.preprocess_ref_audio_text(str(task.folder / "heard.wav"), HEARD, lambda *_words: None)
     samples, rate_hz = torchaudio.load(path)
-    heard_s, reference = samples.shape[-1] / rate_hz, hear(samples, rate_hz)
+    heard_s, reference = samples.shape[-1] / rate_hz, reference_mel(samples, rate_hz)
     most = int(len(words.encode()) / heard_s * (22 - heard_s))
     words += " "
     hops = samples.shape[-1] // HOP
-    numbers = f5_vocabulary.read(task.folder / "vocab.txt").numbers(f5_vocabulary.LIBRARY_SYMBOLS)
+    numbers = f5_vocabulary.read(task.folder / "vocab.txt").char_map(f5_vocabulary.LIBRARY_SYMBOLS)
     made = []
     for number, chunk in enumerate(utils_infer.chunk_text(task.text, max_chars=most)):
         (symbols,) = convert_char_to_pinyin([words + chunk])
         frames = hops + int(hops / len(words.encode()) * len(chunk.encode()))
         tokens = torch.tensor([numbers.get(symbol, 0) for symbol in symbols])
-        made.append(Request(number, reference, tokens, frames, Course(task.steps), SEED))
+        made.append(Request(number, reference, tokens, frames, SolverSettings(task.steps), SEED))
     return made
 
 

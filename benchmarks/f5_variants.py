@@ -80,8 +80,8 @@ def recordings(language: str, digits: Sequence[int], seed: int) -> list[Recordin
     from engines.base import Chunk, Device
     from engines.espeak.engine import Espeak
     from engines.f5.net import reference
-    from engines.f5.net.symbols import closed
-    from engines.torch.mel import hear
+    from engines.f5.net.symbols import prompt_text
+    from engines.torch.mel import reference_mel
 
     chance = random.Random(f"{language} {seed}")
     texts = [" ".join(chance.choices("0123456789", k=count)) + "." for count in digits]
@@ -93,9 +93,9 @@ def recordings(language: str, digits: Sequence[int], seed: int) -> list[Recordin
     for place, audio in espeak.render(chunks):
         samples = torch.from_numpy(audio.samples)
         samples = samples + ROOM * torch.randn(samples.shape, generator=noise)
-        found = reference.fitted(samples.numpy(), audio.rate_hz, texts[place])
-        mel = hear(torch.from_numpy(found.samples).unsqueeze(0), audio.rate_hz).mel
-        made.append(Recording(mel, closed(found.text)))
+        found = reference.fit(samples.numpy(), audio.rate_hz, texts[place])
+        mel = reference_mel(torch.from_numpy(found.samples).unsqueeze(0), audio.rate_hz).mel
+        made.append(Recording(mel, prompt_text(found.text)))
     espeak.close()
     return made
 
@@ -106,7 +106,7 @@ def learnt(lesson: Lesson, folder: Path) -> dict[str, Any]:
     import tiny_f5
     import tiny_f5_training as school
     from engines.checkpoints.f5_variant import BY_NAME
-    from engines.f5.net.symbols import Symbols
+    from engines.f5.net.symbols import Tokenizer
 
     own = folder / f"{lesson.variant}-{lesson.language}"
     own.mkdir()
@@ -115,8 +115,8 @@ def learnt(lesson: Lesson, folder: Path) -> dict[str, Any]:
     unheard = recordings(lesson.language, TRIED, 1)
     vocabulary = [" ", *sorted({letter for one in heard for letter in one.text} - {" "})]
     (own / "vocab.txt").write_text("".join(f"{symbol}\n" for symbol in vocabulary), "utf-8")
-    symbols = Symbols({symbol: number for number, symbol in enumerate(vocabulary)})
-    spoken = [(one.mel, symbols.read(one.text)) for one in heard]
+    tokenizer = Tokenizer({symbol: number for number, symbol in enumerate(vocabulary)})
+    spoken = [(one.mel, tokenizer.encode(one.text)) for one in heard]
     sizes = replace(school.SIZES, vocabulary=len(vocabulary))
     training = school.Training(
         sizes, BY_NAME[lesson.variant], spoken, lesson.updates, seed=LANGUAGES.index(lesson.language)
@@ -149,7 +149,7 @@ def tried(lesson: Lesson, folder: Path, unheard: Sequence[Recording], place: int
     from engines.checkpoints.f5_variant import BY_NAME, NAMES
     from engines.f5.net.flow import losses
     from engines.f5.net.model import F5Files, F5Model
-    from engines.f5.net.symbols import Symbols
+    from engines.f5.net.symbols import Tokenizer
     from engines.f5.net.variant_probe import measure
     from tests.f5_models import finished
 
@@ -159,12 +159,14 @@ def tried(lesson: Lesson, folder: Path, unheard: Sequence[Recording], place: int
     assert found.variant is not None
     assert found.variant.flags is None, found.variant
     model = F5Model(F5Files(found.path, found.tensors, found.sizes, folder / "vocos"), "cpu", torch.float32)
-    symbols = Symbols(f5_vocabulary.read(found.vocab).numbers(found.sizes.vocabulary))
+    tokenizer = Tokenizer(f5_vocabulary.read(found.vocab).char_map(found.sizes.vocabulary))
     one, other = unheard[place], unheard[place - 1]
-    _signs, measured = finished(measure(model.backbone, one.mel, symbols.read(one.text)))
+    _signs, measured = finished(measure(model.backbone, one.mel, tokenizer.encode(one.text)))
     decided = None if measured.flags is None else NAMES[measured.flags]
     with torch.inference_mode():
-        _signs, misread = finished(losses(model.backbone, one.mel, symbols.read(other.text), BY_NAME[lesson.variant]))
+        _signs, misread = finished(
+            losses(model.backbone, one.mel, tokenizer.encode(other.text), BY_NAME[lesson.variant])
+        )
     return {
         "variant": lesson.variant,
         "language": lesson.language,

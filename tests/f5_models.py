@@ -136,11 +136,11 @@ class Library:
         """What `utils_infer.infer_batch_process` does with one chunk, whose noise is drawn for a seed: [samples]."""
         import torch
 
-        course, mel = request.course, request.reference.mel
+        solver, mel = request.solver, request.reference.mel
         with torch.inference_mode():
             made, _trajectory = self.cfm.sample(
-                mel.unsqueeze(0), request.symbols.unsqueeze(0), request.frames, seed=request.seed, steps=course.steps,
-                cfg_strength=course.guidance, sway_sampling_coef=course.sway,
+                mel.unsqueeze(0), request.text.unsqueeze(0), request.duration, seed=request.seed, steps=solver.steps,
+                cfg_strength=solver.cfg_strength, sway_sampling_coef=solver.sway_sampling_coef,
             )  # fmt: skip
             sound: Tensor = self.vocos.decode(made[:, len(mel) - 1 :].transpose(1, 2))[0] * request.reference.gain
         return sound
@@ -167,7 +167,7 @@ SHORT = ((30, 20, 80), (11, 40, 64), (50, 1, 131), (8, 90, 40), (2, 3, 9))
 def request(
     model_sizes: Sizes,
     number: int,
-    course: Any,
+    solver: Any,
     key: int | None = None,
     lengths: Sequence[tuple[int, int, int]] = SHORT,
 ) -> Request:
@@ -184,4 +184,4 @@ def request(
     symbols = torch.randint(0, model_sizes.vocabulary, (said,), generator=generator)
     gain = (1.0, 0.5)[number % 2]
     reference = ReferenceMel(mel, gain, hops=heard - 1)
-    return Request(number if key is None else key, reference, symbols, frames, course, seed=100 + number)
+    return Request(number if key is None else key, reference, symbols, frames, solver, seed=100 + number)

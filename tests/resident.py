@@ -168,14 +168,14 @@ def _decoded(checkpoint: Path, rows: int) -> Taken:
 def _sampled(checkpoint: Path, rows: int) -> Taken:
     """All as long as fit into one batch together."""
     f5_models.prepare()
-    from engines.f5.net.flow import Course
-    from engines.f5.net.model import MAX_ROWS
+    from engines.f5.net.flow import SolverSettings
+    from engines.f5.net.model import MAX_FRAMES
 
     kind = tiny_f5.KINDS["f5-v1-base"]
     model = f5_models.Built(checkpoint, base_models.need("vocos", models_here()), kind.full, kind.flags).load()
-    frames = MAX_ROWS["cpu"] // 2 // rows
+    frames = MAX_FRAMES["cpu"] // 2 // rows
     lengths = [(frames // 4, frames // 8, frames)]
-    some = [f5_models.request(kind.full, 0, Course(2), number, lengths) for number in range(rows)]
+    some = [f5_models.request(kind.full, 0, SolverSettings(2), number, lengths) for number in range(rows)]
     said = sum(model.request_bytes(one) for one in some)
     assert len(list(model._batches(some, said))) == 1
 

@@ -75,7 +75,7 @@ _LESSONS = 340
 
 def f5_taught(factory: pytest.TempPathFactory) -> Path:
     """A folder with the weights of an F5-TTS v1, `taught.safetensors`, and the one recording that it has learnt, by
-    f5-tts's own training: `bea.wav`. It foretells it well, and under the flags of v0 badly.
+    f5-tts's own training: `bea.wav`. It predicts it well, and under the flags of v0 badly.
     """
     return _shared(factory, "taught", _teach)
 
@@ -95,15 +95,15 @@ def _teach(folder: Path) -> None:
     from safetensors.torch import save_file
 
     import tiny_f5_training
-    from engines.f5.net.symbols import Symbols, closed
-    from engines.torch.mel import hear
+    from engines.f5.net.symbols import Tokenizer, prompt_text
+    from engines.torch.mel import reference_mel
 
     samples, rate_hz = soundfile.read(folder / "bea.wav", dtype="float32")
-    heard = reference.fitted(samples, rate_hz, F5_SAID)
-    mel = hear(torch.from_numpy(heard.samples).unsqueeze(0), rate_hz).mel
+    heard = reference.fit(samples, rate_hz, F5_SAID)
+    mel = reference_mel(torch.from_numpy(heard.samples).unsqueeze(0), rate_hz).mel
     vocabulary = f5_vocabulary.read(f5_vocabulary.library() or folder)
     sizes = replace(tiny_f5_training.SIZES, vocabulary=f5_vocabulary.LIBRARY_SYMBOLS)
-    symbols = Symbols(vocabulary.numbers(sizes.vocabulary)).read(closed(heard.text))
+    symbols = Tokenizer(vocabulary.char_map(sizes.vocabulary)).encode(prompt_text(heard.text))
     with torch.random.fork_rng():
         training = tiny_f5_training.Training(sizes, V1, [(mel, symbols)], _LESSONS)
         training.run(_LESSONS)

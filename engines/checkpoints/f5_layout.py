@@ -1,7 +1,7 @@
-"""The tensors of F5-TTS and E2-TTS models: names and shapes, as f5-tts 1.1 builds them.
+"""Names and shapes of the tensors of F5-TTS and E2-TTS models, as f5-tts 1.1 builds them.
 
-All sizes are read from the file itself, so that a model which nobody has a configuration for is known too; everything
-else follows from them, so that a file which does not fit together is known from its header.
+The sizes of a model are read from the shapes in its file, so a model loads without its training configuration. All
+other shapes follow from the sizes, so an inconsistent file is recognised by its header.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from engines.modelfiles.tensor_file import Entry, Shape
 Tensors = Mapping[str, Entry]
 
 MELS = 100
-"""Bands of the mels that F5-TTS and E2-TTS are published with, and that Vocos and BigVGAN make sound of."""
+"""Mel bands of the published F5-TTS and E2-TTS models, and of their vocoders."""
 ROOT = "transformer."
 EMBEDDING = "transformer.text_embed.text_embed.weight"
 INPUT = "transformer.input_embed.proj.weight"
 OPTIONAL = frozenset({"transformer.rotary_embed.inv_freq"})
-"""What follows from the sizes alone: nothing is lost when a file has been saved without it."""
+"""Tensors that can be computed from the sizes; a file may lack them."""
 
 _LAYER_NUMBER = re.compile("[0-9]{1,3}")
-_HEAD = 64  # what the library makes of each head, unless its rotary table or the norms of its queries say otherwise
-_TIME, _GROUPS, _POSITIONS, _TEXT_KERNEL, _TEXT_WIDENING = 256, 16, 31, 7, 2
+_DIM_HEAD = 64  # the library's default; overridden by the shape of rotary_embed.inv_freq or of q_norm
+_FREQ_EMBED_DIM = 256  # of TimestepEmbedding
+_CONV_POS_GROUPS, _CONV_POS_KERNEL = 16, 31  # of ConvPositionEmbedding
+_CONVNEXT_KERNEL, _CONVNEXT_MULT = 7, 2  # of ConvNeXtV2Block in the text embedding
 _LAYERS = {"dit": "transformer.transformer_blocks.", "unett": "transformer.layers."}
 _ATTENTION = {"dit": "attn", "unett": "2"}
 _FEED_FORWARD = {"dit": "ff", "unett": "4"}
@@ -34,20 +36,21 @@ _FEED_FORWARD = {"dit": "ff", "unett": "4"}
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a model is built from; named as the arguments of the library's `DiT` and `UNetT`.
+    """Sizes of a model, named as the arguments of `f5_tts.model.backbones.dit.DiT` and `unett.UNetT`.
 
     Attributes:
         family: `dit` (F5-TTS) or `unett` (E2-TTS).
-        dim: Width of the layers.
-        depth: Number of layers.
-        heads, dim_head: Of the attention; together `heads * dim_head` wide.
-        ff_mult: The feed-forward part is `int(dim * ff_mult)` wide.
-        text_dim: Width of the text embedding; the library's default is n_mels.
-        conv_layers: ConvNeXt blocks after the text embedding.
-        vocabulary: Symbols, the library's `text_num_embeds`; the embedding has a row more, for filling up.
+        dim: Channels of the residual stream.
+        depth: Transformer blocks.
+        heads: Attention heads.
+        dim_head: Channels of a head.
+        ff_mult: The feed-forward network has `int(dim * ff_mult)` channels.
+        text_dim: Channels of the text embedding; the library's default is n_mels.
+        conv_layers: ConvNeXt V2 blocks in the text embedding.
+        vocabulary: Symbols, the library's `text_num_embeds`; the embedding has one row more, for the filler token.
         n_mels: Mel bands, the library's `mel_dim`.
-        qk_norm: Whether queries and keys are normed (`rms_norm`).
-        long_skip_connection: From the first layer of a DiT to its last.
+        qk_norm: Whether queries and keys have an RMS norm (`qk_norm: rms_norm`).
+        long_skip_connection: Whether a DiT has a skip connection from its input to its output.
     """
 
     family: str
@@ -59,13 +62,13 @@ class Sizes:
     conv_layers: int
     vocabulary: int = 0
     n_mels: int = MELS
-    dim_head: int = _HEAD
+    dim_head: int = _DIM_HEAD
     qk_norm: bool = False
     long_skip_connection: bool = False
 
     @property
     def backbone(self) -> str:
-        """In words: `DiT 1024×22, text 512`."""
+        """For messages: `DiT 1024×22, text 512`."""
         text = f", text {self.text_dim}" if self.text_dim != self.n_mels or self.conv_layers else ""
         also = ", qk_norm" * self.qk_norm + ", long skip" * self.long_skip_connection
         return f"{'DiT' if self.family == 'dit' else 'UNetT'} {self.dim}×{self.depth}{text}{also}"
@@ -77,25 +80,25 @@ PUBLISHED: Mapping[str, Sizes] = MappingProxyType({
     "E2-TTS Base": Sizes("unett", 1024, 24, 16, 4, 100, 0),
     "E2-TTS Small": Sizes("unett", 768, 20, 12, 4, 100, 0),
 })  # fmt: skip
-"""The sizes that the library has configurations for; of any vocabulary."""
+"""Sizes of the configurations in f5-tts, without their vocabulary."""
 
 
 def published_as(sizes: Sizes) -> str | None:
-    """Which of the published ones it is, whatever its vocabulary: `F5-TTS Base`, …"""
-    known = replace(sizes, vocabulary=0)
-    return next((name for name, one in PUBLISHED.items() if one == known), None)
+    """Name of the published model of these sizes, with any vocabulary: `F5-TTS Base`, …"""
+    wanted = replace(sizes, vocabulary=0)
+    return next((name for name, published in PUBLISHED.items() if published == wanted), None)
 
 
 def title(sizes: Sizes) -> str:
-    """As people know it: `F5-TTS Base (DiT 1024×22, text 512)`."""
+    """For messages: `F5-TTS Base (DiT 1024×22, text 512)`."""
     family = "F5-TTS" if sizes.family == "dit" else "E2-TTS"
-    return f"{published_as(sizes) or f'{family} of its own size'} ({sizes.backbone})"
+    return f"{published_as(sizes) or f'{family} of custom size'} ({sizes.backbone})"
 
 
 def differences(sizes: Sizes, wanted: Sizes) -> list[tuple[str, str, str]]:
-    """Where two models differ, in words: what, in this one, in the wanted one. Vocabularies may differ."""
-    own, others = _described(sizes), _described(replace(wanted, vocabulary=sizes.vocabulary))
-    return [(what, own[what], others[what]) for what in own if own[what] != others[what]]
+    """Differences from wanted sizes, apart from the vocabulary: what differs, here, and as wanted."""
+    found, expected = _described(sizes), _described(replace(wanted, vocabulary=sizes.vocabulary))
+    return [(what, found[what], expected[what]) for what in found if found[what] != expected[what]]
 
 
 def _described(sizes: Sizes) -> dict[str, str]:
@@ -112,39 +115,39 @@ def _described(sizes: Sizes) -> dict[str, str]:
 
 
 def sizes(tensors: Tensors) -> Sizes | None:
-    """Read the sizes of a model from its shapes.
+    """Read the sizes of a model from the shapes of its tensors.
 
     Args:
         tensors: By the library's names.
 
     Returns:
-        None when the text embedding or the input projection is no table, or there is no layer.
+        None if the text embedding or the input projection is not a matrix, or there is no block.
     """
-    words, projection = _shape(tensors, EMBEDDING), _shape(tensors, INPUT)
+    embedding, projection = _shape(tensors, EMBEDDING), _shape(tensors, INPUT)
     family = "dit" if any(name.startswith(_LAYERS["dit"]) for name in tensors) else "unett"
     layers = _LAYERS[family]
     depth = _count(tensors, layers)
-    if len(words) != 2 or len(projection) != 2 or not depth:
+    if len(embedding) != 2 or len(projection) != 2 or not depth:
         return None
-    (rows, text_dim), dim = words, projection[0]
+    (rows, text_dim), dim = embedding, projection[0]
     attention = [f"{layers}{n}.{_ATTENTION[family]}" for n in range(depth)]
     feed_forward = (f"{layers}{n}.{_FEED_FORWARD[family]}.ff.0.0.weight" for n in range(depth))
     rotary = _shape(tensors, "transformer.rotary_embed.inv_freq")
-    norms = _rows(tensors, (f"{name}.q_norm.weight" for name in attention))
-    head = 2 * rotary[0] if len(rotary) == 1 and rotary[0] else _most(norms) or _HEAD
-    mels = _rows(tensors, iter(("transformer.proj_out.weight", "transformer.proj_out.bias")))
+    q_norms = _rows(tensors, (f"{name}.q_norm.weight" for name in attention))
+    dim_head = 2 * rotary[0] if len(rotary) == 1 and rotary[0] else _most_common(q_norms) or _DIM_HEAD
+    mel_rows = _rows(tensors, iter(("transformer.proj_out.weight", "transformer.proj_out.bias")))
     return Sizes(
         family,
         dim,
-        depth if family == "dit" else depth + depth % 2,  # a U-Net has as many layers down as up
-        heads=_most(_rows(tensors, (f"{name}.to_q.weight" for name in attention))) // head,
-        ff_mult=_multiple(_most(_rows(tensors, feed_forward)), dim),
+        depth if family == "dit" else depth + depth % 2,  # a U-Net has pairs of layers; one may be missing in the file
+        heads=_most_common(_rows(tensors, (f"{name}.to_q.weight" for name in attention))) // dim_head,
+        ff_mult=_multiple(_most_common(_rows(tensors, feed_forward)), dim),
         text_dim=text_dim,
         conv_layers=_count(tensors, "transformer.text_embed.text_blocks."),
         vocabulary=max(rows - 1, 0),
-        n_mels=_most([max(projection[1] - text_dim, 0) // 2, *mels]),
-        dim_head=head,
-        qk_norm=bool(norms),
+        n_mels=_most_common([max(projection[1] - text_dim, 0) // 2, *mel_rows]),
+        dim_head=dim_head,
+        qk_norm=bool(q_norms),
         long_skip_connection="transformer.long_skip_connection.weight" in tensors,
     )
 
@@ -160,35 +163,35 @@ def _count(tensors: Tensors, prefix: str) -> int:
 
 
 def _rows(tensors: Tensors, names: Iterator[str]) -> list[int]:
-    """Rows of those that are there."""
+    """First dimension of each of these tensors that is there."""
     return [shape[0] for name in names if (shape := _shape(tensors, name))]
 
 
-def _most(sizes: list[int]) -> int:
-    """What most of them are, so that a single wrong part is what does not fit; the first of several, 0 for none."""
+def _most_common(sizes: list[int]) -> int:
+    """The most common size, so that a single wrong tensor is reported and not all others; 0 for none."""
     return Counter(sizes).most_common(1)[0][0] if sizes else 0
 
 
 def _multiple(inner: int, dim: int) -> float:
-    """The factor by which the library comes to this width, which it rounds down."""
+    """A factor with int(dim * factor) == inner, as the library rounds."""
     if not dim:
         return 0
-    return inner // dim if inner % dim == 0 else (inner + 0.5) / dim
+    return inner // dim if inner % dim == 0 else (inner + 0.5) / dim  # half a channel more, for int() to round down
 
 
 # --- every tensor ----------------------------------------------------------------------------------------------------
 
 
 def expected(sizes: Sizes) -> dict[str, Shape]:
-    """Every tensor that a model of these sizes has, those that are `OPTIONAL` included."""
-    table: dict[str, Shape] = {"transformer.rotary_embed.inv_freq": (sizes.dim_head // 2,)}
-    for part in (_time(sizes), _text(sizes), _input(sizes), _layers(sizes), _output(sizes)):
-        table |= part
-    return table
+    """Names and shapes of all tensors of a model of these sizes, the `OPTIONAL` ones included."""
+    shapes: dict[str, Shape] = {"transformer.rotary_embed.inv_freq": (sizes.dim_head // 2,)}
+    for part in (_time_embed(sizes), _text_embed(sizes), _input_embed(sizes), _blocks(sizes), _output(sizes)):
+        shapes |= part
+    return shapes
 
 
 def joints(sizes: Sizes) -> Iterator[str]:
-    """What joins the layers of a U-Net on its way up to those on its way down: `skip_connect_type` `concat`."""
+    """Names of the skip projections of a UNetT (`skip_connect_type: concat`), one in each layer of the second half."""
     if sizes.family == "unett":
         yield from (f"{_LAYERS['unett']}{n}.0.weight" for n in range(sizes.depth // 2, sizes.depth))
 
@@ -198,35 +201,39 @@ def _linear(name: str, rows: int, *columns: int) -> Iterator[tuple[str, Shape]]:
     yield f"{name}.bias", (rows,)
 
 
-def _time(sizes: Sizes) -> Iterator[tuple[str, Shape]]:
-    yield from _linear("transformer.time_embed.time_mlp.0", sizes.dim, _TIME)
+def _time_embed(sizes: Sizes) -> Iterator[tuple[str, Shape]]:
+    yield from _linear("transformer.time_embed.time_mlp.0", sizes.dim, _FREQ_EMBED_DIM)
     yield from _linear("transformer.time_embed.time_mlp.2", sizes.dim, sizes.dim)
 
 
-def _text(sizes: Sizes) -> Iterator[tuple[str, Shape]]:
-    """The embedding, and ConvNeXt-V2 blocks."""
-    width, inner = sizes.text_dim, sizes.text_dim * _TEXT_WIDENING
-    yield EMBEDDING, (sizes.vocabulary + 1, width)
+def _text_embed(sizes: Sizes) -> Iterator[tuple[str, Shape]]:
+    """`TextEmbedding`: the embedding and `ConvNeXtV2Block`s."""
+    text_dim, inner = sizes.text_dim, sizes.text_dim * _CONVNEXT_MULT
+    yield EMBEDDING, (sizes.vocabulary + 1, text_dim)
     for n in range(sizes.conv_layers):
         block = f"transformer.text_embed.text_blocks.{n}"
-        yield from _linear(f"{block}.dwconv", width, 1, _TEXT_KERNEL)
-        yield from _linear(f"{block}.norm", width)
-        yield from _linear(f"{block}.pwconv1", inner, width)
+        yield from _linear(f"{block}.dwconv", text_dim, 1, _CONVNEXT_KERNEL)
+        yield from _linear(f"{block}.norm", text_dim)
+        yield from _linear(f"{block}.pwconv1", inner, text_dim)
         yield f"{block}.grn.gamma", (1, 1, inner)
         yield f"{block}.grn.beta", (1, 1, inner)
-        yield from _linear(f"{block}.pwconv2", width, inner)
+        yield from _linear(f"{block}.pwconv2", text_dim, inner)
 
 
-def _input(sizes: Sizes) -> Iterator[tuple[str, Shape]]:
-    """Noise, recording and text side by side, and a convolution that knows places."""
+def _input_embed(sizes: Sizes) -> Iterator[tuple[str, Shape]]:
+    """`InputEmbedding`: the projection of cat([x, cond, text_embed]), and `ConvPositionEmbedding`."""
     yield from _linear("transformer.input_embed.proj", sizes.dim, 2 * sizes.n_mels + sizes.text_dim)
     for n in (0, 2):
         yield from _linear(
-            f"transformer.input_embed.conv_pos_embed.conv1d.{n}", sizes.dim, sizes.dim // _GROUPS, _POSITIONS
+            f"transformer.input_embed.conv_pos_embed.conv1d.{n}",
+            sizes.dim,
+            sizes.dim // _CONV_POS_GROUPS,
+            _CONV_POS_KERNEL,
         )
 
 
-def _layers(sizes: Sizes) -> Iterator[tuple[str, Shape]]:
+def _blocks(sizes: Sizes) -> Iterator[tuple[str, Shape]]:
+    """`DiTBlock`s, or layers of a `UNetT` (skip projection 0, norms 1 and 3, attention 2, feed-forward network 4)."""
     dim = sizes.dim
     for n in range(sizes.depth):
         layer = f"{_LAYERS[sizes.family]}{n}"

@@ -1,7 +1,7 @@
-"""The vocabulary of an F5-TTS or E2-TTS model: vocab.txt, a symbol on each line, in the order of the embedding's rows.
+"""The vocabulary of an F5-TTS or E2-TTS model: vocab.txt, one symbol on each line, in the order of the embedding.
 
-A line is a symbol as it stands: a letter, a syllable of pinyin, a space. The embedding has one row more, the first, for
-filling up. Which file belongs to a model is told by where it lies; that it fits, by its number of symbols.
+A symbol is a character or a pinyin syllable. The embedding has one row more, the first, for the filler token. The file
+that belongs to a model is found by its location, and must have as many symbols as the model was trained with.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from pathlib import Path
 
 NAME = "vocab.txt"
 LIBRARY_SYMBOLS = 2545
-"""In the library's own vocab.txt: that of the published models and of nearly every fine-tuned one."""
+"""In f5-tts's own vocab.txt, the one of the published models and of nearly every fine-tuned one."""
 
-_BYTES = 256  # symbols of a model that has no vocabulary: f5-tts trains such ones, and speaks with none
-_LARGEST = 1 << 20
+_BYTE_SYMBOLS = 256  # of a model trained with `tokenizer: byte`: it has no vocabulary, and f5-tts can't run it either
+_MAX_BYTES = 1 << 20  # f5-tts's own has 11,000
 _MAX_LINES = 100_000
-_MAX_BYTES = 4 << 20  # of all that are looked at in one place; the library's own has 11,000
+_MAX_TOTAL_BYTES = 4 << 20  # of all files that are read in one place
 _MAX_FOLDERS, _MAX_FILES = 2_000, 200
 _FOLDERS_ABOVE = 3  # from ckpts/NAME/DATE of a training run to its root
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A file of symbols.
+    """The symbols of a file.
 
     Attributes:
-        symbols: In order; a final newline ends the last one. A first line without anything on it is the space that
-            some editor took away.
+        path: The file.
+        symbols: One for each line. An empty first line is read as the space that an editor has stripped.
     """
 
     path: Path
@@ -47,48 +47,54 @@ class Vocabulary:
         return size
 
     def fits(self, symbols: int) -> bool:
-        """Whether a model of so many symbols may have been trained with it.
+        """Whether a model with this number of symbols may have been trained with it.
 
-        The trainer counts different lines, empty ones too; where editors have added some at the end, all may be meant.
+        The trainer counts distinct lines, including empty ones. Empty lines at the end may have been added later, so
+        any number of them may count.
         """
         return self.size <= symbols <= len(self.symbols) or symbols == len(set(self.symbols))
 
-    def numbers(self, symbols: int) -> dict[str, int]:
-        """Number of each symbol for a model of so many; its row in the embedding is one more.
+    def char_map(self, symbols: int) -> dict[str, int]:
+        """Token id of each symbol, as `vocab_char_map` of `f5_tts.model.utils.get_tokenizer`.
 
-        Whatever is not in it counts as 0, the space.
+        The row of the embedding is one more. A duplicate symbol has the id of its last line.
+
+        Args:
+            symbols: How many the model was trained with; lines after them are ignored.
         """
-        return {symbol: number for number, symbol in enumerate(self.symbols[:symbols])}
+        return {symbol: token_id for token_id, symbol in enumerate(self.symbols[:symbols])}
 
 
 def read(path: Path) -> Vocabulary:
-    """Read a vocabulary; with or without byte order mark, lines ended in any way.
+    """Read a vocabulary in UTF-8, with or without byte order mark, with any kind of line ends.
 
     Raises:
-        OSError: It can't be read.
-        ValueError: It is no text in UTF-8, or larger than any vocabulary.
+        OSError: The file can't be read.
+        ValueError: It is not UTF-8, or has more than 1 MiB or 100,000 lines.
     """
     with path.open("rb") as file:
-        data = file.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise ValueError(f"it is larger than {_LARGEST:,} bytes")
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
     if max(data.count(b"\n"), data.count(b"\r")) > _MAX_LINES:
         raise ValueError(f"it has more than {_MAX_LINES:,} lines")
+    # No splitlines(): it also splits at form feeds and other characters that are symbols in real vocabularies.
     lines = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
     return Vocabulary(path, (lines[0] or " ", *lines[1:]))
 
 
-# --- which one belongs to a model ------------------------------------------------------------------------------------
+# --- the one of a model ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class VocabularyMatch:
-    """Which vocabulary a model speaks with.
+    """The vocabulary that a model is used with.
 
     Attributes:
-        path: None when there is none, or when it is the library's and that is not installed.
-        fault, cure: Why it can't speak, and what to do; sentences, or "".
-        warning: Where the file was taken from, when that is not sure to be right.
+        path: None if there is none, or if it is f5-tts's own and f5-tts is not installed.
+        fault: Why the model can't be used, as a sentence; "" if it can.
+        cure: What to do, as a sentence; "" without a fault.
+        warning: Which file was used, if it may be the wrong one; else "".
     """
 
     path: Path | None = None
@@ -98,130 +104,141 @@ class VocabularyMatch:
 
 
 class VocabularyFolder:
-    """Every vocabulary that lies under a folder of models; looked for once, when somebody asks."""
+    """All vocabularies under a folder of models; searched once, at the first use of `all`."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
 
     @cached_property
     def all(self) -> tuple[Vocabulary, ...]:
-        """In the order of their paths; a bounded number of them."""
+        """Sorted by path; at most 200 files in 2,000 folders."""
         if self.folder is None:
             return ()
         folders = islice(os.walk(self.folder), _MAX_FOLDERS)
-        paths = (Path(folder, name) for folder, _below, names in folders for name in names if _is_one(name))
+        paths = (Path(folder, name) for folder, _below, names in folders for name in names if _is_candidate(name))
         return tuple(_readable(sorted(islice(paths, _MAX_FILES))))
 
 
-def find(model: Path, symbols: int, shelf: VocabularyFolder) -> VocabularyMatch:
+def find(model: Path, symbols: int, folder: VocabularyFolder) -> VocabularyMatch:
     """Find the vocabulary of a model.
 
-    Used is what lies beside it (`MODEL.vocab.txt`, `vocab.txt`, or the only `vocab*.txt` that fits), else the library's
-    own where that fits. One that lies elsewhere is named and never used: two languages may have as many symbols.
+    It is the one next to the model (`MODEL.vocab.txt`, `vocab.txt`, or the only `vocab*.txt` that fits), otherwise
+    f5-tts's own if that fits. One found elsewhere is suggested and never used: the vocabularies of two languages may
+    have equally many symbols.
 
     Args:
         model: The model file.
         symbols: How many it was trained with.
-        shelf: Where else to look for one to name.
+        folder: Where else to search for one to suggest.
     """
-    beside = _beside(model)
-    own = [path for path in beside if path.name.startswith(f"{model.stem}.")]
-    own += [path for path in beside if path.name == NAME]
+    nearby = _next_to(model)
+    own = [path for path in nearby if path.name.startswith(f"{model.stem}.")]
+    own += [path for path in nearby if path.name == NAME]
+    # A file with one of the two names was put there on purpose: if it does not fit, no other one is used instead.
     if own:
-        return _judged(own[0], model, symbols, shelf)
-    fitting = [one for one in _readable(beside) if one.path.name.startswith("vocab") and one.fits(symbols)]
+        return _checked(own[0], model, symbols, folder)
+    fitting = [
+        vocabulary
+        for vocabulary in _readable(nearby)
+        if vocabulary.path.name.startswith("vocab") and vocabulary.fits(symbols)
+    ]
     if len(fitting) == 1:
-        name = fitting[0].path.name
+        name = _shown(fitting[0].path.name)
         return VocabularyMatch(
-            fitting[0].path, warning=f"{_shown(name)} beside the model was used: it has as many symbols"
+            fitting[0].path, warning=f"used {name} next to the model, which has as many symbols as the model"
         )
     if symbols == LIBRARY_SYMBOLS:
         return _of_the_library(model, symbols)
-    fault = f"There is no {NAME} beside it, and it was trained with {symbols} symbols."
-    return VocabularyMatch(None, fault, _where_else(model, symbols, shelf))
+    fault = f"There is no {NAME} next to it, and it was trained with {symbols} symbols."
+    return VocabularyMatch(None, fault, _suggestion(model, symbols, folder))
 
 
-def _judged(own: Path, model: Path, symbols: int, shelf: VocabularyFolder) -> VocabularyMatch:
-    """The one that lies beside the model, if it fits."""
+def _checked(own: Path, model: Path, symbols: int, folder: VocabularyFolder) -> VocabularyMatch:
+    """The one next to the model, with a fault if it does not fit."""
     name = _shown(own.name)
     try:
         vocabulary = read(own)
     except (OSError, ValueError) as error:
         why = f": {error}" if type(error) is ValueError else ""
         return VocabularyMatch(
-            own, f"{name} beside it can't be read{why}.", "It has to be text in UTF-8, a symbol on each line."
+            own, f"{name} next to it can't be read{why}.", "It must be UTF-8 text with one symbol on each line."
         )
     if vocabulary.fits(symbols):
         return VocabularyMatch(own)
-    fault = f"{name} beside it has {vocabulary.size} symbols, and the model was trained with {symbols}."
+    fault = f"{name} next to it has {vocabulary.size} symbols, but the model was trained with {symbols}."
     if vocabulary.size == symbols - 1 and " " not in vocabulary.symbols:
-        return VocabularyMatch(own, fault, "Its first line, a single space, is missing: put it back.")
-    return VocabularyMatch(own, fault, _where_else(model, symbols, shelf))
+        return VocabularyMatch(own, fault, "Its first line, a single space, is missing: add it.")
+    return VocabularyMatch(own, fault, _suggestion(model, symbols, folder))
 
 
 def _of_the_library(model: Path, symbols: int) -> VocabularyMatch:
-    """The library's own, unless the training has left another that fits."""
+    """f5-tts's own, unless a training run has left another one that fits."""
     path = library()
     own = next(_readable([path] if path is not None else []), None)
-    for one in _nearby(model):
-        if own is not None and one.fits(symbols) and one.symbols != own.symbols:
-            place = _shown(os.path.relpath(one.path, model.parent))
-            fault = f"There is no {NAME} beside it; f5-tts's own has as many symbols, and so has {place}, with others."
+    for other in _of_training(model):
+        # With the wrong one of two vocabularies of the same size a model speaks gibberish, so the user has to decide.
+        if own is not None and other.fits(symbols) and other.symbols != own.symbols:
+            place = _shown(os.path.relpath(other.path, model.parent))
+            fault = f"There is no {NAME} next to it, and two different ones fit: f5-tts's own and {place}."
             return VocabularyMatch(
-                None, fault, f"Copy the one that it was trained with beside it: most likely {place}."
+                None, fault, f"Copy the one that it was trained with next to it, most likely {place}."
             )
-    warning = f"there is no {NAME} beside the model; f5-tts's own was used, which has as many symbols"
+    warning = f"there is no {NAME} next to the model; used f5-tts's own, which has as many symbols as the model"
     return VocabularyMatch(path, warning=warning)
 
 
 def library() -> Path | None:
-    """The library's own vocabulary, where it is installed; nothing of it is imported."""
+    """Path of f5-tts's own vocabulary; None if f5-tts is not installed. Imports nothing of it."""
     package = find_spec("f5_tts")
     places = package.submodule_search_locations if package is not None else None
     files = (Path(place) / "infer/examples" / NAME for place in places or ())
     return next((file for file in files if file.is_file()), None)
 
 
-# --- where else one lies ---------------------------------------------------------------------------------------------
+# --- elsewhere -------------------------------------------------------------------------------------------------------
 
 
-def _where_else(model: Path, symbols: int, shelf: VocabularyFolder) -> str:
-    """What to do about a vocabulary that is not there: a sentence or two."""
-    fitting = (one.path for one in _everywhere(model, shelf) if one.fits(symbols))
-    place = next((_place(path, model, shelf) for path in fitting), "")
+def _suggestion(model: Path, symbols: int, folder: VocabularyFolder) -> str:
+    """What to do if no vocabulary next to the model fits: one or two sentences."""
+    fitting = (vocabulary.path for vocabulary in _everywhere(model, folder) if vocabulary.fits(symbols))
+    place = next((_place(path, model, folder) for path in fitting), "")
     if not place and symbols == LIBRARY_SYMBOLS:
         place = "f5-tts's own (infer/examples/vocab.txt)"
     if place:
-        return f"{place} has as many: copy it beside the model if it is the one that it was trained with."
-    bytewise = " A model that was trained on bytes (tokenizer: byte) has none, and can't be used." * (symbols == _BYTES)
-    looked = f"in the folder above, in data/*/ of a training run, or under models/; f5-tts's own has {LIBRARY_SYMBOLS}"
-    return f"Copy the one that it was trained with beside it. None with {symbols} symbols was found {looked}.{bytewise}"
+        return f"{place} has as many: copy it next to the model if the model was trained with it."
+    is_bytes = symbols == _BYTE_SYMBOLS
+    bytewise = " A model that was trained on bytes (tokenizer: byte) has none and is not supported." * is_bytes
+    searched = f"in the folder above, data/*/ of a training run, or models/; f5-tts's own has {LIBRARY_SYMBOLS}"
+    return (
+        f"Copy the one that it was trained with next to it. None with {symbols} symbols was found {searched}.{bytewise}"
+    )
 
 
-def _everywhere(model: Path, shelf: VocabularyFolder) -> Iterator[Vocabulary]:
-    yield from _readable(_beside(model))
-    yield from _nearby(model)
-    yield from shelf.all
+def _everywhere(model: Path, folder: VocabularyFolder) -> Iterator[Vocabulary]:
+    yield from _readable(_next_to(model))
+    yield from _of_training(model)
+    yield from folder.all
 
 
-def _place(path: Path, model: Path, shelf: VocabularyFolder) -> str:
-    if shelf.folder is not None and path.is_relative_to(shelf.folder):
-        return _shown(path.relative_to(shelf.folder.parent))
+def _place(path: Path, model: Path, folder: VocabularyFolder) -> str:
+    """For a message: relative to the folder of models if it is in there, else to the model."""
+    if folder.folder is not None and path.is_relative_to(folder.folder):
+        return _shown(path.relative_to(folder.folder.parent))
     return _shown(os.path.relpath(path, model.parent))
 
 
-def _nearby(model: Path) -> Iterator[Vocabulary]:
-    """In the folder above, and in ROOT/data/*/ for a model in ROOT/ckpts/*/, where a training run has them."""
+def _of_training(model: Path) -> Iterator[Vocabulary]:
+    """Those of a training run: in the folder above, and in ROOT/data/*/ for a model in ROOT/ckpts/*/."""
     folder = Path(os.path.abspath(model.parent))
-    places = [folder.parent / NAME]
+    paths = [folder.parent / NAME]
     for root in islice(folder.parents, _FOLDERS_ABOVE):
-        places += [root / "data" / name / NAME for name in islice(_names(root / "data"), _MAX_FILES)]
-    yield from _readable(places)
+        paths += [root / "data" / name / NAME for name in islice(_names(root / "data"), _MAX_FILES)]
+    yield from _readable(paths)
 
 
-def _beside(model: Path) -> list[Path]:
-    """Files beside a model that may be vocabularies; no pipe, which would have to be waited for."""
-    paths = (model.parent / name for name in _names(model.parent) if _is_one(name))
+def _next_to(model: Path) -> list[Path]:
+    """Files next to a model that may be vocabularies; regular files only, as opening a FIFO would block."""
+    paths = (model.parent / name for name in _names(model.parent) if _is_candidate(name))
     return list(islice(filter(Path.is_file, paths), _MAX_FILES))
 
 
@@ -232,17 +249,18 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _is_one(name: str) -> bool:
+def _is_candidate(name: str) -> bool:
     return "vocab" in name.lower() and name.lower().endswith(".txt") and not name.startswith(".")
 
 
 def _readable(paths: Sequence[Path]) -> Iterator[Vocabulary]:
-    left = _MAX_BYTES
+    """Those that can be read, up to 4 MiB in all."""
+    budget = _MAX_TOTAL_BYTES
     for path in paths:
         try:
             if path.is_file():
-                left -= path.stat().st_size
-                if left < 0:
+                budget -= path.stat().st_size
+                if budget < 0:
                     return
                 yield read(path)
         except (OSError, ValueError):
@@ -250,6 +268,6 @@ def _readable(paths: Sequence[Path]) -> Iterator[Vocabulary]:
 
 
 def _shown(path: object) -> str:
-    """A path for a message, with nothing in it that could steer a terminal."""
+    """A path for a message, without control characters."""
     text = str(path)
     return text if text.isprintable() else ascii(text)

@@ -1,8 +1,8 @@
-"""A small YAML or JSON file that lies beside a model: read as nested mappings of texts, within bounds.
+"""Small YAML or JSON files next to a model, read as nested mappings of strings, within bounds.
 
-Such files are written by trainers and by people, and come from strangers like the models themselves. Nothing but
-mappings and plain values is wanted here; what is in lists is passed over. The parser's events are read one by one, so
-that no file exhausts the stack.
+Trainers and people write such files, and they are as untrusted as the models themselves. Only mappings and scalars are
+read; lists are skipped. The parser's events are read one by one, so no file can exhaust the stack, and no tag or alias
+is resolved.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from typing import Any
 import yaml
 from yaml import events
 
-LARGEST = 64 << 10
-"""Bytes; a training configuration of f5-tts has 2,000."""
+MAX_BYTES = 64 << 10
+"""A training configuration of f5-tts has 2,000."""
 
-_MAX_EVENTS, _DEEPEST = 10_000, 16
+_MAX_EVENTS, _MAX_DEPTH = 10_000, 16
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _STARTS = (events.MappingStartEvent, events.SequenceStartEvent)
 _ENDS = (events.MappingEndEvent, events.SequenceEndEvent)
 
 
 def read(path: Path) -> Mapping[str, Any]:
-    """What a file says: text -> text, a mapping again, or `()` for a list. Texts stay as written: `False`, `null`, `1`.
+    """Read a file: key -> string, mapping, or `()` for a list. Scalars stay as written: `False`, `null`, `1`.
 
     Raises:
-        OSError: It can't be read.
-        ValueError: It is no mapping, or too large or too deep, or has aliases or a key twice.
+        OSError: The file can't be read.
+        ValueError: It is not a mapping in UTF-8, is larger than 64 KiB or nested deeper than 16 levels, or has aliases
+            or duplicate keys.
     """
     with path.open("rb") as file:
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
         raise ValueError("it is too large")
     return parse(data.decode("utf-8-sig"))
 
 
 def parse(text: str) -> Mapping[str, Any]:
-    """As `read`, from text."""
+    """The same from text; raises ValueError as `read` does."""
     try:
         loader = _Loader(text)
         try:
@@ -46,29 +47,29 @@ def parse(text: str) -> Mapping[str, Any]:
         finally:
             loader.dispose()
     except yaml.YAMLError:
-        raise ValueError("it is no YAML") from None
+        raise ValueError("it is not YAML") from None
 
 
 def _mappings(loader: Any) -> Mapping[str, Any]:
-    found = _Mappings()
+    builder = _MappingBuilder()
     for _ in range(_MAX_EVENTS):
         if (event := loader.get_event()) is None:
-            return found.root()
-        found.take(event)
-    raise ValueError("there is too much in it")
+            return builder.root()
+        builder.take(event)
+    raise ValueError("it has too many values")
 
 
-class _Mappings:
-    """Puts mappings together from the parser's events; what is inside a list goes nowhere."""
+class _MappingBuilder:
+    """Builds mappings from the parser's events; values inside lists are dropped."""
 
     def __init__(self) -> None:
-        self._open: list[dict[str, Any] | None] = []  # None stands for a list
-        self._keys: list[str | None] = []
+        self._open: list[dict[str, Any] | None] = []  # from the root to the innermost container; None for a list
+        self._keys: list[str | None] = []  # for each of them the key that waits for its value
         self._root: dict[str, Any] | None = None
 
     def root(self) -> Mapping[str, Any]:
         if self._root is None:
-            raise ValueError("it is no mapping")
+            raise ValueError("it is not a mapping")
         return self._root
 
     def take(self, event: Any) -> None:
@@ -83,8 +84,8 @@ class _Mappings:
             self._scalar(event.value)
 
     def _begin(self, container: dict[str, Any] | None) -> None:
-        if len(self._open) == _DEEPEST:
-            raise ValueError("it is too deep")
+        if len(self._open) == _MAX_DEPTH:
+            raise ValueError("it is nested too deep")
         if not self._open and self._root is None:
             self._root = container
         self._place(container)
@@ -92,17 +93,18 @@ class _Mappings:
         self._keys.append(None)
 
     def _scalar(self, text: str) -> None:
+        # A scalar in a mapping is a key, unless a key waits for its value.
         if self._open and self._open[-1] is not None and self._keys[-1] is None:
             if text in self._open[-1]:
-                raise ValueError("it has a key twice")
+                raise ValueError("it has a duplicate key")
             self._keys[-1] = text
         else:
             self._place(text)
 
     def _place(self, value: object) -> None:
-        """Put a value under the key that waits for one."""
+        """Set the value of the waiting key; nothing for a value inside a list."""
         if self._open and (mapping := self._open[-1]) is not None:
             key, self._keys[-1] = self._keys[-1], None
             if key is None:
-                raise ValueError("a key of it is no text")
+                raise ValueError("it has a key that is not text")
             mapping[key] = () if value is None else value

@@ -1,12 +1,12 @@
-"""espeak-ng: clear, robotic speech in over a hundred languages, at once, on any machine.
+"""eSpeak NG: formant synthesis in over a hundred languages, on any machine, within milliseconds.
 
-The library (GPL-3.0-or-later) and its data come with the wheel `espeakng-loader`; nothing else is installed or
-downloaded. It is not linked into this program: it runs in a small process of its own (`espeak_process.py`).
+The library (GPL-3.0-or-later) and its data are in the wheel `espeakng-loader`; nothing else is installed or downloaded.
+It is not linked into this program, but runs in a small process of its own (`process.py`).
 
-The library keeps state from one call to the next, so that the same words sound a little different the second time,
-even after `espeak_Terminate` and a new `espeak_Initialize`. In a process that has never spoken they give the same bytes
-each time, so every chunk is spoken in a fork of a small one. That needs no trust in `dlclose`, grows no slower with
-what else the worker holds, leaves no file behind, and a crash in the C code ends a fork and not the worker.
+The library keeps state between calls: the same text gives slightly different audio the second time, even after
+`espeak_Terminate` and another `espeak_Initialize`. A process that has not synthesised anything yet always gives the
+same bytes, so each chunk is synthesised in a fork of such a process. Forking a small process takes under a millisecond
+however large the worker is, and a crash in the C code ends a fork and not the worker.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ PACKAGE = "espeakng-loader"
 NORMAL_WORDS_PER_MINUTE = 175
 
 OPTIONS = (
-    Option("speed", float, 1.0, "1.0 is 175 words a minute", 0.5, 2.0),
-    Option("pitch", int, 50, "height of the voice", 0, 99),
-    Option("pitch_range", int, 50, "how lively the melody is; 0 is monotone", 0, 99),
-    Option("word_gap_ms", int, 0, "extra silence between words, in ms", 0, 1000),
+    Option("speed", float, 1.0, "speech rate; 1.0 is 175 words a minute", 0.5, 2.0),
+    Option("pitch", int, 50, "pitch of the voice", 0, 99),
+    Option("pitch_range", int, 50, "pitch range; 0 is monotone", 0, 99),
+    Option("word_gap_ms", int, 0, "extra pause between words, in ms", 0, 1000),
 )
 
 # espeak_PARAMETER in speak_lib.h
@@ -45,12 +45,12 @@ _WORD_GAP_UNIT_MS = 10
 
 _STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _CLOSE_TIMEOUT_S = 2.0
-# The library reads \x01 as the start of a command; nothing below a space is ever spoken.
+# The library takes \x01 for the start of a command, and speaks no control character.
 _CONTROLS = dict.fromkeys((*range(0x20), 0x7F), " ")
 
 
 class Espeak:
-    """One instance holds one process of the library, from `load` to `close`. Not for several threads."""
+    """Runs one process of the library from `load` to `close`. Not thread-safe."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -59,11 +59,11 @@ class Espeak:
 
     @classmethod
     def info(cls) -> EngineInfo:
-        """What espeak-ng can do here. Reads the data folder once (about ten milliseconds), loads nothing."""
+        """Facts about the engine. Reads the data folder once (about 10 ms), and loads no library."""
         voices = _voices()
         return EngineInfo(
             name="espeak",
-            title="espeak-ng, formant synthesis",
+            title="eSpeak NG, formant synthesis",
             licence="GPL-3.0-or-later",
             library=PACKAGE,
             version=_version(),
@@ -77,48 +77,50 @@ class Espeak:
 
     @classmethod
     def match_language(cls, tag: str) -> str | None:
-        """`pt-PT` -> `pt`, `zh-Hans` -> `cmn`, `en-AU` -> `en` (British, as in espeak-ng), `tlh` -> None."""
+        """`pt-PT` -> `pt`, `zh-Hans` -> `cmn`, `en-AU` -> `en` (British, as in eSpeak NG), `tlh` -> None."""
         voices = _voices()
         return voices.match(tag) if voices else None
 
     def load(self, checkpoint: Path | None, device: Device) -> Mapping[str, object]:
-        """Start the library's process: about 30 ms. It ends when this instance is closed or the calling thread ends.
+        """Start the library's process (about 30 ms). It ends with `close`, or with the thread that called this.
 
         Raises:
-            EngineMissing: the wheel is not installed, or its library does not load here.
-            RequestRefused: a checkpoint was asked for; espeak-ng has none.
+            EngineMissing: The wheel is not installed, or its library does not load.
+            RequestRefused: The job names a checkpoint; eSpeak NG has none.
+            EngineError: The process was killed while it started.
         """
         if checkpoint is not None:
             raise RequestRefused(
                 f"espeak has no checkpoints, and the job asks for {checkpoint.name}",
-                "Leave `checkpoint` out, or name the engine that the checkpoint is for.",
+                "Remove `checkpoint`, or set `engine` to the one that the checkpoint is for.",
             )
         home = _home()
         if home is None or not _voices():
-            raise EngineMissing("espeak-ng is not installed", f"pip install {PACKAGE}")
+            raise EngineMissing("eSpeak NG is not installed", f"pip install {PACKAGE}")
         self.close()
         self._start(home)
         try:
-            status, told = self._answer()
-        except EngineError:
-            status, told = process.REFUSED_START, b""
+            status, library_version = self._answer()
+        except EngineError:  # it ended before its first answer
+            status, library_version = process.REFUSED_START, b""
         if status != 0:
             raise self._not_started()
-        return {"device": "cpu", "espeak_ng": told.decode(errors="replace")}
+        return {"device": "cpu", "espeak_ng": library_version.decode(errors="replace")}
 
     def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio]]:
-        """Speak chunks one after the other.
+        """Render chunks one after the other, in order.
 
         Raises:
-            RequestRefused: a language or speaker that espeak-ng does not have.
-            EngineError: the library crashed on a text, or its process is gone.
+            RequestRefused: eSpeak NG does not have the language or the speaker.
+            EngineError: The library crashed on a text, or its process has ended.
         """
         for index, chunk in enumerate(chunks):
             yield index, self._speak(chunk)
 
     def close(self) -> None:
-        """End the library's process; one that does not listen is killed."""
+        """End the library's process; kill it if it has not ended after 2 s."""
         process, self._process = self._process, None
+        # The process ends when its pipes are closed.
         for pipe in (self._requests, self._answers):
             if pipe is not None:
                 _close_quietly(pipe)
@@ -132,14 +134,14 @@ class Espeak:
             process.wait()
 
     def _not_started(self) -> EngineError:
-        """Why the library's process did not come up: killed from outside, or the library does not load here."""
+        """The reason why the process did not start: a signal from outside, or a library that does not load."""
         process = self._process
         self.close()
         if process is not None and process.returncode < 0:
             return EngineError(
-                f"the process of espeak-ng was killed at its start ({_signal_name(-process.returncode)})"
+                f"the eSpeak NG process was killed while it started ({_signal_name(-process.returncode)})"
             )
-        return EngineMissing("espeak-ng does not start here", f"pip install --force-reinstall {PACKAGE}")
+        return EngineMissing("eSpeak NG does not start on this machine", f"pip install --force-reinstall {PACKAGE}")
 
     def _start(self, home: Path) -> None:
         requests, self_requests = os.pipe()
@@ -147,8 +149,8 @@ class Espeak:
         self._requests = open(self_requests, "wb", buffering=0)  # noqa: SIM115 - closed in close()
         self._answers = open(self_answers, "rb")  # noqa: SIM115 - closed in close()
         script = str(Path(process.__file__))
-        # A stop from a terminal or a service manager reaches every process; the daemon lets the running chunk
-        # finish, so that this one must not hear it. Blocked signals stay blocked in the new program.
+        # Ctrl-C and service managers signal every process of a group, but the daemon lets the running chunk finish. So
+        # these signals are blocked in this process, and stay blocked after exec.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         try:
             self._process = subprocess.Popen(
@@ -172,31 +174,31 @@ class Espeak:
                 self._requests.write(request)
             status, samples = self._answer()
         except BrokenPipeError as error:
-            raise EngineError("the process of espeak-ng is gone") from error
+            raise EngineError("the eSpeak NG process has ended") from error
         _check(status, chunk)
         pcm = np.frombuffer(samples, dtype=np.int16)
         return Audio(pcm.astype(np.float32) / np.float32(32768), process.RATE_HZ)
 
     def _answer(self) -> tuple[int, bytes]:
         if self._answers is None:
-            raise EngineError("espeak was asked to speak before it was loaded")
+            raise EngineError("espeak was asked to render before it was loaded")
         header = self._answers.read(process.HEADER.size)
         if len(header) < process.HEADER.size:
-            raise EngineError("the process of espeak-ng ended without an answer")
+            raise EngineError("the eSpeak NG process ended without an answer")
         status, size = process.HEADER.unpack(header)
         payload = self._answers.read(size)
         if len(payload) < size:
-            raise EngineError("the process of espeak-ng ended in the middle of an answer")
+            raise EngineError("the eSpeak NG process ended in the middle of an answer")
         return status, payload
 
 
 def _check(status: int, chunk: Chunk) -> None:
     if status < 0:
-        raise EngineError(f"espeak-ng crashed ({_signal_name(-status)}) on the text {chunk.text[:60]!r}")
+        raise EngineError(f"eSpeak NG crashed ({_signal_name(-status)}) on the text {chunk.text[:60]!r}")
     if status == process.REFUSED_VOICE:
-        raise RequestRefused(f"espeak-ng has no voice for {chunk.language} with speaker {chunk.speaker}")
+        raise RequestRefused(f"eSpeak NG has no voice for {chunk.language} with speaker {chunk.speaker}")
     if status != 0:
-        raise EngineError(f"espeak-ng could not speak (status {status}) the text {chunk.text[:60]!r}")
+        raise EngineError(f"eSpeak NG failed (status {status}) on the text {chunk.text[:60]!r}")
 
 
 def _signal_name(number: int) -> str:
@@ -216,25 +218,26 @@ def _request(chunk: Chunk) -> dict[str, object]:
 
 
 def _voice(chunk: Chunk) -> str:
+    """The library's name for a language with a speaker: `roa/pt-BR+Annie`."""
     voices = _voices()
     if voices is None or chunk.language not in voices.files:
-        raise RequestRefused(f"espeak does not speak {chunk.language}")
+        raise RequestRefused(f"espeak does not support the language {chunk.language}")
     language = voices.files[chunk.language]
     if chunk.speaker is None:
         return language
     folded = {name.casefold(): name for name in reversed(voices.speakers)} | {name: name for name in voices.speakers}
     speaker = folded.get(chunk.speaker) or folded.get(chunk.speaker.casefold())
     if speaker is None:
-        near = get_close_matches(chunk.speaker, voices.speakers, 3)
+        close = get_close_matches(chunk.speaker, voices.speakers, 3)
         raise RequestRefused(
-            f"espeak has no speaker {chunk.speaker!r}" + (f"; near it: {', '.join(near)}" if near else ""),
-            "`voicespool engines` lists the speakers; any of them goes with any language.",
+            f"unknown speaker {chunk.speaker!r} for espeak" + (f"; similar: {', '.join(close)}" if close else ""),
+            "`voicespool engines` lists the speakers; each of them can be used with any language.",
         )
     return f"{language}+{speaker}"
 
 
 def _parameters(settings: Mapping[str, object]) -> dict[int, int]:
-    """Options to the library's parameters. What is left out stays the voice's own."""
+    """Numbers and values of `espeak_PARAMETER`; settings that are not given keep the voice's own value."""
     scale = {
         "speed": (_RATE, NORMAL_WORDS_PER_MINUTE),
         "pitch": (_PITCH, 1),
@@ -249,13 +252,13 @@ def _parameters(settings: Mapping[str, object]) -> dict[int, int]:
 
 
 def _environment() -> dict[str, str]:
-    """The same speech wherever the daemon was started: a fixed locale, and nobody else's data folder."""
+    """A fixed locale and no other data folder, so the audio does not depend on where the daemon was started."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "ESPEAK"))}
     return kept | {"LC_ALL": "C.UTF-8"}
 
 
 def _close_quietly(pipe: IO[bytes]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # what was still to be written has nobody left to read it
+    with contextlib.suppress(BrokenPipeError):  # the process has ended before it read everything
         pipe.close()
 
 
@@ -265,12 +268,12 @@ def _voices() -> voices.Voices | None:
     try:
         return voices.read(home / "espeak-ng-data") if home is not None else None
     except OSError:
-        return None  # a wheel without its data is as good as none
+        return None  # without its data the wheel counts as not installed
 
 
 @cache
 def _home() -> Path | None:
-    """The folder of the wheel's package, found without importing it."""
+    """Folder of the wheel's package, found without importing it; None if it is not installed."""
     spec = find_spec("espeakng_loader")
     return Path(spec.origin).parent if spec is not None and spec.origin else None
 

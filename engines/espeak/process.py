@@ -1,13 +1,14 @@
-"""The process that holds libespeak-ng for `engines.espeak.engine`: speaks each request in a fork of its own.
+"""The process that runs libespeak-ng for `engines.espeak.engine`: synthesises each request in a fork of its own.
 
-Run as a script by a bare interpreter (`python -I -S espeak_process.py LIBRARY REQUESTS ANSWERS`), in the folder
-that holds `espeak-ng-data`; needs the standard library alone, so that the process is small and forks in under a
-millisecond. LIBRARY is a file; REQUESTS and ANSWERS are numbers of open pipes.
+Run as a script by a bare interpreter (`python -I -S process.py LIBRARY REQUESTS ANSWERS`), in the folder that contains
+`espeak-ng-data`. It imports only the standard library, so the process is small and forks in under a millisecond.
+LIBRARY is a file; REQUESTS and ANSWERS are descriptors of open pipes.
 
-A request is one JSON line: `text`, `voice` (the library's name), `parameters` (its number -> value), `seed`.
-An answer is a header `<iI`, then the audio: the fork's exit status (0 well, negative: killed by that signal, else
-one of the REFUSED_… below), the number of bytes that follow, and mono 16-bit samples of this machine's byte order.
-Before the first request comes one answer that says whether the library is ready: its version in place of audio.
+A request is one line of JSON: `text`, `voice` (the library's name), `parameters` (number -> value), `seed`.
+An answer is a header `<iI` and the audio. The header has the fork's exit status (0 for success, negative if it was
+killed by a signal, else one of the REFUSED_… below) and the number of bytes that follow. The audio is mono, 16 bits,
+native byte order. The first answer precedes all requests: whether the library is ready, with its version instead of
+audio.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ REFUSED_TEXT = 11
 REFUSED_START = 12
 RATE_HZ = 22050
 
-_IN_THIS_THREAD = 2  # AUDIO_OUTPUT_SYNCHRONOUS: no thread of the library's own, which a fork would lose
-_DO_NOT_EXIT = 0x8000
-_UTF8 = 1  # and neither espeakSSML (0x10) nor espeakPHONEMES (0x100): text is spoken as it stands
-_PARENT_DEATH_SIGNAL = 1
+# speak_lib.h
+_AUDIO_OUTPUT_SYNCHRONOUS = 2  # no thread of the library's own, which a fork would not have
+_DONT_EXIT = 0x8000
+_CHARS_UTF8 = 1  # without espeakSSML (0x10) and espeakPHONEMES (0x100): markup is read out as text
+_PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
@@ -62,8 +64,8 @@ def _open(file: str) -> ctypes.CDLL:
 
 
 def _begin(library: ctypes.CDLL) -> tuple[int, bytes]:
-    """Load the data from the current folder: a relative path, because the library cuts long ones at 160 bytes."""
-    rate_hz = library.espeak_Initialize(_IN_THIS_THREAD, 0, b".", _DO_NOT_EXIT)
+    """Load the data from the current folder; by a relative path, as the library truncates paths at 160 bytes."""
+    rate_hz = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, b".", _DONT_EXIT)
     if rate_hz != RATE_HZ:
         return REFUSED_START, b""
     version: bytes = library.espeak_Info(None)
@@ -71,7 +73,7 @@ def _begin(library: ctypes.CDLL) -> tuple[int, bytes]:
 
 
 def _in_a_fork(library: ctypes.CDLL, request: bytes) -> tuple[int, bytes]:
-    """Speak one request in a copy of this process, which has never spoken: that makes its audio repeatable."""
+    """Synthesise one request in a copy of this process, which has synthesised nothing: so the audio is repeatable."""
     source, sink = os.pipe()
     child = os.fork()
     if not child:
@@ -84,7 +86,7 @@ def _in_a_fork(library: ctypes.CDLL, request: bytes) -> tuple[int, bytes]:
 
 
 def _child(library: ctypes.CDLL, request: bytes, sink: int) -> None:
-    status = REFUSED_TEXT
+    status = REFUSED_TEXT  # also after an exception, such as that of a lone surrogate in the text
     try:
         _die_with_parent()
         status, samples = _speak(library, json.loads(request))
@@ -109,13 +111,13 @@ def _speak(library: ctypes.CDLL, request: dict[str, Any]) -> tuple[int, bytes]:
     callback = _Callback(collect)
     library.espeak_SetSynthCallback(callback)
     text = str(request["text"]).encode() + b"\0"
-    if library.espeak_Synth(text, len(text), 0, 1, 0, _UTF8, None, None):
+    if library.espeak_Synth(text, len(text), 0, 1, 0, _CHARS_UTF8, None, None):
         return REFUSED_TEXT, b""
     return 0, b"".join(pieces)
 
 
 def _seed(library: ctypes.CDLL, seed: int) -> None:
-    """Both generators that the voices' breath and flutter draw from: the library's own and the C library's."""
+    """Seed both random generators that breath and flutter of a voice use: the library's own and the C library's."""
     folded = (seed ^ seed >> 32) & 0x7FFFFFFF
     library.espeak_ng_SetRandSeed(ctypes.c_long(folded))
     ctypes.CDLL(None).srand(ctypes.c_uint(folded))
@@ -132,9 +134,9 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def _die_with_parent() -> None:
-    """On Linux, be killed when the parent ends, whatever the C code is busy with; elsewhere the closed pipe ends it."""
+    """On Linux, be killed when the parent ends, also within C code; elsewhere the closed pipe ends this process."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _leave_no_core_file() -> None:

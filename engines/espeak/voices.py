@@ -1,8 +1,8 @@
-"""The voices that espeak-ng's data folder describes, read without loading the library.
+"""Languages and speakers in eSpeak NG's data folder, read without loading the library.
 
-`lang/FAMILY/TAG` is one language or accent: its file name is a BCP-47 tag, its `language` lines are further tags
-that it stands for, each with a priority (lower is nearer, 5 when left out). `voices/!v/NAME` is a speaker's timbre
-that goes with any language. Reading all of it costs about ten milliseconds.
+`lang/FAMILY/TAG` is a language or an accent: its file name is a BCP-47 tag, and its `language` lines are further tags
+for it, each with a priority (lower is closer; 5 by default). `voices/!v/NAME` is a speaker (the library calls it a
+variant), for any language. Reading all files takes about 10 ms.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 
 DEFAULT_PRIORITY = 5
 
-# Tags that people write and the data files do not name, and regions that are nearer to another accent than to the
-# language's first (as in CLDR's parent locales).
-_ALSO = {
+# Tags in use that the data files lack, and regions that are closer to another accent than to the language's default (as
+# in CLDR's parent locales).
+_MORE_TAGS = {
     "en-ca": "en-US",
     "en-ph": "en-US",
     "en-jm": "en-029",
@@ -29,17 +29,17 @@ _ALSO = {
     "zh-mo": "yue",
 }
 _LATIN_AMERICA = "ar bo cl co cr cu do ec gt hn mx ni pa pe pr py sv us uy ve"
-_ALSO |= {f"es-{region}": "es-419" for region in _LATIN_AMERICA.split(" ")}
+_MORE_TAGS |= {f"es-{region}": "es-419" for region in _LATIN_AMERICA.split(" ")}
 
 
 @dataclass(frozen=True, slots=True)
 class Voices:
-    """What the data folder holds.
+    """Contents of the data folder.
 
     Attributes:
-        files: Tag -> the name that the library takes for it (`pt-BR` -> `roa/pt-BR`).
-        nearest: Tag in lower case -> the tag in `files` that speaks it.
-        speakers: Names of timbres, sorted.
+        files: Tag -> the library's name for it (`pt-BR` -> `roa/pt-BR`).
+        nearest: Tag in lower case -> the tag in `files` to use for it.
+        speakers: Names of the speakers, sorted.
     """
 
     files: Mapping[str, str]
@@ -47,14 +47,14 @@ class Voices:
     speakers: tuple[str, ...]
 
     def match(self, tag: str) -> str | None:
-        """The spoken tag nearest to a BCP-47 tag: itself, else with subtags taken off its end (RFC 4647 lookup)."""
+        """The tag in `files` for a BCP-47 tag, by RFC 4647 lookup: without its last subtags until one matches."""
         parts = tag.replace("_", "-").lower().split("-")
         while parts:
             found = self.nearest.get("-".join(parts))
             if found:
                 return found
             parts.pop()
-            if parts and len(parts[-1]) == 1:
+            if parts and len(parts[-1]) == 1:  # a singleton (`x`) means nothing without what follows it
                 parts.pop()
         return None
 
@@ -63,7 +63,7 @@ def read(data: Path) -> Voices:
     """Read an `espeak-ng-data` folder.
 
     Raises:
-        OSError: it is not there or not readable.
+        OSError: It does not exist or is not readable.
     """
     files: dict[str, str] = {}
     aliases: list[tuple[int, int, str, str]] = []
@@ -76,7 +76,8 @@ def read(data: Path) -> Voices:
         tag = _canonical(file.name)
         files[tag] = file.relative_to(data / "lang").as_posix()
         aliases += [(priority, len(tag), alias, tag) for alias, priority in _languages(lines)]
-    nearest = {tag: place for tag, place in _ALSO.items() if place in files}
+    # Each of these overrides the ones before it: our own tags, those in files (the best priority last), file names.
+    nearest = {tag: place for tag, place in _MORE_TAGS.items() if place in files}
     nearest |= {alias: tag for _, _, alias, tag in sorted(aliases, reverse=True)}
     nearest |= {tag.lower(): tag for tag in files}
     speakers = sorted(file.name for file in (data / "voices" / "!v").iterdir() if file.is_file())
@@ -84,7 +85,7 @@ def read(data: Path) -> Voices:
 
 
 def _canonical(name: str) -> str:
-    """Regions in capitals, as in RFC 5646; the files have a few that are not."""
+    """With regions in capitals, as in RFC 5646; a few file names have them in lower case."""
     first, *rest = name.split("-")
     private = rest.index("x") if "x" in rest else len(rest)
     return "-".join(
@@ -107,7 +108,7 @@ def _languages(lines: list[list[str]]) -> Iterator[tuple[str, int]]:
 
 
 def _has_dictionary(data: Path, tag: str, lines: list[list[str]]) -> bool:
-    """Some languages in the wheel lack their pronunciation rules; such a voice reads nothing right."""
+    """Whether the pronunciation rules are there; the wheel lacks those of some languages, which are useless then."""
     named = [name for keyword, name, *_ in lines if keyword == "dictionary"]
     spoken = [name for keyword, name, *_ in lines if keyword == "language"]
     names = named or [tag.partition("-")[0], *(name.partition("-")[0] for name in spoken)]

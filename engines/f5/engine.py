@@ -1,7 +1,8 @@
-"""F5-TTS and E2-TTS: clone a voice from seconds of it and their transcript; any checkpoint, told by its shapes.
+"""F5-TTS (arXiv 2410.06885) and E2-TTS (arXiv 2406.18009): voice cloning from a few seconds and their transcript.
 
-The weights are those that f5-tts trains; loading, the network and the vocoder are ours (`engines/neural`), several
-times faster and with the same result. Checkpoints are opened for reading alone, and nothing in them is run.
+Any checkpoint that f5-tts trains; its sizes are read from the shapes of its tensors. Loading, network and vocoders are
+our own (`engines/f5/net`, `engines/torch`), several times as fast as f5-tts and with the same result. Checkpoints are
+opened read-only, and nothing in them is executed.
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ PACKAGE = "f5-tts"
 INSTALL = "pip install 'voicespool[f5]'"
 RATE_HZ = 24000
 OPTIONS = (
-    Option("speed", float, 1.0, "1.0 is as fast as the recording", 0.3, 2.0),
+    Option("speed", float, 1.0, "speech rate; 1.0 is that of the recording", 0.3, 2.0),
+    Option("nfe_step", int, None, "steps of the ODE solver; fewer are faster, 7 is often enough (32)", 1, 128),
     Option(
-        "nfe_step", int, None, "evaluations of the network: fewer are faster, 7 is enough for many; default 32", 1, 128
+        "cfg_strength",
+        float,
+        2.0,
+        "classifier-free guidance: how closely to follow text and voice; 0 is twice as fast",
+        0.0,
+        10.0,
     ),
-    Option(
-        "cfg_strength", float, 2.0, "how closely text and voice are kept to; 0 is twice as fast and freer", 0.0, 10.0
-    ),
-    Option("sway_sampling_coef", float, -1.0, "below 0 takes more steps at the beginning", -1.0, 1.0),
-    Option(
-        "cross_fade_s", float, 0.15, "by so much the parts of a sentence overlap that is too long for one", 0.0, 1.0
-    ),
-    Option("fix_duration_s", float, None, "each chunk takes so long, whatever its text", 0.3, 30.0),
+    Option("sway_sampling_coef", float, -1.0, "sway sampling; below 0, more steps near the beginning", -1.0, 1.0),
+    Option("cross_fade_s", float, 0.15, "cross-fade, in seconds, between the parts of a text that was split", 0.0, 1.0),
+    Option("fix_duration_s", float, None, "duration of each chunk, in seconds, whatever its text", 0.3, 30.0),
 )
-STEPS, FEWER_STEPS = 32, 16
+STEPS, STEPS_LOW_VRAM = 32, 16
 _CODES = """
     aa ab af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en
     eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja
@@ -43,7 +45,7 @@ _CODES = """
     sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu
 """
 LANGUAGES = tuple(_CODES.split())
-"""ISO 639-1: which of them a model speaks depends on what it was trained with."""
+"""ISO 639-1 codes; which of them a model speaks depends on its training."""
 
 
 class F5(NeuralEngine):
@@ -53,7 +55,7 @@ class F5(NeuralEngine):
 
     @classmethod
     def info(cls) -> EngineInfo:
-        """What F5 can do here; says how to install it where it is not."""
+        """Facts about the engine; `missing` says how to install it."""
         return EngineInfo(
             name="f5",
             title="F5-TTS and E2-TTS, voice cloning",
@@ -78,35 +80,37 @@ class F5(NeuralEngine):
     def match_language(cls, tag: str) -> str | None:
         """`pt-BR` -> `pt`, `cmn-Hans` -> `zh`, `xyz` -> None."""
         primary = tag.partition("-")[0].lower()
-        primary = {"cmn": "zh", "yue": "zh"}.get(primary, primary)
+        primary = {"cmn": "zh", "yue": "zh"}.get(primary, primary)  # both are read as pinyin
         return primary if primary in LANGUAGES else None
 
     def open(self, checkpoint: Path | None, device: Device) -> Opened:
-        """Load a checkpoint, or the base model; see `load`."""
+        """Load a checkpoint, or the base model for None; raises as `NeuralEngine.open`."""
         if _version() is None:
             raise EngineMissing("f5 is not installed", INSTALL)
         found = inspected(checkpoint or base_models.weights("f5", device.models), "f5", "F5-TTS or E2-TTS")
-        here = prepare(device)
+        where = prepare(device)
         requirements.check(requirements.of(found), device.models)
         variant = found.variant
-        assert found.sizes is not None and variant is not None and found.vocab is not None  # noqa: PT018, S101 - it loads
+        assert found.sizes is not None and variant is not None and found.vocab is not None  # noqa: PT018, S101 - inspected() checks
         is_low = device.profile == "low_vram"
-        is_small = is_low and here.device != "cpu"
+        is_small_gpu = is_low and where.device != "cpu"
 
         from engines.f5.net.model import F5Files, F5Model
-        from engines.f5.net.speech import About, F5Speech
-        from engines.f5.net.symbols import Symbols
+        from engines.f5.net.speech import F5Speech, ModelInfo
+        from engines.f5.net.symbols import Tokenizer
 
-        vocoder = base_models.need(variant.vocoder, device.models)
-        files = F5Files(found.path, found.tensors, found.sizes, vocoder, variant.vocoder)
-        with runtime.too_small(f"the model does not fit into the memory of {here.device}"):
-            model = F5Model(files, here.device, here.torch_dtype, "cpu" if is_small else here.device)
-        symbols = Symbols(f5_vocabulary.read(found.vocab).numbers(found.sizes.vocabulary))
-        defaults = {**_DEFAULTS, "nfe_step": FEWER_STEPS if is_low else STEPS}
-        about = About(found.path, variant, partial(inspection.digest, found.path), one_by_one=is_small)
+        # On a small GPU the vocoder stays on the CPU, and chunks are rendered one by one.
+        files = F5Files(
+            found.path, found.tensors, found.sizes, base_models.need(variant.vocoder, device.models), variant.vocoder
+        )
+        with runtime.too_small(f"the model does not fit into the memory of {where.device}"):
+            model = F5Model(files, where.device, where.torch_dtype, "cpu" if is_small_gpu else where.device)
+        tokenizer = Tokenizer(f5_vocabulary.read(found.vocab).char_map(found.sizes.vocabulary))
+        defaults = {**_DEFAULTS, "nfe_step": STEPS_LOW_VRAM if is_low else STEPS}
+        info = ModelInfo(found.path, variant, partial(inspection.digest, found.path), one_by_one=is_small_gpu)
         facts: dict[str, Any] = {
-            "device": here.device,
-            "precision": here.precision,
+            "device": where.device,
+            "precision": where.precision,
             "profile": device.profile,
             "architecture": found.architecture,
             "step": found.step,
@@ -117,7 +121,7 @@ class F5(NeuralEngine):
             "settings": defaults,
             "warnings": [*found.warnings],
         }
-        return Opened(F5Speech(model, symbols, about, defaults, self._facts), facts, found.path)
+        return Opened(F5Speech(model, tokenizer, info, defaults, self._facts), facts, found.path)
 
 
 _DEFAULTS: Mapping[str, Any] = {option.name: option.default for option in OPTIONS}

@@ -1,10 +1,10 @@
-"""BigVGAN (arXiv 2206.04658): mels to sound, with activations that do not alias.
+"""BigVGAN (arXiv 2206.04658): a vocoder from mel spectrogram to waveform, with anti-aliased snake activations.
 
-The weights are those of nvidia/bigvgan_v2_24khz_100band_256x, with the weight norm folded in once. Each activation runs
-at twice the rate: both halves of the samples between two frames of it are kept side by side, so that raising the rate,
-bending the signal and lowering the rate are two short convolutions and nothing is ever interleaved.
+The weights are those of nvidia/bigvgan_v2_24khz_100band_256x; weight norm is folded in when they are loaded. An
+activation runs at twice the sample rate. The samples of the higher rate are kept as two phases, even and odd, in an
+axis of their own (polyphase filters), so up- and downsampling are two short convolutions at the lower rate.
 
-Mels are spoken one after the other: one keeps a device busy, and each gives what it gives alone.
+Mels are computed one after the other: a single one keeps a device busy, and each gives what it gives alone.
 """
 
 from __future__ import annotations
@@ -28,116 +28,123 @@ from engines.torch.source import WeightSource
 from engines.torch.weights import json_in
 
 CONFIG, WEIGHTS = "config.json", "bigvgan_generator.pt"
-_ENDS = 7  # kernel of the first and the last convolution
-_NEVER_ZERO = 1e-9  # added to what is divided by
-_TAPS, _REACH = 12, 3  # of the low-pass filter, and so many samples of the lower rate it looks to each side
-_MOST = 4096  # channels; stages, kernels and dilations are far fewer
+_PRE_POST_KERNEL = 7  # of conv_pre and conv_post
+_EPS = 1e-9  # added to beta, which is divided by
+_TAPS = 12  # of the low-pass filter, at the higher rate
+_PHASE_PADDING = 3  # samples of the lower rate on each side of a phase filter
+_MAX_SIZE = 4096  # channels; rates, kernels and dilations are far smaller
 
 
 @dataclass(frozen=True, slots=True)
 class BigVganConfig:
-    """What a vocoder's config.json says.
+    """Sizes from a vocoder's config.json.
 
     Attributes:
-        rate_hz: Of the sound.
-        hop: Samples from one frame to the next.
-        n_mels: Of a frame.
-        channels: Before the first stage; each stage halves them.
-        stages: Of each, by how much it raises the rate, and its kernel.
-        blocks: Of each stage's residual blocks, the kernel, and the dilations of its pairs of convolutions.
-        bias, tanh: Whether the last convolution has a bias, and whether a tanh is what keeps the sound within bounds.
+        rate_hz: Sample rate of the waveform.
+        hop: Samples from one frame to the next, the product of all upsampling rates.
+        n_mels: Mel bands.
+        channels: Of the first stage's input (`upsample_initial_channel`); each stage halves them.
+        upsamples: Rate and kernel size of each stage's transposed convolution.
+        resblocks: Kernel size and dilations of each residual block of a stage.
+        bias: Whether conv_post has a bias (`use_bias_at_final`).
+        tanh: Whether the output goes through tanh (`use_tanh_at_final`); otherwise it is clamped to -1 … 1.
     """
 
     rate_hz: int
     hop: int
     n_mels: int
     channels: int
-    stages: tuple[tuple[int, int], ...]
-    blocks: tuple[tuple[int, tuple[int, ...]], ...]
+    upsamples: tuple[tuple[int, int], ...]
+    resblocks: tuple[tuple[int, tuple[int, ...]], ...]
     bias: bool
     tanh: bool
 
-    def width(self, stage: int) -> int:
-        """Channels behind so many stages."""
-        return self.channels >> stage
+    def channels_after(self, stages: int) -> int:
+        """Channels after a number of stages."""
+        return self.channels >> stages
 
 
 class BigVGAN:
-    """A loaded vocoder, in float32.
+    """Same as `bigvgan.BigVGAN` of NVIDIA's repository with `resblock: "1"` and `activation: snakebeta`, in float32;
+    compared with the independent one of transformers in `tests/unit/engines/torch/test_bigvgan.py`.
 
     Args:
         folder: With config.json and bigvgan_generator.pt.
+        device: Where it runs.
 
     Raises:
-        RequestRefused: They are not there, or no vocoder that is known here.
+        RequestRefused: A file is missing, unreadable, or not of this architecture.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        self.shape = shape = _shape(folder / CONFIG)
-        source = _source(folder / WEIGHTS, shape, device)
-        count = len(shape.blocks)
-        self._first, self._last = _Convolution(source, "conv_pre"), _Convolution(source, "conv_post")
-        self._stages = [_Raise(source, f"ups.{number}.0", rate) for number, (rate, _kernel) in enumerate(shape.stages)]
-        self._blocks = [
-            [_Block(source.within(f"resblocks.{number * count + own}."), *block)
-             for own, block in enumerate(shape.blocks)]
-            for number in range(len(shape.stages))
+        self.config = config = _config(folder / CONFIG)
+        source = _source(folder / WEIGHTS, config, device)
+        per_stage = len(config.resblocks)
+        self._conv_pre, self._conv_post = _Conv1d(source, "conv_pre"), _Conv1d(source, "conv_post")
+        self._ups = [_ConvTranspose1d(source, f"ups.{n}.0", rate) for n, (rate, _kernel) in enumerate(config.upsamples)]
+        self._resblocks = [
+            [_AMPBlock(source.within(f"resblocks.{stage * per_stage + n}."), dilations)
+             for n, (_kernel, dilations) in enumerate(config.resblocks)]
+            for stage in range(len(config.upsamples))
         ]  # fmt: skip
-        self._bend = _Activation(source.within("activation_post."))
+        self._activation_post = _Activation(source.within("activation_post."))
         self.device = device
 
     @torch.inference_mode()
     def __call__(self, mels: Sequence[Tensor]) -> list[Tensor]:
-        """Speak.
+        """Compute waveforms.
 
         Args:
-            mels: Each float32 [frames, n_mels], 1 or more frames.
+            mels: Log mel spectrograms, each float32 (frames, n_mels) with 1 or more frames.
 
         Returns:
-            Of each, float32 [frames * hop] on the device, -1 … 1.
+            For each, float32 (frames * hop,) on the device, -1 … 1.
         """
-        return [self._speak(mel.to(self.device).t()) for mel in mels]
+        return [self._waveform(mel.to(self.device).t()) for mel in mels]
 
     def bytes_for(self, frames: int) -> int:
-        """The most memory that so many frames take, besides the weights: within the widest stage.
+        """Peak memory for a number of frames, without the weights: within the stage that has the most values.
 
-        There are the stage's input, the sum over its blocks, the state of one, and an activation at twice the rate.
+        It holds the stage's input, the sum over its blocks, the state of one block, and an activation at twice the
+        rate: together 12 float32 tensors of the stage's size.
         """
-        samples, widest = frames, self.shape.channels * frames
-        for number, (rate, _kernel) in enumerate(self.shape.stages, 1):
+        samples, largest = frames, self.config.channels * frames
+        for stage, (rate, _kernel) in enumerate(self.config.upsamples, 1):
             samples *= rate
-            widest = max(widest, samples * self.shape.width(number))
-        return 4 * 12 * widest
+            largest = max(largest, samples * self.config.channels_after(stage))
+        return 4 * 12 * largest
 
-    def _speak(self, x: Tensor) -> Tensor:
-        """[n_mels, frames] -> [samples]."""
-        x = self._first(x)
-        for stage, blocks in zip(self._stages, self._blocks, strict=True):
-            x = stage(x)
-            total = blocks[0](x)
-            for block in blocks[1:]:
-                total += block(x)
-            x = total.div_(len(blocks))
-        x = self._last(self._bend(x))[0]
-        return torch.tanh(x) if self.shape.tanh else x.clamp(-1, 1)
+    def _waveform(self, x: Tensor) -> Tensor:
+        """(n_mels, frames) -> (frames * hop,)."""
+        x = self._conv_pre(x)  # (channels, frames)
+        for upsample, resblocks in zip(self._ups, self._resblocks, strict=True):
+            x = upsample(x)  # (channels / 2, rate * time)
+            total = resblocks[0](x)
+            for resblock in resblocks[1:]:
+                total += resblock(x)
+            x = total.div_(len(resblocks))
+        x = self._conv_post(self._activation_post(x))[0]  # (1, samples) -> (samples,)
+        return torch.tanh(x) if self.config.tanh else x.clamp(-1, 1)
 
 
-class _Convolution:
-    """[in, n] -> [out, n]."""
+class _Conv1d:
+    """(in, time) -> (out, time), zero-padded to the same length."""
 
     def __init__(self, source: WeightSource, name: str, dilation: int = 1) -> None:
-        self._weight, self._dilation = _weight(source, name), dilation
+        self._weight, self._dilation = _weight(source, name), dilation  # (out, in, kernel)
         self._bias = source.kept(f"{name}.bias") if source.has(f"{name}.bias") else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        reach = (self._weight.shape[2] - 1) * self._dilation // 2
-        return F.conv1d(x[None], self._weight, self._bias, padding=reach, dilation=self._dilation)[0]
+        padding = (self._weight.shape[2] - 1) * self._dilation // 2
+        # conv1d takes (batch, in, time)
+        return F.conv1d(x[None], self._weight, self._bias, padding=padding, dilation=self._dilation)[0]
 
 
-class _Raise:
-    """[in, n] -> [out, rate * n]: a transposed convolution."""
+class _ConvTranspose1d:
+    """(in, time) -> (out, rate * time)."""
 
     def __init__(self, source: WeightSource, name: str, rate: int) -> None:
+        # weight (in, out, kernel)
         self._weight, self._bias, self._rate = _weight(source, name), source.kept(f"{name}.bias"), rate
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -145,58 +152,64 @@ class _Raise:
         return F.conv_transpose1d(x[None], self._weight, self._bias, self._rate, padding)[0]
 
 
-class _Block:
-    """A residual block: pairs of convolutions, an activation before each."""
+class _AMPBlock:
+    """Same as `AMPBlock1`: residual pairs of a dilated and a plain convolution, each after an activation."""
 
-    def __init__(self, source: WeightSource, _kernel: int, dilations: Sequence[int]) -> None:
+    def __init__(self, source: WeightSource, dilations: Sequence[int]) -> None:
         self._pairs = [
-            (_Activation(source.within(f"activations.{2 * number}.")),
-             _Convolution(source, f"convs1.{number}", dilation),
-             _Activation(source.within(f"activations.{2 * number + 1}.")),
-             _Convolution(source, f"convs2.{number}"))
-            for number, dilation in enumerate(dilations)
+            (_Activation(source.within(f"activations.{2 * n}.")), _Conv1d(source, f"convs1.{n}", dilation),
+             _Activation(source.within(f"activations.{2 * n + 1}.")), _Conv1d(source, f"convs2.{n}"))
+            for n, dilation in enumerate(dilations)
         ]  # fmt: skip
 
     def __call__(self, x: Tensor) -> Tensor:
-        for bend, first, bend_again, second in self._pairs:
-            x = x + second(bend_again(first(bend(x))))
+        """(channels, time) -> (channels, time)."""
+        for activation_1, conv_1, activation_2, conv_2 in self._pairs:
+            x = x + conv_2(activation_2(conv_1(activation_1(x))))
         return x
 
 
 class _Activation:
-    """Snake with a frequency and a strength for each channel at twice the rate: x + sin²(αx) / β (arXiv 2006.08195)."""
+    """Same as `Activation1d(SnakeBeta)`: upsample by 2, snake, downsample by 2, with a low-pass filter both times.
+
+    Snake (arXiv 2006.08195) is x + sin²(αx) / β with α and β for each channel, here stored as logarithms.
+    """
 
     def __init__(self, source: WeightSource) -> None:
-        self._alpha = source.kept("act.alpha").exp_()[:, None, None]
-        self._strength = 1 / (source.kept("act.beta").exp_() + _NEVER_ZERO)[:, None, None]
-        self._up, self._down = (weight.to(source.device) for weight in _halves())
+        self._alpha = source.kept("act.alpha").exp_()[:, None, None]  # (channels, 1, 1)
+        self._inverse_beta = 1 / (source.kept("act.beta").exp_() + _EPS)[:, None, None]  # (channels, 1, 1)
+        self._up, self._down = (weight.to(source.device) for weight in _phase_filters())
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[channels, n] -> the same shape."""
-        wide = F.conv1d(F.pad(x[:, None], (_REACH, _REACH), mode="replicate"), self._up)  # [channels, 2, n]
-        wide += (wide * self._alpha).sin_().square_().mul_(self._strength)
-        # Before the first sample of the higher rate lies that sample again, and behind the last one the last.
-        before, behind = (end.expand(-1, 2, _REACH) for end in (wide[:, :1, :1], wide[:, 1:, -1:]))
-        return F.conv1d(torch.cat([before, wide, behind], dim=2), self._down)[:, 0]
+        """(channels, time) -> (channels, time)."""
+        # Channels are the batch of the convolutions: (channels, 1, time + 6) -> (channels, 2 phases, time)
+        phases = F.conv1d(F.pad(x[:, None], (_PHASE_PADDING, _PHASE_PADDING), mode="replicate"), self._up)
+        phases += (phases * self._alpha).sin_().square_().mul_(self._inverse_beta)
+        # Replicate padding at the higher rate: the first sample there is of the even phase, the last one of the odd.
+        before, after = (end.expand(-1, 2, _PHASE_PADDING) for end in (phases[:, :1, :1], phases[:, 1:, -1:]))
+        # (channels, 2 phases, time + 6) -> (channels, 1, time)
+        return F.conv1d(torch.cat([before, phases, after], dim=2), self._down)[:, 0]
 
 
-def _halves() -> tuple[Tensor, Tensor]:
-    """The low-pass filter, apart for the even and the odd samples of the higher rate.
+def _phase_filters() -> tuple[Tensor, Tensor]:
+    """The low-pass filter split into polyphase components, as weights of two convolutions at the lower rate.
 
     Returns:
-        For raising the rate [2, 1, taps], and for lowering it [1, 2, taps].
+        For upsampling (2 phases, 1, taps / 2 + 1), times 2 for the zeros between samples; for downsampling
+        (1, 2 phases, taps / 2 + 1).
     """
-    taps, nothing = _low_pass(), torch.zeros(1)
-    even, odd = taps[0::2], taps[1::2]
-    up = torch.stack([torch.cat([odd.flip(0), nothing]), torch.cat([nothing, even.flip(0)])])
-    down = torch.stack([torch.cat([nothing, odd]), torch.cat([even, nothing])])
+    taps, zero = _low_pass(), torch.zeros(1)
+    even, odd = taps[0::2], taps[1::2]  # each (taps / 2,)
+    # The phases are half a sample apart, so their zero taps are at opposite ends.
+    up = torch.stack([torch.cat([odd.flip(0), zero]), torch.cat([zero, even.flip(0)])])  # (2, taps / 2 + 1)
+    down = torch.stack([torch.cat([zero, odd]), torch.cat([even, zero])])  # (2, taps / 2 + 1)
     return 2 * up[:, None], down[None]
 
 
 def _low_pass() -> Tensor:
-    """A sinc within a Kaiser window that passes the lower half of the frequencies, with a sum of 1: [taps].
+    """Same as `kaiser_sinc_filter1d` with cutoff 0.25 and half width 0.3 of the higher rate: (taps,), its sum is 1.
 
-    The window's shape follows from the width of the transition, 1.2 of the lower rate's Nyquist frequency, by Kaiser's
+    The window's beta follows from the width of the transition, 1.2 of the lower rate's Nyquist frequency, by Kaiser's
     formula (Oppenheim and Schafer, Discrete-Time Signal Processing, 7.5.3).
     """
     attenuation_db = 2.285 * (_TAPS // 2 - 1) * math.pi * 1.2 + 7.95
@@ -208,120 +221,129 @@ def _low_pass() -> Tensor:
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
-_CURE = f"Use {CONFIG} and {WEIGHTS} of nvidia/bigvgan_v2_24khz_100band_256x, as they are."
+_CURE = f"Use the unmodified {CONFIG} and {WEIGHTS} of nvidia/bigvgan_v2_24khz_100band_256x."
 _KNOWN: Mapping[str, object] = {
     "resblock": "1", "activation": "snakebeta", "snake_logscale": True,
     "sampling_rate": RATE_HZ, "hop_size": HOP, "n_fft": N_FFT, "win_size": N_FFT, "num_mels": N_MELS, "fmin": 0,
 }  # fmt: skip
-"""What is built here, and the mels that F5-TTS makes for it."""
+"""The architecture implemented here, and the mel spectrogram that F5-TTS generates for it."""
 
 
-def _shape(config: Path) -> BigVganConfig:
+def _config(path: Path) -> BigVganConfig:
     try:
-        said = json_in(config)
+        config = json_in(path)
         for name, known in _KNOWN.items():
-            if said[name] != known:
-                raise ValueError(f"its {name} is {said[name]!s:.80}, known is {known}")
-        return _numbers(said)
+            if config[name] != known:
+                raise ValueError(f"unsupported {name} {config[name]!s:.80}; supported: {known}")
+        return _sizes(config)
     except OSError as error:
-        raise RequestRefused(f"the vocoder's {config} can't be read: {error.strerror}", _CURE) from None
+        raise RequestRefused(f"can't read the vocoder's {path}: {error.strerror}", _CURE) from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        words = str(error) if type(error) is ValueError else "it lacks what describes a BigVGAN"
-        raise RequestRefused(f"the vocoder's {config.name} can't be used ({words})", _CURE) from None
+        reason = str(error) if type(error) is ValueError else "keys of a BigVGAN configuration are missing"
+        raise RequestRefused(f"the vocoder's {path.name} can't be used ({reason})", _CURE) from None
 
 
-def _numbers(said: Mapping[str, Any]) -> BigVganConfig:
-    dilations = (tuple(map(int, those)) for those in said["resblock_dilation_sizes"])
-    shape = BigVganConfig(
-        rate_hz=int(said["sampling_rate"]),
-        hop=int(said["hop_size"]),
-        n_mels=int(said["num_mels"]),
-        channels=int(said["upsample_initial_channel"]),
-        stages=tuple(zip(map(int, said["upsample_rates"]), map(int, said["upsample_kernel_sizes"]), strict=True)),
-        blocks=tuple(zip(map(int, said["resblock_kernel_sizes"]), dilations, strict=True)),
-        bias=bool(said.get("use_bias_at_final", True)),
-        tanh=bool(said.get("use_tanh_at_final", True)),
+def _sizes(values: Mapping[str, Any]) -> BigVganConfig:
+    dilations = (tuple(map(int, each)) for each in values["resblock_dilation_sizes"])
+    rates, kernels = map(int, values["upsample_rates"]), map(int, values["upsample_kernel_sizes"])
+    config = BigVganConfig(
+        rate_hz=int(values["sampling_rate"]),
+        hop=int(values["hop_size"]),
+        n_mels=int(values["num_mels"]),
+        channels=int(values["upsample_initial_channel"]),
+        upsamples=tuple(zip(rates, kernels, strict=True)),
+        resblocks=tuple(zip(map(int, values["resblock_kernel_sizes"]), dilations, strict=True)),
+        bias=bool(values.get("use_bias_at_final", True)),
+        tanh=bool(values.get("use_tanh_at_final", True)),
     )
-    kernels = [kernel for kernel, those in shape.blocks for _dilation in those]
-    sizes = [shape.channels, *(number for stage in shape.stages for number in stage), *kernels]
-    sizes += [dilation for _kernel, those in shape.blocks for dilation in those]
-    right = (
-        bool(shape.blocks) and all(0 < size <= _MOST for size in sizes) and all(kernel % 2 for kernel in kernels)
-        and all(kernel >= rate and (kernel - rate) % 2 == 0 for rate, kernel in shape.stages)
-        and math.prod(rate for rate, _kernel in shape.stages) == shape.hop
-        and shape.width(len(shape.stages)) > 0 and len(sizes) <= 100
+    if not _is_buildable(config):
+        raise ValueError("sizes out of range, or not those of one network")
+    return config
+
+
+def _is_buildable(config: BigVganConfig) -> bool:
+    """Whether the sizes are bounded, keep lengths the same in residual blocks, and upsample a frame to a hop."""
+    kernels = [kernel for kernel, dilations in config.resblocks for _dilation in dilations]
+    sizes = [config.channels, *(size for upsample in config.upsamples for size in upsample), *kernels]
+    sizes += [dilation for _kernel, dilations in config.resblocks for dilation in dilations]
+    return (
+        bool(config.resblocks) and all(0 < size <= _MAX_SIZE for size in sizes)
+        and all(kernel % 2 for kernel in kernels)
+        and all(kernel >= rate and (kernel - rate) % 2 == 0 for rate, kernel in config.upsamples)
+        and math.prod(rate for rate, _kernel in config.upsamples) == config.hop
+        and config.channels_after(len(config.upsamples)) > 0 and len(sizes) <= 100
     )  # fmt: skip
-    if not right:
-        raise ValueError("no vocoder has such sizes")
-    return shape
 
 
-def _source(path: Path, shape: BigVganConfig, device: torch.device) -> WeightSource:
+def _source(path: Path, config: BigVganConfig, device: torch.device) -> WeightSource:
     try:
         entries = _entries(path)
     except tensors.UnreadableModelFile as error:
         raise RequestRefused(f"the vocoder's {path.name} can't be used: {error.reason}", error.cure) from None
     except OSError as error:
-        raise RequestRefused(f"the vocoder's {path} can't be read: {error.strerror}", _CURE) from None
-    for name, wanted in _expected(shape, entries):
-        if name not in entries or entries[name].shape != wanted:
+        raise RequestRefused(f"can't read the vocoder's {path}: {error.strerror}", _CURE) from None
+    for name, expected in _expected(config, entries):
+        if name not in entries or entries[name].shape != expected:
             found = f"is {list(entries[name].shape)}" if name in entries else "is missing"
             raise RequestRefused(
-                f"the vocoder's {path.name} does not fit its {CONFIG}: {name} {found}, not {list(wanted)}", _CURE
+                f"the vocoder's {path.name} does not match its {CONFIG}: {name} {found}, expected {list(expected)}",
+                _CURE,
             )
     return WeightSource(path, entries, device, torch.float32)
 
 
 def _entries(path: Path) -> dict[str, Entry]:
-    """Its tensors by the names that they have within the generator, weight norm as torch has it today."""
-    found = tensors.read(path).entries
-    return unwrapped({name.removeprefix("generator."): entry for name, entry in found.items()})
+    """Entries by their names within the generator; `weight_g` and `weight_v` get the names that torch has today."""
+    entries = tensors.read(path).entries
+    return unwrapped({name.removeprefix("generator."): entry for name, entry in entries.items()})
 
 
-_NORMED = "parametrizations.weight.original"
+_WEIGHT_NORM = "parametrizations.weight.original"
 
 
 def _weight(source: WeightSource, name: str) -> Tensor:
-    """A convolution's weight, with its weight norm (arXiv 1602.07868) folded in where it has one."""
+    """A convolution's weight, with its weight norm (arXiv 1602.07868) folded in if it has one."""
     if source.has(f"{name}.weight"):
         return source.kept(f"{name}.weight")
-    size, direction = (source.kept(f"{name}.{_NORMED}{number}") for number in (0, 1))
-    return direction.mul_(size / direction.norm(dim=(1, 2), keepdim=True))
+    g, v = (source.kept(f"{name}.{_WEIGHT_NORM}{n}") for n in (0, 1))  # (dim 0, 1, 1) and the weight's shape
+    return v.mul_(g / v.norm(dim=(1, 2), keepdim=True))
 
 
-def _expected(shape: BigVganConfig, entries: Mapping[str, Entry]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every tensor that speaking needs."""
-    for name, weight, bias in _convolutions(shape):
+def _expected(config: BigVganConfig, entries: Mapping[str, Entry]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of all tensors that are read, with or without weight norm, whichever the file has."""
+    for name, weight, bias in _convolutions(config):
         if f"{name}.weight" in entries:
             yield f"{name}.weight", weight
         else:
-            yield f"{name}.{_NORMED}0", (weight[0], 1, 1)
-            yield f"{name}.{_NORMED}1", weight
+            yield f"{name}.{_WEIGHT_NORM}0", (weight[0], 1, 1)
+            yield f"{name}.{_WEIGHT_NORM}1", weight
         if bias:
             yield f"{name}.bias", (bias,)
-    for name, width in _activations(shape):
-        yield f"{name}.act.alpha", (width,)
-        yield f"{name}.act.beta", (width,)
+    for name, channels in _activations(config):
+        yield f"{name}.act.alpha", (channels,)
+        yield f"{name}.act.beta", (channels,)
 
 
-def _convolutions(shape: BigVganConfig) -> Iterator[tuple[str, tuple[int, int, int], int]]:
-    """Name, shape of the weight, and size of the bias of each; 0 for none."""
-    last, count = shape.width(len(shape.stages)), len(shape.blocks)
-    yield "conv_pre", (shape.channels, shape.n_mels, _ENDS), shape.channels
-    yield "conv_post", (1, last, _ENDS), int(shape.bias)
-    for number, (_rate, kernel) in enumerate(shape.stages):
-        width = shape.width(number + 1)
-        yield f"ups.{number}.0", (shape.width(number), width, kernel), width
-        for own, (size, dilations) in enumerate(shape.blocks):
+def _convolutions(config: BigVganConfig) -> Iterator[tuple[str, tuple[int, int, int], int]]:
+    """Name, weight shape and bias size of each convolution; bias size 0 for no bias."""
+    last, per_stage = config.channels_after(len(config.upsamples)), len(config.resblocks)
+    yield "conv_pre", (config.channels, config.n_mels, _PRE_POST_KERNEL), config.channels
+    yield "conv_post", (1, last, _PRE_POST_KERNEL), int(config.bias)
+    for stage, (_rate, upsample_kernel) in enumerate(config.upsamples):
+        channels = config.channels_after(stage + 1)
+        # A transposed convolution's weight is (in, out, kernel).
+        yield f"ups.{stage}.0", (config.channels_after(stage), channels, upsample_kernel), channels
+        for n, (kernel, dilations) in enumerate(config.resblocks):
             for pair in range(len(dilations)):
-                for side in ("convs1", "convs2"):
-                    yield f"resblocks.{number * count + own}.{side}.{pair}", (width, width, size), width
+                for convs in ("convs1", "convs2"):
+                    yield f"resblocks.{stage * per_stage + n}.{convs}.{pair}", (channels, channels, kernel), channels
 
 
-def _activations(shape: BigVganConfig) -> Iterator[tuple[str, int]]:
-    yield "activation_post", shape.width(len(shape.stages))
-    for number in range(len(shape.stages)):
-        for own, (_size, dilations) in enumerate(shape.blocks):
-            block = f"resblocks.{number * len(shape.blocks) + own}"
-            for place in range(2 * len(dilations)):
-                yield f"{block}.activations.{place}", shape.width(number + 1)
+def _activations(config: BigVganConfig) -> Iterator[tuple[str, int]]:
+    """Name and channels of each activation."""
+    yield "activation_post", config.channels_after(len(config.upsamples))
+    for stage in range(len(config.upsamples)):
+        for n, (_kernel, dilations) in enumerate(config.resblocks):
+            resblock = f"resblocks.{stage * len(config.resblocks) + n}"
+            for activation in range(2 * len(dilations)):
+                yield f"{resblock}.activations.{activation}", config.channels_after(stage + 1)

@@ -1,8 +1,9 @@
-"""Sequences of different length laid end to end, so that a batch of them has no padding at all.
+"""Packed (variable-length) sequences: a batch without padding, as FlashAttention's `varlen` functions take it.
 
-What works on each row alone (matrices, norms) runs over all rows at once. Attention looks at one sequence at a time.
-Convolutions get rows of zeros between the sequences, what they would see beyond the end of each one alone. So a batch
-gives what its sequences give one by one, and costs no more.
+All sequences of a batch are concatenated along one axis of `total` tokens; a token of F5-TTS or Vocos is one mel frame.
+Linear layers and norms run over all tokens at once. Attention is restricted to each sequence by `cu_seqlens`.
+Convolutions run over a copy with zeros between the sequences, the same zeros that each one alone would be padded with.
+So a batch gives the same result as its sequences one by one, and spends nothing on padding.
 """
 
 from __future__ import annotations
@@ -15,52 +16,57 @@ from torch import Tensor
 
 
 class Packing:
-    """How sequences lie in a table of rows.
+    """Lengths and offsets of the sequences in a packed batch.
 
     Args:
-        lengths: Of each sequence, 1 or more rows.
+        lengths: Tokens of each sequence, each 1 or more.
+        device: Where the index tensors are.
 
     Attributes:
         lengths: As given.
-        spans: The rows of each sequence.
-        rows: Of all together.
-        longest: Rows of the longest sequence.
-        positions: Of each row in its sequence, int64 [rows].
-        offsets: The first row of each sequence, and one behind the last, int32 [sequences + 1].
+        spans: Slice of each sequence within the `total` tokens.
+        total: Tokens of all sequences together.
+        max_seqlen: Tokens of the longest sequence.
+        position_ids: Position of each token within its sequence, from 0, int64 (total,).
+        cu_seqlens: Cumulative lengths as in FlashAttention, from 0 to `total`, int32 (sequences + 1,).
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         ends = list(accumulate(lengths))
         self.lengths = list(lengths)
         self.spans = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
-        self.rows, self.longest = ends[-1], max(lengths)
-        self.positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
-        self.offsets = torch.tensor([0, *ends], dtype=torch.int32, device=device)
-        self._numbers = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device)
+        self.total, self.max_seqlen = ends[-1], max(lengths)
+        self.position_ids = torch.cat([torch.arange(length) for length in lengths]).to(device)  # (total,)
+        self.cu_seqlens = torch.tensor([0, *ends], dtype=torch.int32, device=device)  # (sequences + 1,)
+        sequence_ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))  # (total,)
+        self._sequence_ids = sequence_ids.to(device)
 
-    def gapped(self, gap: int) -> Gapped:
-        """The layout for a convolution that looks `gap` rows to each side."""
-        return Gapped(self, self._numbers, gap)
+    def conv_padding(self, padding: int) -> ConvPadding:
+        """Indices for a convolution of kernel size `2 * padding + 1`."""
+        return ConvPadding(self, self._sequence_ids, padding)
 
 
-class Gapped:
-    """The same rows, with `gap` rows of zeros before, between and after the sequences.
+class ConvPadding:
+    """The packed tokens with `padding` zeros before, between and after the sequences.
+
+    Two neighbouring sequences share the zeros between them. An unpadded convolution then computes for each token what
+    `padding="same"` computes for its sequence alone; what it computes at the zeros is dropped.
 
     Attributes:
-        inner: Where a convolution leaves the result for each row, int64 [rows].
-        outer: Where it looks for each row, int64 [rows].
+        input_ids: Index of each token in the input of the convolution, int64 (total,).
+        output_ids: Index of each token in its output, int64 (total,).
     """
 
-    def __init__(self, packing: Packing, numbers: Tensor, gap: int) -> None:
-        own = torch.arange(packing.rows, device=numbers.device)
-        self.inner = own + gap * numbers
-        self.outer = self.inner + gap
-        self._rows = packing.rows + gap * (len(packing.spans) + 1)
+    def __init__(self, packing: Packing, sequence_ids: Tensor, padding: int) -> None:
+        token_ids = torch.arange(packing.total, device=sequence_ids.device)  # (total,)
+        self.output_ids = token_ids + padding * sequence_ids  # (total,)
+        self.input_ids = self.output_ids + padding  # (total,)
+        self._padded_total = packing.total + padding * (len(packing.spans) + 1)
 
-    def open(self, x: Tensor) -> Tensor:
-        """[rows, channels] -> [rows + gaps, channels]."""
-        return x.new_zeros(self._rows, x.shape[1]).index_copy_(0, self.outer, x)
+    def pad(self, x: Tensor) -> Tensor:
+        """(total, channels) -> (total + zeros, channels)."""
+        return x.new_zeros(self._padded_total, x.shape[1]).index_copy_(0, self.input_ids, x)
 
-    def close(self, x: Tensor) -> Tensor:
-        """What an unpadded convolution made of it, [rows + gaps - 2 gap, channels] -> [rows, channels]."""
-        return x.index_select(0, self.inner)
+    def unpad(self, x: Tensor) -> Tensor:
+        """Output of the convolution, (total + zeros - 2 padding, channels) -> (total, channels)."""
+        return x.index_select(0, self.output_ids)

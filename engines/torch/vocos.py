@@ -1,7 +1,7 @@
-"""Vocos (arXiv 2306.00814): mels to sound, several at a time.
+"""Vocos (arXiv 2306.00814): a vocoder from mel spectrogram to waveform, for several mels at a time.
 
-The weights are those of the library vocos, as charactr/vocos-mel-24khz has them. Mels of different length are laid end
-to end (`packing`): each gives what it gives alone.
+The weights are those of the library vocos, from charactr/vocos-mel-24khz. Mels of different length are packed
+(`packing`), so each gives the waveform that it gives alone.
 """
 
 from __future__ import annotations
@@ -18,26 +18,29 @@ from torch import Tensor
 from engines.checkpoints import sidecar
 from engines.errors import RequestRefused
 from engines.modelfiles import tensors
-from engines.torch.convnext import KERNEL, ConvNext
+from engines.torch.convnext import KERNEL, ConvNeXtBlock
 from engines.torch.convolution import Convolution
 from engines.torch.packing import Packing
 from engines.torch.source import WeightSource
 
 CONFIG, WEIGHTS = "config.yaml", "pytorch_model.bin"
 _EPS = 1e-6
-_LOUDEST = 100.0  # magnitudes above are cut
+_MAX_MAGNITUDE = 100.0  # "safeguard to prevent excessively large magnitudes" of `ISTFTHead`
 _MAX_LAYERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class VocosConfig:
-    """What a vocoder's config.yaml says.
+    """Sizes from a vocoder's config.yaml.
 
     Attributes:
-        rate_hz: Of the sound.
+        rate_hz: Sample rate of the waveform.
         hop: Samples from one frame to the next.
-        n_fft: Samples that a frame looks at.
-        n_mels, dim, inner, layers: Of the model.
+        n_fft: Samples in the window of a frame.
+        n_mels: Mel bands, the library's `input_channels`.
+        dim: Channels of the backbone.
+        intermediate_dim: Channels inside a ConvNeXt block.
+        num_layers: ConvNeXt blocks.
     """
 
     rate_hz: int
@@ -45,126 +48,133 @@ class VocosConfig:
     n_fft: int
     n_mels: int
     dim: int
-    inner: int
-    layers: int
+    intermediate_dim: int
+    num_layers: int
 
 
 class Vocos:
-    """A loaded vocoder, in float32.
+    """Same as `vocos.models.VocosBackbone` with `vocos.heads.ISTFTHead`, on packed sequences, in float32; compared in
+    `tests/unit/engines/torch/test_vocos.py`.
 
     Args:
         folder: With config.yaml and pytorch_model.bin.
+        device: Where it runs.
 
     Raises:
-        RequestRefused: They are not there, or no vocoder that is known here.
+        RequestRefused: A file is missing, unreadable, or not of this architecture.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        self.shape = _shape(folder / CONFIG)
-        source = _source(folder / WEIGHTS, self.shape, device)
+        self.config = _config(folder / CONFIG)
+        source = _source(folder / WEIGHTS, self.config, device)
         backbone, head = source.within("backbone."), source.within("head.")
         self._embed = Convolution(backbone.kept("embed.weight"), backbone.kept("embed.bias"))
-        self._first, self._last = backbone.norm("norm"), backbone.norm("final_layer_norm")
-        self._blocks = [ConvNext(backbone.within(f"convnext.{number}.")) for number in range(self.shape.layers)]
+        self._norm, self._final_layer_norm = backbone.norm("norm"), backbone.norm("final_layer_norm")
+        self._convnext = [ConvNeXtBlock(backbone.within(f"convnext.{n}.")) for n in range(self.config.num_layers)]
         self._out, self._window = head.linear("out"), head.kept("istft.window")
         self.device = device
 
     @torch.inference_mode()
     def __call__(self, mels: Sequence[Tensor]) -> list[Tensor]:
-        """Speak.
+        """Compute waveforms.
 
         Args:
-            mels: Each float32 [frames, n_mels], 2 or more frames.
+            mels: Log mel spectrograms, each float32 (frames, n_mels) with 2 or more frames.
 
         Returns:
-            Of each, float32 [(frames - 1) * hop] on the device.
+            For each, float32 ((frames - 1) * hop,) on the device.
         """
         packing = Packing([len(mel) for mel in mels], self.device)
-        gapped = packing.gapped(KERNEL // 2)
-        x = gapped.close(self._embed(gapped.open(torch.cat(list(mels)).to(self.device))))
-        x = F.layer_norm(x, x.shape[1:], *self._first, _EPS)
-        for block in self._blocks:
+        padding = packing.conv_padding(KERNEL // 2)
+        x = torch.cat(list(mels)).to(self.device)  # (total, n_mels)
+        x = padding.unpad(self._embed(padding.pad(x)))  # (total, dim)
+        x = F.layer_norm(x, x.shape[1:], *self._norm, _EPS)
+        for block in self._convnext:
             x = block(x, packing)
-        x = self._out(F.layer_norm(x, x.shape[1:], *self._last, _EPS))
-        magnitude, phase = x.t().chunk(2)
-        spectrum = torch.polar(magnitude.exp().clamp_(max=_LOUDEST), phase)
-        return [self._sound(spectrum[:, span]) for span in packing.spans]
+        x = self._out(F.layer_norm(x, x.shape[1:], *self._final_layer_norm, _EPS))  # (total, n_fft + 2)
+        magnitude, phase = x.t().chunk(2)  # each (n_fft / 2 + 1, total)
+        spectrum = torch.polar(magnitude.exp().clamp_(max=_MAX_MAGNITUDE), phase)  # complex64, the same shape
+        return [self._istft(spectrum[:, span]) for span in packing.spans]
 
     def bytes_for(self, frames: int) -> int:
-        """The most memory that so many frames take, besides the weights: when spectra become sound."""
-        return frames * 4 * max(6 * self.shape.n_fft, self.shape.n_fft + 3 * self.shape.dim + 2 * self.shape.inner)
+        """Peak memory for a number of frames, without the weights: either in the ISTFT or in a ConvNeXt block."""
+        config = self.config
+        return frames * 4 * max(6 * config.n_fft, config.n_fft + 3 * config.dim + 2 * config.intermediate_dim)
 
-    def _sound(self, spectrum: Tensor) -> Tensor:
-        return torch.istft(spectrum, self.shape.n_fft, self.shape.hop, window=self._window)
+    def _istft(self, spectrum: Tensor) -> Tensor:
+        """complex64 (n_fft / 2 + 1, frames) -> ((frames - 1) * hop,)."""
+        return torch.istft(spectrum, self.config.n_fft, self.config.hop, window=self._window)
 
 
 _KNOWN = {"backbone": "vocos.models.VocosBackbone", "head": "vocos.heads.ISTFTHead"}
-_CURE = "Use the files of charactr/vocos-mel-24khz, as they are: `voicespool models pull f5` brings them."
+_CURE = "Use the unmodified files of charactr/vocos-mel-24khz: `voicespool models pull f5` downloads them."
 
 
-def _shape(config: Path) -> VocosConfig:
+def _config(path: Path) -> VocosConfig:
     try:
-        said = sidecar.read(config)
+        config = sidecar.read(path)
         for part, known in _KNOWN.items():
-            if said[part]["class_path"] != known:
-                raise ValueError(f"its {part} is {said[part]['class_path']!s:.80}, known is {known}")
-        hears, thinks, speaks = (said[part]["init_args"] for part in ("feature_extractor", *_KNOWN))
-        if speaks.get("padding") != "center":
-            raise ValueError("its padding is not `center`")
-        return _numbers(hears, thinks, speaks)
+            if config[part]["class_path"] != known:
+                raise ValueError(f"unsupported {part} {config[part]['class_path']!s:.80}; supported: {known}")
+        features, backbone, head = (config[part]["init_args"] for part in ("feature_extractor", *_KNOWN))
+        # The library's other padding, `same`, needs an ISTFT of its own; the published model has `center`.
+        if head.get("padding") != "center":
+            raise ValueError("the padding of its head is not `center`")
+        return _sizes(features, backbone, head)
     except OSError as error:
-        raise RequestRefused(f"the vocoder's {config} can't be read: {error.strerror}", _CURE) from None
+        raise RequestRefused(f"can't read the vocoder's {path}: {error.strerror}", _CURE) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        words = str(error) if type(error) is ValueError else "it lacks what describes a Vocos"
-        raise RequestRefused(f"the vocoder's {config.name} can't be used ({words})", _CURE) from None
+        reason = str(error) if type(error) is ValueError else "keys of a Vocos configuration are missing"
+        raise RequestRefused(f"the vocoder's {path.name} can't be used ({reason})", _CURE) from None
 
 
-def _numbers(hears: Mapping[str, Any], thinks: Mapping[str, Any], speaks: Mapping[str, Any]) -> VocosConfig:
-    shape = VocosConfig(
-        rate_hz=int(hears["sample_rate"]),
-        hop=int(speaks["hop_length"]),
-        n_fft=int(speaks["n_fft"]),
-        n_mels=int(thinks["input_channels"]),
-        dim=int(thinks["dim"]),
-        inner=int(thinks["intermediate_dim"]),
-        layers=int(thinks["num_layers"]),
+def _sizes(features: Mapping[str, Any], backbone: Mapping[str, Any], head: Mapping[str, Any]) -> VocosConfig:
+    config = VocosConfig(
+        rate_hz=int(features["sample_rate"]),
+        hop=int(head["hop_length"]),
+        n_fft=int(head["n_fft"]),
+        n_mels=int(backbone["input_channels"]),
+        dim=int(backbone["dim"]),
+        intermediate_dim=int(backbone["intermediate_dim"]),
+        num_layers=int(backbone["num_layers"]),
     )
-    if min(astuple(shape)) < 1 or shape.layers > _MAX_LAYERS:
-        raise ValueError(f"no vocoder has such sizes: {shape}")
-    return shape
+    if min(astuple(config)) < 1 or config.num_layers > _MAX_LAYERS:
+        raise ValueError(f"sizes out of range: {config}")
+    return config
 
 
-def _source(path: Path, shape: VocosConfig, device: torch.device) -> WeightSource:
+def _source(path: Path, config: VocosConfig, device: torch.device) -> WeightSource:
     try:
         entries = tensors.read(path).entries
     except tensors.UnreadableModelFile as error:
         raise RequestRefused(f"the vocoder's {path.name} can't be used: {error.reason}", error.cure) from None
     except OSError as error:
-        raise RequestRefused(f"the vocoder's {path} can't be read: {error.strerror}", _CURE) from None
-    for name, wanted in _expected(shape).items():
-        if name not in entries or entries[name].shape != wanted:
+        raise RequestRefused(f"can't read the vocoder's {path}: {error.strerror}", _CURE) from None
+    for name, expected in _expected(config).items():
+        if name not in entries or entries[name].shape != expected:
             found = f"is {list(entries[name].shape)}" if name in entries else "is missing"
             raise RequestRefused(
-                f"the vocoder's {path.name} does not fit its {CONFIG}: {name} {found}, not {list(wanted)}", _CURE
+                f"the vocoder's {path.name} does not match its {CONFIG}: {name} {found}, expected {list(expected)}",
+                _CURE,
             )
     return WeightSource(path, entries, device, torch.float32)
 
 
-def _expected(shape: VocosConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor that speaking needs."""
-    dim, inner = shape.dim, shape.inner
-    table: dict[str, tuple[int, ...]] = {
-        "backbone.embed.weight": (dim, shape.n_mels, KERNEL), "backbone.embed.bias": (dim,),
-        "head.out.weight": (shape.n_fft + 2, dim), "head.out.bias": (shape.n_fft + 2,),
-        "head.istft.window": (shape.n_fft,),
+def _expected(config: VocosConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors that are read; the file also has those of the feature extractor."""
+    dim, inner = config.dim, config.intermediate_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "backbone.embed.weight": (dim, config.n_mels, KERNEL), "backbone.embed.bias": (dim,),
+        "head.out.weight": (config.n_fft + 2, dim), "head.out.bias": (config.n_fft + 2,),
+        "head.istft.window": (config.n_fft,),
     }  # fmt: skip
     block = {
         "dwconv.weight": (dim, 1, KERNEL), "dwconv.bias": (dim,), "norm.weight": (dim,), "norm.bias": (dim,),
         "pwconv1.weight": (inner, dim), "pwconv1.bias": (inner,),
         "pwconv2.weight": (dim, inner), "pwconv2.bias": (dim,), "gamma": (dim,),
     }  # fmt: skip
-    for number in range(shape.layers):
-        table |= {f"backbone.convnext.{number}.{name}": wanted for name, wanted in block.items()}
+    for n in range(config.num_layers):
+        shapes |= {f"backbone.convnext.{n}.{name}": shape for name, shape in block.items()}
     for norm in ("norm", "final_layer_norm"):
-        table |= {f"backbone.{norm}.weight": (dim,), f"backbone.{norm}.bias": (dim,)}
-    return table
+        shapes |= {f"backbone.{norm}.weight": (dim,), f"backbone.{norm}.bias": (dim,)}
+    return shapes

@@ -1,4 +1,4 @@
-"""Reference recordings: read, measured, and judged before an engine hears them.
+"""Reference recordings: read, measured and checked before an engine uses them.
 
 No torch.
 May import `engines.errors`.

@@ -1,7 +1,7 @@
-"""Recordings of voices: checked before any time of a GPU is spent on them, and read for the engine.
+"""Reference recordings: checked before a GPU is used, and read for the engine.
 
-Nothing here fails for what a file contains: what is wrong becomes a sentence. Whatever a file claims to be, its
-beginning alone is decoded, so that time and memory are bounded.
+No content of a file raises an unexpected error; a fault becomes a message. Only the beginning of a file is decoded,
+whatever its header claims, so time and memory are bounded.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-HEAD_BYTES = 512  # enough to tell kinds of files apart
-MAX_SAMPLES = 6_000_000  # looked at, all channels together: a minute of the usual kinds, and 24 MB
-MAX_READ = 24_000_000  # for an engine: a minute of any number of channels and any rate that people have
-STREAMED_BYTES = 0x7FF00000  # programs that write WAV to a pipe promise 2 or 4 GB, not knowing the length
-WHOLE = 1.01  # a promise that is kept but for odd bytes at the end
-_PROMISE = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)$", re.MULTILINE)
+HEAD_BYTES = 512  # for `kind_of`
+MAX_EXAMINED = 6_000_000  # samples of all channels: a minute of stereo at 48 kHz, 24 MB
+MAX_READ = 24_000_000  # samples of all channels for an engine: a minute in common formats
+STREAMED_BYTES = 0x7FF00000  # programs that write WAV to a pipe don't know its length and put 2 or 4 GB into the header
+COMPLETE = 1.01  # a header may claim this much more than there is, for odd bytes at the end
+_CLAIMED_BYTES = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What a recording is like. What is measured is measured in its beginning, the channels mixed to one.
+    """A checked recording. Measurements are of its first minute, mixed to mono.
 
     Attributes:
         path: As given.
-        duration_s: 0 when it can't be read.
-        rate_hz: Samples per second; 0 when it can't be read.
-        channels: 0 when it can't be read.
-        peak_dbfs: Highest sample of any channel, 0 is full scale; None when there is none.
-        level_dbfs: Level of the speech without its pauses; None when there is none.
+        duration_s: 0 if it can't be read.
+        rate_hz: Sample rate; 0 if it can't be read.
+        channels: 0 if it can't be read.
+        peak_dbfs: Highest sample of any channel, 0 is full scale; None for silence.
+        level_dbfs: Level of the speech without its pauses; None for silence.
         clipped: Share of samples in flat tops at full scale, 0 … 1.
         silence: Share of pauses, 0 … 1.
-        errors: Sentences: why no engine can use it.
-        warnings: Sentences: what will make the voice worse; none where there are errors.
+        errors: Why no engine can use it, in sentences.
+        warnings: What makes the voice worse, in sentences; none if there are errors.
     """
 
     path: Path
@@ -64,25 +64,25 @@ class Recording:
 
 
 class _Found(Exception):
-    """A fault: its name in `FAULTS`, and the values of its sentence. Raised where it ends the look at a recording."""
+    """A fault: its key in `FAULTS`, and the values of its template. Raised if the recording can't be read further."""
 
     def __init__(self, fault: str, **values: object) -> None:
         super().__init__(fault)
         self.fault, self.values = FAULTS[fault], values
 
     def sentence(self, shown: str) -> str:
-        return f"{shown} {self.fault.says.format(**self.values)}; {self.fault.cure}"
+        return f"{shown} {self.fault.problem.format(**self.values)}; {self.fault.cure}"
 
 
 def examine(path: Path, shown: str) -> Recording:
-    """Look at a recording: can it be used, and what will make the voice worse?
+    """Check a recording: whether it can be used, and what will make the voice worse.
 
     Args:
-        path: Of the file itself, not of a link to it.
-        shown: Its name as the subject of sentences, safe to print.
+        path: A regular file; symbolic links are not followed.
+        shown: Its name for messages, safe to print.
 
     Returns:
-        What it is like; a file that can't be used has errors.
+        The measurements, with `errors` if it can't be used.
     """
     try:
         with _opened(path) as file:
@@ -92,17 +92,17 @@ def examine(path: Path, shown: str) -> Recording:
 
 
 def read(path: Path, max_s: float) -> tuple[NDArray[np.float32], int]:
-    """Read the beginning of a recording as it is: neither mixed nor resampled.
+    """Read the beginning of a recording, neither mixed nor resampled.
 
     Args:
-        path: Of the file itself, not of a link to it.
-        max_s: Seconds wanted; no more is decoded, and no more than `MAX_READ` samples.
+        path: A regular file; symbolic links are not followed.
+        max_s: Seconds to decode, at most `MAX_READ` samples.
 
     Returns:
-        Samples of shape [channels, n], full scale at 1, as far as they can be decoded; and their rate in Hz.
+        Samples, float32 (channels, n), full scale is 1, up to the first damage; and their rate in Hz.
 
     Raises:
-        RequestRefused: nothing can be read, or `examine` finds its rate or its number of channels unusable.
+        RequestRefused: Nothing can be decoded, or the sample rate or the number of channels is not supported.
     """
     try:
         with _opened(path) as file:
@@ -118,15 +118,15 @@ def read(path: Path, max_s: float) -> tuple[NDArray[np.float32], int]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open as a sound file, by descriptor: no FIFO is waited for, and what a name ends in does not count.
+    """Open as a sound file by descriptor, so the format is recognised by content and not by the suffix.
 
     Raises:
-        _Found: it can't be opened, or is no sound file.
+        _Found: It can't be opened, or is not a supported sound file.
     """
     import soundfile
 
     try:
-        fd, head = _descriptor(path)
+        fd, head = _descriptor(path)  # ours to close, also if libsndfile refuses the file
     except OSError as error:
         raise _Found("unreadable", reason=error.strerror) from None
     try:
@@ -140,7 +140,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _descriptor(path: Path) -> tuple[int, bytes]:
-    """A regular file's, and its first bytes."""
+    """Descriptor and first bytes of a regular file; without waiting for a FIFO that took its place meanwhile."""
     if not stat.S_ISREG(os.lstat(path).st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
@@ -152,44 +152,44 @@ def _descriptor(path: Path) -> tuple[int, bytes]:
 
 
 def _in_header(file: Any) -> Iterator[_Found]:
-    """What rules a recording out before anything of it is decoded."""
+    """Errors that are found without decoding anything."""
     rate_hz = int(file.samplerate)
-    if rate_hz < limits.SLOWEST_HZ:
+    if rate_hz < limits.MIN_RATE_HZ:
         yield _Found("slow", rate_hz=rate_hz)
-    elif rate_hz > limits.FASTEST_HZ or rate_hz % limits.RATE_STEP_HZ:
+    elif rate_hz > limits.MAX_RATE_HZ or rate_hz % limits.RATE_STEP_HZ:
         yield _Found("odd_rate", rate_hz=rate_hz)
     if file.channels > limits.MAX_CHANNELS:
         yield _Found("crowd", channels=file.channels)
 
 
 def _decoded(file: Any, frames: int) -> NDArray[np.float32]:
-    """The first so many frames, shape [channels, n]; fewer where the file ends or is damaged."""
+    """The first frames, float32 (channels, n); fewer if the file ends earlier or is damaged."""
     import numpy as np
     import soundfile
 
     blocks = [np.zeros((0, file.channels), np.float32)]
-    with contextlib.suppress(soundfile.SoundFileError):  # damaged: what came before it is usable
+    with contextlib.suppress(soundfile.SoundFileError):  # damaged: what is before the damage can be used
         while frames > 0 and len(block := file.read(min(frames, file.samplerate), dtype="float32", always_2d=True)):
             blocks.append(block)
             frames -= len(block)
-    return np.ascontiguousarray(np.concatenate(blocks).T)
+    return np.ascontiguousarray(np.concatenate(blocks).T)  # (n, channels) -> (channels, n)
 
 
 def _examined(file: Any, path: Path, shown: str) -> Recording:
     frames, rate_hz, sound = int(file.frames), int(file.samplerate), Sound()
     found = list(_in_header(file))
     if not found:
-        wanted = min(frames, round(limits.EXAMINED_S * rate_hz), MAX_SAMPLES // file.channels)
+        wanted = min(frames, round(limits.EXAMINED_S * rate_hz), MAX_EXAMINED // file.channels)
         samples = _decoded(file, wanted)
-        promised = _promised(file)
-        if samples.shape[1] < wanted:
+        claimed = _claimed_frames(file)
+        if samples.shape[1] < wanted:  # damaged: the length is what can be decoded
             frames = samples.shape[1]
-        found += _in_length(frames / rate_hz, promised / rate_hz)
+        found += _in_length(frames / rate_hz, claimed / rate_hz)
         if frames:
             sound = measured(samples, rate_hz)
-        if not any(one.fault.is_error for one in found):
+        if not any(each.fault.is_error for each in found):
             found += _in_sound(sound, rate_hz)
-    errors = tuple(one.sentence(shown) for one in found if one.fault.is_error)
+    errors = tuple(each.sentence(shown) for each in found if each.fault.is_error)
     return Recording(
         path,
         frames / rate_hz,
@@ -200,28 +200,28 @@ def _examined(file: Any, path: Path, shown: str) -> Recording:
         sound.clipped,
         sound.silence,
         errors,
-        () if errors else tuple(one.sentence(shown) for one in found),
+        () if errors else tuple(each.sentence(shown) for each in found),
     )
 
 
-def _promised(file: Any) -> int:
-    """Frames that the header promises. libsndfile counts what is there, and keeps the promise in its notes.
+def _claimed_frames(file: Any) -> int:
+    """Length by the header. libsndfile counts the frames that are there, and writes the header's claim into its log.
 
-    An MP3 promises nothing: without an index its length is an estimate.
+    Without a claim it is what is there, but 0 for an MP3, whose length is an estimate if it has no index.
     """
-    promise = _PROMISE.search(file.extra_info)
-    if promise is None or int(promise[1]) > STREAMED_BYTES:
+    claim = _CLAIMED_BYTES.search(file.extra_info)
+    if claim is None or int(claim[1]) > STREAMED_BYTES:
         return 0 if file.format == "MP3" else int(file.frames)
-    return int(file.frames) * int(promise[1]) // max(1, int(promise[2]))
+    return int(file.frames) * int(claim[1]) // max(1, int(claim[2]))
 
 
-def _in_length(length_s: float, promised_s: float) -> Iterator[_Found]:
+def _in_length(length_s: float, claimed_s: float) -> Iterator[_Found]:
     if not length_s:
         yield _Found("empty")
         return
-    if promised_s > length_s * WHOLE:
-        yield _Found("cut_off", length_s=length_s, promised_s=promised_s)
-    if length_s < limits.SHORTEST_S:
+    if claimed_s > length_s * COMPLETE:
+        yield _Found("cut_off", length_s=length_s, claimed_s=claimed_s)
+    if length_s < limits.MIN_S:
         yield _Found("too_short", length_s=length_s)
     elif length_s < limits.SHORT_S:
         yield _Found("short", length_s=length_s)
@@ -236,7 +236,7 @@ def _in_sound(sound: Sound, rate_hz: int) -> Iterator[_Found]:
         yield _Found("telephone", rate_hz=rate_hz)
     if not sound.is_finite:
         yield _Found("not_numbers")
-    elif sound.peak > limits.LOUDEST:
+    elif sound.peak > limits.MAX_PEAK:
         yield _Found("too_loud", times=sound.peak)
     elif sound.lost_db > limits.INVERTED_DB:
         yield _Found("inverted")
@@ -247,23 +247,23 @@ def _in_sound(sound: Sound, rate_hz: int) -> Iterator[_Found]:
 
 
 def _in_speech(sound: Sound) -> Iterator[_Found]:
-    if sound.lost_db > limits.LOSS_DB:
+    if sound.lost_db > limits.MAX_LOSS_DB:
         yield _Found("mixed", channels=sound.channels)
-    if sound.clipped > limits.CLIPPED:
+    if sound.clipped > limits.MAX_CLIPPED:
         yield _Found("clipped", share=sound.clipped)
     if db(sound.power) < limits.QUIET_DBFS:
         yield _Found("quiet", level_dbfs=db(sound.power))
-    if sound.offset > limits.OFFSET:
+    if sound.offset > limits.MAX_OFFSET:
         yield _Found("offset", offset=sound.offset)
-    if sound.silence > limits.SILENCE:
+    if sound.silence > limits.MAX_SILENCE:
         yield _Found("pauses", share=sound.silence)
-    if sound.lead_in_s > limits.LEAD_IN_S:
+    if sound.lead_in_s > limits.MAX_LEAD_IN_S:
         yield _Found("lead_in", lead_in_s=sound.lead_in_s)
-    over_noise_db = db(sound.power) - db(sound.background)
-    if over_noise_db < limits.NOISE_DB:
-        yield _Found("noisy", over_noise_db=over_noise_db)
+    snr_db = db(sound.power) - db(sound.background)
+    if snr_db < limits.MIN_SNR_DB:
+        yield _Found("noisy", snr_db=snr_db)
 
 
 def _dbfs(power: float) -> float | None:
-    """For people and programs; None for nothing at all."""
-    return round(db(power), 2) + 0.0 if power > 0 else None  # + 0.0: of a rounded -0.001, 0 and not -0
+    """Level of a mean square, rounded; None for silence."""
+    return round(db(power), 2) + 0.0 if power > 0 else None  # + 0.0 makes 0 of -0

@@ -1,5 +1,5 @@
-"""Transcripts of recordings that have none, by Whisper.
+"""Transcribes recordings that have no transcript, with Whisper.
 
-`transcripts` finds the model and keeps what it heard; `net` imports torch.
+`transcripts` finds the model and caches its results; `net` runs it and imports torch.
 May import `engines.neural_engine`, `engines.voices` and below.
 """

@@ -1,6 +1,6 @@
-"""What is said in a recording, where nobody has written it down: Whisper listens, if the configuration says so.
+"""Transcripts by Whisper for recordings without one, if the configuration has `transcribe: whisper`.
 
-The words are kept by recording and model, so that each recording is listened to once. Nothing is downloaded.
+Results are cached by recording and model, so each recording is transcribed once. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from engines.neural_engine import prepare, version_of
 from files import cache, digests
 
 MAX_S = 30.0
-"""Whisper hears so much at a time; no engine here needs more."""
+"""Whisper's window; no engine needs a longer transcript."""
 
 WHISPER = BaseModel(
     name="whisper",
     title="Whisper",
     architecture="a Whisper",
     licence=Licence("MIT", "MIT License", "https://github.com/openai/whisper/blob/main/LICENSE", ("Any use.",)),
-    repository="openai/whisper-large-v3-turbo",  # the one that f5-tts downloads
+    repository="openai/whisper-large-v3-turbo",  # the model that f5-tts downloads
     revision="",
-    files=(),  # `models pull` has none: any Whisper will do
+    files=(),  # not downloaded by `models pull`: any Whisper model works
     weights=("model.safetensors",),
     needed=("config.json", "generation_config.json", "tokenizer_config.json"),
     folder="whisper",
@@ -36,12 +36,12 @@ WHISPER = BaseModel(
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What Whisper has heard.
+class Transcript:
+    """A transcript by Whisper.
 
     Attributes:
-        text: One line, as Whisper writes it.
-        language: Whisper's code of what it took for the language; "" where its model knows one alone.
+        text: In one line.
+        language: Whisper's code of the language that it detected; "" if the model has only one.
     """
 
     text: str
@@ -49,92 +49,93 @@ class Heard:
 
 
 def model(models: Path | None) -> Path:
-    """The folder of the Whisper to use: `whisper/` in models, else in the cache of the Hugging Face hub.
+    """Folder of the Whisper model: `whisper/` in the folder of models, else in the cache of the Hugging Face hub.
 
     Args:
         models: As for `base_models.find`.
 
     Raises:
-        EngineMissing: The library or the model is not there; says what to do.
+        EngineMissing: transformers or the model is not installed; says what to do.
     """
     if version_of("transformers", "transformers", "torch", "torchaudio") is None:
-        raise EngineMissing("Whisper can't run here: transformers is not installed", "pip install 'voicespool[f5]'")
+        raise EngineMissing("can't run Whisper: transformers is not installed", "pip install 'voicespool[f5]'")
     folders = list(base_models.places(WHISPER, models))
     for folder in folders:
         if not base_models.fault(WHISPER, folder):
             return folder
-    wrong = (f"; {str(folder)!r} does not hold it: {base_models.fault(WHISPER, folder)}" for folder in folders)
+    faults = (f"; {str(folder)!r} is not usable: {base_models.fault(WHISPER, folder)}" for folder in folders)
     raise EngineMissing(
-        f"`transcribe: whisper` is configured, and there is no Whisper on this machine{''.join(wrong)}",
-        f"Put one into models/: `hf download openai/whisper-small --local-dir {WHISPER.folder}` there. Or give "
-        "`speaker_text`, or take `transcribe` out of config.yaml.",
+        f"no Whisper model for `transcribe: whisper` on this machine{''.join(faults)}",
+        f"Download one: run `hf download openai/whisper-small --local-dir {WHISPER.folder}` in models/. Or set "
+        "`speaker_text`, or remove `transcribe` from config.yaml.",
     )
 
 
-def hear(recording: Path, shown: str, sha256: str, device: Device) -> Heard:
-    """Have Whisper write down what is said in a recording. Its memory is given back afterwards.
+def transcribe(recording: Path, shown: str, sha256: str, device: Device) -> Transcript:
+    """Transcribe a recording, or take its transcript from the cache. The model is unloaded afterwards.
 
     Args:
-        shown: The recording's name as the subject of sentences, safe to print.
+        recording: Its path.
+        shown: Its name for messages, safe to print.
         sha256: Of its content, hex.
-        device: Where to run, and where models are.
+        device: Where to run, as configured, and where models are.
 
     Raises:
-        EngineMissing: As for `model`.
-        RequestRefused: The recording is longer than 30 s, or has no words.
-        OutOfMemory: Whisper does not fit.
+        EngineMissing: As `model`.
+        RequestRefused: The recording can't be read, is longer than 30 s, or has no words.
+        OutOfMemory: Whisper does not fit into memory.
     """
     folder = model(device.models)
     key = f"{sha256}-{digests.digest(folder / WHISPER.weights[0])}"
-    heard = _kept(key)
-    if heard is None:
-        heard = _heard(recording, shown, folder, device)
-        _keep(key, heard)
-    if not any(map(str.isalnum, heard.text)):
-        raise RequestRefused(f"Whisper hears no words in {shown}", "Write down what is said in it, or record it again.")
-    return heard
+    transcript = _cached(key)
+    if transcript is None:
+        transcript = _transcribed(recording, shown, folder, device)
+        _keep(key, transcript)
+    if not any(map(str.isalnum, transcript.text)):
+        raise RequestRefused(f"Whisper found no words in {shown}", "Write its transcript yourself, or record it again.")
+    return transcript
 
 
-def _heard(recording: Path, shown: str, folder: Path, device: Device) -> Heard:
+def _transcribed(recording: Path, shown: str, folder: Path, device: Device) -> Transcript:
     from engines.voices import recordings
 
-    samples, rate_hz = recordings.read(recording, MAX_S + 1)
+    samples, rate_hz = recordings.read(recording, MAX_S + 1)  # (channels, n); a second more shows that it is too long
     if samples.shape[1] > MAX_S * rate_hz:
         raise RequestRefused(
-            f"{shown} is longer than the {MAX_S:g} s that Whisper listens to",
-            "Cut it to 6 to 12 s, or write down what is said in it.",
+            f"{shown} is longer than {MAX_S:g} s, the limit of Whisper",
+            "Cut it to 6 to 12 s, or write its transcript yourself.",
         )
-    here = prepare(device)
-    from engines.whisper.net import transcribe
+    chosen = prepare(device).device
+    from engines.whisper import net  # torch is configured by prepare()
 
-    for where in dict.fromkeys((here.device, "cpu")):
+    for name in dict.fromkeys((chosen, "cpu")):  # the CPU once, if it is chosen already
         try:
-            with runtime.too_small(f"Whisper does not fit into the memory of {where}"):
-                return Heard(*transcribe(folder, samples.mean(0), rate_hz, where))
+            with runtime.too_small(f"Whisper does not fit into the memory of {name}"):
+                return Transcript(*net.transcribe(folder, samples.mean(0), rate_hz, name))
         except OutOfMemory:
-            if where == "cpu" or not device.fallback_cpu:
+            if name == "cpu" or not device.fallback_cpu:
                 raise
         finally:
-            runtime.release(where)
-    raise AssertionError  # the CPU was last
+            runtime.release(name)
+    raise AssertionError  # the CPU, last, returns or raises
 
 
-def _kept(key: str) -> Heard | None:
+def _cached(key: str) -> Transcript | None:
     folder = cache.folder("transcripts")
     try:
-        return None if folder is None else Heard(**json.loads((folder / f"{key}.json").read_bytes()))
+        return None if folder is None else Transcript(**json.loads((folder / f"{key}.json").read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _keep(key: str, heard: Heard) -> None:
-    """For the next time; trouble with the disk stops nobody."""
+def _keep(key: str, transcript: Transcript) -> None:
+    """Cache a transcript; without a writable cache the recording is transcribed again the next time."""
     folder = cache.folder("transcripts")
     if folder is None:
         return
     scratch = folder / f".{key}-{os.getpid()}"
     try:
-        scratch.write_text(json.dumps(asdict(heard)), "utf-8")
+        scratch.write_text(json.dumps(asdict(transcript)), "utf-8")
         scratch.replace(folder / f"{key}.json")
     except OSError:
         return

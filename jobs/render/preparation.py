@@ -105,12 +105,12 @@ def _words(name: str, stage: Stage) -> str:
     """What is said in a recording, by Whisper.
 
     Raises:
-        EngineMissing, RequestRefused, OutOfMemory: As `transcripts.hear`.
+        EngineMissing, RequestRefused, OutOfMemory: As `transcripts.transcribe`.
     """
     from engines.whisper import transcripts
 
     path, device = Path(stage.order.recordings[name]), stage.order.where()
-    return transcripts.hear(path, printable(name), stage.recordings[name], device).text
+    return transcripts.transcribe(path, printable(name), stage.recordings[name], device).text
 
 
 def _check_transcripts(stage: Stage) -> None:

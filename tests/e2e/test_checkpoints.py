@@ -122,7 +122,7 @@ def test_the_reported_file_is_told_in_a_line(spool: Spool, reported: Path) -> No
     text = " ".join(done.stdout.split())
     assert done.returncode == 0
     assert f"{IN_SHORT}loads as f5" in text
-    assert "say `variant: v0` or `variant: v1` in model_last.yaml beside it" in text
+    assert "set `variant: v0` or `variant: v1` in model_last.yaml next to it" in text
     assert len(done.stdout.splitlines()) < 16
     one = said(spool, "inspect", str(reported))
     assert (one["averaged"], one["vocabulary"], one["variant"]["name"]) == (True, 2546, "unknown")
@@ -168,8 +168,8 @@ def test_a_vocabulary_that_fits_is_named_with_its_place_in_models(spool: Spool, 
     (models / "ana/vocab.txt").write_text(" \n" + "".join(f"{n}\n" for n in range(87)))
     for arguments in (["show", "eva"], ["list"]):
         text = " ".join(spool.command("checkpoints", *arguments).stdout.split())
-        assert "There is no vocab.txt beside it, and it was trained with 88 symbols." in text
-        assert "models/ana/vocab.txt has as many: copy it beside the model if" in text
+        assert "There is no vocab.txt next to it, and it was trained with 88 symbols." in text
+        assert "models/ana/vocab.txt has as many: copy it next to the model if" in text
 
 
 def test_names_and_contents_can_not_steer_the_terminal(spool: Spool) -> None:

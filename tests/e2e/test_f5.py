@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BASE = builder.KINDS["f5-base"]
 WORDS = "Esta é a minha voz, como ela soa quando eu leio, com calma e sem pressa, um texto em voz alta."
 NAME = "model_last.safetensors"
-OF_ITS_OWN_SIZE = "F5-TTS of its own size (DiT 128×3, text 32)"
+OF_CUSTOM_SIZE = "F5-TTS of custom size (DiT 128×3, text 32)"
 FULL = pytest.param(BASE.full, "F5-TTS Base (DiT 1024×22, text 512)", id="full", marks=pytest.mark.long)
 
 
@@ -124,7 +124,7 @@ def done(spool: Spool, name: str) -> dict[str, Any]:
     return manifest
 
 
-@pytest.mark.parametrize(("sizes", "architecture"), [pytest.param(BASE.tiny, OF_ITS_OWN_SIZE, id="tiny"), FULL])
+@pytest.mark.parametrize(("sizes", "architecture"), [pytest.param(BASE.tiny, OF_CUSTOM_SIZE, id="tiny"), FULL])
 def test_the_reported_file_is_published_with_no_configuration_at_all(
     spool: Spool, sizes: Sizes, architecture: str
 ) -> None:
@@ -147,7 +147,7 @@ def test_the_reported_file_is_published_with_no_configuration_at_all(
     }  # fmt: skip
     assert engine["variant"] == {
         "name": "v0",
-        "evidence": "it holds mel_spec.mel_stft, which f5-tts saved only before 0.3.4, when all models were v0",
+        "evidence": "it has mel_spec.mel_stft, which f5-tts saved only before 0.3.4, when all models were v0",
     }
     assert engine["settings"].keys() == {option.name for option in OPTIONS}
     assert {"nfe_step": 5, "cfg_strength": 2.0, "cross_fade_s": 0.15}.items() <= engine["settings"].items()
@@ -166,7 +166,7 @@ def test_what_nothing_tells_is_measured_once(spool: Spool, taught_f5: Path) -> N
     assert variant["name"] == "v1"
     assert variant["v1"] < variant["guess"] < variant["v0"]
     assert variant["evidence"] == (
-        f"the loss of its recording is {variant['v0']:.4f} as v0 and {variant['v1']:.4f} as v1"
+        f"the loss on the recording is {variant['v0']:.4f} as v0 and {variant['v1']:.4f} as v1"
     )
     (spool.folder / "voices/eva.wav").write_bytes(recording(4.0))
     spool.drop("b.json", job(speaker_wav="eva.wav", speaker_text=WORDS))
@@ -182,17 +182,20 @@ def test_what_is_too_close_to_call_is_settled_by_what_the_error_says(spool: Spoo
     assert (error["code"], error["retryable"]) == ("checkpoint_refused", False)
     words = (spool.outbox / "a.failed/ERROR.txt").read_text("utf-8")
     for said in (
-        "whether model_last.safetensors is v0 or v1 of F5-TTS can't be told",
-        "neither the file nor what lies beside it tells v0 from v1",
+        "can't determine whether model_last.safetensors is v0 or v1 of F5-TTS",
+        "neither the file nor those next to it specify v0 or v1",
         "as v0 and",
         "as v1, which is too close",
-        "To settle it, say `variant: v0` or `variant: v1` in model_last.yaml beside it.",
+        "If you know which it is, set `variant: v0` or `variant: v1` in model_last.yaml next to it.",
     ):
         assert said in " ".join(words.split())
     path.with_suffix(".yaml").write_text("variant: v1\n", "utf-8")
     assert spool.command("retry", "a").returncode == 0
     assert spool.once().returncode == 0
-    assert done(spool, "a")["engine"]["variant"] == {"name": "v1", "evidence": "model_last.yaml beside it says v1"}
+    assert done(spool, "a")["engine"]["variant"] == {
+        "name": "v1",
+        "evidence": "model_last.yaml next to it specifies v1",
+    }
 
 
 def test_a_model_for_bigvgan_speaks_with_it_where_the_user_has_it(spool: Spool) -> None:
@@ -230,7 +233,7 @@ def undecided(spool: Spool) -> None:
 BROKEN = [
     pytest.param(cut_off, "model_last.safetensors does not load: The file can't be used", id="cut off"),
     pytest.param(gone_wrong, "holds values that are not numbers", id="gone wrong"),
-    pytest.param(undecided, "no better than a guess that knows nothing of speech", id="undecided"),
+    pytest.param(undecided, "no better than an untrained baseline", id="undecided"),
 ]
 
 
@@ -314,4 +317,4 @@ def test_whisper_writes_down_what_is_said_where_the_configuration_says_so(spool:
     assert heard["audio"][0]["sha256"] == told["audio"][0]["sha256"]
     assert "Whisper is in" in spool.command("doctor").stdout
     (spool.folder / "models/whisper/model.safetensors").unlink()
-    assert "there is no Whisper on this machine" in spool.command("doctor").stdout
+    assert "no Whisper model for `transcribe: whisper` on this machine" in spool.command("doctor").stdout

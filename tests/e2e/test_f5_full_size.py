@@ -27,7 +27,7 @@ ALIKE = 1e-3  # of full scale
 NEAR = 0.03  # of the sound: in bfloat16 it is at least 30 dB above the error
 PLENTY = 1 << 40
 LENGTHS = ((20, 15, 45), (30, 40, 75), (40, 60, 120))  # frames of the recording, symbols, frames in all
-COURSES = ((7, 2.0, -1.0), (7, 0.0, None))
+SOLVERS = ((7, 2.0, -1.0), (7, 0.0, None))
 
 
 @pytest.fixture(autouse=True)
@@ -56,11 +56,11 @@ def spoken(model: F5Model, requests: Sequence[Request], built: Built) -> Mapping
 
 def test_every_published_size_sounds_as_the_librarys(built: Built) -> None:
     """In float32 one by one and all in one batch, with guidance and without; in bfloat16 nearly so."""
-    from engines.f5.net.flow import Course
+    from engines.f5.net.flow import SolverSettings
 
     ways = [
-        [request(built.sizes, number, Course(*course), lengths=LENGTHS) for number in range(len(LENGTHS))]
-        for course in COURSES
+        [request(built.sizes, number, SolverSettings(*solver), lengths=LENGTHS) for number in range(len(LENGTHS))]
+        for solver in SOLVERS
     ]
     library = Library(built)
     expected = [{one.key: library.say(one) for one in requests} for requests in ways]
@@ -72,7 +72,7 @@ def test_every_published_size_sounds_as_the_librarys(built: Built) -> None:
             sound, alone = sounds[one.key], spoken(exact, [one], built)[one.key]
             differences = [float((ours - sound).abs().max()) for ours in (alone, together[one.key])]
             error = float((near[one.key] - sound).norm() / sound.norm())
-            log.info("%s: loudest %.2f, differences %.1e %.1e, bfloat16 %.3f", one.course, sound.abs().max(),
+            log.info("%s: loudest %.2f, differences %.1e %.1e, bfloat16 %.3f", one.solver, sound.abs().max(),
                      *differences, error)  # fmt: skip
             assert sound.abs().max() > 0.01
             assert max(differences) < ALIKE

@@ -1,4 +1,8 @@
-"""Attention over sequences laid end to end, with places told by turning (arXiv 2104.09864)."""
+"""Self-attention on packed sequences, with rotary position embedding (RoPE, arXiv 2104.09864).
+
+Three implementations with the same result: FlashAttention's `varlen` kernel on a GPU in half precision, oneDNN matrix
+products head by head where they are the faster ones, and `scaled_dot_product_attention` sequence by sequence elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -14,136 +18,164 @@ from engines.torch.linear import Linear, is_packed, product
 from engines.torch.packing import Packing
 from engines.torch.source import WeightSource
 
-_EPS = 1e-6
+_QK_NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """What attention knows of its rows.
+class AttentionMetadata:
+    """What all attention layers of a batch share.
 
     Attributes:
-        packing: Which belong together.
-        turns: By how much a row's place turns each pair of channels, complex64 [rows, dim_head / 2].
-        heads: So many heads know about places, the first ones.
-        longest: What no sequence is longer than, where torch can attend within all of them at once; else None.
+        packing: The sequences; no token attends to another sequence's.
+        freqs_cis: Rotary embedding of each token, complex64 (total, dim_head / 2).
+        pe_attn_head: How many heads, the first ones, have the rotary embedding.
+        max_seqlen: Upper bound of the sequence lengths for FlashAttention; None where it is not used.
     """
 
     packing: Packing
-    turns: Tensor
-    heads: int
-    longest: int | None = None
+    freqs_cis: Tensor
+    pe_attn_head: int
+    max_seqlen: int | None = None
 
 
 class Attention:
-    """One layer's.
+    """Same as `f5_tts.model.modules.Attention` with `AttnProcessor`, on packed sequences; compared through whole models
+    in `tests/unit/engines/f5/net/test_model.py`.
 
-    The likeness of queries and keys is always float32: it goes through an exponential. The rest is in the precision of
-    the matrices.
+    Queries and keys are normalised and rotated in float32, because the softmax amplifies their error; matrix products
+    are in the precision of the weights.
 
     Args:
-        source: `to_q`, `to_k`, `to_v`, `to_out.0`, and where sizes say so `q_norm` and `k_norm`.
+        source: `to_q`, `to_k`, `to_v`, `to_out.0`, and with `sizes.qk_norm` also `q_norm` and `k_norm`.
     """
 
     def __init__(self, source: WeightSource, sizes: Sizes) -> None:
-        self._heads, self._width = sizes.heads, sizes.dim_head
+        self._heads, self._dim_head = sizes.heads, sizes.dim_head
+        # The softmax scale is folded into to_q, or into the norm that follows it.
         scale: float = sizes.dim_head**-0.5
-        self._norms = None
+        self._qk_norm = None
         if sizes.qk_norm:
-            self._norms = source.kept("q_norm.weight") * scale, source.kept("k_norm.weight")
+            self._qk_norm = source.kept("q_norm.weight") * scale, source.kept("k_norm.weight")
             scale = 1.0
-        self._qkv = _joined(source, ("to_q", "to_k", "to_v"), scale)
-        self._out = source.linear("to_out.0")
+        self._to_qkv = _fused_qkv(source, scale)
+        self._to_out = source.linear("to_out.0")
 
-    def __call__(self, x: Tensor, layout: Layout) -> Tensor:
-        """[rows, dim] -> [rows, dim], both in the precision of the matrices."""
-        mixed = self._qkv(x).view(-1, 3, self._heads, self._width).permute(1, 2, 0, 3)
-        alike = _placed(mixed[:2])
-        if self._norms is not None:
-            for one, weight in zip(alike, self._norms, strict=True):
-                one.copy_(F.rms_norm(one, (self._width,), weight, _EPS))
-        _turn(alike[:, : layout.heads], layout.turns)
-        return self._out(_attend(alike, mixed[2], layout).flatten(1))
+    def __call__(self, x: Tensor, metadata: AttentionMetadata) -> Tensor:
+        """(total, dim) -> (total, dim), both in the precision of the weights."""
+        qkv = self._to_qkv(x).view(-1, 3, self._heads, self._dim_head)  # (total, 3, heads, dim_head)
+        qkv = qkv.permute(1, 2, 0, 3)  # (3, heads, total, dim_head)
+        qk = _to_float32(qkv[:2])  # (2, heads, total, dim_head)
+        if self._qk_norm is not None:
+            for projected, weight in zip(qk, self._qk_norm, strict=True):
+                projected.copy_(F.rms_norm(projected, (self._dim_head,), weight, _QK_NORM_EPS))
+        _apply_rotary_(qk[:, : metadata.pe_attn_head], metadata.freqs_cis)
+        out = _attend(qk, qkv[2], metadata)  # (total, heads, dim_head)
+        return self._to_out(out.flatten(1))  # (total, heads * dim_head) -> (total, dim)
 
 
-def _joined(source: WeightSource, names: Sequence[str], scale: float) -> Linear:
-    """Several matrices as one, the first of them scaled."""
+def _fused_qkv(source: WeightSource, q_scale: float) -> Linear:
+    """to_q, to_k and to_v as one matrix (3 * heads * dim_head, dim), with to_q scaled."""
+    names = ("to_q", "to_k", "to_v")
     weights = [source.read(f"{name}.weight").to(source.device, source.dtype) for name in names]
-    weight, bias = torch.cat(weights), torch.cat([source.kept(f"{name}.bias") for name in names])
-    for joined in (weight, bias):
-        joined[: len(weights[0])] *= scale
+    weight = torch.cat(weights)  # (3 * heads * dim_head, dim)
+    bias = torch.cat([source.kept(f"{name}.bias") for name in names])  # (3 * heads * dim_head,)
+    for parameter in (weight, bias):
+        parameter[: len(weights[0])] *= q_scale
     return Linear(weight, bias, source.dtype, "many")
 
 
-def turns(positions: Tensor, speeds: Tensor) -> Tensor:
-    """How far places [rows] turn pairs of channels of these speeds [pairs]: complex64 [rows, pairs]."""
-    angles = torch.outer(positions.float(), speeds)
+# --- rotary embedding ------------------------------------------------------------------------------------------------
+
+
+def rotary_freqs_cis(position_ids: Tensor, inv_freq: Tensor) -> Tensor:
+    """exp(i * position * inv_freq): (total,) and (dim_head / 2,) -> complex64 (total, dim_head / 2)."""
+    angles = torch.outer(position_ids.float(), inv_freq)  # (total, dim_head / 2)
     return torch.polar(torch.ones_like(angles), angles)
 
 
-def _turn(x: Tensor, by: Tensor) -> None:
-    """Turn neighbouring channels of x, float32 [2, heads, rows, channels], in place."""
-    pairs = torch.view_as_complex(x.view(*x.shape[:3], by.shape[1], 2))
-    pairs *= by
+def _apply_rotary_(x: Tensor, freqs_cis: Tensor) -> None:
+    """Rotate neighbouring channels (2i, 2i + 1) of x, float32 (2, heads, total, dim_head), in place.
+
+    Same as `x_transformers.x_transformers.apply_rotary_pos_emb`, which interleaves its pairs in this way too.
+    """
+    # (2, heads, total, dim_head) -> (2, heads, total, dim_head / 2, 2) -> complex64 (2, heads, total, dim_head / 2)
+    pairs = torch.view_as_complex(x.view(*x.shape[:3], freqs_cis.shape[1], 2))
+    pairs *= freqs_cis
 
 
-def can_attend_at_once(device: torch.device, dtype: torch.dtype, width: int) -> bool:
-    """Whether torch has FlashAttention (arXiv 2307.08691) for heads of this width there: it keeps to its sequences."""
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or width > 256 or width % 8:
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def has_varlen_attention(device: torch.device, dtype: torch.dtype, dim_head: int) -> bool:
+    """Whether torch has FlashAttention (arXiv 2307.08691) for packed sequences in this precision and head size."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or dim_head > 256 or dim_head % 8:
         return False
     return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _placed(alike: Tensor) -> Tensor:
-    """Queries and keys [2, heads, rows, channels] in float32, as attention reads them: where products are oneDNN's a
-    head's rows one after the other, else as they come, a row's heads one after the other.
+def _to_float32(qk: Tensor) -> Tensor:
+    """(2, heads, total, dim_head) in float32, in the memory order that `_attend` reads fastest.
+
+    oneDNN products want the tokens of a head one after the other; otherwise the order stays that of the projection,
+    (total, 2, heads, dim_head).
     """
-    if is_packed(alike.device, alike.dtype, "many"):
-        return alike.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    return alike.float()
+    if is_packed(qk.device, qk.dtype, "many"):
+        return qk.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    return qk.float()
 
 
-def _attend(alike: Tensor, values: Tensor, layout: Layout) -> Tensor:
-    """Each sequence looks at itself.
-
-    Where products are oneDNN's, torch's own attention, which has them from another library, takes twice as long.
+def _attend(qk: Tensor, v: Tensor, metadata: AttentionMetadata) -> Tensor:
+    """Attention of each sequence to itself; the scale is in the queries already.
 
     Args:
-        alike: Queries and keys, float32 [2, heads, rows, channels].
-        values: [heads, rows, channels].
+        qk: Queries and keys, float32 (2, heads, total, dim_head).
+        v: (heads, total, dim_head).
 
     Returns:
-        [rows, heads, channels] in the precision of the values.
+        (total, heads, dim_head) in the precision of v.
     """
-    if layout.longest is not None:
-        from torch.nn.attention.varlen import varlen_attn  # takes a second, and only cards need it
-
-        queries, keys, values = (one.transpose(0, 1) for one in (*alike.to(values.dtype), values))
-        offsets, longest = layout.packing.offsets, layout.longest
-        seen = varlen_attn(queries, keys, values, offsets, offsets, longest, longest, scale=1.0)
-        assert isinstance(seen, Tensor)  # noqa: S101 - nothing else was asked for
-        return seen
-    return _attend_in_turn(alike, values, layout.packing.spans)
+    if metadata.max_seqlen is not None:
+        return _varlen_attention(qk, v, metadata.packing.cu_seqlens, metadata.max_seqlen)
+    # oneDNN's products here are twice as fast as torch's own attention, which has its products from another library.
+    if is_packed(v.device, v.dtype, "many"):
+        return _attention_by_head(qk, v, metadata.packing.spans)
+    return _attention_by_sequence(qk, v, metadata.packing.spans)
 
 
-def _attend_in_turn(alike: Tensor, values: Tensor, spans: Sequence[slice]) -> Tensor:
-    heads, rows, channels = values.shape
-    out = values.new_empty(rows, heads, channels)
-    if is_packed(values.device, values.dtype, "many"):
-        values = values.contiguous()
-        for span in spans:
-            for head in range(heads):
-                out[span, head] = _seen(alike[0, head, span], alike[1, head, span], values[head, span])
-        return out
-    queries, keys = alike.to(values.dtype).unsqueeze(1)
+def _varlen_attention(qk: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+    """All sequences at once, in the half precision of v."""
+    from torch.nn.attention.varlen import varlen_attn  # takes a second to import, and only GPUs need it
+
+    # (heads, total, dim_head) -> (total, heads, dim_head)
+    queries, keys, values = (each.transpose(0, 1) for each in (*qk.to(v.dtype), v))
+    out = varlen_attn(queries, keys, values, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=1.0)
+    assert isinstance(out, Tensor)  # noqa: S101 - a tuple only if log-sum-exp is asked for
+    return out  # (total, heads, dim_head)
+
+
+def _attention_by_head(qk: Tensor, v: Tensor, spans: Sequence[slice]) -> Tensor:
+    heads, total, dim_head = v.shape
+    out = v.new_empty(total, heads, dim_head)
+    v = v.contiguous()
     for span in spans:
-        own = values[None, :, span]
-        seen = F.scaled_dot_product_attention(queries[:, :, span], keys[:, :, span], own, scale=1.0)
-        out[span] = seen[0].transpose(0, 1)
+        for head in range(heads):
+            out[span, head] = _one_head(qk[0, head, span], qk[1, head, span], v[head, span])
     return out
 
 
-def _seen(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """One head of one sequence: [n, channels] of each -> the same."""
-    weights = product(queries, keys)
+def _one_head(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """softmax(q kᵀ) v of one head in one sequence: (seq, dim_head) of each -> (seq, dim_head)."""
+    weights = product(queries, keys)  # (seq, seq), float32
     torch.softmax(weights, 1, out=weights)
-    return product(weights.to(values.dtype), values.t())
+    return product(weights.to(values.dtype), values.t())  # (seq, dim_head)
+
+
+def _attention_by_sequence(qk: Tensor, v: Tensor, spans: Sequence[slice]) -> Tensor:
+    heads, total, dim_head = v.shape
+    out = v.new_empty(total, heads, dim_head)
+    queries, keys = qk.to(v.dtype).unsqueeze(1)  # each (1, heads, total, dim_head)
+    for span in spans:
+        values = v[None, :, span]  # (1, heads, seq, dim_head)
+        attended = F.scaled_dot_product_attention(queries[:, :, span], keys[:, :, span], values, scale=1.0)
+        out[span] = attended[0].transpose(0, 1)  # (heads, seq, dim_head) -> (seq, heads, dim_head)
+    return out

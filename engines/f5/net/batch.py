@@ -1,4 +1,4 @@
-"""A batch of sounds to be made: what is known of each, and what is computed of that once for all steps."""
+"""A batch of F5-TTS or E2-TTS: the conditions of each sequence, and what is computed of them once for all steps."""
 
 from __future__ import annotations
 
@@ -6,53 +6,56 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from engines.f5.net.attention import Layout
-from engines.torch.packing import Gapped
+from engines.f5.net.attention import AttentionMetadata
+from engines.torch.packing import ConvPadding
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """What is known of a sound before it is made.
+class Conditions:
+    """What the network is given of one sequence; named as the arguments of `f5_tts.model.cfm.CFM.sample`.
 
     Attributes:
-        mel: float32 [n, n_mels]: its beginning, the recording; at most `frames` of it.
-        symbols: The text, that of the recording first: int64 [t], numbers of symbols in the vocabulary.
-        frames: Length of the whole.
+        cond: Mel spectrogram of the reference recording, float32 (n, n_mels), n up to `duration`: the sequence begins
+            with it and the network fills in the rest.
+        text: Token ids of the reference transcript and the text to speak, int64 (text_len,).
+        duration: Frames of the whole sequence, reference included.
     """
 
-    mel: Tensor
-    symbols: Tensor
-    frames: int
+    cond: Tensor
+    text: Tensor
+    duration: int
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedBatch:
-    """A batch, with all that stays as it is while noise becomes sound.
+    """A packed batch with all that does not change from one ODE step to the next.
+
+    With classifier-free guidance the batch has every sequence twice: first all conditional ones, then all unconditional
+    ones.
 
     Attributes:
-        layout: How the rows of the layers lie; where there is guidance, those without text and recording come after all
-            others.
-        inner: Which of those are frames, int64; None for all of them.
-        placing: How the frames lie for the convolutions by which they know their places.
-        fixed: The part of the input that is not noise, float32 [frames, dim].
-        passes: 2 with guidance, else 1.
+        metadata: Of the transformer's tokens; those of a UNetT include a time token before each sequence.
+        frame_ids: Indices of the frames among the transformer's tokens, int64 (frames,); None if all are frames.
+        conv_padding: Of the frames, for `ConvPositionEmbedding`.
+        projected_cond: Share of `cond` and `text` in the input projection, float32 (frames, dim).
+        passes: 2 with classifier-free guidance, else 1.
     """
 
-    layout: Layout
-    inner: Tensor | None
-    placing: Gapped
-    fixed: Tensor
+    metadata: AttentionMetadata
+    frame_ids: Tensor | None
+    conv_padding: ConvPadding
+    projected_cond: Tensor
     passes: int
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """All on which the work depends besides what `tensors` hold, where attention is within all at once."""
-        rows = self.layout.packing
-        return rows.rows, len(rows.spans), self.layout.longest or 0, self.layout.heads, self.passes
+    def graph_key(self) -> tuple[int, ...]:
+        """All that a recorded CUDA graph depends on, apart from the contents of `graph_inputs`."""
+        packing = self.metadata.packing
+        return packing.total, len(packing.spans), self.metadata.max_seqlen or 0, self.metadata.pe_attn_head, self.passes
 
     @property
-    def tensors(self) -> list[Tensor]:
-        """All that differs between batches of one shape."""
-        inner = [] if self.inner is None else [self.inner]
-        lie = self.layout.packing.offsets, self.layout.turns, self.placing.inner, self.placing.outer
-        return [self.fixed, *lie, *inner]
+    def graph_inputs(self) -> list[Tensor]:
+        """The tensors that differ between batches of the same key."""
+        packing, padding = self.metadata.packing, self.conv_padding
+        indices = [packing.cu_seqlens, self.metadata.freqs_cis, padding.output_ids, padding.input_ids]
+        return [self.projected_cond, *indices, *([] if self.frame_ids is None else [self.frame_ids])]

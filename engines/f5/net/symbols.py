@@ -1,4 +1,4 @@
-"""Text as the symbols that F5-TTS and E2-TTS were trained with: characters, and pinyin for Chinese."""
+"""Text to token ids as F5-TTS and E2-TTS were trained with them: characters, and pinyin for Chinese."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ from typing import cast
 import torch
 from torch import Tensor
 
-_SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？")
+_FINAL_PUNCTUATION = (".", "!", "?", "…", "。", "！", "？")
 _CLOSING = "\"'”’»›)]」』）"
+_FIRST_CJK = 0x2E80  # code point
 
 
-class Symbols:
-    """A model's vocabulary.
+class Tokenizer:
+    """Same as the tokenizer `pinyin` of `f5_tts.model.utils.get_tokenizer`.
 
     Args:
-        numbers: Symbol -> number.
+        vocab_char_map: Symbol -> token id.
     """
 
-    def __init__(self, numbers: Mapping[str, int]) -> None:
-        self._numbers, self._front_end = numbers, _front_end()
+    def __init__(self, vocab_char_map: Mapping[str, int]) -> None:
+        self._vocab_char_map, self._front_end = vocab_char_map, _front_end()
 
-    def read(self, text: str) -> Tensor:
-        """A text as numbers, int64 [t]; what the model does not know is 0, as in f5-tts."""
-        return torch.tensor([self._numbers.get(symbol, 0) for symbol in self._split(text)], dtype=torch.long)
+    def encode(self, text: str) -> Tensor:
+        """Token ids of a text, int64 (text_len,); unknown symbols get 0, as in `list_str_to_idx`."""
+        return torch.tensor([self._vocab_char_map.get(symbol, 0) for symbol in self._symbols(text)], dtype=torch.long)
 
     def unknown(self, text: str) -> list[str]:
-        """Characters and syllables of a text that the model has no symbol for, each once."""
-        return list(dict.fromkeys(symbol for symbol in self._split(text) if symbol not in self._numbers))
+        """Symbols of a text that the vocabulary lacks, each once."""
+        return list(dict.fromkeys(symbol for symbol in self._symbols(text) if symbol not in self._vocab_char_map))
 
-    def _split(self, text: str) -> list[str]:
+    def _symbols(self, text: str) -> list[str]:
         return self._front_end([text])[0]
 
 
 @cache
 def _front_end() -> Callable[[list[str]], list[list[str]]]:
-    """The library's own, which does what the training did.
+    """`f5_tts.model.utils.convert_char_to_pinyin`: texts -> symbols of each.
 
-    It is taken from its file: importing the package around it brings a trainer and its 4,000 modules, in 5 s.
+    Loaded from its file, because importing the package also imports the trainer: 4,000 modules, 5 s.
     """
     package = cast(ModuleSpec, find_spec("f5_tts"))
     folder = next(iter(cast(Sequence[str], package.submodule_search_locations)))
@@ -53,9 +54,13 @@ def _front_end() -> Callable[[list[str]], list[list[str]]]:
     return cast(Callable[[list[str]], list[list[str]]], module.convert_char_to_pinyin)
 
 
-def closed(transcript: str) -> str:
-    """A transcript that ends as a sentence does, and what follows can begin: f5-tts runs both texts together."""
+def prompt_text(transcript: str) -> str:
+    """A transcript as the beginning of the text, to which the text to speak is appended.
+
+    A full stop is added if final punctuation is missing, and a space unless the last sentence is in an East Asian
+    script; compare `f5_tts.infer.utils_infer.preprocess_ref_audio_text`.
+    """
     transcript = transcript.strip()
-    if not transcript.rstrip(_CLOSING).endswith(_SENTENCE_ENDS):  # no second full stop behind a closing quote
+    if not transcript.rstrip(_CLOSING).endswith(_FINAL_PUNCTUATION):  # punctuation before a closing quote counts
         transcript += "."
-    return transcript if ord(transcript.rstrip(_CLOSING)[-1]) > 0x2E80 else f"{transcript} "
+    return transcript if ord(transcript.rstrip(_CLOSING)[-1]) > _FIRST_CJK else f"{transcript} "

@@ -1,8 +1,8 @@
-"""v0 or v1, measured: under which flags does a model foretell a recording from its transcript?
+"""v0 or v1 by measurement: under which flags does a model predict a recording better from its transcript?
 
-A model was trained to do just that, under one of them. The loss of the training is lower under those; where it is not
-clearly lower, or where the model foretells too badly to have learnt what speech is, nothing is decided.
-`benchmarks/f5_variants.py` shows on models trained under known flags how often that is right.
+A model was trained to do this under one pair of flags, and its training loss is lower under them. No decision is made
+if the losses are too close, or if the model predicts the recording no better than an untrained baseline.
+`benchmarks/f5_variants.py` measures how often the decision is right, on models trained under known flags.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from torch import Tensor
 
 from engines.checkpoints.f5_variant import V0, V1, Flags
 from engines.f5.net.backbone import Backbone
-from engines.f5.net.flow import PROBES, losses
+from engines.f5.net.flow import LOSS_TIMES, losses
 from files import cache
 
-CHANCE = 0.01
-"""What is decided must be this unlikely to come about where neither flags are better."""
-LEAST = 0.03
-"""And the higher loss must be so much higher, as a share. A model that has hardly begun to learn was seen to do
-better under the wrong flags by 0.02, on recordings longer than any that it had learnt from.
+MAX_CHANCE = 0.01
+"""Highest p-value for a decision."""
+MIN_DIFFERENCE = 0.03
+"""Lowest relative difference of the losses for a decision. A model at the very beginning of its training was better
+under the wrong flags by 0.02, on recordings longer than any that it was trained with.
 """
 _PIECES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The flow-matching losses under both.
+    """Flow-matching losses of one recording. The names are keys of cached files and of the manifest.
 
     Attributes:
-        v0, v1: Mean squared errors.
-        guess: That of a guess which knows nothing of speech; what is not below it tells nothing.
-        chance: That they lie so far apart where neither flags are better, 0 … 1.
+        v0: Mean squared error under the flags of v0.
+        v1: Mean squared error under the flags of v1.
+        guess: Loss of the untrained baseline on the same recording.
+        chance: p-value of the difference, 0 … 1: its probability if both variants were equally good.
     """
 
     v0: float
@@ -45,77 +46,80 @@ class Measured:
     chance: float
 
     @property
-    def foretells(self) -> bool:
-        """Whether the model does better than the guess."""
+    def beats_baseline(self) -> bool:
         return min(self.v0, self.v1) < self.guess
 
     @property
     def flags(self) -> Flags | None:
-        """Those of the lower one; None when nothing is decided."""
+        """Flags with the lower loss; None for no decision, also if a loss is not a number."""
         lower, higher = sorted((self.v0, self.v1))
-        if self.foretells and 1 - lower / higher >= LEAST and self.chance <= CHANCE:
+        if self.beats_baseline and 1 - lower / higher >= MIN_DIFFERENCE and self.chance <= MAX_CHANCE:
             return V0 if self.v0 < self.v1 else V1
         return None
 
     def words(self) -> str:
-        """For a manifest or an error: a clause."""
-        return f"the loss of its recording is {self.v0:.4f} as v0 and {self.v1:.4f} as v1"
+        """A clause for the manifest or an error."""
+        return f"the loss on the recording is {self.v0:.4f} as v0 and {self.v1:.4f} as v1"
 
     def doubt(self) -> str:
-        """Why nothing is decided: what follows the words, from its comma."""
-        if self.foretells:
+        """Why no decision is made: continues `words()` with a comma."""
+        if self.beats_baseline:
             return ", which is too close"
-        return f", no better than a guess that knows nothing of speech ({self.guess:.4f})"
+        return f", no better than an untrained baseline ({self.guess:.4f})"
 
 
 @torch.inference_mode()
-def measure(backbone: Backbone, mel: Tensor, symbols: Tensor) -> Generator[None, None, Measured]:
-    """Measure with one recording.
+def measure(backbone: Backbone, mel: Tensor, text: Tensor) -> Generator[None, None, Measured]:
+    """Measure both variants with one recording.
 
     Args:
-        mel: float32 [frames, 100].
-        symbols: Of its transcript, int64 [t].
+        backbone: The network.
+        mel: Log mel spectrogram of the recording, float32 (frames, 100).
+        text: Token ids of its transcript, int64 (text_len,).
 
     Yields:
-        None after each evaluation: a sign of life.
+        None after each evaluation, as a sign of life.
     """
-    as_v0 = yield from losses(backbone, mel, symbols, V0)
-    as_v1 = yield from losses(backbone, mel, symbols, V1)
-    return Measured(float(as_v0.mean()), float(as_v1.mean()), guessed(mel), chance(as_v0, as_v1))
+    as_v0 = yield from losses(backbone, mel, text, V0)
+    as_v1 = yield from losses(backbone, mel, text, V1)
+    return Measured(float(as_v0.mean()), float(as_v1.mean()), baseline_loss(mel), p_value(as_v0, as_v1))
 
 
-def chance(as_v0: Tensor, as_v1: Tensor) -> float:
-    """How likely two losses are to lie so far apart where neither is lower: Fisher's randomisation test.
+def p_value(as_v0: Tensor, as_v1: Tensor) -> float:
+    """Two-sided p-value of the difference of two losses, by Fisher's randomisation test.
 
-    The recording falls into ten pieces, which differ in what is said and in the noise. If neither flags were better,
-    each piece might as well have spoken for the other: of all 1,024 ways to say which, so many speak as clearly.
+    The recording is divided into ten pieces, which differ in text and noise. If neither variant were better, the sign
+    of each piece's log ratio would be arbitrary. The p-value is the share of all 1,024 sign patterns whose sum is at
+    least as far from zero as the measured one.
 
     Args:
-        as_v0, as_v1: As `losses` returns them, [probes, hidden frames].
+        as_v0, as_v1: As `losses` returns them, (times, hidden frames).
     """
-    pieces = [torch.stack([piece.sum() for piece in one.tensor_split(_PIECES, 1)]) for one in (as_v0, as_v1)]
-    gains = (pieces[0] / pieces[1]).double().log()
-    sides = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * _PIECES)
-    return float(((sides @ gains).abs() >= abs(float(gains.sum())) * (1 - 1e-9)).double().mean())
+    # (times, hidden frames) -> (10,): sum of each piece
+    v0, v1 = (torch.stack([piece.sum() for piece in loss.tensor_split(_PIECES, 1)]) for loss in (as_v0, as_v1))
+    log_ratios = (v0 / v1).double().log()  # (10,)
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * _PIECES)  # (1024, 10)
+    # The factor keeps the measured pattern itself in the count, whatever its rounding.
+    return float(((signs @ log_ratios).abs() >= abs(float(log_ratios.sum())) * (1 - 1e-9)).double().mean())
 
 
-def guessed(mel: Tensor) -> float:
-    """The loss of the best guess that knows nothing of speech: less than that, a model that has learnt any can do.
+def baseline_loss(mel: Tensor) -> float:
+    """Loss of the best predictor that knows nothing of speech; any model with some training is better.
 
-    It takes each frame for a draw from a normal distribution and is told its mean and covariance, those of this very
-    recording. What it then foretells of the flow is linear in the noisy frame, and along an axis of the variance v its
-    squared error is v / (t² v + (1 - t)²) (linear minimum mean square error, Wiener's filter).
+    It takes the frames for draws from a normal distribution with the mean and covariance of this recording. Its
+    prediction of the flow is then linear in the noisy frame, and along a principal axis of variance v its squared error
+    at time t is v / (t² v + (1 - t)²) (linear minimum mean square error estimator, Wiener filter).
 
     Args:
-        mel: float32 [frames, n_mels].
+        mel: float32 (frames, n_mels).
     """
-    variances = torch.linalg.eigvalsh(mel.t().double().cov()).clamp(min=0)
-    errors = [variances / (time**2 * variances + (1 - time) ** 2) for time in PROBES]
-    return float(torch.stack(errors).mean())
+    variances = torch.linalg.eigvalsh(mel.t().double().cov()).clamp(min=0)  # (n_mels,)
+    errors = [variances / (t**2 * variances + (1 - t) ** 2) for t in LOSS_TIMES]
+    return float(torch.stack(errors).mean())  # of (times, n_mels)
 
 
-def remembered(sha256: str) -> Measured | None:
-    """What was measured for this checkpoint before, and decided something."""
+def cached(sha256: str) -> Measured | None:
+    """An earlier decision for this checkpoint; None if there is none, or the cache can't be read."""
     folder = cache.folder("variants")
     try:
         return None if folder is None else Measured(**json.loads((folder / f"{sha256}.json").read_bytes()))
@@ -123,8 +127,8 @@ def remembered(sha256: str) -> Measured | None:
         return None
 
 
-def remember(sha256: str, measured: Measured) -> None:
-    """For the next time; trouble with the disk stops nobody."""
+def keep(sha256: str, measured: Measured) -> None:
+    """Cache a decision; without a writable cache it is measured again the next time."""
     folder = cache.folder("variants")
     if folder is None or measured.flags is None:
         return

@@ -25,13 +25,13 @@ LOW = "continued with the profile low_vram"
 CPU = "continued on the CPU (device.fallback_cpu)"
 SENTENCE = "not even one sentence fits into the memory of cpu:0"
 TEXTS = ("Good morning to all of you.", "No 𓀀.", "It rains, and it will go on raining.")
-UNKNOWN = "the model was not trained with '𓀀': it can't say them"
+UNKNOWN = "the model was not trained with '𓀀'; these are not spoken"
 
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Card:
     f5_models.prepare()
-    monkeypatch.setattr("engines.f5.net.model.MAX_ROWS", {"cpu": 1})  # a batch for each chunk
+    monkeypatch.setattr("engines.f5.net.model.MAX_FRAMES", {"cpu": 1})  # a batch for each chunk
     return Card(monkeypatch)
 
 

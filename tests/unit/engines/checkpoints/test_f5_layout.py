@@ -135,7 +135,7 @@ def test_a_file_of_its_trainer_is_whole_and_averaged(library: tuple[dict[str, Sh
     """Its average is what speaks; the count of updates, the optimizer and what keeps the average are seen for that."""
     one = inspect(library[1])
     assert one.loads
-    assert one.architecture == "F5-TTS of its own size (DiT 64×2, text 32)"
+    assert one.architecture == "F5-TTS of custom size (DiT 64×2, text 32)"
     assert (one.averaged, one.step, one.container, one.precision) == (True, 7, "torch", "float32")
     all_there = read(library[1]).entries
     assert one.tensors == {
@@ -162,12 +162,12 @@ def test_the_librarys_vocabulary_has_as_many_symbols_as_the_published_models() -
         (flow("F5-TTS Small"), "F5-TTS Small (DiT 768×18, text 512)"),
         (flow("E2-TTS Base"), "E2-TTS Base (UNetT 1024×24)"),
         (flow("E2-TTS Small"), "E2-TTS Small (UNetT 768×20)"),
-        (flow(DIT), "F5-TTS of its own size (DiT 64×2, text 32)"),
-        (flow(UNETT), "E2-TTS of its own size (UNetT 64×2)"),
-        (flow(replace(DIT, qk_norm=True)), "F5-TTS of its own size (DiT 64×2, text 32, qk_norm)"),
+        (flow(DIT), "F5-TTS of custom size (DiT 64×2, text 32)"),
+        (flow(UNETT), "E2-TTS of custom size (UNetT 64×2)"),
+        (flow(replace(DIT, qk_norm=True)), "F5-TTS of custom size (DiT 64×2, text 32, qk_norm)"),
         (flow(replace(PUBLISHED["F5-TTS Base"], long_skip_connection=True)),
-         "F5-TTS of its own size (DiT 1024×22, text 512, long skip)"),
-        (flow(replace(PUBLISHED["F5-TTS Base"], heads=8)), "F5-TTS of its own size (DiT 1024×22, text 512)"),
+         "F5-TTS of custom size (DiT 1024×22, text 512, long skip)"),
+        (flow(replace(PUBLISHED["F5-TTS Base"], heads=8)), "F5-TTS of custom size (DiT 1024×22, text 512)"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("prefix", ["", "ema_model.", "ema_model.module.", "model_state_dict.module.", "cfm.", "a.b."])

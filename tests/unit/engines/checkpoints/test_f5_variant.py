@@ -56,7 +56,7 @@ def test_a_word_beside_the_model_is_enough(tmp_path: Path, sidecar: str, name: s
     text = json.dumps({"variant": name}) if sidecar.endswith("json") else f"variant: {name}  # heard it\n"
     found = told(tmp_path, beside={sidecar: text})
     assert (found.flags, found.name, found.source) == (flags, name, tmp_path / sidecar)
-    assert found.evidence == f"{sidecar} beside it says {name}"
+    assert found.evidence == f"{sidecar} next to it specifies {name}"
 
 
 @pytest.mark.parametrize("model", CONFIGURATIONS)
@@ -91,7 +91,7 @@ def test_flags_are_taken_as_they_stand(tmp_path: Path, flags: Mapping[str, objec
     """In a configuration of version 1 they may be left out, and are then as in the library's v1."""
     found = told(tmp_path, beside={"ana.yaml": arch(**flags)})
     assert found.flags == expected
-    assert found.name == ({V0: "v0", V1: "v1"}.get(expected, "a mixture of its own") if expected else "unknown")
+    assert found.name == ({V0: "v0", V1: "v1"}.get(expected, "custom") if expected else "unknown")
 
 
 def test_a_configuration_of_before_version_1_means_v0(tmp_path: Path) -> None:
@@ -158,10 +158,10 @@ def test_configurations_that_contradict_each_other_do_not_tell(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "why_not"),
     [
-        ("variant: v2", "ana.yaml beside it says `variant: v2`; known are v0 and v1."),
-        ("variant: {v0: x}", "ana.yaml beside it says `variant: {'v0': 'x'}`; known are v0 and v1."),
-        ('variant: "v0 "', "ana.yaml beside it says `variant: v0 `; known are v0 and v1."),
-        ("variant: v0\nvocoder: wavenet", "ana.yaml beside it says `vocoder: wavenet`; known are vocos and bigvgan."),
+        ("variant: v2", "ana.yaml next to it has `variant: v2`; supported: v0, v1."),
+        ("variant: {v0: x}", "ana.yaml next to it has `variant: {'v0': 'x'}`; supported: v0, v1."),
+        ('variant: "v0 "', "ana.yaml next to it has `variant: v0 `; supported: v0, v1."),
+        ("variant: v0\nvocoder: wavenet", "ana.yaml next to it has `vocoder: wavenet`; supported: vocos, bigvgan."),
     ],
 )
 def test_a_word_that_is_not_known_is_an_error(tmp_path: Path, text: str, why_not: str) -> None:
@@ -176,19 +176,19 @@ def test_a_word_that_is_not_known_is_an_error(tmp_path: Path, text: str, why_not
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("variant: [", "ana.yaml can't be read (it is no YAML)"),
-        ("title: Ana\n", "ana.yaml does not say"),
-        ("model: [1]\n", "ana.yaml does not say"),
-        ("model: {arch: 1}\n", "ana.yaml does not say"),
+        ("variant: [", "ana.yaml can't be read (it is not YAML)"),
+        ("title: Ana\n", "ana.yaml specifies no variant"),
+        ("model: [1]\n", "ana.yaml specifies no variant"),
+        ("model: {arch: 1}\n", "ana.yaml specifies no variant"),
         ("a: &a {b: c}\nd: *a\n", "can't be read (it has aliases)"),
-        ("{variant: v0, variant: v1}", "can't be read (it has a key twice)"),
+        ("{variant: v0, variant: v1}", "can't be read (it has a duplicate key)"),
     ],
 )
 def test_what_does_not_tell_is_named(tmp_path: Path, text: str, words: str) -> None:
     """It may be somebody else's; whoever wonders sees it."""
     found = told(tmp_path, beside={"ana.yaml": text})
     assert (found.flags, found.name) == (None, "unknown")
-    assert found.evidence.startswith("neither the file nor what lies beside it tells v0 from v1; ")
+    assert found.evidence.startswith("neither the file nor those next to it specify v0 or v1; ")
     assert found.source == tmp_path / "ana.yaml"  # so that a change of it is seen
     assert words in found.evidence
 

@@ -45,7 +45,7 @@ def test_a_line_is_a_symbol(tmp_path: Path, content: str) -> None:
     path.write_bytes(content.encode())
     vocabulary = read(path)
     assert (vocabulary.symbols, vocabulary.size) == (SYMBOLS, 4)
-    assert vocabulary.numbers(4) == {" ": 0, "a": 1, "ã": 2, "ni3": 3}
+    assert vocabulary.char_map(4) == {" ": 0, "a": 1, "ã": 2, "ni3": 3}
     assert [symbols for symbols in range(10) if vocabulary.fits(symbols)] == [4]
 
 
@@ -59,20 +59,20 @@ def test_empty_lines_at_the_end_count_or_not(tmp_path: Path) -> None:
     vocabulary = read(written(tmp_path / "vocab.txt", [*SYMBOLS, "", "", ""]))
     assert vocabulary.size == 4
     assert [symbols for symbols in range(10) if vocabulary.fits(symbols)] == [4, 5, 6, 7]
-    assert vocabulary.numbers(4) == {" ": 0, "a": 1, "ã": 2, "ni3": 3}
+    assert vocabulary.char_map(4) == {" ": 0, "a": 1, "ã": 2, "ni3": 3}
 
 
 def test_an_empty_line_in_between_is_a_symbol(tmp_path: Path) -> None:
     """Or all that follow it would be another."""
-    assert read(written(tmp_path / "vocab.txt", [" ", "a", "", "b"])).numbers(4)["b"] == 3
+    assert read(written(tmp_path / "vocab.txt", [" ", "a", "", "b"])).char_map(4)["b"] == 3
 
 
 def test_a_symbol_that_is_there_twice_has_the_later_number(tmp_path: Path) -> None:
     """As the trainer's table has it, which counts it once; no number is beyond the model's."""
     vocabulary = read(written(tmp_path / "vocab.txt", [" ", "a", "a", "b"]))
     assert [symbols for symbols in range(10) if vocabulary.fits(symbols)] == [3, 4]
-    assert vocabulary.numbers(4) == {" ": 0, "a": 2, "b": 3}
-    assert vocabulary.numbers(3) == {" ": 0, "a": 2}
+    assert vocabulary.char_map(4) == {" ": 0, "a": 2, "b": 3}
+    assert vocabulary.char_map(3) == {" ": 0, "a": 2}
 
 
 def test_it_counts_as_the_librarys_trainer_does() -> None:
@@ -80,7 +80,7 @@ def test_it_counts_as_the_librarys_trainer_does() -> None:
     file = headers.library_folder() / "infer/examples/vocab.txt"
     with file.open(encoding="utf-8") as lines:
         known = {line[:-1]: number for number, line in enumerate(lines)}
-    assert read(file).numbers(LIBRARY_SYMBOLS) == known
+    assert read(file).char_map(LIBRARY_SYMBOLS) == known
     assert f5_vocabulary.library() == file
 
 
@@ -115,7 +115,9 @@ def test_without_any_the_librarys_own_is_used_where_it_fits(tmp_path: Path) -> N
     one = inspected(model(tmp_path, LIBRARY_SYMBOLS))
     assert one.loads, one.why_not
     assert one.vocab == headers.library_folder() / "infer/examples/vocab.txt"
-    assert one.warnings == ("there is no vocab.txt beside the model; f5-tts's own was used, which has as many symbols",)
+    assert one.warnings == (
+        "there is no vocab.txt next to the model; used f5-tts's own, which has as many symbols as the model",
+    )
 
 
 def test_where_the_library_is_not_installed_the_model_is_as_good(
@@ -148,14 +150,14 @@ def test_a_mismatch_has_both_numbers(tmp_path: Path) -> None:
     """And says where it was looked for, when it was found nowhere."""
     written(tmp_path / "vocab.txt", many(2000))
     one = inspected(model(tmp_path, 88))
-    assert one.why_not == "vocab.txt beside it has 2000 symbols, and the model was trained with 88."
+    assert one.why_not == "vocab.txt next to it has 2000 symbols, but the model was trained with 88."
     for place in ("folder above", "data/*/", "models/", "f5-tts's own has 2545"):
         assert place in one.cure
 
 
 def test_none_at_all_has_the_number(tmp_path: Path) -> None:
     one = inspected(model(tmp_path, 88))
-    assert one.why_not == "There is no vocab.txt beside it, and it was trained with 88 symbols."
+    assert one.why_not == "There is no vocab.txt next to it, and it was trained with 88 symbols."
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,7 @@ def test_one_that_fits_elsewhere_is_named_and_not_used(tmp_path: Path, place: st
         assert one.loads is False
         assert one.vocab == tmp_path / "models/runs/ana/vocab.txt"
         assert "2000 symbols" in one.why_not
-        assert one.cure.startswith(f"{shown} has as many: copy it beside the model")
+        assert one.cure.startswith(f"{shown} has as many: copy it next to the model")
 
 
 def test_the_librarys_own_is_named_where_another_lies_beside(tmp_path: Path) -> None:
@@ -193,8 +195,8 @@ def test_a_lost_space_is_recognised(tmp_path: Path) -> None:
     """Whoever strips a vocabulary takes away its first symbol."""
     written(tmp_path / "vocab.txt", many(88)[1:])
     one = inspected(model(tmp_path, 88))
-    assert "has 87 symbols, and the model was trained with 88" in one.why_not
-    assert one.cure == "Its first line, a single space, is missing: put it back."
+    assert "has 87 symbols, but the model was trained with 88" in one.why_not
+    assert one.cure == "Its first line, a single space, is missing: add it."
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_what_can_not_be_read_is_said(tmp_path: Path, content: bytes, why: str) 
     """Another encoding; more than any vocabulary has."""
     (tmp_path / "vocab.txt").write_bytes(content)
     one = inspected(model(tmp_path, 88))
-    assert one.why_not == f"vocab.txt beside it {why}"
+    assert one.why_not == f"vocab.txt next to it {why}"
     assert "UTF-8" in one.cure
 
 
@@ -226,9 +228,9 @@ def test_the_search_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(f5_vocabulary, "_MAX_FILES", 3)
     for number in range(9):
         written(tmp_path / f"models/{number}/vocab.txt", many(10 + number))
-    shelf = VocabularyFolder(tmp_path / "models")
-    assert len(shelf.all) == 3
-    assert find(tmp_path / "models/m.pt", 18, shelf).fault
+    folder = VocabularyFolder(tmp_path / "models")
+    assert len(folder.all) == 3
+    assert find(tmp_path / "models/m.pt", 18, folder).fault
 
 
 def test_pipes_are_not_opened(tmp_path: Path) -> None:

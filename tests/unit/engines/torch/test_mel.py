@@ -1,4 +1,4 @@
-"""What is heard of a recording is what the library hears."""
+"""The mel spectrogram of a recording is the same as the library's."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def sound(loudness: float, channels: int = 1, rate_hz: int = 24_000, samples: in
     return tone * (loudness / tone.mean(0).square().mean().sqrt())
 
 
-def hear(samples: Tensor, rate_hz: int, vocoder: str = "vocos") -> ReferenceMel:
+def computed(samples: Tensor, rate_hz: int, vocoder: str = "vocos") -> ReferenceMel:
     f5_models.prepare()
-    from engines.torch.mel import hear
+    from engines.torch.mel import reference_mel
 
-    return hear(samples, rate_hz, vocoder)
+    return reference_mel(samples, rate_hz, vocoder)
 
 
 @pytest.mark.parametrize("vocoder", ["vocos", "bigvgan"])
@@ -55,23 +55,23 @@ def test_it_is_the_librarys(loudness: float, channels: int, rate_hz: int, vocode
     if rate_hz != 24_000:
         audio = torchaudio.transforms.Resample(rate_hz, 24_000)(audio)
     expected = MelSpec(mel_spec_type=vocoder)(audio)[0].t()
-    heard = hear(samples, rate_hz, vocoder)
-    assert heard.mel.shape == expected.shape
-    assert heard.mel.is_contiguous()
-    torch.testing.assert_close(heard.mel, expected, rtol=0, atol=1e-4)
-    assert heard.gain == pytest.approx(min(1, loudness / 0.1), rel=1e-4)
+    ours = computed(samples, rate_hz, vocoder)
+    assert ours.mel.shape == expected.shape
+    assert ours.mel.is_contiguous()
+    torch.testing.assert_close(ours.mel, expected, rtol=0, atol=1e-4)
+    assert ours.gain == pytest.approx(min(1, loudness / 0.1), rel=1e-4)
 
 
 def test_speech_begins_with_the_last_frame_of_the_recording() -> None:
     """A mel for Vocos has a frame more than the recording has whole hops: the library counts the hops."""
     for samples in (256 * 50, 256 * 50 + 255):
         for vocoder, frames in (("vocos", 51), ("bigvgan", 50)):
-            heard = hear(sound(0.2, samples=samples), 24_000, vocoder)
-            assert (len(heard.mel), heard.hops) == (frames, 50)
+            ours = computed(sound(0.2, samples=samples), 24_000, vocoder)
+            assert (len(ours.mel), ours.hops) == (frames, 50)
 
 
 def test_silence_is_refused() -> None:
     import torch
 
     with pytest.raises(RequestRefused, match="silent"):
-        hear(torch.zeros(1, 24_000), 24_000)
+        computed(torch.zeros(1, 24_000), 24_000)

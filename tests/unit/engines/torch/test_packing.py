@@ -1,4 +1,4 @@
-"""Sequences laid end to end: no layer mixes them up, and each gives what it gives alone."""
+"""Packed sequences: no layer mixes them, and each gives the same result as alone."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def packed(convolution: Any, sequences: list[Tensor], kernel: int) -> list[Tenso
 
     from engines.torch.packing import Packing
 
-    packing = Packing([len(one) for one in sequences], torch.device("cpu"))
-    gapped = packing.gapped(kernel // 2)
-    made: Tensor = gapped.close(convolution(gapped.open(torch.cat(sequences))))
+    packing = Packing([len(sequence) for sequence in sequences], torch.device("cpu"))
+    padding = packing.conv_padding(kernel // 2)
+    made: Tensor = padding.unpad(convolution(padding.pad(torch.cat(sequences))))
     return [made[span] for span in packing.spans]
 
 
@@ -51,19 +51,19 @@ def test_convolutions_see_the_end_of_each_sequence(lengths: list[int], kernel: i
     bias = noise(12)
     for kind, width in ((Convolution, 12), (Convolution, 1), (GroupedConvolution, 4), (GroupedConvolution, 12)):
         weight = noise(12, width, kernel)
-        for one, made in zip(sequences, packed(kind(weight, bias), sequences, kernel), strict=True):
-            torch.testing.assert_close(made, alone(one, weight, bias), rtol=1e-4, atol=1e-4)
+        for sequence, made in zip(sequences, packed(kind(weight, bias), sequences, kernel), strict=True):
+            torch.testing.assert_close(made, alone(sequence, weight, bias), rtol=1e-4, atol=1e-4)
 
 
-def test_where_rows_lie() -> None:
+def test_offsets_and_positions() -> None:
     import torch
 
     from engines.torch.packing import Packing
 
     packing = Packing([3, 1, 2], torch.device("cpu"))
-    assert (packing.rows, packing.spans) == (6, [slice(0, 3), slice(3, 4), slice(4, 6)])
-    assert packing.positions.tolist() == [0, 1, 2, 0, 0, 1]
-    assert packing.offsets.tolist() == [0, 3, 4, 6]
+    assert (packing.total, packing.max_seqlen, packing.spans) == (6, 3, [slice(0, 3), slice(3, 4), slice(4, 6)])
+    assert packing.position_ids.tolist() == [0, 1, 2, 0, 0, 1]
+    assert packing.cu_seqlens.tolist() == [0, 3, 4, 6]
 
 
 @pytest.mark.parametrize("few_or_many", ["few", "many"])

@@ -39,7 +39,7 @@ def heard(tmp_path: Path) -> Callable[..., Recording]:
 def only(sentences: tuple[str, ...], fault: str) -> str:
     """The one sentence, which is that fault's."""
     assert len(sentences) == 1, sentences
-    pattern = ".*".join(map(re.escape, re.split(r"{.*?}", FAULTS[fault].says)))
+    pattern = ".*".join(map(re.escape, re.split(r"{.*?}", FAULTS[fault].problem)))
     assert re.fullmatch(f"ana.wav {pattern}; {re.escape(FAULTS[fault].cure)}", sentences[0]), sentences
     return sentences[0]
 
@@ -132,7 +132,7 @@ def test_a_click_is_no_speech(heard: Callable[..., Recording]) -> None:
         ("long", np.tile(speech(10.0), 7), "70 s"),
         ("clipped", np.clip(speech(level=1.0), -1, 1), "%"),
         ("quiet", speech(level=0.002, noise=1e-6), "dBFS"),
-        ("noisy", speech(level=0.05, noise=0.02), "dB over"),
+        ("noisy", speech(level=0.05, noise=0.02), "dB above"),
         ("offset", speech() + 0.1, "10%"),
         ("mixed", np.stack([speech(), np.zeros_like(speech())], axis=1), "2 channels"),
         ("mixed", np.stack([speech(), np.roll(speech(), 3000)], axis=1), "2 channels"),
@@ -239,7 +239,7 @@ def test_floats_may_go_over_full_scale(heard: Callable[..., Recording]) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "no_audio", "a Git LFS pointer"),
         (b"<!DOCTYPE html><html>", "no_audio", "a web page"),
         (b"PK\3\4" + bytes(600), "no_audio", "a ZIP file"),
-        (bytes(5000), "no_audio", "not known"),
+        (bytes(5000), "no_audio", "unknown kind"),
     ],
 )
 def test_what_is_no_sound_file_is_named(tmp_path: Path, head: bytes, fault: str, words: str) -> None:
@@ -404,7 +404,7 @@ def test_reading_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     """With a sentence, not with the library's error."""
     with pytest.raises(RequestRefused, match="not a regular file"):
         read(tmp_path, 1.0)
-    with pytest.raises(RequestRefused, match="holds no sound"):
+    with pytest.raises(RequestRefused, match="has no audio in it"):
         read(save(tmp_path / "ana.wav", np.zeros(0)), 1.0)
 
 
@@ -416,7 +416,7 @@ def test_the_page_about_voices_has_every_fault() -> None:
     page = (ROOT / "docs" / "VOICES.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| what")]
     faults = sorted(FAULTS.values(), key=lambda fault: not fault.is_error)
-    assert rows == [f"| {re.sub('{.*?}', 'N', fault.says)} | {fault.cure} |" for fault in faults]
+    assert rows == [f"| {re.sub('{.*?}', 'N', fault.problem)} | {fault.cure} |" for fault in faults]
 
 
 def test_kinds_of_files_are_told_by_a_few_bytes() -> None:

@@ -39,33 +39,33 @@ def test_it_is_written_down_once(models: Path, device: Device, tmp_path: Path) -
     """With its language; and remembered for that recording and that model, even when the recording is gone."""
     tiny_whisper.build(models / "whisper", SAYS)
     path = recording(tmp_path)
-    assert transcripts.hear(path, "ana.wav", "0" * 64, device) == transcripts.Heard(SAYS, "pt")
+    assert transcripts.transcribe(path, "ana.wav", "0" * 64, device) == transcripts.Transcript(SAYS, "pt")
     path.unlink()
-    assert transcripts.hear(path, "ana.wav", "0" * 64, device).text == SAYS
+    assert transcripts.transcribe(path, "ana.wav", "0" * 64, device).text == SAYS
     with pytest.raises(RequestRefused):
-        transcripts.hear(path, "ana.wav", "1" * 64, device)
+        transcripts.transcribe(path, "ana.wav", "1" * 64, device)
     (kept,) = (tmp_path / "cache/transcripts").iterdir()
     kept.write_text("no JSON")
     recording(tmp_path)
-    assert transcripts.hear(path, "ana.wav", "0" * 64, device).text == SAYS
+    assert transcripts.transcribe(path, "ana.wav", "0" * 64, device).text == SAYS
 
 
 def test_nothing_is_made_up(models: Path, device: Device, tmp_path: Path) -> None:
     """No words are an error, and so is what is longer than Whisper listens."""
     tiny_whisper.build(models / "whisper", "...")
-    with pytest.raises(RequestRefused, match=r"Whisper hears no words in ana\.wav"):
-        transcripts.hear(recording(tmp_path), "ana.wav", "0" * 64, device)
-    with pytest.raises(RequestRefused, match=r"ana\.wav is longer than the 30 s"):
-        transcripts.hear(recording(tmp_path, 30.5), "ana.wav", "1" * 64, device)
+    with pytest.raises(RequestRefused, match=r"Whisper found no words in ana\.wav"):
+        transcripts.transcribe(recording(tmp_path), "ana.wav", "0" * 64, device)
+    with pytest.raises(RequestRefused, match=r"ana\.wav is longer than 30 s"):
+        transcripts.transcribe(recording(tmp_path, 30.5), "ana.wav", "1" * 64, device)
 
 
 def test_where_there_is_no_model_it_is_said_how_to_get_one(models: Path, device: Device, tmp_path: Path) -> None:
-    with pytest.raises(EngineMissing, match="no Whisper on this machine") as missing:
-        transcripts.hear(recording(tmp_path), "ana.wav", "0" * 64, device)
+    with pytest.raises(EngineMissing, match=r"no Whisper model .* on this machine") as missing:
+        transcripts.transcribe(recording(tmp_path), "ana.wav", "0" * 64, device)
     assert "hf download openai/whisper-small --local-dir whisper" in missing.value.hint
     folder = tiny_whisper.build(models / "whisper", SAYS)
     (folder / "config.json").unlink()
-    with pytest.raises(EngineMissing, match=r"does not hold it: .*config\.json"):
+    with pytest.raises(EngineMissing, match=r"is not usable: .*config\.json"):
         transcripts.model(models)
 
 
@@ -74,4 +74,4 @@ def test_without_a_cache_it_is_written_down_each_time(models: Path, device: Devi
     (tmp_path / "cache").write_text("in the way")
     assert cache.folder("transcripts") is None
     for _ in range(2):
-        assert transcripts.hear(recording(tmp_path), "ana.wav", "0" * 64, device).text == SAYS
+        assert transcripts.transcribe(recording(tmp_path), "ana.wav", "0" * 64, device).text == SAYS

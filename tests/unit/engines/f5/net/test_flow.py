@@ -27,17 +27,17 @@ def test_steps_are_the_librarys() -> None:
     f5_models.prepare()
     import torch
 
-    from engines.f5.net.flow import Course
+    from engines.f5.net.flow import SolverSettings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from f5_tts.model.utils import get_epss_timesteps
     for steps in range(1, 65):
         even = get_epss_timesteps(steps, device="cpu", dtype=torch.float32)
-        assert torch.equal(Course(steps, sway=None).times(), even)
+        assert torch.equal(SolverSettings(steps, sway_sampling_coef=None).times(), even)
         for sway in (-1.0, 0.3):
             swayed = even + sway * (torch.cos(torch.pi / 2 * even) - 1 + even)
-            assert torch.equal(Course(steps, sway=sway).times(), swayed)
+            assert torch.equal(SolverSettings(steps, sway_sampling_coef=sway).times(), swayed)
 
 
 def test_noise_is_the_librarys() -> None:

@@ -26,14 +26,14 @@ EXACT = 1e-4  # what another order of summing may change
 PLENTY = 1 << 40
 
 
-def course(steps: int = 7, guidance: float = 2.0, sway: float | None = -1.0) -> Any:
+def solver(steps: int = 7, cfg_strength: float = 2.0, sway: float | None = -1.0) -> Any:
     f5_models.prepare()
-    from engines.f5.net.flow import Course
+    from engines.f5.net.flow import SolverSettings
 
-    return Course(steps, guidance, sway)
+    return SolverSettings(steps, cfg_strength, sway)
 
 
-COURSES = ((7, 2.0, -1.0), (16, 0.0, None), (16, 2.0, None), (32, 0.0, -1.0), (5, 1.5, 0.4))
+SOLVERS = ((7, 2.0, -1.0), (16, 0.0, None), (16, 2.0, None), (32, 0.0, -1.0), (5, 1.5, 0.4))
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def test_every_architecture_sounds_as_the_librarys(name: str, tmp_path: Path) ->
     """One by one and all in one batch, with and without guidance and sway, with few steps and many."""
     built = build(tmp_path, name)
     model = built.load()
-    for number, way in enumerate(COURSES if name in ("f5-base", "e2-base") else COURSES[:2]):
-        requests = [request(built.sizes, one + number, course(*way), key=one) for one in range(3)]
+    for number, way in enumerate(SOLVERS if name in ("f5-base", "e2-base") else SOLVERS[:2]):
+        requests = [request(built.sizes, one + number, solver(*way), key=one) for one in range(3)]
         together = spoken(model, requests, built)
         for one in requests:
             expected = built.library.say(one)
@@ -73,16 +73,16 @@ def test_every_architecture_sounds_as_the_librarys(name: str, tmp_path: Path) ->
 
 def test_a_batch_is_what_its_requests_are_alone(model: F5Model, built: Built) -> None:
     """However they are mixed; what was given comes back under its key, in the order given."""
-    requests = [request(built.sizes, number, course(), key=10 - number) for number in range(5)]
+    requests = [request(built.sizes, number, solver(), key=10 - number) for number in range(5)]
     together = [one for one in model.render(requests, built.flags, PLENTY) if one is not None]
     assert [key for key, _sound in together] == [10, 9, 8, 7, 6]
     for one, (_key, sound) in zip(requests, together, strict=True):
         assert apart(sound, spoken(model, [one], built)[one.key]) < EXACT
 
 
-def test_courses_may_be_mixed(model: F5Model, built: Built) -> None:
+def test_solver_settings_may_be_mixed(model: F5Model, built: Built) -> None:
     """Each request goes its own way."""
-    ways = [course(), course(guidance=0.0), course(guidance=0.0), course(sway=None), course(steps=3)]
+    ways = [solver(), solver(cfg_strength=0.0), solver(cfg_strength=0.0), solver(sway=None), solver(steps=3)]
     requests = [request(built.sizes, number, way) for number, way in enumerate(ways)]
     sounds = spoken(model, requests, built)
     for one in requests:
@@ -94,22 +94,23 @@ def test_without_guidance_nothing_is_computed_for_it(
 ) -> None:
     """Half as many rows go through the layers."""
     rows = []
-    layers = model.backbone._layers
+    layers = model.backbone._transformer
 
     def counting(x: Tensor, *others: Any) -> Tensor:
         rows.append(len(x))
         return layers(x, *others)
 
-    monkeypatch.setattr(model.backbone, "_layers", _Counting(layers, counting))
-    one = request(built.sizes, 0, course())
+    monkeypatch.setattr(model.backbone, "_transformer", _Counting(layers, counting))
+    one = request(built.sizes, 0, solver())
     spoken(model, [one], built)
-    spoken(model, [replace(one, course=course(guidance=0.0))], built)
-    assert rows == [2 * one.frames] * 7 + [one.frames] * 7
+    spoken(model, [replace(one, solver=solver(cfg_strength=0.0))], built)
+    assert rows == [2 * one.duration] * 7 + [one.duration] * 7
 
 
 class _Counting:
     def __init__(self, layers: Any, call: Any) -> None:
-        self.leading, self.moments, self._call = layers.leading, layers.moments, call
+        self.time_tokens, self.time_conditioning = layers.time_tokens, layers.time_conditioning
+        self._call = call
 
     def __call__(self, *given: Any) -> Any:
         return self._call(*given)
@@ -119,7 +120,7 @@ def test_chance_belongs_to_each_request(model: F5Model, built: Built) -> None:
     """The same seed gives the same sound, another one another; nobody else's chance is touched."""
     import torch
 
-    one = request(built.sizes, 0, course())
+    one = request(built.sizes, 0, solver())
     before = torch.random.get_rng_state()
     first, again = (spoken(model, [one], built)[0] for _ in range(2))
     other = spoken(model, [replace(one, seed=1)], built)[0]
@@ -130,30 +131,32 @@ def test_chance_belongs_to_each_request(model: F5Model, built: Built) -> None:
 
 def test_a_sound_is_as_long_as_asked_for(model: F5Model, built: Built) -> None:
     """In frames of 256 samples behind the recording; never shorter than the recording and the text and one more."""
-    one = request(built.sizes, 0, course(steps=1))
+    one = request(built.sizes, 0, solver(steps=1))
     for frames, expected in ((80, 80), (10, 31), (0, 31)):
-        assert len(spoken(model, [replace(one, frames=frames)], built)[0]) == (expected - 30) * model.hop
-    long = request(built.sizes, 3, course(steps=1))
-    assert len(spoken(model, [long], built)[3]) == (len(long.symbols) + 1 - 8) * model.hop
+        assert len(spoken(model, [replace(one, duration=frames)], built)[0]) == (expected - 30) * model.hop
+    long = request(built.sizes, 3, solver(steps=1))
+    assert len(spoken(model, [long], built)[3]) == (len(long.text) + 1 - 8) * model.hop
     assert model.rate_hz == 24_000
 
 
 # --- on a GPU ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("guidance", [2.0, 0.0])
+@pytest.mark.parametrize("cfg_strength", [2.0, 0.0])
 @pytest.mark.parametrize("name", ["f5-v1-base", "e2-base"])
 def test_company_that_nobody_hears_changes_nothing(
-    name: str, guidance: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, cfg_strength: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What small batches are filled up with, so that a GPU can replay how it was done for others of their shape."""
-    from engines.f5.net.graphs import filled
+    from engines.f5.net.graphs import padded_for_graphs
 
     built = build(tmp_path, name)
     model = built.load()
-    requests = [request(built.sizes, number, course(guidance=guidance)) for number in range(3)]
+    requests = [request(built.sizes, number, solver(cfg_strength=cfg_strength)) for number in range(3)]
     expected = spoken(model, requests, built)
-    monkeypatch.setattr(model.backbone, "filled", lambda batch, guided: filled(batch, 2 if guided else 1))
+    monkeypatch.setattr(
+        model.backbone, "padded_for_graphs", lambda batch, use_cfg: padded_for_graphs(batch, 2 if use_cfg else 1)
+    )
     for key, sound in spoken(model, requests, built).items():
         assert apart(sound, expected[key]) < EXACT
 
@@ -164,23 +167,23 @@ def test_small_batches_have_few_shapes(passes: int) -> None:
     f5_models.prepare()
     import torch
 
-    from engines.f5.net.batch import Given
-    from engines.f5.net.graphs import MAX_ROWS, filled
+    from engines.f5.net.batch import Conditions
+    from engines.f5.net.graphs import MAX_FRAMES, padded_for_graphs
 
     nothing = torch.empty(0, 100), torch.empty(0, dtype=torch.long)
     shapes = set()
     for lengths in ([one] for one in range(1, 2900)), ([700 + one, 900, one + 1] for one in range(1000)):
-        for batch in ([Given(*nothing, length) for length in each] for each in lengths):
-            whole = filled(batch, passes)
+        for batch in ([Conditions(*nothing, length) for length in each] for each in lengths):
+            whole = padded_for_graphs(batch, passes)
             assert whole[: len(batch)] == batch
-            frames = sum(one.frames for one in whole)
-            assert min(one.frames for one in whole) > 0
+            frames = sum(one.duration for one in whole)
+            assert min(one.duration for one in whole) > 0
             assert (len(whole), frames % 128) == ({1: 2, 3: 4}[len(batch)], 0)
-            assert frames * passes <= MAX_ROWS
+            assert frames * passes <= MAX_FRAMES
             shapes.add((len(whole), frames))
     assert len(shapes) < 45
-    large = [Given(*nothing, 1000)] * 9
-    assert filled(large, passes) == large
+    large = [Conditions(*nothing, 1000)] * 9
+    assert padded_for_graphs(large, passes) == large
 
 
 @pytest.mark.parametrize("name", ["f5-base", "f5-v1-base", "e2-base"])
@@ -195,11 +198,11 @@ def test_a_gpu_gives_the_same(name: str, tmp_path: Path) -> None:
         pytest.skip("there is no GPU here that torch can use")
     built = build(tmp_path, name)
     exact, half = (built.load(precision, "cuda:0") for precision in ("float32", "bfloat16"))
-    batches = [[request(built.sizes, number, course(), key=number) for number in each] for each in ((0, 1), (2, 3))]
+    batches = [[request(built.sizes, number, solver(), key=number) for number in each] for each in ((0, 1), (2, 3))]
     shapes = set()
     for batch in (batches[0], *batches, batches[1]):
-        whole = half.backbone.filled([one.given for one in batch], guided=True)
-        shapes.add((len(whole), sum(one.frames for one in whole)))
+        whole = half.backbone.padded_for_graphs([one.conditions for one in batch], use_cfg=True)
+        shapes.add((len(whole), sum(one.duration for one in whole)))
         made = spoken(half, batch, built)
         for one in batch:
             expected = built.library.say(one)
@@ -235,7 +238,7 @@ def watched(model: F5Model, monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 def test_batches_are_what_fits(model: F5Model, built: Built, watched: Watched) -> None:
     """Into the memory given, by what each request says it needs; one alone is tried in any case."""
-    requests = [request(built.sizes, 0, course(steps=1), key=number) for number in range(5)]
+    requests = [request(built.sizes, 0, solver(steps=1), key=number) for number in range(5)]
     need = model.request_bytes(requests[0])
     assert len(spoken(model, requests, built, 3 * need)) == 5
     assert len(spoken(model, requests, built, need // 2)) == 5
@@ -244,7 +247,7 @@ def test_batches_are_what_fits(model: F5Model, built: Built, watched: Watched) -
 
 def test_batches_are_no_larger_than_is_worth_it(model: F5Model, built: Built, watched: Watched) -> None:
     """A device that is busy gains nothing from more, and the first sound would only be later."""
-    requests = [request(built.sizes, 0, course(steps=1), key=number) for number in range(30)]
+    requests = [request(built.sizes, 0, solver(steps=1), key=number) for number in range(30)]
     spoken(model, requests, built)
     assert watched.sizes == [12, 12, 6]  # of 80 frames, twice: 2048 rows
 
@@ -252,7 +255,7 @@ def test_batches_are_no_larger_than_is_worth_it(model: F5Model, built: Built, wa
 def test_where_memory_runs_out_batches_are_halved(model: F5Model, built: Built, watched: Watched) -> None:
     """Until they fit; every request is spoken once."""
     watched.most = 2
-    requests = [request(built.sizes, number, course(steps=1), key=number) for number in range(5)]
+    requests = [request(built.sizes, number, solver(steps=1), key=number) for number in range(5)]
     made = [one for one in model.render(requests, built.flags, PLENTY) if one is not None]
     assert [key for key, _sound in made] == [0, 1, 2, 3, 4]
     assert watched.sizes == [5, 2, 3, 1, 2]
@@ -261,7 +264,7 @@ def test_where_memory_runs_out_batches_are_halved(model: F5Model, built: Built, 
 def test_what_does_not_fit_alone_is_said(model: F5Model, built: Built, watched: Watched) -> None:
     watched.most = 0
     with pytest.raises(MemoryError):
-        spoken(model, [request(built.sizes, 0, course())], built)
+        spoken(model, [request(built.sizes, 0, solver())], built)
 
 
 def test_other_errors_are_not_tried_again(model: F5Model, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +273,7 @@ def test_other_errors_are_not_tried_again(model: F5Model, built: Built, monkeypa
 
     monkeypatch.setattr(model.backbone, "velocity", broken)
     with pytest.raises(ValueError, match="broken"):
-        spoken(model, [request(built.sizes, number, course()) for number in range(3)], built)
+        spoken(model, [request(built.sizes, number, solver()) for number in range(3)], built)
 
 
 @pytest.mark.parametrize("name", ["f5-v1-base", "e2-base"])
@@ -280,7 +283,7 @@ def test_a_request_takes_no_more_memory_than_it_says(name: str, precision: str, 
     built = build(tmp_path, name)
     model = built.load(precision)
     for frames in (150, 1500):
-        one = replace(request(built.sizes, 0, course(steps=2)), frames=frames)
+        one = replace(request(built.sizes, 0, solver(steps=2)), duration=frames)
         spoken(model, [one], built)
         peak = peak_bytes(lambda one=one: spoken(model, [one], built))
         assert 0.5 < peak / model.request_bytes(one) < 1.0, frames
@@ -308,7 +311,7 @@ def peak_bytes(work: Any) -> int:
 def test_containers_do_not_matter(container: str, model: F5Model, built: Built, tmp_path: Path) -> None:
     """The same weights, the same sound; from a training file the averaged ones are taken."""
     other = build(tmp_path, container=container)
-    one = request(built.sizes, 0, course())
+    one = request(built.sizes, 0, solver())
     assert apart(spoken(other.load(), [one], built)[0], spoken(model, [one], built)[0]) == 0
 
 
@@ -331,7 +334,7 @@ def test_a_file_of_any_precision_speaks_as_its_values_in_float32(
     shutil.copy(built.checkpoint.with_name("vocab.txt"), tmp_path)
     found = inspection.inspect(stored)
     assert (found.loads, found.precision) == (True, precision)
-    one = request(built.sizes, 0, course(steps=3))
+    one = request(built.sizes, 0, solver(steps=3))
     sounds = [spoken(replace(built, checkpoint=path).load(), [one], built)[0] for path in (stored, exact)]
     assert sounds[1].abs().max() > 0.01
     assert torch.equal(*sounds)
@@ -343,13 +346,13 @@ def test_the_file_is_only_read(tmp_path: Path) -> None:
     built.checkpoint.chmod(0o400)
     before = built.checkpoint.read_bytes()
     model = built.load()
-    one = request(built.sizes, 0, course())
+    one = request(built.sizes, 0, solver())
     first = spoken(model, [one], built)[0]
     assert built.checkpoint.read_bytes() == before
     built.checkpoint.chmod(0o600)
     with built.checkpoint.open("r+b") as file:
         file.truncate()
-    assert apart(spoken(model, [replace(one, course=course(steps=6))], built)[0], first) > 0
+    assert apart(spoken(model, [replace(one, solver=solver(steps=6))], built)[0], first) > 0
 
 
 def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -367,7 +370,7 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 def test_half_precision_is_near(model: F5Model, built: Built) -> None:
     """bfloat16 matrices, on any processor: the error is a small part of the sound."""
     half = built.load("bfloat16")
-    for one in (request(built.sizes, number, course()) for number in range(3)):
+    for one in (request(built.sizes, number, solver()) for number in range(3)):
         exact, near = (spoken(each, [one], built)[one.key] for each in (model, half))
         assert 0 < float((near - exact).norm() / exact.norm()) < 0.1
 
@@ -379,7 +382,7 @@ def test_with_either_products_the_sound_is_the_same(
     """With AVX-512 they are oneDNN's, and else torch's own."""
     import torch
 
-    one = request(built.sizes, 0, course())
+    one = request(built.sizes, 0, solver())
     expected = spoken(model, [one], built)[0]
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert apart(spoken(built.load(), [one], built)[0], expected) < EXACT
@@ -392,7 +395,7 @@ def test_where_onednn_is_missing_the_sound_is_the_same(
     from engines.f5.net import attention
     from engines.torch import convolution, linear
 
-    one = request(built.sizes, 0, course())
+    one = request(built.sizes, 0, solver())
     expected = spoken(model, [one], built)[0]
     for module in (convolution, attention, linear):
         monkeypatch.setattr(module, "is_packed", lambda _device, _dtype, _rows: False)

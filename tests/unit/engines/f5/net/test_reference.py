@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engines.errors import RequestRefused
 from engines.f5.net import reference
-from engines.f5.net.reference import MAX_S, fitted
+from engines.f5.net.reference import MAX_S, fit
 
 RATE_HZ = 24_000
 BEGIN_S = 0.1  # of silence that is cut off at the beginning
@@ -54,7 +54,7 @@ def test_what_is_short_enough_stays_as_it_is() -> None:
     """Recording and transcript, but for silence at the ends."""
     said = spoken(1, 8.0)
     silence = np.zeros(3 * RATE_HZ, np.float32)
-    found = fitted(np.concatenate([silence, said.samples, silence, silence]), RATE_HZ, said.text)
+    found = fit(np.concatenate([silence, said.samples, silence, silence]), RATE_HZ, said.text)
     assert abs(found.samples.size - said.samples.size) < 0.7 * RATE_HZ
     assert (found.text, found.cut_from_s) == (said.text, None)
 
@@ -65,12 +65,12 @@ def test_what_is_cut_is_cut_in_the_same_place() -> None:
     for seed in range(120):
         said = spoken(seed, 13.0 + seed % 12, unsteadiness=0.04 + 0.02 * (seed % 4))
         try:
-            found = fitted(said.samples, RATE_HZ, said.text)
+            found = fit(said.samples, RATE_HZ, said.text)
         except RequestRefused:
             continue
         cut += 1
         length_s = found.samples.size / RATE_HZ
-        assert reference.SHORTEST_S <= length_s <= MAX_S
+        assert reference.MIN_S <= length_s <= MAX_S
         ((_, place),) = [(end_s, place) for end_s, place in said.ends if abs(end_s - BEGIN_S - length_s) < 0.25]
         assert found.text == said.text[:place]
         assert found.cut_from_s is not None
@@ -83,8 +83,8 @@ def test_what_can_be_taken_for_something_else_is_refused() -> None:
     said = spoken(3, 20.0)
     without_marks = "".join(character for character in said.text if character.isalpha() or character == " ")
     for samples, text in ((said.samples, without_marks), (np.tile(said.samples[9000:12000], 120), said.text)):
-        with pytest.raises(RequestRefused, match="can't be told for sure") as refused:
-            fitted(samples, RATE_HZ, text)
+        with pytest.raises(RequestRefused, match="not certain") as refused:
+            fit(samples, RATE_HZ, text)
         assert "Cut the recording" in refused.value.hint
 
 
@@ -92,4 +92,4 @@ def test_a_transcript_of_something_else_is_not_cut_at_any_odd_place() -> None:
     """Marks that lie nowhere near a pause are no marks to cut at."""
     said = spoken(5, 20.0)
     with pytest.raises(RequestRefused):
-        fitted(said.samples, RATE_HZ, "One, two, " + "and then he went on and on without a stop " * 8)
+        fit(said.samples, RATE_HZ, "One, two, " + "and then he went on and on without a stop " * 8)

@@ -83,9 +83,9 @@ def test_no_word_is_lost_between_parts(engine: F5, folder: Path) -> None:
     voice = speech._voice(chunk(folder))
     room_s = MAX_S - voice.frames * HOP_S
     for text in (LONG.strip(), "one two", "x" * 2000, f"{'x' * 2000} and more"):
-        parts = speech._pieces(text, voice, 1.0)
+        parts = speech._split(text, voice, 1.0)
         assert " ".join(parts) == text
-        assert all(" " not in part[: len(part) // 2] or speech._seconds(part, voice, 1.0) <= room_s for part in parts)
+        assert all(" " not in part[: len(part) // 2] or speech._speech_s(part, voice, 1.0) <= room_s for part in parts)
 
 
 def test_the_shortest_word_has_time_to_be_said(engine: F5, folder: Path) -> None:
@@ -109,24 +109,24 @@ def test_the_shortest_word_has_time_to_be_said(engine: F5, folder: Path) -> None
 )
 def test_a_transcript_ends_as_a_sentence_does_and_once(transcript: str, is_closed: str) -> None:
     prepare()
-    from engines.f5.net.symbols import closed
+    from engines.f5.net.symbols import prompt_text
 
-    assert closed(transcript) == is_closed
+    assert prompt_text(transcript) == is_closed
 
 
 def test_sounds_fade_into_each_other() -> None:
     prepare()
     import torch
 
-    from engines.f5.net.speech import joined
+    from engines.f5.net.speech import cross_faded
 
     loud, soft, short = torch.ones(8), torch.full((8,), 0.5), torch.zeros(2)
-    assert joined([loud], 4).tolist() == loud.tolist()
-    assert joined([loud, soft], 0).tolist() == [1.0] * 8 + [0.5] * 8
-    made = joined([loud, soft], 4)
+    assert cross_faded([loud], 4).tolist() == loud.tolist()
+    assert cross_faded([loud, soft], 0).tolist() == [1.0] * 8 + [0.5] * 8
+    made = cross_faded([loud, soft], 4)
     assert made.shape == (12,)
     np.testing.assert_allclose(made, [1] * 5 + [1 - 0.5 / 3, 1 - 1 / 3] + [0.5] * 5, rtol=1e-6)
-    assert joined([loud, short, soft], 4).shape == (8 + (2 - 2) + (8 - 4),)
+    assert cross_faded([loud, short, soft], 4).shape == (8 + (2 - 2) + (8 - 4),)
 
 
 def test_what_is_told_of_one_job_is_not_told_of_the_next(engine: F5, folder: Path, tiny_f5: Path) -> None:
@@ -134,7 +134,7 @@ def test_what_is_told_of_one_job_is_not_told_of_the_next(engine: F5, folder: Pat
     facts = told(engine, Device("cpu", "float32", models=tiny_f5.parents[1]))
     before = list(facts["warnings"])
     spoken(engine, chunk(folder, "Good 𓀀 morning, 𓁐."), chunk(folder, "𓀀 again"))
-    assert facts["warnings"] == [*before, "the model was not trained with '𓀀', '𓁐': it can't say them"]
+    assert facts["warnings"] == [*before, "the model was not trained with '𓀀', '𓁐'; these are not spoken"]
     spoken(engine, chunk(folder))
     assert facts["warnings"] == before
     assert facts["transcripts"] == {str(folder / "voice.wav"): WORDS}
@@ -145,8 +145,8 @@ def test_what_is_told_of_one_job_is_not_told_of_the_next(engine: F5, folder: Pat
 def test_what_a_voice_lacks_is_refused_in_words(engine: F5, folder: Path) -> None:
     bare = Chunk("Good morning.", "en", 7)
     for one, words in (
-        (bare, "f5 needs a voice"),
-        (chunk(folder, said=" "), "f5 has to know what is said"),
+        (bare, "f5 needs a reference recording"),
+        (chunk(folder, said=" "), "f5 needs a transcript"),
         (chunk(folder, said="…!"), "has no words"),
     ):
         with pytest.raises(RequestRefused, match=words):
@@ -167,17 +167,17 @@ def test_a_vocoder_elsewhere_takes_no_memory_of_the_network(tiny_f5: Path) -> No
     import torch
 
     from engines.checkpoints import inspection
-    from engines.f5.net.flow import Course
+    from engines.f5.net.flow import SolverSettings
     from engines.f5.net.model import F5Files, F5Model
     from tests.f5_models import request
 
     found = inspection.inspect(tiny_f5)
     assert found.sizes is not None
     files = F5Files(tiny_f5, found.tensors, found.sizes, tiny_f5.parents[1] / "vocos-mel-24khz")
-    one = request(found.sizes, 0, Course(1, 0.0))
+    one = request(found.sizes, 0, SolverSettings(1, 0.0))
     beside, elsewhere = (F5Model(files, "cpu", torch.float32, where) for where in (None, "cpu:0"))
     assert str(beside.vocoder.device) == "cpu"
-    spoken_frames = one.given.frames - len(one.reference.mel) + 1
+    spoken_frames = one.conditions.duration - len(one.reference.mel) + 1
     needed = beside.vocoder.bytes_for(spoken_frames)
     assert beside.request_bytes(one) == max(needed, elsewhere.request_bytes(one))
-    assert elsewhere.request_bytes(one) == beside.backbone.bytes_for(one.given.frames, guided=False)
+    assert elsewhere.request_bytes(one) == beside.backbone.bytes_for(one.conditions.duration, use_cfg=False)

@@ -46,7 +46,7 @@ def test_only_what_is_lower_beyond_doubt_decides(
         assert measured.doubt() == (", which is too close" if min(v0, v1) < guess else WORSE)
 
 
-WORSE = ", no better than a guess that knows nothing of speech (1.1000)"
+WORSE = ", no better than an untrained baseline (1.1000)"
 
 
 def test_chance_counts_the_pieces_that_speak_for_one_side() -> None:
@@ -54,14 +54,14 @@ def test_chance_counts_the_pieces_that_speak_for_one_side() -> None:
     f5_models.prepare()
     import torch
 
-    from engines.f5.net.variant_probe import chance
+    from engines.f5.net.variant_probe import p_value
 
     def of(*gains: float) -> float:
         """Ten pieces of seven frames, at two times."""
         other = torch.ones(2, 70)
         own = torch.tensor(gains).repeat_interleave(7).exp() * other
-        assert chance(other, own) == chance(own, other)
-        return chance(own, other)
+        assert p_value(other, own) == p_value(own, other)
+        return p_value(own, other)
 
     assert of(*[0.1] * 10) == 2 / 1024
     assert of(*[0.01] * 9, 3.0) == 2 / 1024
@@ -84,16 +84,16 @@ def test_the_guess_is_the_best_linear_one() -> None:
     f5_models.prepare()
     import torch
 
-    from engines.f5.net.flow import PROBES, noise
-    from engines.f5.net.variant_probe import guessed
+    from engines.f5.net.flow import LOSS_TIMES, noise
+    from engines.f5.net.variant_probe import baseline_loss
 
     mel, found = gaussian(20_000).double(), []
-    for number, time in enumerate(PROBES):
+    for number, time in enumerate(LOSS_TIMES):
         start = noise(number, *mel.shape).double()
         seen = torch.cat([(1 - time) * start + time * mel, torch.ones(len(mel), 1)], 1)
         flow = mel - start
         found.append(float((seen @ torch.linalg.lstsq(seen, flow).solution - flow).square().mean()))
-    assert guessed(mel.float()) == pytest.approx(sum(found) / len(found), rel=0.02)
+    assert baseline_loss(mel.float()) == pytest.approx(sum(found) / len(found), rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["f5-base", "f5-v1-base"])
@@ -103,10 +103,10 @@ def test_random_weights_decide_nothing(name: str, tmp_path: Path) -> None:
     model = built.load()
     import torch
 
-    from engines.f5.net.flow import PROBES
+    from engines.f5.net.flow import LOSS_TIMES
     from engines.f5.net.variant_probe import measure
 
     signs, measured = finished(measure(model.backbone, gaussian(300), torch.arange(40)))
-    assert signs == 2 * len(PROBES)
-    assert not measured.foretells
+    assert signs == 2 * len(LOSS_TIMES)
+    assert not measured.beats_baseline
     assert measured.flags is None
