@@ -248,7 +248,7 @@ def prepare(device: Device) -> Runtime:
     return here
 
 
-def inspected(path: Path, engine: str, kind: str) -> Checkpoint:
+def accept(path: Path, engine: str, kind: str) -> Checkpoint:
     """What a checkpoint is, if an engine can speak with it.
 
     Args:

@@ -15,7 +15,7 @@ from engines.base import Device, EngineInfo, Option
 from engines.checkpoints import base_models, f5_vocabulary, inspection, requirements
 from engines.device import runtime
 from engines.errors import EngineMissing
-from engines.neural_engine import NeuralEngine, Opened, inspected, prepare, version_of
+from engines.neural_engine import NeuralEngine, Opened, accept, prepare, version_of
 
 PACKAGE = "f5-tts"
 INSTALL = "pip install 'voicespool[f5]'"
@@ -85,7 +85,7 @@ class F5(NeuralEngine):
         """Load a checkpoint, or the base model; see `load`."""
         if _version() is None:
             raise EngineMissing("f5 is not installed", INSTALL)
-        found = inspected(checkpoint or base_models.weights("f5", device.models), "f5", "F5-TTS or E2-TTS")
+        found = accept(checkpoint or base_models.weights("f5", device.models), "f5", "F5-TTS or E2-TTS")
         here = prepare(device)
         requirements.check(requirements.of(found), device.models)
         variant = found.variant

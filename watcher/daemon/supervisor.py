@@ -55,7 +55,7 @@ class Supervisor:
         """
         self.started_s = self.asked_s = None
         self.worker.submit(order)
-        model = {"checkpoint": order.checkpoint_name} if order.checkpoint_name else {}
+        model = {"checkpoint": order.checkpoint.name} if order.checkpoint else {}
         log.info("job starts", action="render", job_id=order.job_id, engine=order.engine, **model)
         try:
             while True:
