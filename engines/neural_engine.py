@@ -248,18 +248,19 @@ def prepare(device: Device) -> Runtime:
     return here
 
 
-def accept(path: Path, engine: str, kind: str) -> Checkpoint:
+def accept(path: Path, engine: str, kind: str, models: Path | None) -> Checkpoint:
     """What a checkpoint is, if an engine can speak with it.
 
     Args:
         engine: Its name.
         kind: What it speaks with, for people: "no ... model".
+        models: As for `inspection.inspect`.
 
     Raises:
         RequestRefused: it can't be read, is another engine's, or will not load; says what to do.
     """
     try:
-        found = inspection.inspect(path)
+        found = inspection.inspect(path, models)
     except OSError as error:
         raise RequestRefused(
             f"the checkpoint {path.name} can't be read: {error.strerror}",

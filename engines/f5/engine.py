@@ -85,9 +85,10 @@ class F5(NeuralEngine):
         """Load a checkpoint, or the base model; see `load`."""
         if _version() is None:
             raise EngineMissing("f5 is not installed", INSTALL)
-        found = accept(checkpoint or base_models.weights("f5", device.models), "f5", "F5-TTS or E2-TTS")
+        models = device.models
+        found = accept(checkpoint or base_models.weights("f5", models), "f5", "F5-TTS or E2-TTS", models)
         here = prepare(device)
-        requirements.check(requirements.of(found), device.models)
+        requirements.check(requirements.of(found), models)
         variant = found.variant
         assert found.sizes is not None and variant is not None and found.vocab is not None  # noqa: PT018, S101 - it loads
         is_low = device.profile == "low_vram"
@@ -97,7 +98,7 @@ class F5(NeuralEngine):
         from engines.f5.net.speech import About, F5Speech
         from engines.f5.net.symbols import Symbols
 
-        vocoder = base_models.need(variant.vocoder, device.models)
+        vocoder = base_models.need(variant.vocoder, models)
         files = F5Files(found.path, found.tensors, found.sizes, vocoder, variant.vocoder)
         with runtime.too_small(f"the model does not fit into the memory of {here.device}"):
             model = F5Model(files, here.device, here.torch_dtype, "cpu" if is_small else here.device)

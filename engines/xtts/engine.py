@@ -133,8 +133,8 @@ class Parts:
 
 
 def _parts(checkpoint: Path | None, models: Path | None) -> Parts:
-    described = _accept(checkpoint or base_models.weights("xtts", models))
-    whole = _accept(base_models.weights("xtts", models)) if described.is_adapter else described
+    described = _accept(checkpoint or base_models.weights("xtts", models), models)
+    whole = _accept(base_models.weights("xtts", models), models) if described.is_adapter else described
     base = base_models.find("xtts", models)
     warnings: list[str] = []
 
@@ -158,8 +158,8 @@ def _parts(checkpoint: Path | None, models: Path | None) -> Parts:
     return Parts(described, whole, config, vocab, speakers, tuple(warnings))
 
 
-def _accept(path: Path) -> Checkpoint:
-    return accept(path, "xtts", "XTTS-v2")
+def _accept(path: Path, models: Path | None) -> Checkpoint:
+    return accept(path, "xtts", "XTTS-v2", models)
 
 
 def _files(parts: Parts) -> XttsFiles:
