@@ -290,19 +290,20 @@ def prepare(device: Device) -> Runtime:
     return here
 
 
-def inspected(path: Path, engine: str, kind: str) -> Checkpoint:
+def accept(path: Path, engine: str, kind: str, models: Path | None) -> Checkpoint:
     """Inspect a checkpoint that an engine is asked to load.
 
     Args:
         path: The checkpoint.
         engine: Name of the engine.
         kind: Name of its model, for the error message.
+        models: As for `inspection.inspect`.
 
     Raises:
         RequestRefused: it can't be read, is for another engine, or can't be loaded.
     """
     try:
-        found = inspection.inspect(path)
+        found = inspection.inspect(path, models)
     except OSError as error:
         raise RequestRefused(
             f"the checkpoint {path.name} can't be read: {error.strerror}",

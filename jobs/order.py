@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from engines.base import Device
+from engines.checkpoints.reference import CheckpointRef
 from files.printable import printable
 
 
@@ -50,22 +51,20 @@ class JobLimits:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One job as the worker gets it. JSON through and through, so that it can cross a pipe.
+    """One job as the worker gets it.
 
     Attributes:
         job_id: For log lines.
         stem: Safe file name without extension for the files made (`hello` gives `hello.wav`).
-        spec: The job, as `JobSpec.packed`.
+        spec: The job, as `JobSpec.packed` has it.
         engine: Name of the engine, decided.
-        checkpoint: Absolute path, every link resolved, or None for the base model.
+        checkpoint: In the state that it was in when the order was written; None for the base model.
         recordings: Each name in the spec's `speaker_wav` lists -> absolute path of the spool's own copy.
         transcripts: Each name in the `speaker_wav` lists that has a sidecar transcript -> that text.
         chunks_dir: Where finished chunks are kept from one attempt to the next; exists.
         result_dir: An empty folder of this attempt's own, for the finished files.
         device: The `device` section of the configuration.
         models: Absolute path of the folder of models; "" where there is none.
-        checkpoint_name: The checkpoint's path in models/, for people; "" for the base model.
-        checkpoint_state: Changes when the checkpoint is replaced; see `checkpoint_names.Model.state`.
         fallback: What the base model takes the place of; None when it is not that.
         transcribe: As in `Rules`.
         limits: See `JobLimits`.
@@ -75,14 +74,12 @@ class Order:
     stem: str
     spec: Mapping[str, Any]
     engine: str
-    checkpoint: str | None
+    checkpoint: CheckpointRef | None
     recordings: Mapping[str, str]
     transcripts: Mapping[str, str]
     chunks_dir: str
     result_dir: str
     device: Mapping[str, Any] = field(default_factory=dict)
-    checkpoint_name: str = ""
-    checkpoint_state: tuple[int, ...] = ()
     fallback: Fallback | None = None
     transcribe: str = "off"
     limits: JobLimits = JobLimits()
@@ -97,7 +94,28 @@ class Order:
     @property
     def model(self) -> tuple[str, str | None, tuple[int, ...]]:
         """What has to be loaded for it: engine, checkpoint and its state; equal where one loading serves both."""
-        return self.engine, self.checkpoint, self.checkpoint_state
+        if self.checkpoint is None:
+            return self.engine, None, ()
+        return self.engine, str(self.checkpoint.path), self.checkpoint.state
+
+    def packed(self) -> dict[str, Any]:
+        """As plain data, for `unpacked`; JSON but for what a job's metadata may hold, infinity and NaN."""
+        value = {field.name: getattr(self, field.name) for field in fields(self)}
+        value["checkpoint"] = self.checkpoint.packed() if self.checkpoint else None
+        value["fallback"] = asdict(self.fallback) if self.fallback else None
+        return value | {"limits": asdict(self.limits)}
+
+    @classmethod
+    def unpacked(cls, value: Mapping[str, Any]) -> Order:
+        """The reverse; further keys are left alone.
+
+        Raises:
+            TypeError, KeyError: It is none of `packed`'s.
+        """
+        parts = {field.name: value[field.name] for field in fields(cls)}
+        parts["checkpoint"] = CheckpointRef.unpacked(parts["checkpoint"]) if parts["checkpoint"] else None
+        parts["fallback"] = Fallback(**parts["fallback"]) if parts["fallback"] else None
+        return cls(**parts | {"limits": JobLimits(**parts["limits"])})
 
 
 @dataclass(frozen=True, slots=True)

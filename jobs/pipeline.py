@@ -24,6 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from engines.checkpoints.reference import CheckpointRef
 from engines.errors import CheckpointRefused
 from files.allowed_paths import NotAllowed
 from files.durable import fsync, nothing, remove_tree
@@ -41,7 +42,6 @@ from jobs.results.outbox import MANIFEST, Outbox
 from jobs.results.report import Story
 from jobs.results.worker_result import ERROR_TEXT
 from jobs.schedule import URGENT, Ticket
-from jobs.spec.checkpoint_names import CheckpointRef
 from jobs.spec.job_spec import JobSpec
 from jobs.spec.parse import Document
 from jobs.spec.rules import NotHere, Rules
@@ -456,20 +456,17 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fal
     remove_tree(folder)
     folder.mkdir(mode=0o700)
     claim.folder.chunks.mkdir(mode=0o700, exist_ok=True)
-    file = model if isinstance(model, CheckpointRef) else None
     return Order(
         job_id=claim.job_id,
         stem=_stem(claim),
         spec=spec.packed(),
         engine=spec.engine or spool.rules.default_engine,
-        checkpoint=str(file.path) if file else None,
+        checkpoint=model.now() if isinstance(model, CheckpointRef) else None,
         recordings={name: str(path) for name, path in claim.recording_paths().items()},
         transcripts=claim.transcripts,
         chunks_dir=str(claim.folder.chunks),
         result_dir=str(folder),
         device=spool.device,
-        checkpoint_name=file.name if file else "",
-        checkpoint_state=file.state() if file else (),
         fallback=model if isinstance(model, Fallback) else None,
         transcribe=spool.rules.transcribe,
         limits=spool.limits,

@@ -264,11 +264,11 @@ def tables() -> str:
 
 def _table(title: str, what: str, cases: Sequence[Case], said: Callable[[Checkpoint], str]) -> str:
     lines = [f"### {title}", "", f"| {what} | is told as |", "|---|---|"]
-    lines += [f"| {name} | {_cell(said(_inspected(build)))} |" for name, build in cases]
+    lines += [f"| {name} | {_cell(said(_built(build)))} |" for name, build in cases]
     return "\n".join([*lines, ""])
 
 
-def _inspected(build: Build) -> Checkpoint:
+def _built(build: Build) -> Checkpoint:
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder, "models")
         models.mkdir()

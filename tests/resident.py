@@ -20,6 +20,7 @@ from typing import Any
 import tiny_f5
 from engines.base import Chunk, Device, Engine, EngineClass
 from engines.checkpoints import base_models
+from engines.checkpoints.reference import CheckpointRef
 from engines.device import allowance, runtime
 from engines.f5.engine import F5
 from engines.xtts.engine import Xtts
@@ -133,7 +134,19 @@ def switching(speaker: Speaker, small: str, *checkpoints: str) -> Taken:
 
 def _engine(warm: WarmEngine, speaker: Speaker, checkpoint: str) -> Engine:
     device = {"name": "cpu", "precision": "float32"}
-    order = Order("id", "hello", {}, speaker.name, checkpoint, {}, {}, "", "", device, models=str(models_here() or ""))
+    order = Order(
+        "id",
+        "hello",
+        {},
+        speaker.name,
+        CheckpointRef(Path(checkpoint), "measured"),
+        {},
+        {},
+        "",
+        "",
+        device,
+        models=str(models_here() or ""),
+    )
     return warm.for_order(order, ENGINES[speaker.name]).engine
 
 

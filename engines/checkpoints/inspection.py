@@ -23,7 +23,7 @@ from engines.modelfiles.tensors import Entry, TensorFile, UnreadableModelFile
 from files import bounded_json
 from files.digests import digest
 
-__all__ = ["ENGINES", "Checkpoint", "candidates", "digest", "inspect", "listed"]
+__all__ = ["ENGINES", "Checkpoint", "candidates", "digest", "inspect", "survey"]
 
 ENGINES = ("xtts", "f5")
 """Whose model files are recognised here; a plugin's are known to itself alone."""
@@ -49,7 +49,7 @@ class Checkpoint:
         size_bytes, created: Of the file; created is its mtime, Unix time in seconds.
         step, epoch, validation_loss, training_loss: Where the file says so; losses are finite. The step may come from
             the file's name.
-        is_best: Whether its validation loss is the lowest in its folder; told by `listed` alone.
+        is_best: Whether its validation loss is the lowest in its folder; told by `survey` alone.
         config, vocab, speakers: Files that belong to it, where they are found. For an adapter, config is its own.
         tensors: What inference needs, by the library's names.
         is_adapter: Whether it holds changes to a base model alone (LoRA).
@@ -98,10 +98,10 @@ def inspect(path: Path, models: Path | None = None) -> Checkpoint:
     Raises:
         OSError: It can't be opened or read.
     """
-    return _inspect(path, VocabularyFolder(models))
+    return _described(path, VocabularyFolder(models))
 
 
-def _inspect(path: Path, shelf: VocabularyFolder) -> Checkpoint:
+def _described(path: Path, shelf: VocabularyFolder) -> Checkpoint:
     status = path.stat()
     try:
         file = tensors.read(path)
@@ -181,7 +181,7 @@ def natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
-def listed(folder: Path, models: Path | None = None) -> list[Checkpoint]:
+def survey(folder: Path, models: Path | None = None) -> list[Checkpoint]:
     """Every candidate, inspected; in each folder the one with the lowest validation loss is marked as the best.
 
     What no engine speaks with is the best only where there is nothing else.
@@ -191,7 +191,7 @@ def listed(folder: Path, models: Path | None = None) -> list[Checkpoint]:
         models: As for `inspect`; else the same folder.
     """
     shelf = VocabularyFolder(models or folder)
-    found = [_inspected(path, shelf) for path in candidates(folder)]
+    found = [_surveyed(path, shelf) for path in candidates(folder)]
     with_loss: dict[Path, list[Checkpoint]] = {}
     for one in found:
         if one.validation_loss is not None:
@@ -200,9 +200,9 @@ def listed(folder: Path, models: Path | None = None) -> list[Checkpoint]:
     return [replace(one, is_best=id(one) in best) for one in found]
 
 
-def _inspected(path: Path, shelf: VocabularyFolder) -> Checkpoint:
+def _surveyed(path: Path, shelf: VocabularyFolder) -> Checkpoint:
     try:
-        return _inspect(path, shelf)
+        return _described(path, shelf)
     except OSError as error:
         cure = "Mend its permissions, or the disk; the daemon's user must be able to read it."
         return _useless(path, None, f"The file can't be opened: {error.strerror}.", cure)

@@ -16,7 +16,7 @@ from engines.base import Device, EngineInfo, Option
 from engines.checkpoints import base_models, f5_vocabulary, inspection, requirements
 from engines.device import runtime
 from engines.errors import EngineMissing
-from engines.neural_engine import NeuralEngine, Opened, inspected, prepare, version_of
+from engines.neural_engine import NeuralEngine, Opened, accept, prepare, version_of
 
 PACKAGE = "f5-tts"
 INSTALL = "pip install 'voicespool[f5]'"
@@ -87,9 +87,10 @@ class F5(NeuralEngine):
         """Load a checkpoint, or the base model for None; raises as `NeuralEngine.open`."""
         if _version() is None:
             raise EngineMissing("f5 is not installed", INSTALL)
-        found = inspected(checkpoint or base_models.weights("f5", device.models), "f5", "F5-TTS or E2-TTS")
+        models = device.models
+        found = accept(checkpoint or base_models.weights("f5", models), "f5", "F5-TTS or E2-TTS", models)
         where = prepare(device)
-        requirements.check(requirements.of(found), device.models)
+        requirements.check(requirements.of(found), models)
         variant = found.variant
         assert found.sizes is not None and variant is not None and found.vocab is not None  # noqa: PT018, S101 - inspected() checks
         is_low = device.profile == "low_vram"
@@ -100,9 +101,8 @@ class F5(NeuralEngine):
         from engines.f5.net.symbols import Tokenizer
 
         # On a small GPU the vocoder stays on the CPU, and chunks are rendered one by one.
-        files = F5Files(
-            found.path, found.tensors, found.sizes, base_models.need(variant.vocoder, device.models), variant.vocoder
-        )
+        vocoder = base_models.need(variant.vocoder, models)
+        files = F5Files(found.path, found.tensors, found.sizes, vocoder, variant.vocoder)
         with runtime.too_small(f"the model does not fit into the memory of {where.device}"):
             model = F5Model(files, where.device, where.torch_dtype, "cpu" if is_small_gpu else where.device)
         tokenizer = Tokenizer(f5_vocabulary.read(found.vocab).char_map(found.sizes.vocabulary))

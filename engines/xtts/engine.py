@@ -17,7 +17,7 @@ from engines.checkpoints import base_models, requirements
 from engines.checkpoints.inspection import Checkpoint
 from engines.device import runtime
 from engines.errors import EngineMissing, RequestRefused
-from engines.neural_engine import NeuralEngine, Opened, inspected, prepare, version_of
+from engines.neural_engine import NeuralEngine, Opened, accept, prepare, version_of
 
 if TYPE_CHECKING:
     from engines.xtts.net.model import XttsFiles
@@ -141,8 +141,8 @@ class Parts:
 
 
 def _parts(checkpoint: Path | None, models: Path | None) -> Parts:
-    described = _inspected(checkpoint or base_models.weights("xtts", models))
-    whole = _inspected(base_models.weights("xtts", models)) if described.is_adapter else described
+    described = _accept(checkpoint or base_models.weights("xtts", models), models)
+    whole = _accept(base_models.weights("xtts", models), models) if described.is_adapter else described
     base = base_models.find("xtts", models)
     warnings: list[str] = []
 
@@ -169,8 +169,8 @@ def _parts(checkpoint: Path | None, models: Path | None) -> Parts:
     return Parts(described, whole, config, vocab, speakers, tuple(warnings))
 
 
-def _inspected(path: Path) -> Checkpoint:
-    return inspected(path, "xtts", "XTTS-v2")
+def _accept(path: Path, models: Path | None) -> Checkpoint:
+    return accept(path, "xtts", "XTTS-v2", models)
 
 
 def _files(parts: Parts) -> XttsFiles:

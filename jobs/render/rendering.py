@@ -229,7 +229,9 @@ def _engine_facts(stage: Stage, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         "name": info.name,
         "library": info.library,
         "version": info.version,
-        "checkpoint": {"name": order.checkpoint_name or None, **model} if model or order.checkpoint else None,
+        "checkpoint": {"name": order.checkpoint and order.checkpoint.name, **model}
+        if model or order.checkpoint
+        else None,
         "fallback": asdict(order.fallback) if order.fallback else None,
         "settings": {**defaults, **facts.get("settings", {}), **stage.spec.settings},
         "seed": stage.spec.seed,

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 from engines.checkpoints import inspection, requirements
-from engines.checkpoints.requirements import Requirement
+from engines.checkpoints.reference import CheckpointRef, state_of
 from files.allowed_paths import NotAllowed, check_place
 from files.printable import printable
 from jobs.spec.problems import listed, nearest, shown
@@ -38,35 +38,6 @@ SETTLED_NS = 2 * 10**9  # two changes within the grain of a file system's clock 
 
 class Unresolved(NotAllowed):
     """A name that stands for no model, or for several; the text is a sentence for its author."""
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointRef:
-    """A model file, as far as a job needs to know it.
-
-    Attributes:
-        path: Its real path.
-        name: Its path in models/, or the absolute one where it lies elsewhere; safe to print.
-        engine: The one that it is for; None when the file does not tell.
-        architecture: In words.
-        why_not: Why it does not load and what to do about it; "" when it does.
-        validation_loss: Where it says so.
-        files: Itself, and what lies beside it and belongs to it.
-        needs: What has to be on this machine besides.
-    """
-
-    path: Path
-    name: str
-    engine: str | None
-    architecture: str
-    why_not: str
-    validation_loss: float | None
-    files: tuple[Path, ...]
-    needs: tuple[Requirement, ...] = ()
-
-    def state(self) -> tuple[int, ...]:
-        """What changes when one of its files is replaced: inode, size and mtime (ns) of each that is there."""
-        return tuple(number for file in self.files for number in _state_of(file))
 
 
 def find(models: Path, name: str, allowed_roots: Sequence[Path] = ()) -> Path:
@@ -97,11 +68,11 @@ class Models:
     folder: Path
     allowed_roots: tuple[Path, ...] = ()
     _shelf: ModelsListing | None = None
-    _known: dict[Path, tuple[object, CheckpointRef]] = field(default_factory=dict)
+    _known: dict[Path, tuple[int, CheckpointRef]] = field(default_factory=dict)
 
-    def model(self, name: str) -> CheckpointRef:
+    def refer(self, name: str) -> CheckpointRef:
         """The model that a name stands for; one that does not load says why. Raises as `find`."""
-        return self._inspected(self.find(name))
+        return self._reference(self.find(name))
 
     def lacks(self, model: CheckpointRef) -> str:
         """What the engine would not find on this machine for a model, and what to do about it; "" when all is there.
@@ -160,18 +131,17 @@ class Models:
         losses: dict[str, tuple[bool, float]] = {}
         for file in files:
             with contextlib.suppress(NotAllowed):
-                model = self._inspected(self._allowed(file, self._real(file)))
+                model = self._reference(self._allowed(file, self._real(file)))
                 if model.validation_loss is not None:
                     losses[file] = model.engine is None, model.validation_loss
         return min(losses, key=losses.__getitem__, default=None)
 
-    def _inspected(self, real: Path) -> CheckpointRef:
+    def _reference(self, real: Path) -> CheckpointRef:
         """What its header says, read again only when the file, or what lies beside it, has changed."""
         beside = _mtime_ns(real.parent)
         known = self._known.pop(real, None)
-        if known is None or known[0] != (beside, known[1].state()):
-            model = _inspected(real, self._name(real), self.folder)
-            known = (beside, model.state()), model
+        if known is None or known[0] != beside or known[1].state != state_of(known[1].files):
+            known = beside, _new_reference(real, self._name(real), self.folder)
         self._known[real] = known
         if len(self._known) > MAX_REMEMBERED:
             del self._known[next(iter(self._known))]
@@ -283,7 +253,7 @@ def _folders_below(models: Path) -> dict[str, int]:
     return found
 
 
-def _inspected(real: Path, name: str, models: Path) -> CheckpointRef:
+def _new_reference(real: Path, name: str, models: Path) -> CheckpointRef:
     """What a file's header says. Nothing in the file is run, and the weights are not read."""
     try:
         seen = inspection.inspect(real, models)
@@ -291,9 +261,16 @@ def _inspected(real: Path, name: str, models: Path) -> CheckpointRef:
         raise NotAllowed(f"{name} can't be opened: {error.strerror}") from None
     why_not = "" if seen.loads else printable(" ".join(filter(None, (seen.why_not, seen.cure))))
     files = tuple(file for file in (real, seen.config, seen.vocab, seen.speakers) if file is not None)
-    needs = requirements.of(seen)
     return CheckpointRef(
-        real, name, seen.engine, printable(seen.architecture), why_not, seen.validation_loss, files, needs
+        path=real,
+        name=name,
+        engine=seen.engine,
+        architecture=printable(seen.architecture),
+        why_not=why_not,
+        validation_loss=seen.validation_loss,
+        files=files,
+        needs=requirements.of(seen),
+        state=state_of(files),
     )
 
 
@@ -309,14 +286,6 @@ def _why_none(name: str, shelf: ModelsListing) -> str:
         return f"{shown(name)} can't be told: none of these says its validation loss; there is {listed(files)}"
     alike = nsmallest(MAX_COMPARED, islice(shelf.named, MAX_LOOKED_AT), key=lambda word: abs(len(word) - len(name)))
     return f"there is no model {shown(name)} in models/; there is {listed(files)}{nearest(name, alike)}"
-
-
-def _state_of(file: Path) -> tuple[int, ...]:
-    try:
-        status = file.stat()
-    except OSError:
-        return ()
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _mtime_ns(folder: Path | str) -> int:

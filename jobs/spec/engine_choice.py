@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engines.checkpoints.reference import CheckpointRef
 from files.allowed_paths import NotAllowed
 from files.printable import printable
 from jobs.order import Fallback
-from jobs.spec.checkpoint_names import CheckpointRef
 from jobs.spec.checks import path_fault
 from jobs.spec.job_spec import JobSpec
 from jobs.spec.problems import Problems, shown
@@ -75,7 +75,7 @@ def _chosen(spec: JobSpec, name: str, rules: Rules) -> tuple[Choice, str]:
         raise NotAllowed(f"{info.name} has no checkpoints; leave this out, or `engine`, which follows from it")
     if rules.models is None:
         raise NotAllowed("there is no folder of models here")
-    model = rules.models.model(name)
+    model = rules.models.refer(name)
     if spec.checkpoint is None and spec.engine is not None and model.engine not in (None, spec.engine):
         return Choice(spec.engine), ""  # the default one is for another engine: no fault of the job
     engine = spec.engine or model.engine or rules.default_engine

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engines.base import EngineInfo
+from engines.checkpoints.reference import CheckpointRef
 from files import json_text, yaml12
 from files.tree import Bounds, Problem, Tree, UnreadableText, dotted
 from jobs.errors import JobInvalid
 from jobs.names import checked_name
 from jobs.order import Fallback
-from jobs.spec.checkpoint_names import CheckpointRef
 from jobs.spec.checks import Check, fits, path_fault
 from jobs.spec.engine_choice import Choice, choose
 from jobs.spec.job_spec import JobSpec, Output

@@ -22,10 +22,10 @@ class NotHere(Exception):
 class ModelsElsewhere:
     """Stands for a spool's models in a process that must not look at their files."""
 
-    def model(self, name: object) -> NoReturn:
+    def refer(self, name: object) -> NoReturn:
         raise NotHere(str(name))
 
-    find = lacks = model
+    find = lacks = refer
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,14 @@ is not to be trusted with more than that.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
-from engines.checkpoints.requirements import Requirement
+from engines.checkpoints.reference import CheckpointRef
 from files.durable import from_json, replace, to_json
 from files.tree import Problem
 from jobs.errors import JobInvalid
 from jobs.order import Fallback
-from jobs.spec.checkpoint_names import CheckpointRef
 from jobs.spec.job_spec import JobSpec
 from jobs.spec.parse import Document, parse
 from jobs.spec.rules import Rules
@@ -157,15 +155,8 @@ def _unpack(value: Mapping[str, Any], data: bytes) -> Document:
 
 
 def _pack_model(model: CheckpointRef | Fallback) -> dict[str, Any]:
-    value = {field.name: getattr(model, field.name) for field in fields(model)}
-    if isinstance(model, CheckpointRef):
-        value |= {"path": str(model.path), "files": [str(file) for file in model.files]}
-        value["needs"] = [[need.model, need.why, need.cure] for need in model.needs]
-    return value
+    return model.packed() if isinstance(model, CheckpointRef) else asdict(model)
 
 
 def _unpack_model(value: Mapping[str, Any]) -> CheckpointRef | Fallback:
-    if "path" not in value:
-        return Fallback(**value)
-    paths = {"path": Path(value["path"]), "files": tuple(Path(file) for file in value["files"])}
-    return CheckpointRef(**{**value, **paths, "needs": tuple(Requirement(*need) for need in value["needs"])})
+    return CheckpointRef.unpacked(value) if "path" in value else Fallback(**value)

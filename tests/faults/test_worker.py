@@ -20,6 +20,7 @@ import psutil
 import pytest
 import structlog
 
+from engines.checkpoints.reference import CheckpointRef
 from jobs.errors import Hold, WorkerUnready
 from jobs.order import Order
 from jobs.spec.job_spec import JobSpec
@@ -161,7 +162,7 @@ def test_another_engine_or_checkpoint_is_loaded_after_the_old_one_is_closed(
     checkpoint.write_bytes(b"a model")
     for order in (
         first,
-        dataclasses.replace(first, checkpoint=str(checkpoint), result_dir=orders().result_dir),
+        dataclasses.replace(first, checkpoint=CheckpointRef(checkpoint, "a.pth"), result_dir=orders().result_dir),
         dataclasses.replace(first, device={"name": "cuda", "idle_s": 5}, result_dir=orders().result_dir),
         orders(),
     ):
@@ -181,9 +182,11 @@ def test_another_engine_or_checkpoint_is_loaded_after_the_old_one_is_closed(
 def test_a_checkpoint_that_was_replaced_is_loaded_anew(worker: Worker, orders: Orders, tmp_path: Path) -> None:
     """Under its old name; meanwhile nobody takes the old one for loaded."""
     checkpoint = str(tmp_path / "a.pth")
-    first = dataclasses.replace(orders(engine="probe"), checkpoint=checkpoint, checkpoint_state=(1, 2, 3))
+    before = CheckpointRef(Path(checkpoint), "a.pth", state=(1, 2, 3))
+    first = dataclasses.replace(orders(engine="probe"), checkpoint=before)
     again = dataclasses.replace(first, result_dir=orders().result_dir)
-    other = dataclasses.replace(first, result_dir=orders().result_dir, checkpoint_state=(1, 2, 4))
+    after = dataclasses.replace(before, state=(1, 2, 4))
+    other = dataclasses.replace(first, result_dir=orders().result_dir, checkpoint=after)
     assert isinstance(render(worker, first), Done)
     warm = []
     for order in (again, other):
@@ -216,7 +219,7 @@ def test_a_checkpoint_that_the_engine_refuses_is_told_apart_and_tried_once(
     """The worker goes on; when it comes again, what is loaded by then stays. Another state of it is tried anew."""
     path = save(tmp_path / "anna.safetensors", refused="its vocabulary is torn")
     base = dataclasses.replace(orders(engine="tuned"), spec={"text": "Hello.", "speaker": "x"})
-    torn = dataclasses.replace(base, checkpoint=str(path), checkpoint_state=(1,))
+    torn = dataclasses.replace(base, checkpoint=CheckpointRef(path, "anna", state=(1,)))
     refusal = Failed(torn.job_id, "checkpoint_refused", "its vocabulary is torn", "Train it again.", retryable=False)
     assert render(worker, torn) == refusal
     loads = []
@@ -227,7 +230,8 @@ def test_a_checkpoint_that_the_engine_refuses_is_told_apart_and_tried_once(
         assert render(worker, torn) == refusal
     assert loads[0] == loads[1]
     save(path)
-    mended = dataclasses.replace(torn, result_dir=orders().result_dir, checkpoint_state=(2,))
+    checkpoint = CheckpointRef(path, "anna", state=(2,))
+    mended = dataclasses.replace(torn, result_dir=orders().result_dir, checkpoint=checkpoint)
     assert isinstance(render(worker, mended), Done)
 
 

@@ -50,11 +50,11 @@ def list_checkpoints(app: App, as_json: bool) -> int:
     Examples:  voicespool checkpoints list
                voicespool checkpoints list --json | jq '.checkpoints[] | select(.best).name'
     """
-    from engines.checkpoints.inspection import listed
+    from engines.checkpoints.inspection import survey
     from watcher.models import checkpoints as models
 
     config = app.config_in_use()
-    found = [models.as_here(one, config) for one in listed(config.models)]
+    found = [models.as_here(one, config) for one in survey(config.models)]
     if as_json:
         click.echo(in_json({"checkpoints": [models.as_json(one, config) for one in found]}))
     elif not found:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from engines.checkpoints import requirements
+from engines.checkpoints.reference import CheckpointRef
 from files.allowed_paths import NotAllowed
 from files.opens import opened_regular, read_at_most
 from files.printable import printable
@@ -18,7 +19,6 @@ from files.tree import Problem
 from jobs.errors import JobInvalid
 from jobs.names import numbered_document
 from jobs.order import Fallback
-from jobs.spec.checkpoint_names import CheckpointRef
 from jobs.spec.parse import Document, parse
 from jobs.spec.rules import Rules
 from jobs.spool.inbox_names import why_ignored

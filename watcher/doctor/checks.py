@@ -337,7 +337,7 @@ def _whisper(config: Config) -> Finding:
 
 def _models(config: Config) -> Iterator[Finding]:
     """What lies under models/ for jobs, by the headers of the files; a Whisper and a vocoder are none of it."""
-    there = [as_here(one, config) for one in inspection.listed(config.models)] if config.models.is_dir() else []
+    there = [as_here(one, config) for one in inspection.survey(config.models)] if config.models.is_dir() else []
     others = (transcripts.WHISPER.architecture, BIGVGAN.architecture)
     found = [one for one in there if not one.architecture.startswith(others)]
     yield from _checkpoints(found, config)

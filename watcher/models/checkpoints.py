@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from engines.checkpoints import f5_layout, requirements
-from engines.checkpoints.inspection import Checkpoint, inspect, listed
+from engines.checkpoints.inspection import Checkpoint, inspect, survey
+from engines.checkpoints.reference import CheckpointRef
 from files.allowed_paths import NotAllowed
 from files.durable import from_json
 from files.opens import opened_regular, read_at_most
 from files.printable import printable
 from jobs.errors import JobInvalid, SpoolError
-from jobs.spec.checkpoint_names import CheckpointRef, Models
+from jobs.spec.checkpoint_names import Models
 from jobs.spec.parse import parse
 from jobs.spec.rules import Rules
 from jobs.spool.inbox_names import is_job_name, is_walked
@@ -51,7 +52,7 @@ def find(config: Config, name: str) -> Checkpoint:
         path = Models(config.models, config.allowed_roots).find(name)
     except NotAllowed as error:
         raise NoSuchCheckpoint(str(error)) from None
-    beside = listed(path.parent, config.models)
+    beside = survey(path.parent, config.models)
     one = next((one for one in beside if one.path == path), None) or inspect(path, config.models)
     return as_here(one, config)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from engines.base import Chunk, Device
+from engines.checkpoints.reference import CheckpointRef
 from engines.errors import OutOfMemory
 from engines.f5.engine import F5
 from engines.xtts.engine import Xtts
@@ -172,7 +173,8 @@ def test_one_engine_is_gone_before_the_next_is_loaded(
             return made
 
         monkeypatch.setattr(kind, "open", opened)
-    for kind, checkpoint in ((F5, ""), (Xtts, str(tiny_xtts)), (F5, "")):
+    xtts = CheckpointRef(tiny_xtts, "anna")
+    for kind, checkpoint in ((F5, None), (Xtts, xtts), (F5, None)):
         order = Order(
             "id", "hello", {}, kind.info().name, checkpoint, {}, {}, "", "", {"name": "cpu"}, models=str(models)
         )

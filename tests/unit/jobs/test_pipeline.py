@@ -522,8 +522,10 @@ def test_the_worker_gets_the_checkpoint_as_it_is_when_the_job_starts(at: Desk) -
     assert outcome is not None
     first, second = orders
     assert first.model[:2] == second.model[:2] == ("voice", str(file.resolve()))
-    assert first.checkpoint_state != second.checkpoint_state
-    assert second.checkpoint_name == "anna/model.safetensors"
+    assert first.checkpoint is not None
+    assert second.checkpoint is not None
+    assert first.checkpoint.state != second.checkpoint.state
+    assert second.checkpoint.name == "anna/model.safetensors"
     assert manifest(outcome.folder)["request"]["checkpoint"] == "ana"
 
 
@@ -580,7 +582,7 @@ def test_a_checkpoint_that_is_refused_when_it_is_loaded_gives_way_to_the_base_mo
     first, second = worker.orders
     assert first.checkpoint
     assert first.fallback is None
-    assert (second.checkpoint, second.checkpoint_name, second.checkpoint_state) == (None, "", ())
+    assert second.checkpoint is None
     assert second.fallback == Fallback("anna", "its vocabulary is torn")
     told = manifest(outcome.folder)
     assert (told["attempts"], told["request"]["checkpoint"]) == (1, "anna")

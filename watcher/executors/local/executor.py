@@ -69,7 +69,7 @@ class LocalExecutor:
     def submit(self, order: Order) -> None:
         self.worker.submit(order)
         self._current = _Current(order)
-        model = {"checkpoint": order.checkpoint_name} if order.checkpoint_name else {}
+        model = {"checkpoint": order.checkpoint.name} if order.checkpoint else {}
         log.info("job starts", action="render", job_id=order.job_id, engine=order.engine, **model)
 
     def cancel(self, job_id: str) -> None:

@@ -214,7 +214,7 @@ class WarmEngine:
         started_s = time.monotonic()
         engine = engine_class()
         try:
-            facts = engine.load(Path(order.checkpoint) if order.checkpoint else None, device)
+            facts = engine.load(order.checkpoint.path if order.checkpoint else None, device)
         except BaseException as error:
             with contextlib.suppress(Exception):
                 engine.close()

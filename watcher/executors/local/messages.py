@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from files.printable import printable
-from jobs.order import Fallback, JobLimits, Order, Rendering
+from jobs.order import Order, Rendering
 
 MAX_MESSAGE_BYTES = 32 << 20
 """Far above a `Rendering` of the largest job file; what is longer is not one of ours."""
@@ -135,9 +135,7 @@ _MESSAGES: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discrimin
 
 def order_line(order: Order) -> bytes:
     """A job's metadata may hold what JSON proper can't, infinity and NaN: between us two they pass."""
-    parts = {field.name: getattr(order, field.name) for field in fields(Order)}
-    parts["fallback"] = asdict(order.fallback) if order.fallback else None
-    return _line({"say": "order", **parts, "limits": asdict(order.limits)}, allow_nan=True)
+    return _line({"say": "order", **order.packed()}, allow_nan=True)
 
 
 def stop_line(job_id: str) -> bytes:
@@ -160,11 +158,7 @@ def _line(message: Mapping[str, Any], *, allow_nan: bool = False) -> bytes:
 
 def order_from(message: Mapping[str, Any]) -> Order:
     """Raises KeyError when it is none; it comes from our own daemon."""
-    parts = {field.name: message[field.name] for field in fields(Order)}
-    parts["checkpoint_state"] = tuple(parts["checkpoint_state"])
-    parts["fallback"] = Fallback(**parts["fallback"]) if parts["fallback"] else None
-    parts["limits"] = JobLimits(**parts["limits"])
-    return Order(**parts)
+    return Order.unpacked(message)
 
 
 def message_from(line: bytes) -> dict[str, Any]:

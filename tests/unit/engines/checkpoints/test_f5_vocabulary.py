@@ -9,7 +9,7 @@ import pytest
 
 from engines.checkpoints import f5_vocabulary
 from engines.checkpoints.f5_vocabulary import LIBRARY_SYMBOLS, VocabularyFolder, find, read
-from engines.checkpoints.inspection import Checkpoint, inspect, listed
+from engines.checkpoints.inspection import inspect, survey
 from tests import headers
 
 SYMBOLS = (" ", "a", "ã", "ni3")
@@ -87,15 +87,11 @@ def test_it_counts_as_the_librarys_trainer_does() -> None:
 # --- which one belongs to a model ------------------------------------------------------------------------------------
 
 
-def inspected(path: Path, models: Path | None = None) -> Checkpoint:
-    return inspect(path, models)
-
-
 @pytest.mark.parametrize("name", ["vocab.txt", "model_last.vocab.txt", "vocab_japanese.txt"])
 def test_the_one_beside_the_model_is_used(tmp_path: Path, name: str) -> None:
     """By custom it has one of these names; what is found by its size alone is mentioned."""
     own = written(tmp_path / name, many(88))
-    one = inspected(model(tmp_path, 88))
+    one = inspect(model(tmp_path, 88))
     assert one.loads, one.why_not
     assert one.vocab == own
     assert len(one.warnings) == (name == "vocab_japanese.txt")
@@ -105,14 +101,14 @@ def test_a_models_own_comes_before_that_of_its_folder(tmp_path: Path) -> None:
     """And is not another model's."""
     written(tmp_path / "vocab.txt", many(88))
     written(tmp_path / "b.vocab.txt", many(99))
-    assert inspected(model(tmp_path, 99, "b")).vocab == tmp_path / "b.vocab.txt"
-    assert inspected(model(tmp_path, 88, "a")).vocab == tmp_path / "vocab.txt"
-    assert inspected(model(tmp_path, 99, "a")).loads is False
+    assert inspect(model(tmp_path, 99, "b")).vocab == tmp_path / "b.vocab.txt"
+    assert inspect(model(tmp_path, 88, "a")).vocab == tmp_path / "vocab.txt"
+    assert inspect(model(tmp_path, 99, "a")).loads is False
 
 
 def test_without_any_the_librarys_own_is_used_where_it_fits(tmp_path: Path) -> None:
     """And that is said: nearly every fine-tuned model has it, but not every one."""
-    one = inspected(model(tmp_path, LIBRARY_SYMBOLS))
+    one = inspect(model(tmp_path, LIBRARY_SYMBOLS))
     assert one.loads, one.why_not
     assert one.vocab == headers.library_folder() / "infer/examples/vocab.txt"
     assert one.warnings == (
@@ -126,7 +122,7 @@ def test_where_the_library_is_not_installed_the_model_is_as_good(
     """The engine will bring it."""
     monkeypatch.setattr(f5_vocabulary, "find_spec", lambda _name: None)
     written(tmp_path / "vocab.txt", many(LIBRARY_SYMBOLS))
-    one = inspected(model(tmp_path / "ana", LIBRARY_SYMBOLS))
+    one = inspect(model(tmp_path / "ana", LIBRARY_SYMBOLS))
     assert one.loads, one.why_not
     assert one.vocab is None
 
@@ -135,12 +131,12 @@ def test_where_the_library_is_not_installed_the_model_is_as_good(
 def test_two_that_fit_are_not_chosen_between(tmp_path: Path, place: str) -> None:
     """A training run has left one with as many symbols as the library's own, and others in it."""
     other = written(tmp_path / place, many(LIBRARY_SYMBOLS))
-    one = inspected(model(tmp_path / ("ckpts/ana" if "data" in place else "ana"), LIBRARY_SYMBOLS))
+    one = inspect(model(tmp_path / ("ckpts/ana" if "data" in place else "ana"), LIBRARY_SYMBOLS))
     assert one.loads is False
     assert one.vocab is None
     assert place in one.cure
     other.write_bytes((headers.library_folder() / "infer/examples/vocab.txt").read_bytes())
-    assert inspected(one.path).loads
+    assert inspect(one.path).loads
 
 
 # --- when none fits --------------------------------------------------------------------------------------------------
@@ -149,14 +145,14 @@ def test_two_that_fit_are_not_chosen_between(tmp_path: Path, place: str) -> None
 def test_a_mismatch_has_both_numbers(tmp_path: Path) -> None:
     """And says where it was looked for, when it was found nowhere."""
     written(tmp_path / "vocab.txt", many(2000))
-    one = inspected(model(tmp_path, 88))
+    one = inspect(model(tmp_path, 88))
     assert one.why_not == "vocab.txt next to it has 2000 symbols, but the model was trained with 88."
     for place in ("folder above", "data/*/", "models/", "f5-tts's own has 2545"):
         assert place in one.cure
 
 
 def test_none_at_all_has_the_number(tmp_path: Path) -> None:
-    one = inspected(model(tmp_path, 88))
+    one = inspect(model(tmp_path, 88))
     assert one.why_not == "There is no vocab.txt next to it, and it was trained with 88 symbols."
 
 
@@ -176,7 +172,7 @@ def test_one_that_fits_elsewhere_is_named_and_not_used(tmp_path: Path, place: st
     written(tmp_path / "models/runs/ana/vocab.txt", many(2000))
     written(tmp_path / place, many(88))
     path = model(tmp_path / "models/runs/ana", 88)
-    for one in (inspected(path, tmp_path / "models"), *listed(tmp_path / "models")):
+    for one in (inspect(path, tmp_path / "models"), *survey(tmp_path / "models")):
         assert one.loads is False
         assert one.vocab == tmp_path / "models/runs/ana/vocab.txt"
         assert "2000 symbols" in one.why_not
@@ -186,7 +182,7 @@ def test_one_that_fits_elsewhere_is_named_and_not_used(tmp_path: Path, place: st
 def test_the_librarys_own_is_named_where_another_lies_beside(tmp_path: Path) -> None:
     """What somebody put beside the model is not passed over in silence."""
     written(tmp_path / "vocab.txt", many(2000))
-    one = inspected(model(tmp_path, LIBRARY_SYMBOLS))
+    one = inspect(model(tmp_path, LIBRARY_SYMBOLS))
     assert one.loads is False
     assert one.cure.startswith("f5-tts's own (infer/examples/vocab.txt) has as many")
 
@@ -194,7 +190,7 @@ def test_the_librarys_own_is_named_where_another_lies_beside(tmp_path: Path) -> 
 def test_a_lost_space_is_recognised(tmp_path: Path) -> None:
     """Whoever strips a vocabulary takes away its first symbol."""
     written(tmp_path / "vocab.txt", many(88)[1:])
-    one = inspected(model(tmp_path, 88))
+    one = inspect(model(tmp_path, 88))
     assert "has 87 symbols, but the model was trained with 88" in one.why_not
     assert one.cure == "Its first line, a single space, is missing: add it."
 
@@ -210,7 +206,7 @@ def test_a_lost_space_is_recognised(tmp_path: Path) -> None:
 def test_what_can_not_be_read_is_said(tmp_path: Path, content: bytes, why: str) -> None:
     """Another encoding; more than any vocabulary has."""
     (tmp_path / "vocab.txt").write_bytes(content)
-    one = inspected(model(tmp_path, 88))
+    one = inspect(model(tmp_path, 88))
     assert one.why_not == f"vocab.txt next to it {why}"
     assert "UTF-8" in one.cure
 
@@ -218,7 +214,7 @@ def test_what_can_not_be_read_is_said(tmp_path: Path, content: bytes, why: str) 
 def test_names_can_not_steer_a_terminal(tmp_path: Path) -> None:
     """Folders are strangers' too."""
     written(tmp_path / "models/x\x1b[2J\u202e/vocab.txt", many(88))
-    one = inspected(model(tmp_path / "models/ana", 88), tmp_path / "models")
+    one = inspect(model(tmp_path / "models/ana", 88), tmp_path / "models")
     assert one.cure.isprintable()
     assert r"x\x1b[2J\u202e" in one.cure
 
@@ -238,4 +234,4 @@ def test_pipes_are_not_opened(tmp_path: Path) -> None:
     import os
 
     os.mkfifo(tmp_path / "vocab.txt")
-    assert inspected(model(tmp_path, 88)).loads is False
+    assert inspect(model(tmp_path, 88)).loads is False

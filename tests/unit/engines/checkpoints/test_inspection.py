@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from engines import registry
-from engines.checkpoints.inspection import Checkpoint, candidates, digest, inspect, listed
+from engines.checkpoints.inspection import Checkpoint, candidates, digest, inspect, survey
 from tests import headers, tiny
 from tests.headers import flow
 from tests.model_files import Runs
@@ -443,7 +443,7 @@ def test_the_best_of_each_folder_has_the_lowest_validation_loss(tmp_path: Path) 
         headers.save(tmp_path / f"{name}.safetensors", shapes, **said)
     (tmp_path / "a/7.pth").write_bytes(b"nothing")
     (tmp_path / "a/8.pth").symlink_to(tmp_path / "nowhere")
-    found = listed(tmp_path)
+    found = survey(tmp_path)
     assert [str(one.path.relative_to(tmp_path)) for one in found if one.is_best] == [
         "a/2.safetensors",
         "b/1.safetensors",

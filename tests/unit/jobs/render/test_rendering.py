@@ -15,6 +15,7 @@ import soundfile
 
 from engines import registry
 from engines.base import Audio, Chunk, Device, Engine, EngineClass, EngineInfo
+from engines.checkpoints.reference import CheckpointRef
 from engines.errors import BadAudio, EngineError, EngineMissing, RequestRefused
 from engines.f5.engine import F5
 from jobs.order import JobLimits
@@ -371,7 +372,7 @@ def test_what_the_engine_said_when_it_was_loaded_is_told_of_each_job(desk: Desk)
         "device": "cpu", "architecture": "tone", "sha256": "0" * 64, "step": 3, "validation_loss": 1.5,
         "settings": {"depth": 0.7, "width": 0.8}, "warnings": ["made up \x1b[31m"],
     }  # fmt: skip
-    order = desk.order(spec, checkpoint="/models/anna.pth", checkpoint_name="anna.pth", checkpoint_state=[1, 2, 3])
+    order = desk.order(spec, checkpoint=CheckpointRef(Path("/models/anna.pth"), "anna.pth"))
     made = perform(order, desk.load("tuned"), **facts)
     assert made.engine["settings"] == {"depth": 0.7, "width": 0.9}
     assert made.engine["checkpoint"] == {
@@ -390,7 +391,7 @@ def test_another_checkpoint_is_another_chunk(desk: Desk) -> None:
     """What was kept is used for the same model alone: not for another one, not for one that was replaced."""
     spec = {"text": "One.", "settings": desk.settings()}
     for file, state in (("a", (1,)), ("a", (1,)), ("a", (2,)), ("b", (2,))):
-        desk.render(spec, checkpoint=file, checkpoint_state=state)
+        desk.render(spec, checkpoint=CheckpointRef(Path(file), file, state=state))
     assert len(desk.spoken()) == 3
 
 

@@ -98,7 +98,7 @@ def test_two_names_of_one_file_are_one(models: Path) -> None:
     lay(models, "anna/step_1000.pth")
     (models / "anna/latest.pth").symlink_to("step_1000.pth")
     assert find(models, "anna") == (models / "anna/step_1000.pth").resolve()
-    assert Models(models).model("anna/latest").name == "anna/step_1000.pth"
+    assert Models(models).refer("anna/latest").name == "anna/step_1000.pth"
 
 
 def test_a_folder_may_have_a_second_name(models: Path) -> None:
@@ -139,7 +139,7 @@ def test_allowed_roots_allow(models: Path, tmp_path: Path) -> None:
     (models / "link.pth").symlink_to(far)
     assert find(models, str(far), [tmp_path / "far"]) == far
     assert find(models, "link", [tmp_path / "far"]) == far
-    assert Models(models, (tmp_path / "far",)).model("link").name == str(far)
+    assert Models(models, (tmp_path / "far",)).refer("link").name == str(far)
     assert "is not there" in refused(models, str(far.parent / "y.pth"), tmp_path / "far")
     assert "is no file" in refused(models, str(far.parent), tmp_path / "far")
 
@@ -189,10 +189,10 @@ class TestModels:
         save(models / "y.safetensors", TONE, val_loss=0.25)
         (models / "z.pth").write_bytes(b"rubbish")
         known = Models(models)
-        assert (known.model("x").engine, known.model("x").name) == ("f5", "x.safetensors")
-        assert known.model("y").engine is None
-        assert known.model("y").why_not
-        assert known.model("z").why_not
+        assert (known.refer("x").engine, known.refer("x").name) == ("f5", "x.safetensors")
+        assert known.refer("y").engine is None
+        assert known.refer("y").why_not
+        assert known.refer("z").why_not
 
     def test_look_again_only_at_what_has_changed(self, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Thousands of job files name the same model: its header is read once, until it is another file."""
@@ -206,11 +206,11 @@ class TestModels:
         monkeypatch.setattr(inspection, "inspect", inspect)
         save(models / "a.safetensors")
         known = Models(models)
-        states = [known.model("a").state() for _ in range(100)]
+        states = [known.refer("a").state for _ in range(100)]
         assert seen == ["a.safetensors"]
         save(models / "a.safetensors", F5)
-        assert known.model("a").engine == "f5"
-        assert known.model("a").state() not in states
+        assert known.refer("a").engine == "f5"
+        assert known.refer("a").state not in states
         assert len(seen) == 2
 
     def test_see_at_once_what_comes_and_goes(self, models: Path) -> None:

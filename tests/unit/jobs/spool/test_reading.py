@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from engines.checkpoints.reference import CheckpointRef
 from engines.checkpoints.requirements import Requirement
 from files.tree import Problem
 from jobs.errors import JobInvalid
 from jobs.order import Fallback
-from jobs.spec.checkpoint_names import CheckpointRef
 from jobs.spec.parse import Document, parse
 from jobs.spec.rules import ModelsElsewhere, NotHere, Rules
 from jobs.spool.claim import ClaimFolder

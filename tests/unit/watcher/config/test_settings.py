@@ -8,13 +8,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from pydantic import BaseModel
 
 from files import yaml12
 from files.tree import Bounds
 from jobs.errors import ConfigError
-from jobs.spec.job_spec import JobSpec
-from jobs.spec.problems import _section, _sections, _words
 from watcher.cli.init import EXAMPLE_NAME, start, template
 from watcher.config.folders import exposed, prepare
 from watcher.config.settings import Config, load, schema
@@ -191,21 +188,6 @@ def test_the_configuration_is_frozen(tmp_path: Path) -> None:
     """Nobody changes it behind another's back."""
     with pytest.raises(ValueError, match="frozen"):
         load(write(tmp_path, "")).limits.attempts = 4
-
-
-@pytest.mark.parametrize("root", [Config, JobSpec])
-def test_every_key_says_what_it_takes(root: type[BaseModel]) -> None:
-    """In `Allowed` or by its choices; sections and free mappings are keys with values, and keys of later versions
-    take nothing.
-    """
-    later = {"days", "failed_days", "on_result"}
-    silent = [
-        name
-        for _, section in _sections(root)
-        for name, key in section.model_fields.items()
-        if _words(key) == "keys with values" and not (_section(key) or name in later)
-    ]
-    assert silent == (["settings", "output"] if root is Config else [])
 
 
 def test_every_key_is_documented_and_the_schema_knows_it() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
-from jobs.order import Fallback, Order, Rendering
+from engines.checkpoints.reference import CheckpointRef
+from engines.checkpoints.requirements import Requirement
+from jobs.order import Fallback, JobLimits, Order, Rendering
 from watcher.executors.local.messages import (
     Done,
     Failed,
@@ -55,22 +58,36 @@ def test_an_event_crosses_as_one_line(event: Message) -> None:
     assert event_from(line.rstrip()) == event
 
 
-@pytest.mark.parametrize("fallback", [None, Fallback("anna", "it is torn")])
-def test_an_order_crosses_as_one_line(fallback: Fallback | None) -> None:
+ANNA = CheckpointRef(
+    Path("/m/anna.pth"),
+    "anna.pth",
+    "xtts",
+    "XTTS-v2",
+    "",
+    0.5,
+    (Path("/m/anna.pth"),),
+    (Requirement("xtts"),),
+    (1, 2, 3),
+)
+
+
+@pytest.mark.parametrize(("checkpoint", "fallback"), [(ANNA, None), (None, Fallback("anna", "it is torn"))])
+def test_an_order_crosses_as_one_line(checkpoint: CheckpointRef | None, fallback: Fallback | None) -> None:
     order = Order(
         "id",
         "hello",
         {"text": "a\nb", "metadata": {"x": math.inf}},
         "espeak",
-        None,
+        checkpoint,
         {"a.wav": "/a"},
         {},
         "/c",
         "/r",
         {"name": "cpu"},
-        "anna/best_model.pth",
-        (1, 2, 3),
         fallback,
+        "whisper",
+        JobLimits(audio_s=5.0),
+        "/models",
     )
     line = order_line(order)
     assert line.count(b"\n") == 1
