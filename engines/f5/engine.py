@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from engines import installing
 from engines.base import Device, EngineInfo, Option
 from engines.checkpoints import base_models, f5_vocabulary, inspection, requirements
 from engines.device import runtime
@@ -18,7 +19,6 @@ from engines.errors import EngineMissing
 from engines.neural_engine import NeuralEngine, Opened, inspected, prepare, version_of
 
 PACKAGE = "f5-tts"
-INSTALL = "pip install 'voicespool[f5]'"
 RATE_HZ = 24000
 OPTIONS = (
     Option("speed", float, 1.0, "1.0 is as fast as the recording", 0.3, 2.0),
@@ -60,7 +60,7 @@ class F5(NeuralEngine):
             licence="code MIT; published models CC-BY-NC 4.0, non-commercial",
             library=PACKAGE,
             version=_version(),
-            missing=None if _version() else INSTALL,
+            missing=None if _version() else _install(),
             sample_rate_hz=RATE_HZ,
             languages=LANGUAGES,
             options=OPTIONS,
@@ -84,7 +84,7 @@ class F5(NeuralEngine):
     def open(self, checkpoint: Path | None, device: Device) -> Opened:
         """Load a checkpoint, or the base model; see `load`."""
         if _version() is None:
-            raise EngineMissing("f5 is not installed", INSTALL)
+            raise EngineMissing("f5 is not installed", _install())
         found = inspected(checkpoint or base_models.weights("f5"), "f5", "F5-TTS or E2-TTS")
         here = prepare(device)
         requirements.check(requirements.of(found))
@@ -120,6 +120,10 @@ class F5(NeuralEngine):
 
 
 _DEFAULTS: Mapping[str, Any] = {option.name: option.default for option in OPTIONS}
+
+
+def _install() -> str:
+    return installing.for_extra("f5", PACKAGE, "torch", "torchaudio")
 
 
 def _version() -> str | None:
