@@ -240,7 +240,7 @@ def ask(spool: Spool, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_reload_says_what_took_effect_and_what_needs_a_restart(speaking: Spool) -> None:
     """The daemon's own answer; the keys are in status.json too, which keeps to its schema."""
     speaking.start()
-    assert ask(speaking, "reload").stdout == "nothing has changed\n"
+    assert ask(speaking, "reload").stdout == "no key has changed\n"
     rewrite(speaking, limits={"attempts": 7}, outbox=str(speaking.folder / "elsewhere"))
     done = ask(speaking, "reload")
     assert done.returncode == 0, done.stderr
@@ -269,8 +269,8 @@ def test_a_mistake_in_the_configuration_does_not_hide_the_daemon(speaking: Spool
         assert "config.yaml:" in json.loads(done.stdout)["config_error"]
         done = ask(speaking, "reload")
         assert done.returncode == 3, done.stderr
-        assert "keeps the configuration that it has" in done.stderr
-        assert "the daemon uses the one before" in ask(speaking, "status").stdout
+        assert "keeps its previous configuration" in done.stderr
+        assert "the daemon keeps the previous configuration" in ask(speaking, "status").stdout
     speaking.drop("hello.yaml", "text: Hello.\nspeaker: nobody\n")
     speaking.result("hello.failed")
     assert ask(speaking, "retry", "hello", "--wait").stdout.strip() == str(speaking.outbox / "hello.failed~2")

@@ -21,7 +21,8 @@ from engines.errors import EngineError, EngineMissing
 from files.printable import printable, real_paths
 from jobs.errors import SpoolError
 from watcher.cli import commands_jobs, commands_models
-from watcher.cli.commands import ReaderLeft, commands, complain
+from watcher.cli.commands import commands, complain
+from watcher.cli.help import ReaderLeft
 
 commands_jobs.join(commands)
 commands_models.join(commands)

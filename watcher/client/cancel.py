@@ -69,10 +69,9 @@ def cancel(config: Config, name: str, pause: Callable[[float], None] = time.slee
 
 
 def _found(config: Config, status: Mapping[str, Any], name: str) -> Iterator[CancelTarget]:
-    running = status.get("running")
-    for state, claimed in (("running", [running]), ("queued", entries(status, "next"))):
-        for entry in claimed:
-            if isinstance(entry, Mapping) and printable(name) in _names(entry):
+    for state, shown in (("running", "running"), ("queued", "next")):
+        for entry in entries(status, shown):
+            if printable(name) in _names(entry):
                 yield CancelTarget(printable(entry.get("name")), state)
     told = False
     for state in ("waiting", "held"):
@@ -148,9 +147,8 @@ def _nothing(config: Config, snapshot: Snapshot, name: str) -> Refused:
 
 def _known(snapshot: Snapshot) -> Iterator[str]:
     """Names of the jobs that there are."""
-    status, running = snapshot.status, snapshot.status.get("running")
-    claimed = [*entries(status, "next"), *([running] if isinstance(running, Mapping) else [])]
-    yield from (str(entry.get("name")) for entry in claimed)
+    status = snapshot.status
+    yield from (str(entry.get("name")) for key in ("next", "running") for entry in entries(status, key))
     yield from (_without_suffix(entry.get("file")) for key in ("waiting", "held") for entry in entries(status, key))
     yield from (_without_suffix(printable(file)) for file in snapshot.files)
 

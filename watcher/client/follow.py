@@ -115,17 +115,17 @@ class Follower:
                     message=str(entry.get("message") or ""),
                     doubts=doubts_of(entry),
                 )
-        running = status.get("running")
-        if isinstance(running, Mapping) and self._is(job, running):
-            return replace(
-                job,
-                stage="running",
-                message="",
-                job_id=str(running.get("job_id")),
-                chunk=int(running.get("chunk") or 0),
-                chunks=int(running.get("chunks") or 0),
-                eta_s=running.get("eta_s"),
-            )
+        for entry in entries(status, "running"):
+            if self._is(job, entry):
+                return replace(
+                    job,
+                    stage="running",
+                    message="",
+                    job_id=str(entry.get("job_id")),
+                    chunk=int(entry.get("chunk") or 0),
+                    chunks=int(entry.get("chunks") or 0),
+                    eta_s=entry.get("eta_s"),
+                )
         for entry in entries(status, "next"):
             if self._is(job, entry):
                 return replace(
@@ -190,11 +190,8 @@ def _waits_for(source: str, status: Mapping[str, Any]) -> str:
 
 
 def _known(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield from entries(status, "results")
-    yield from entries(status, "next")
-    running = status.get("running")
-    if isinstance(running, Mapping):
-        yield running
+    for key in ("results", "next", "running"):
+        yield from entries(status, key)
 
 
 def wait(

@@ -54,7 +54,7 @@ class HoldNow(StatusPart):
 
 
 class Running(StatusPart):
-    """The job that is being rendered."""
+    """A job that is being rendered."""
 
     job_id: str
     name: str
@@ -180,7 +180,8 @@ class Status(StatusPart):
     holds: tuple[HoldNow, ...] = ()
     counts: Counts
     warm: Warm | None = None
-    running: Running | None = None
+    running: tuple[Running, ...] = ()
+    """The jobs that are being rendered."""
     next: tuple[Queued, ...] = Field((), max_length=SHOWN)
     """The first of the queue, in order."""
     waiting: tuple[FileSince, ...] = Field((), max_length=SHOWN)
@@ -225,6 +226,8 @@ class Snapshot:
         known = {key: daemon.get(key) for key in ("pid", "host", "started_at")}
         running = {"running": self.daemon is not None, "certain": self.certain}
         answer = dict(self.status) | {"daemon": {**running, **known}}
+        if self.status:
+            answer["running"] = entries(self.status, "running")
         if self.daemon is None:
             unseen = [{"folder": folder, "reason": reason} for folder, reason in self.unseen_folders]
             answer["inbox"] = {"count": self.files_count, "files": list(self.files), "unseen": unseen}
@@ -292,8 +295,12 @@ def _unseen(path: Path) -> str:
 
 
 def entries(status: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """One of the lists in status.json, without what can't be one of its entries; [] when it is not there."""
+    """One of the lists in status.json, without what can't be one of its entries; [] when it is not there.
+
+    `running` of an older daemon is an object or null: a list of one or none.
+    """
     found = status.get(key)
+    found = [found] if isinstance(found, Mapping) else found
     return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
 
 
