@@ -1,4 +1,4 @@
-"""`make demo-xtts`: a fine-tuned XTTS-v2 speaks a job with the voice of a recording, without the weights.
+"""`make demo-xtts`: a tiny XTTS-v2 with random weights renders a job with the voice of a recording.
 
 Usage: python examples/demo_xtts.py FOLDER
 """

@@ -244,7 +244,7 @@ def test_a_model_outside_of_models_stays(spool: Spool, models: Path) -> None:
     elsewhere = save(spool.folder / "elsewhere/model.safetensors", TONE)
     (models / "linked.safetensors").symlink_to(elsewhere)
     spool.config["allowed_roots"] = [str(elsewhere.parent)]
-    assert "lies outside" in refusal(spool, "linked")
+    assert "is outside of" in refusal(spool, "linked")
 
 
 @pytest.mark.usefixtures("models")

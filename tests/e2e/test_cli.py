@@ -103,7 +103,7 @@ def test_wrong_usage_is_2(tmp_path: Path, arguments: list[str]) -> None:
     ("config", "words"),
     [
         ("outbux: x", "did you mean outbox?"),
-        ("outbox: inbox/out", "lies inside inbox"),
+        ("outbox: inbox/out", "is inside inbox"),
         ("defaults: {engine: piper}", "piper"),
         ("defaults: {engine: espaek}", "espeak"),
         ("defaults: {language: tlh-x-none-at-all-which-is-too-long}", "defaults.language"),
@@ -410,7 +410,7 @@ def test_cancel_without_a_daemon_says_who_does_it(speaking: Spool) -> None:
     done = speaking.command("cancel", "news")
     assert done.returncode == 0
     assert "news: waiting" in done.stdout
-    assert "no daemon is running; news.cancel waits in the inbox for the next one" in done.stdout
+    assert "no daemon is running; the next one reads news.cancel in the inbox" in done.stdout
     assert speaking.once().returncode == 0
     assert speaking.results() == ["news.cancelled"]
 
@@ -446,7 +446,7 @@ def test_cancel_cancels_what_waits(speaking: Spool) -> None:
     assert f"later has ended (cancelled); its result is {speaking.outbox}/later.cancelled" in done.stderr
     done = speaking.command("cancel", "bogus")
     assert done.returncode == 1
-    assert "no job named bogus waits" in done.stderr
+    assert "no waiting, queued or running job is named bogus" in done.stderr
     assert not list(speaking.inbox.glob("*.cancel"))
 
 

@@ -1,6 +1,6 @@
 """The entry point: exit codes, and the one place where errors become words.
 
-Data goes to stdout; the log, progress and complaints go to stderr. Exit codes are part of what users rely on:
+Data goes to stdout; the log, progress and errors go to stderr. Users rely on the exit codes:
 
     0 all well · 1 a job failed or is invalid · 2 usage · 3 configuration · 4 engine or model missing
     70 a bug · 75 another daemon has this inbox, or on hold · 130 interrupted
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def answer(arguments: list[str]) -> int:
-    """Run one command and return its exit code. Whatever goes wrong ends here, in words."""
+    """Run one command and return its exit code. Every error ends here, in words."""
     try:
         code = commands.main(arguments, prog_name="voicespool", standalone_mode=False)
         sys.stdout.flush()
@@ -79,7 +79,7 @@ def _report(error: Exception, arguments: list[str]) -> int:
     """A report worth pasting: what ran where, and the traceback; no values of options, they may be private."""
     shown = [_without_value(word) for word in arguments]
     lines = [
-        "voicespool: this is a bug. Please report it, with these lines:",
+        "voicespool: this is a bug. Please report it with these lines:",
         f"  voicespool {version('voicespool')}, Python {platform.python_version()}, {platform.platform()}",
         f"  command: voicespool {' '.join(shown)}",
         *("  " + line for line in "".join(traceback.format_exception(error)).splitlines()),

@@ -26,7 +26,7 @@ class Followed:
 
     Attributes:
         job: What was dropped.
-        stage: `dropped` until the spool takes it; `lost` when somebody else took it out of the inbox.
+        stage: `dropped` until the daemon claims it; `lost` when somebody else removed it from the inbox.
         job_id: Once it is known.
         place: In the queue, from 1.
         chunk, chunks, eta_s: While it runs.
@@ -163,7 +163,7 @@ class Follower:
         queued = counts.get("queued", 0) if isinstance(counts, Mapping) else 0
         if snapshot.daemon is None or queued > len(entries(snapshot.status, "next")) or now - since < LOST_AFTER_S:
             return job
-        return replace(job, stage="lost", message="its file was taken out of the inbox, and no result is known")
+        return replace(job, stage="lost", message="its file was removed from the inbox, and there is no result")
 
 
 def _ended(job: Followed, result: Result) -> Followed:
@@ -177,7 +177,7 @@ def _delay(entry: Mapping[str, Any], status: Mapping[str, Any]) -> str:
     if entry.get("not_before"):
         return f"not before {printable(entry['not_before'], 60)}"
     if status.get("state") == "paused":
-        return "rendering is paused by the file PAUSE in the inbox"
+        return "paused by the file PAUSE in the inbox"
     holds = entries(status, "holds")
     return f"on hold: {printable(holds[0].get('reason'))}" if holds else ""
 

@@ -1,4 +1,4 @@
-"""What is wrong in config.yaml, in words: each problem with line, key, what was found and what is allowed."""
+"""Errors in config.yaml, in words: each with line, key, what was found and what is allowed."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def read_yaml(path: Path) -> Tree:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        hint = "`voicespool init` makes a configuration; without `--config`, ./config.yaml or defaults apply."
+        hint = "`voicespool init` creates a config.yaml; without `--config`, ./config.yaml or the defaults apply."
         raise ConfigError(f"{printable(path)}: can't be read: {error.strerror}", hint) from None
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{printable(path)}: larger than a configuration can be ({MAX_BYTES} bytes)")
+        raise ConfigError(f"{printable(path)}: larger than the limit for a configuration ({MAX_BYTES} bytes)")
     try:
         tree = _only_document(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise complaints(path, [Problem("is not UTF-8; save it as UTF-8", line=line)]) from None
+        raise complaints(path, [Problem("not UTF-8; save the file as UTF-8", line=line)]) from None
     except UnreadableText as error:
         raise complaints(path, [error.problem]) from None
     if tree.value is None:
@@ -67,7 +67,7 @@ def read_yaml(path: Path) -> Tree:
 def _only_document(text: str) -> Tree:
     pieces = list(yaml12.split(text))
     if len(pieces) > 1:
-        raise UnreadableText("a configuration is one YAML document; here begins another", pieces[1].line)
+        raise UnreadableText("a configuration is one YAML document; a second one starts here", pieces[1].line)
     return (yaml12.read(pieces[0], Bounds()) if pieces else None) or EMPTY
 
 
@@ -108,7 +108,7 @@ def _unknown(key: Key, root: type[BaseModel]) -> str:
     near = by_name.get(name) or _nearest(name, here, by_name)
     if near:
         return f"unknown key; did you mean {near}?"
-    return f"unknown key; known here are {', '.join(model.model_fields)}"
+    return f"unknown key; available here: {', '.join(model.model_fields)}"
 
 
 def _nearest(name: str, here: Sequence[str], by_name: Mapping[str, str]) -> str | None:

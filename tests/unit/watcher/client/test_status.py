@@ -322,7 +322,7 @@ def test_a_job_is_followed_from_the_inbox_to_its_result(config: Config) -> None:
     ("changes", "words"),
     [
         ({"state": "running", "holds": []}, "queued at place 4"),
-        ({"state": "paused", "holds": []}, "queued at place 4; rendering is paused by the file PAUSE in the inbox"),
+        ({"state": "paused", "holds": []}, "queued at place 4; paused by the file PAUSE in the inbox"),
         ({"state": "hold"}, "queued at place 4; on hold: it is full"),
         (
             {"next": [{**JOB, "place": 4, "not_before": "2026-12-01T11:00:00Z"}]},
@@ -386,4 +386,4 @@ def test_a_file_that_somebody_took_out_of_the_inbox_is_lost(config: Config) -> N
     finally:
         lock.release()
     assert one.ended
-    assert "taken out of the inbox" in one.jobs[0].message
+    assert "removed from the inbox" in one.jobs[0].message
