@@ -25,7 +25,8 @@ PLAYERS = ("ffplay", "mpv", "aplay", "paplay", "pw-play")
 def main(folder: Path) -> int:
     start(folder)
     drop(folder, JOBS)
-    print(f"Dropped {', '.join(JOBS)} into {folder / 'inbox'}; broken.yaml is invalid on purpose.", flush=True)
+    print(f"Dropped {', '.join(JOBS)} into {folder / 'inbox'}.", flush=True)
+    print("broken.yaml is invalid on purpose.", flush=True)
     code, made = render(folder)
     if code not in (0, 1):  # 1 says that a job failed, and one should
         return not_run(folder, code)
@@ -115,7 +116,7 @@ def print_error(result: Path) -> None:
     print(f"\n{path}:")
     for line in path.read_text("utf-8").strip().splitlines():
         indent = " " * (2 + len(line) - len(line.lstrip()))
-        for part in wrapped(line, shutil.get_terminal_size().columns - len(indent)) or [""]:
+        for part in wrapped(line.strip(), shutil.get_terminal_size().columns - len(indent)) or [""]:
             print(f"{indent}{part}".rstrip())
 
 

@@ -34,10 +34,10 @@ PACKAGE = "espeakng-loader"
 NORMAL_WORDS_PER_MINUTE = 175
 
 OPTIONS = (
-    Option("speed", float, 1.0, "1.0 is 175 words a minute", 0.5, 2.0),
-    Option("pitch", int, 50, "height of the voice", 0, 99),
-    Option("pitch_range", int, 50, "how lively the melody is; 0 is monotone", 0, 99),
-    Option("word_gap_ms", int, 0, "extra silence between words, in ms", 0, 1000),
+    Option("speed", float, 1.0, "speaking rate; 1.0 is 175 words per minute", 0.5, 2.0),
+    Option("pitch", int, 50, "pitch of the voice", 0, 99),
+    Option("pitch_range", int, 50, "range of the pitch; 0 is monotone", 0, 99),
+    Option("word_gap_ms", int, 0, "additional silence between words, in ms", 0, 1000),
 )
 
 # espeak_PARAMETER in speak_lib.h

@@ -21,18 +21,14 @@ from engines.neural_engine import NeuralEngine, Opened, inspected, prepare, vers
 PACKAGE = "f5-tts"
 RATE_HZ = 24000
 OPTIONS = (
-    Option("speed", float, 1.0, "1.0 is as fast as the recording", 0.3, 2.0),
+    Option("speed", float, 1.0, "speaking rate; 1.0 is that of the recording", 0.3, 2.0),
+    Option("nfe_step", int, None, "evaluations of the network (32); fewer are faster, 7 is often enough", 1, 128),
+    Option("cfg_strength", float, 2.0, "classifier-free guidance; 0 is twice as fast, but less exact", 0.0, 10.0),
+    Option("sway_sampling_coef", float, -1.0, "below 0, more of the steps are early ones", -1.0, 1.0),
     Option(
-        "nfe_step", int, None, "evaluations of the network: fewer are faster, 7 is enough for many; default 32", 1, 128
+        "cross_fade_s", float, 0.15, "cross-fade, in seconds, between the parts of a sentence that was split", 0.0, 1.0
     ),
-    Option(
-        "cfg_strength", float, 2.0, "how closely text and voice are kept to; 0 is twice as fast and freer", 0.0, 10.0
-    ),
-    Option("sway_sampling_coef", float, -1.0, "below 0 takes more steps at the beginning", -1.0, 1.0),
-    Option(
-        "cross_fade_s", float, 0.15, "by so much the parts of a sentence overlap that is too long for one", 0.0, 1.0
-    ),
-    Option("fix_duration_s", float, None, "each chunk takes so long, whatever its text", 0.3, 30.0),
+    Option("fix_duration_s", float, None, "length of each chunk, in seconds, whatever its text", 0.3, 30.0),
 )
 STEPS, FEWER_STEPS = 32, 16
 _CODES = """

@@ -33,21 +33,24 @@ LONGEST = MappingProxyType({
     "ja": 71, "ko": 95, "nl": 251, "pl": 224, "pt": 203, "ru": 182, "tr": 226, "zh": 82,
 })  # fmt: skip
 
-_OWN = "default: what the checkpoint's config.json says"
+_OWN = "(from the checkpoint's config.json)"
 OPTIONS = (
-    Option("speed", float, 1.0, "1.0 is as the model speaks", 0.5, 2.0),
-    Option("temperature", float, None, f"higher is livelier and less sure; {_OWN}", 0.01, 2.0),
-    Option("repetition_penalty", float, None, f"higher keeps it from stuttering and long silences; {_OWN}", 0.1, 20.0),
-    Option("top_k", int, None, f"choose among so many likeliest tokens; 0 among all; {_OWN}", 0, 1000),
-    Option("top_p", float, None, f"choose among the likeliest that together are so likely; {_OWN}", 0.01, 1.0),
-    Option("do_sample", bool, True, "false always takes the likeliest token"),
-    Option("num_beams", int, 1, "search with so many beams: slow, one chunk at a time, in float32", 1, 8),
-    Option("length_penalty", float, None, f"above 0 favours longer speech; with num_beams alone; {_OWN}", -10.0, 10.0),
-    Option("gpt_cond_len", int, None, f"seconds of the recordings that shape the manner of speaking; {_OWN}", 1, 60),
-    Option("gpt_cond_chunk_len", int, None, f"seconds listened to at a time, at most gpt_cond_len; {_OWN}", 1, 60),
-    Option("max_ref_len", int, None, f"seconds of each recording that shape the sound of the voice; {_OWN}", 1, 60),
-    Option("sound_norm_refs", bool, None, f"bring recordings to one level first; {_OWN}"),
-)
+    Option("speed", float, 1.0, "speaking rate; 1.0 is that of the model", 0.5, 2.0),
+    Option("temperature", float, None, f"sampling temperature; higher is livelier and less stable {_OWN}", 0.01, 2.0),
+    Option("repetition_penalty", float, None, f"higher prevents stuttering and long silences {_OWN}", 0.1, 20.0),
+    Option("top_k", int, None, f"sample from the k most probable tokens; 0 is all {_OWN}", 0, 1000),
+    Option(
+        "top_p", float, None,
+        f"nucleus sampling: the smallest set of tokens with total probability of at least top_p {_OWN}", 0.01, 1.0,
+    ),
+    Option("do_sample", bool, True, "false always takes the most probable token"),
+    Option("num_beams", int, 1, "beam search with this many beams: slow, one chunk at a time, in float32", 1, 8),
+    Option("length_penalty", float, None, f"with num_beams: above 0 favours longer speech {_OWN}", -10.0, 10.0),
+    Option("gpt_cond_len", int, None, f"seconds of the recordings that shape the way of speaking {_OWN}", 1, 60),
+    Option("gpt_cond_chunk_len", int, None, f"seconds per part of gpt_cond_len {_OWN}", 1, 60),
+    Option("max_ref_len", int, None, f"seconds of each recording that shape the sound of the voice {_OWN}", 1, 60),
+    Option("sound_norm_refs", bool, None, f"normalise the level of the recordings first {_OWN}"),
+)  # fmt: skip
 
 
 class Xtts(NeuralEngine):

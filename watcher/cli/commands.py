@@ -213,7 +213,7 @@ def reload(app: App, as_json: bool) -> int:
     keeps its configuration, and the exit code is 3. Run this on the daemon's machine, as its user or as root.
 
     \b
-    Example:  sudo -u voicespool voicespool --config /srv/voicespool/config.yaml reload
+    Example:  sudo -u voicespool voicespool --config /srv/config.yaml reload
     """
     from watcher.client.reload import reload as ask
 
@@ -244,7 +244,7 @@ def reload(app: App, as_json: bool) -> int:
 def engines(_app: App, name: str | None, as_json: bool) -> int:
     """List the engines, or show one with its settings.
 
-    The list says which engines can run here, and how to install those that can not.
+    The list says which engines can run here, and how to install the others.
 
     \b
     Examples:  voicespool engines
@@ -285,7 +285,7 @@ def _unknown_engine(name: str) -> str:
 def doctor(app: App, as_json: bool) -> int:
     """Check the folders, libraries, engines and GPU.
 
-    Changes nothing. Run it as the user that the daemon runs as. Exits with 3, 4 or 75 when the spool can not work.
+    Changes nothing. Run it as the user that the daemon runs as. Exits with 3, 4 or 75 when the spool can't work.
 
     \b
     Example:  sudo -u voicespool voicespool --config /srv/config.yaml doctor

@@ -50,7 +50,7 @@ def list_checkpoints(app: App, as_json: bool) -> int:
 
     \b
     Examples:  voicespool checkpoints list
-               voicespool checkpoints list --json | jq '.checkpoints[] | select(.best).name'
+               voicespool checkpoints list --json | jq '.checkpoints[].name'
     """
     from engines.checkpoints.inspection import listed
     from watcher.models import checkpoints as models
@@ -110,8 +110,8 @@ def inspect(app: App, path: Path, published: str | None, as_json: bool) -> int:
     e2-small; the sizes of the file are shown next to those that MODEL needs.
 
     \b
-    Examples:  voicespool checkpoints inspect ~/Downloads/model_last.safetensors
-               voicespool checkpoints inspect ~/Downloads/model_last.safetensors --as e2-base
+    Examples:  voicespool checkpoints inspect model_last.safetensors
+               voicespool checkpoints inspect model_last.safetensors --as e2-base
     """
     from engines.checkpoints import inspection as models
     from watcher.models.checkpoints import as_here

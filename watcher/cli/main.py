@@ -21,7 +21,7 @@ from engines.errors import EngineError, EngineMissing
 from files.printable import printable, real_paths
 from jobs.errors import SpoolError
 from watcher.cli import commands_jobs, commands_models
-from watcher.cli.commands import commands, complain
+from watcher.cli.commands import commands, complain, fitted
 from watcher.cli.help import ReaderLeft
 
 commands_jobs.join(commands)
@@ -48,8 +48,7 @@ def answer(arguments: list[str]) -> int:
     except EngineError as error:
         return _complain(error.message, error.hint, ENGINE_MISSING if isinstance(error, EngineMissing) else 1)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _refuse(error)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except (ReaderLeft, BrokenPipeError):
@@ -67,6 +66,15 @@ def answer(arguments: list[str]) -> int:
 def _complain(message: str, hint: str, code: int) -> int:
     complain(message, hint)
     return code
+
+
+def _refuse(error: click.ClickException) -> int:
+    """As click shows it, in lines that fit."""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(f"{error.ctx.get_usage()}\nTry `{error.ctx.command_path} --help` for help.\n", err=True)
+    for line in f"Error: {error.format_message()}".splitlines():
+        click.echo(fitted(line), err=True)
+    return error.exit_code
 
 
 def _reader_left() -> int:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from engines.checkpoints.f5_variant import settling
 from engines.checkpoints.inspection import Checkpoint
-from files.printable import printable
+from files.printable import printable, short_path
 from watcher.cli.display.layout import Paragraph, Row, Table, clean
 
 DIFFERENCES_SHOWN = 3
@@ -18,7 +18,7 @@ DIFFERENCES_SHOWN = 3
 
 def table(models: Sequence[tuple[str, Checkpoint]]) -> RenderableType:
     """One line for each model, and below it what keeps it from loading."""
-    columns = ("name", "engine", "model", ">step", ">validation", ">training", "", ">size", "loads")
+    columns = ("name", "engine", "model", ">step", ">validation", ">training", "rank", ">size", "loads")
     rows = [
         Row(
             (clean(name, "bold", 5000), clean(one.engine), clean(one.architecture.partition(" (")[0]), number(one.step),
@@ -39,7 +39,7 @@ def one_model(name: str, one: Checkpoint) -> RenderableType:
         ("container", one.container or None), ("size", size(one.size_bytes)), ("created", moment(one.created)),
         ("step", number(one.step) or None), ("epoch", number(one.epoch) or None),
         ("validation loss", _validation(one) or None), ("training loss", number(one.training_loss) or None),
-        ("config", one.config), ("vocab", one.vocab), ("speakers", one.speakers),
+        *((key, short_path(path)) for key in ("config", "vocab", "speakers") if (path := getattr(one, key))),
         *(("note", warning) for warning in one.warnings),
     ]  # fmt: skip
     width = max(len(what) for what, _value in lines) + 4

@@ -39,7 +39,7 @@ def summary(findings: Sequence[Finding]) -> RenderableType:
     levels = Counter(one.level for one in findings)
     failed, warned = levels["fail"], levels["warn"]
     parts = [f"{levels['ok']} ok", _several(warned, "warning")] + ([_several(failed, "failure")] if failed else [])
-    works = "The spool can not work until the failures are fixed." if failed else "The spool can work."
+    works = "The spool can't work until they are fixed." if failed else "The spool can work."
     colour = "red" if failed else "yellow" if warned else "green"
     return Group(Text(""), Paragraph(f"{', '.join(parts)}. {works}", style=colour))
 

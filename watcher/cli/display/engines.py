@@ -20,7 +20,7 @@ def engines(infos: Sequence[EngineInfo], planned: Mapping[str, str]) -> Renderab
              str(len(info.languages)), _state(info)))
         for info in infos
     ]  # fmt: skip
-    rows += [Row((Text(name, "bold"), "", "", "", Text("not in this version", "yellow"))) for name in planned]
+    rows += [Row((Text(name, "bold"), "", "", "", Text("planned", "yellow"))) for name in planned]
     parts: list[RenderableType] = [Table(("engine", "title", "voices", ">languages", "state"), rows), Text("")]
     for info in infos:
         if info.missing is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -19,7 +19,6 @@ from files.printable import printable, wrapped
 WIDE = 10_000
 """Columns of what is no terminal."""
 GAP = 2
-_INDENT = 2
 
 
 def console(stream: TextIO) -> Console:
@@ -72,8 +71,7 @@ class Row:
 class Table:
     """Rows under a header. Columns without content are left out.
 
-    Where the lines are too long for the terminal, the first cell of each row has a line of its own, and the others are
-    in the next one.
+    A first cell that leaves no room for the others has a line of its own, and they are in the next one.
 
     Attributes:
         columns: Titles; one that begins with `>` is of numbers, which are set to the right.
@@ -83,40 +81,35 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Row]
     title: str = ""
-    _gap: str = field(default=" " * GAP, init=False)
 
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         if self.title:
-            yield Text(self.title, "bold", no_wrap=True, overflow="ignore")
-        cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row.cells] for row in self.rows]
-        used = [n for n in range(len(self.columns)) if any(row[n].cell_len for row in cells)]
-        header = [Text(self.columns[n].lstrip(">"), "dim") for n in used]
-        table = [header, *([row[n] for n in used] for row in cells)]
-        widths = [max(row[n].cell_len for row in table) for n in range(len(used))]
-        is_stacked = len(used) > 1 and sum(widths) + GAP * (len(widths) - 1) > options.max_width
-        for number, line in enumerate(table):
-            rest = [
-                _set(cell, width, right=self.columns[n].startswith(">"))
-                for n, cell, width in zip(used, line, widths, strict=True)
-            ]
-            if is_stacked:
+            yield _line(Text(self.title, "bold"))
+        lines, is_right = self._used()
+        widths = [max(line[n].cell_len for line in lines) for n in range(len(is_right))]
+        room = options.max_width - sum(GAP + width for width in widths[1:])
+        widths[0] = max((line[0].cell_len for line in lines if line[0].cell_len <= room), default=0)
+        for number, line in enumerate(lines):
+            cells = [_set(*cell) for cell in zip(line, widths, is_right, strict=True)]
+            if line[0].cell_len > widths[0] and len(cells) > 1:
                 yield _line(line[0])
-                yield _line(Text(" " * _INDENT), self._joined(rest[1:]))
-            else:
-                yield _line(self._joined(rest))
+                cells[0] = Text(" " * widths[0])
+            yield _line(Text(" " * GAP).join(cells))
             for note in self.rows[number - 1].notes if number else ():
-                yield Paragraph(note, 2 * _INDENT)
+                yield Paragraph(note, 2 * GAP)
 
-    def _joined(self, cells: Sequence[Text]) -> Text:
-        return Text(self._gap).join(cells)
+    def _used(self) -> tuple[list[list[Text]], list[bool]]:
+        """Header and rows without the columns that are empty, and which of the others are set to the right."""
+        cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row.cells] for row in self.rows]
+        used = [n for n in range(len(self.columns)) if any(row[n].cell_len for row in cells)] or [0]
+        header = [Text(self.columns[n].lstrip(">"), "dim") for n in used]
+        return [header, *([row[n] for n in used] for row in cells)], [self.columns[n][:1] == ">" for n in used]
 
 
-def _set(cell: Text, width: int, *, right: bool) -> Text:
+def _set(cell: Text, width: int, is_right: bool) -> Text:
     placed = cell.copy()
-    if right:
-        placed.pad_left(width - cell.cell_len)
-    else:
-        placed.pad_right(width - cell.cell_len)
+    pad = placed.pad_left if is_right else placed.pad_right
+    pad(max(0, width - cell.cell_len))
     return placed
 
 

@@ -27,5 +27,5 @@ def _row(one: Mapping[str, Any]) -> Row:
         begun = f" ({in_mb(one['downloaded_bytes'])} of it downloaded)" if one["downloaded_bytes"] else ""
         notes.append(f"to download it: `{one['command']}`{begun}")
     notes += [f"not usable: {short_path(folder)}: {printable(fault)}" for folder, fault in one["not_usable"].items()]
-    state = "here" if is_here else "missing"
+    state = "ready" if is_here else "missing"
     return Row((clean(one["name"], "bold"), clean(one["title"]), size, state), notes)
