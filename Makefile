@@ -20,7 +20,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
-demo: $(CORE) ## set up, render the example jobs once, and print where each result is and how long it is
+demo: $(CORE) ## set up, render the example jobs, and show the results and what to do next
 	@$(BIN)/python examples/demo.py $(DEMO)
 
 demo-xtts: $(XTTS) ## set up with torch, build a tiny XTTS-v2 of random weights, and render a job with it
@@ -75,18 +75,22 @@ $(BIN)/python:
 	  echo "voicespool needs Python 3.11 or later as '$(PYTHON)'; choose another with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 	  echo "Python's venv module is not complete; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "Creating a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
 
 $(CORE): pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable .
+	@echo "Installing voicespool into $(VENV)"
+	@$(INSTALL) --editable .
 	@touch $@
 
 $(XTTS): pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable '.[xtts]'
+	@echo "Installing voicespool with XTTS and torch into $(VENV); a large download"
+	@$(INSTALL) --editable '.[xtts]'
 	@touch $@ $(CORE)
 
 $(F5): pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable '.[f5]'
+	@echo "Installing voicespool with F5-TTS and torch into $(VENV); a large download"
+	@$(INSTALL) --editable '.[f5]'
 	@touch $@ $(CORE)
 
 $(TEST): pyproject.toml constraints.txt | $(BIN)/python
@@ -94,5 +98,6 @@ $(TEST): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(CORE)
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable '.[dev]'
+	@echo "Installing voicespool with all engines and the tools for tests into $(VENV); a large download"
+	@$(INSTALL) --editable '.[dev]'
 	@touch $@ $(CORE) $(XTTS) $(F5) $(TEST)

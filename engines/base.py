@@ -57,6 +57,7 @@ class EngineInfo:
             a text beside the recording. Such an engine has no built-in voices.
         takes_checkpoints: Whether `load` takes a fine-tuned model; one for another engine is refused before.
         speakers: Names of built-in voices a job may give as `speaker`; empty when they depend on the model.
+        speaker_sexes: Name of a built-in voice -> `female` or `male`, as far as that is known.
         default_speakers: Language (of `languages`) -> name of the voice that speaks where a job names none.
         model: What it speaks with when a job names no checkpoint, in words.
         device: What it runs on here: `cpu`, or as the configuration says it.
@@ -78,6 +79,7 @@ class EngineInfo:
     needs_transcript: bool = False
     takes_checkpoints: bool = False
     speakers: tuple[str, ...] = ()
+    speaker_sexes: Mapping[str, str] = field(default_factory=dict)
     default_speakers: Mapping[str, str] = field(default_factory=dict)
     model: str = "built in"
     device: str = "cpu"

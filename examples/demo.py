@@ -1,4 +1,4 @@
-"""`make demo`: makes a working folder, runs three jobs, and prints where each result is and how long it is.
+"""`make demo`: a working folder, three jobs, one run of the spool; what came of each, and what to do next.
 
 Usage: python examples/demo.py FOLDER
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,28 +15,41 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from files.printable import wrapped
+
 VOICESPOOL = str(Path(sys.executable).with_name("voicespool"))
 JOBS = ("hello.yaml", "ola.yaml", "broken.yaml")
+PLAYERS = ("ffplay", "mpv", "aplay", "paplay", "pw-play")
 
 
 def main(folder: Path) -> int:
     start(folder)
     drop(folder, JOBS)
-    print(f"Dropped {', '.join(JOBS)} into {folder / 'inbox'}; the last one is broken on purpose.\n", flush=True)
+    print(f"Dropped {', '.join(JOBS)} into {folder / 'inbox'}.", flush=True)
+    print("broken.yaml is invalid on purpose.", flush=True)
     code, made = render(folder)
-    if code not in (0, 1):  # 1: a job failed, as broken.yaml should
-        return code
+    if code not in (0, 1):  # 1 says that a job failed, and one should
+        return not_run(folder, code)
+    print("\nResults:")
     width = max(len(str(result)) for result in made)
-    print()
     for result in made:
         manifest = manifest_of(result)
-        said = f"{length_s(manifest):.1f} s of audio{doubt(manifest)}" if is_done(manifest) else "see ERROR.txt in it"
-        print(f"{result!s:{width}}  {manifest['status']:6}  {said}")
+        told = f"done    {length_s(manifest):.1f} s of audio{doubt(manifest)}" if is_done(manifest) else "failed"
+        print(f"  {result!s:{width}}  {told}")
+    for result in made:
+        if not is_done(manifest_of(result)):
+            print_error(result)
+    listen(made)
+    config = shlex.quote(str(folder / "config.yaml"))
+    print("\nNext:")
+    print(f"  {shown_command(VOICESPOOL)} --config {config} run &")
+    print(f'  {shown_command(VOICESPOOL)} --config {config} submit --text "Your own text." --wait')
+    print(f"  or copy your own job file into {folder / 'inbox'}.")
     return 0
 
 
 def start(folder: Path) -> None:
-    """Make a working folder; existing files are kept."""
+    """Create a working folder; existing files stay."""
     subprocess.run([VOICESPOOL, "init", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
 
 
@@ -46,7 +60,7 @@ def drop(folder: Path, jobs: Sequence[str]) -> None:
 
 
 def render(folder: Path) -> tuple[int, list[Path]]:
-    """Run the spool once.
+    """Run the spool once. Its log goes to demo.log in the folder.
 
     Returns:
         Its exit code, and the new result folders, sorted by name.
@@ -54,8 +68,20 @@ def render(folder: Path) -> tuple[int, list[Path]]:
     before = results(folder)
     environment = os.environ | {"VOICESPOOL_CACHE": str((folder / ".cache").absolute())}  # deleted with the folder
     command = [VOICESPOOL, f"--config={folder / 'config.yaml'}", "run", "--once"]
-    code = subprocess.run(command, env=environment, check=False).returncode
+    with log_of(folder).open("w") as log:
+        code = subprocess.run(command, env=environment, stderr=log, check=False).returncode
     return code, sorted(results(folder) - before)
+
+
+def log_of(folder: Path) -> Path:
+    return folder / "demo.log"
+
+
+def not_run(folder: Path, code: int) -> int:
+    """Say that the spool did not work, with the last lines of its log."""
+    last = log_of(folder).read_text("utf-8").splitlines()[-5:]
+    print("\n".join(["", f"voicespool ended with exit code {code}. The end of {log_of(folder)}:", *last]))
+    return code
 
 
 def results(folder: Path) -> set[Path]:
@@ -82,6 +108,32 @@ def doubt(manifest: dict[str, Any]) -> str:
 def length_s(manifest: dict[str, Any]) -> float:
     """Total length of its audio, in seconds."""
     return float(sum(audio["duration_s"] for audio in manifest["audio"]))
+
+
+def print_error(result: Path) -> None:
+    """The words of ERROR.txt of a failed result."""
+    path = result / "ERROR.txt"
+    print(f"\n{path}:")
+    for line in path.read_text("utf-8").strip().splitlines():
+        indent = " " * (2 + len(line) - len(line.lstrip()))
+        for part in wrapped(line.strip(), shutil.get_terminal_size().columns - len(indent)) or [""]:
+            print(f"{indent}{part}".rstrip())
+
+
+def listen(made: Sequence[Path]) -> None:
+    """How to listen to the first result with audio."""
+    sound = next((audio for result in made for audio in sorted(result.glob("*.wav"))), None)
+    if sound is None:
+        return
+    player = next(filter(shutil.which, PLAYERS), None)
+    options = " -autoexit -nodisp" if player == "ffplay" else ""
+    path = shlex.quote(str(sound))
+    print(f"\nListen:\n  {player}{options} {path}" if player else f"\nListen:\n  open {path} in any audio player")
+
+
+def shown_command(command: str) -> str:
+    """A command as one would type it from the current folder."""
+    return shlex.quote(os.path.relpath(command) if Path(command).is_relative_to(Path.cwd()) else command)
 
 
 if __name__ == "__main__":

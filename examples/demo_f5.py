@@ -1,4 +1,4 @@
-"""`make demo-f5`: renders a job with a tiny F5-TTS of random weights and a reference recording.
+"""`make demo-f5`: a tiny F5-TTS with random weights renders a job with the voice of a recording.
 
 Usage: python examples/demo_f5.py FOLDER
 """
@@ -13,7 +13,7 @@ import tiny_f5
 
 
 def build(folder: Path) -> None:
-    """A fine-tuned v1 as the trainer saves it, with a note that it is a v1."""
+    """A fine-tuned v1 as training saves it, with a sidecar that says so."""
     tiny_f5.build(folder, tiny_f5.KINDS["f5-v1-base"].tiny, "training")
     (folder / "model_last.yaml").write_text("variant: v1\n", encoding="utf-8")
 

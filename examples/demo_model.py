@@ -1,7 +1,7 @@
-"""Shared by `make demo-xtts` and `make demo-f5`: renders a job with a fine-tuned model and a reference recording.
+"""Shared by `make demo-xtts` and `make demo-f5`: a fine-tuned model renders a job with the voice of a recording.
 
-The models are tiny and have random weights, and eSpeak NG makes the recording. The engine, the model files and the job
-are real.
+The models are tiny, with random weights, and espeak makes the recording; the engine, the model files and the job are
+the same as with real ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Build = Callable[[Path], object]
 
 
 def show(folder: Path, job: str, voice: str, models: Mapping[str, tuple[str, Build]]) -> int:
-    """Make a working folder with models and a recording, render a job that names them, and print the result.
+    """Create a working folder with models and a recording, drop a job that names them, and show its result.
 
     Args:
         job: A job file of examples/.
@@ -35,17 +35,23 @@ def show(folder: Path, job: str, voice: str, models: Mapping[str, tuple[str, Bui
     for name, (what, build) in models.items():
         place = folder / "models" / name
         if not place.exists():
-            print(f"Building a tiny {what} of random weights in {place}.", flush=True)
+            print(f"Building a tiny {what} with random weights in {place}.", flush=True)
             appear(place, build)
     recording = folder / "voices" / f"{voice}.wav"
     record(recording)
     demo.drop(folder, [job])
     model = folder / "models" / next(iter(models))
-    print(f"Dropped {job} into {folder / 'inbox'}; it names {model} and {recording}.\n", flush=True)
+    print(f"Dropped {job} into {folder / 'inbox'}; it names {model} and {recording}.", flush=True)
     code, made = demo.render(folder)
+    if code not in (0, 1):
+        return demo.not_run(folder, code)
     for result in made:
-        print(f"\n{result}\n{told(demo.manifest_of(result))}")
-    print("\nThe audio is noise, because the weights are random; a real checkpoint gives speech.")
+        manifest = demo.manifest_of(result)
+        print(f"\n{result}")
+        print(told(manifest)) if demo.is_done(manifest) else demo.print_error(result)
+    demo.listen(made)
+    print("The audio is noise, because the weights are random; a real checkpoint gives speech.")
+    print(f"\nNext:\n  put your own model into {folder / 'models'}, and name it in {job}; see docs/CHECKPOINTS.md.")
     return code
 
 
@@ -57,7 +63,7 @@ def appear(model: Path, build: Build) -> None:
 
 
 def record(path: Path) -> None:
-    """Write a recording of a few seconds, and its transcript next to it."""
+    """A recording of a voice, some seconds long, and its transcript next to it."""
     espeak = Espeak()
     espeak.load(None, Device())
     ((_, voice),) = espeak.render([Chunk(WORDS, "pt-BR", seed=0)])
@@ -67,9 +73,7 @@ def record(path: Path) -> None:
 
 
 def told(manifest: dict[str, Any]) -> str:
-    """How a result was made, one line for each fact."""
-    if not demo.is_done(manifest):
-        return f"  {manifest['status']}: {manifest['error']['message']}"
+    """What the manifest says about a done result, a line each."""
     engine, checkpoint = manifest["engine"], manifest["engine"]["checkpoint"]
     timing = manifest["timing"]
     lines = {
@@ -77,6 +81,6 @@ def told(manifest: dict[str, Any]) -> str:
         "engine": f"{engine['name']} ({engine['library']} {engine['version']})",
         "checkpoint": f"{checkpoint['name']} ({checkpoint['architecture']}, sha256 {checkpoint['sha256'][:12]}…)",
         "device": f"{engine['device']}, {engine['precision']}",
-        "real-time factor": f"{timing['real_time_factor']:.2f}, after {timing['load_s']:.1f} s of loading",
+        "real-time factor": f"{timing['real_time_factor']:.2f}, plus {timing['load_s']:.1f} s to load the model",
     }
     return "\n".join(f"  {name:16}  {value}" for name, value in lines.items())

@@ -1,4 +1,4 @@
-"""`make demo-xtts`: renders a job with a tiny XTTS-v2 of random weights and a reference recording.
+"""`make demo-xtts`: a tiny XTTS-v2 with random weights renders a job with the voice of a recording.
 
 Usage: python examples/demo_xtts.py FOLDER
 """

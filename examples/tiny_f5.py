@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines import installing
 from engines.checkpoints import f5_vocabulary
 from engines.checkpoints.f5_layout import OPTIONAL, PUBLISHED, Sizes, expected
 from engines.checkpoints.f5_variant import V0, V1, Flags
@@ -77,7 +78,7 @@ def build(folder: Path, sizes: Sizes, container: str = "bare", seed: int = 0) ->
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = f5_vocabulary.library()
     if vocabulary is None:
-        raise RuntimeError("f5-tts is not installed: pip install 'voicespool[f5]'")
+        raise RuntimeError(f"f5-tts is not installed: {installing.for_extra('f5', 'f5-tts')}")
     shutil.copyfile(vocabulary, folder / f5_vocabulary.NAME)
     state = weights(sizes, seed)
     if container == "bare":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import textwrap
 import unicodedata
 from pathlib import Path
 
@@ -20,6 +21,26 @@ def printable(text: object, limit: int = 2000) -> str:
         return whole
     shown = "".join(" " if char == "\t" else char if _harmless(char) else _escaped(char) for char in whole[: limit + 1])
     return shown if len(shown) <= limit else shown[:limit] + "…"
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Printable text in lines of at most `width` characters. A `command` in backticks, and any word, stays whole."""
+    whole = _COMMAND.sub(lambda found: found[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(whole, max(width, 20), break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in lines]
+
+
+_COMMAND = re.compile(r"`[^`]+`[^\s\w]*")
+
+
+def short_path(path: object) -> str:
+    """A path as people here would write it: from the current folder where it is in that, else in full; printable."""
+    text = printable(path, 5000)
+    try:
+        here = printable(Path.cwd(), 5000)
+    except OSError:
+        return text
+    return text.removeprefix(f"{here}/") if here != "/" else text
 
 
 def shell_word(path: Path) -> str:

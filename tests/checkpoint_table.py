@@ -19,7 +19,7 @@ from engines.checkpoints.inspection import Checkpoint, inspect
 from tests import headers, model_files
 from tests.headers import EMA, Shapes, flow, save, save_torch
 from tests.spooling import ROOT
-from watcher.cli.display_checkpoints import in_short
+from watcher.cli.display.checkpoints import in_short
 
 PAGE = ROOT / "docs/CHECKPOINTS.md"
 BEGIN = (

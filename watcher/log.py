@@ -1,20 +1,21 @@
 """The spool's log: lines for people on a terminal, one JSON object a line everywhere else.
 
-Every line goes to stderr, carries an `action` and, where there is a job, its `job_id`. Texts from strangers
-reach the log only in printable form, so that no file name can forge a line or steer a terminal.
+Every line goes to stderr, carries an `action` and, where there is a job, its `job_id`; a terminal shows neither. Texts
+from strangers reach the log only in printable form, so that no file name can forge a line or steer a terminal.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 import traceback
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal, TextIO
 
-from files.printable import printable
+from files.printable import printable, short_path, wrapped
 
 # structlog imports rich for tracebacks that print local variables too: 5 MB in every daemon for what no log
 # should hold. It does without when the import fails.
@@ -30,12 +31,13 @@ finally:
 Level = Literal["debug", "info", "warning", "error"]
 
 log: Any = structlog.get_logger()
-"""The logger of every module of `watcher`; quiet about nothing until `configure` says so."""
+"""The logger of every module of `watcher`; `configure` sets its level."""
 
 _LEVELS: Mapping[Level, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _FIRST = ("timestamp", "level", "event", "action", "job_id")
 _DEEPEST = 6
 _MAX_TRACEBACK = 60
+MAX_NAMES = 1000
 
 
 def configure(stream: TextIO | None = None, level: Level = "info") -> None:
@@ -48,12 +50,16 @@ def configure(stream: TextIO | None = None, level: Level = "info") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal, key="timestamp"),
             _cleaned,
-            _console() if terminal else _json_line,
+            _TerminalLines(colours=_has_colours()) if terminal else _json_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: _LogLines(stream),
         cache_logger_on_first_use=False,
     )
+
+
+def _has_colours() -> bool:
+    return "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
 class _LogLines:
@@ -75,13 +81,78 @@ class _LogLines:
     debug = info = warning = error = critical = exception = msg
 
 
-def _console() -> structlog.dev.ConsoleRenderer:
-    return structlog.dev.ConsoleRenderer(
-        colors="NO_COLOR" not in os.environ,
-        pad_event_to=0,
-        exception_formatter=structlog.dev.plain_traceback,
-        sort_keys=False,
-    )
+class _TerminalLines:
+    """`07:47:16 done    hello  6.4 s -> outbox/hello`: time, what happened, to what, details; no ids.
+
+    What is said about it in sentences has lines of its own. A line about a job that has an id alone gets the name that
+    an earlier line gave for it.
+    """
+
+    def __init__(self, *, colours: bool) -> None:
+        self._colours = colours
+        self._names: dict[object, object] = {}
+
+    def __call__(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+        level, words = str(event.get("level", "info")), str(event.get("event", ""))
+        ended = event.get("action") in _ENDINGS
+        unshown = _UNSHOWN | _RESULT if ended else _UNSHOWN
+        parts = [self._label(level, words, ended=ended), self._subject(event, ended=ended)]
+        sentences: list[object] = []
+        for key, value in event.items():
+            if key in _SENTENCES and value:
+                sentences += value if isinstance(value, list) else [value]
+            elif key not in unshown and value not in (None, "", []):
+                parts.append(_detail(key, value))
+        parts += [_result(event)] if ended else []
+        lines = [f"{self._styled('dim', event.get('timestamp', ''))} {'  '.join(filter(None, parts)).rstrip()}"]
+        width = shutil.get_terminal_size().columns - len(_INDENT)
+        lines += [_INDENT + line for sentence in sentences for line in wrapped(str(sentence), width)]
+        return "\n".join([*lines, *([str(event["exception"])] if "exception" in event else [])])
+
+    def _label(self, level: str, words: str, *, ended: bool) -> str:
+        short = words.removeprefix("job ")
+        text = f"{short:<{_LABEL}}" if short != words else words
+        if level in ("warning", "error") and not ended:
+            text = f"{level}: {words}"
+        return self._styled(level if level in ("warning", "error") and short != "failed" else short, text)
+
+    def _subject(self, event: MutableMapping[str, Any], *, ended: bool) -> str:
+        job = event.get("job_id")
+        name = event.get("name") or event.get("file") or event.get("what")
+        if job is None:
+            return str(name or "")
+        if name is not None:
+            self._names[job] = name
+        if len(self._names) > MAX_NAMES:
+            del self._names[next(iter(self._names))]
+        found = self._names.pop(job, "") if ended else self._names.get(job, "")
+        return str(name or found)
+
+    def _styled(self, style: str, text: object) -> str:
+        code = _CODES.get(style) if self._colours else None
+        return f"\x1b[{code}m{text}\x1b[0m" if code else str(text)
+
+
+def _result(event: Mapping[str, Any]) -> str:
+    """`6.4 s -> outbox/hello`: the length of the audio, and where it is."""
+    length = f"{event['duration_s']:.1f} s " if event.get("duration_s") else ""
+    return f"{length}-> {short_path(event.get('folder', ''))}"
+
+
+def _detail(key: str, value: object) -> str:
+    if key in _BARE:
+        return str(value)
+    return f"{key} {', '.join(map(str, value)) if isinstance(value, list) else short_path(value)}"
+
+
+_ENDINGS = {"done", "failed", "cancelled"}
+_SENTENCES = ("reason", "message", "doubts", "hint")
+_UNSHOWN = {"timestamp", "level", "event", "action", "job_id", "pid", "stream", "name", "file", "what", "exception"}
+_RESULT = {"folder", "duration_s"}
+_BARE = {"engine", "checkpoint", "line"}
+_LABEL = len("queued")
+_INDENT = " " * len("00:00:00 ")
+_CODES = {"dim": "2", "warning": "33", "error": "31", "done": "32", "failed": "31"}
 
 
 def _cleaned(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -25,6 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
+from engines import installing
 from engines.base import Audio, Chunk, Device, EngineInfo, Option
 from engines.errors import EngineError, EngineMissing, RequestRefused
 from engines.espeak import process, voices
@@ -67,11 +68,12 @@ class Espeak:
             licence="GPL-3.0-or-later",
             library=PACKAGE,
             version=_version(),
-            missing=None if voices else f"pip install {PACKAGE}",
+            missing=None if voices else installing.for_package(PACKAGE),
             sample_rate_hz=process.RATE_HZ,
             languages=tuple(sorted(voices.files)) if voices else (),
             options=OPTIONS,
-            speakers=voices.speakers if voices else (),
+            speakers=tuple(voices.speakers) if voices else (),
+            speaker_sexes={name: sex for name, sex in voices.speakers.items() if sex} if voices else {},
             default_speakers=voices.files if voices else {},
         )
 
@@ -96,7 +98,7 @@ class Espeak:
             )
         home = _home()
         if home is None or not _voices():
-            raise EngineMissing("eSpeak NG is not installed", f"pip install {PACKAGE}")
+            raise EngineMissing("eSpeak NG is not installed", installing.for_package(PACKAGE))
         self.close()
         self._start(home)
         try:
@@ -141,7 +143,9 @@ class Espeak:
             return EngineError(
                 f"the eSpeak NG process was killed while it started ({_signal_name(-process.returncode)})"
             )
-        return EngineMissing("eSpeak NG does not start on this machine", f"pip install --force-reinstall {PACKAGE}")
+        return EngineMissing(
+            "eSpeak NG does not start on this machine", installing.for_package(PACKAGE, "--force-reinstall")
+        )
 
     def _start(self, home: Path) -> None:
         requests, self_requests = os.pipe()
@@ -225,7 +229,7 @@ def _voice(chunk: Chunk) -> str:
     language = voices.files[chunk.language]
     if chunk.speaker is None:
         return language
-    folded = {name.casefold(): name for name in reversed(voices.speakers)} | {name: name for name in voices.speakers}
+    folded = {name.casefold(): name for name in reversed([*voices.speakers])} | {name: name for name in voices.speakers}
     speaker = folded.get(chunk.speaker) or folded.get(chunk.speaker.casefold())
     if speaker is None:
         close = get_close_matches(chunk.speaker, voices.speakers, 3)

@@ -7,7 +7,7 @@ variant), for any language. Reading all files takes about 10 ms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +39,12 @@ class Voices:
     Attributes:
         files: Tag -> the library's name for it (`pt-BR` -> `roa/pt-BR`).
         nearest: Tag in lower case -> the tag in `files` to use for it.
-        speakers: Names of the speakers, sorted.
+        speakers: Name of a speaker -> `female`, `male` or "" where its file names neither; sorted.
     """
 
     files: Mapping[str, str]
     nearest: Mapping[str, str]
-    speakers: tuple[str, ...]
+    speakers: Mapping[str, str]
 
     def match(self, tag: str) -> str | None:
         """The tag in `files` for a BCP-47 tag, by RFC 4647 lookup: without its last subtags until one matches."""
@@ -80,8 +80,14 @@ def read(data: Path) -> Voices:
     nearest = {tag: place for tag, place in _MORE_TAGS.items() if place in files}
     nearest |= {alias: tag for _, _, alias, tag in sorted(aliases, reverse=True)}
     nearest |= {tag.lower(): tag for tag in files}
-    speakers = sorted(file.name for file in (data / "voices" / "!v").iterdir() if file.is_file())
-    return Voices(files, nearest, tuple(speakers))
+    timbres = sorted(file for file in (data / "voices" / "!v").iterdir() if file.is_file())
+    return Voices(files, nearest, {file.name: _sex(file) for file in timbres})
+
+
+def _sex(timbre: Path) -> str:
+    """What `gender` in its file says."""
+    named = [words[1] for words in _lines(timbre, ("gender",)) if words[1] in ("female", "male")]
+    return named[0] if named else ""
 
 
 def _canonical(name: str) -> str:
@@ -93,11 +99,11 @@ def _canonical(name: str) -> str:
     )
 
 
-def _lines(file: Path) -> Iterator[list[str]]:
+def _lines(file: Path, keywords: Container[str] = ("language", "dictionary")) -> Iterator[list[str]]:
     with file.open(encoding="utf-8", errors="replace") as text:
         for line in text:
             words = line.split("//")[0].split()
-            if len(words) >= 2 and words[0] in ("language", "dictionary"):
+            if len(words) >= 2 and words[0] in keywords:
                 yield words
 
 

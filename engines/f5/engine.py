@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from engines import installing
 from engines.base import Device, EngineInfo, Option
 from engines.checkpoints import base_models, f5_vocabulary, inspection, requirements
 from engines.device import runtime
@@ -19,7 +20,6 @@ from engines.errors import EngineMissing
 from engines.neural_engine import NeuralEngine, Opened, accept, prepare, version_of
 
 PACKAGE = "f5-tts"
-INSTALL = "pip install 'voicespool[f5]'"
 RATE_HZ = 24000
 OPTIONS = (
     Option("speed", float, 1.0, "speech rate; 1.0 is that of the recording", 0.3, 2.0),
@@ -62,7 +62,7 @@ class F5(NeuralEngine):
             licence="code MIT; published models CC-BY-NC 4.0, non-commercial",
             library=PACKAGE,
             version=_version(),
-            missing=None if _version() else INSTALL,
+            missing=None if _version() else _install(),
             sample_rate_hz=RATE_HZ,
             languages=LANGUAGES,
             options=OPTIONS,
@@ -86,7 +86,7 @@ class F5(NeuralEngine):
     def open(self, checkpoint: Path | None, device: Device) -> Opened:
         """Load a checkpoint, or the base model for None; raises as `NeuralEngine.open`."""
         if _version() is None:
-            raise EngineMissing("f5 is not installed", INSTALL)
+            raise EngineMissing("f5 is not installed", _install())
         models = device.models
         found = accept(checkpoint or base_models.weights("f5", models), "f5", "F5-TTS or E2-TTS", models)
         where = prepare(device)
@@ -125,6 +125,10 @@ class F5(NeuralEngine):
 
 
 _DEFAULTS: Mapping[str, Any] = {option.name: option.default for option in OPTIONS}
+
+
+def _install() -> str:
+    return installing.for_extra("f5", PACKAGE, "torch", "torchaudio")
 
 
 def _version() -> str | None:

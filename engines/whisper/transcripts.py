@@ -10,6 +10,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from engines import installing
 from engines.base import Device
 from engines.checkpoints import base_models
 from engines.checkpoints.base_models import BaseModel, Licence
@@ -58,7 +59,8 @@ def model(models: Path | None) -> Path:
         EngineMissing: transformers or the model is not installed; says what to do.
     """
     if version_of("transformers", "transformers", "torch", "torchaudio") is None:
-        raise EngineMissing("can't run Whisper: transformers is not installed", "pip install 'voicespool[f5]'")
+        install = installing.for_extra("f5", "transformers", "torch", "torchaudio")
+        raise EngineMissing("can't run Whisper: transformers is not installed", install)
     folders = list(base_models.places(WHISPER, models))
     for folder in folders:
         if not base_models.fault(WHISPER, folder):

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from engines import installing
 from engines.base import Device, EngineInfo, Option
 from engines.checkpoints import base_models, requirements
 from engines.checkpoints.inspection import Checkpoint
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from engines.xtts.net.model import XttsFiles
 
 PACKAGE = "coqui-tts"
-INSTALL = "pip install 'voicespool[xtts]'"
 RATE_HZ = 24000
 SPEAKERS = "speakers_xtts.pth"
 
@@ -65,7 +65,7 @@ class Xtts(NeuralEngine):
             licence="code MPL-2.0; model Coqui Public Model License, non-commercial",
             library=PACKAGE,
             version=_version(),
-            missing=None if _version() else INSTALL,
+            missing=None if _version() else _install(),
             sample_rate_hz=RATE_HZ,
             languages=tuple(sorted(LONGEST)),
             options=OPTIONS,
@@ -97,7 +97,7 @@ class Xtts(NeuralEngine):
             EngineMissing, RequestRefused, OutOfMemory.
         """
         if _version() is None:
-            raise EngineMissing("xtts is not installed", INSTALL)
+            raise EngineMissing("xtts is not installed", _install())
         parts = _parts(checkpoint, device.models)
         here = prepare(device)
 
@@ -200,6 +200,10 @@ def _allowed(option: Option, value: Any) -> object:
         f"the checkpoint's config.json says {option.name}: {value!r:.40}; it can be {kind} from {least:g} to {most:g}",
         "Fix it in that file.",
     )
+
+
+def _install() -> str:
+    return installing.for_extra("xtts", PACKAGE, "torch", "torchaudio")
 
 
 def _version() -> str | None:

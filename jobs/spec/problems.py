@@ -150,7 +150,7 @@ class Format:
         if instead := self.instead(key):
             return f"unknown key; {instead}"
         near = closest(key, known)
-        return f"unknown key; did you mean `{known[near]}`?" if near else f"unknown key; known here are {few}"
+        return f"unknown key; did you mean `{known[near]}`?" if near else f"unknown key; available here: {few}"
 
 
 def refused(clause: str) -> PydanticCustomError:

@@ -103,7 +103,7 @@ def test_wrong_usage_is_2(tmp_path: Path, arguments: list[str]) -> None:
     ("config", "words"),
     [
         ("outbux: x", "did you mean `outbox`?"),
-        ("outbox: inbox/out", "lies inside inbox"),
+        ("outbox: inbox/out", "is inside inbox"),
         ("defaults: {engine: piper}", "piper"),
         ("defaults: {engine: espaek}", "espeak"),
         ("defaults: {language: tlh-x-none-at-all-which-is-too-long}", "defaults.language"),
@@ -240,7 +240,7 @@ def ask(spool: Spool, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_reload_says_what_took_effect_and_what_needs_a_restart(speaking: Spool) -> None:
     """The daemon's own answer; the keys are in status.json too, which keeps to its schema."""
     speaking.start()
-    assert ask(speaking, "reload").stdout == "nothing has changed\n"
+    assert ask(speaking, "reload").stdout == "no key has changed\n"
     rewrite(speaking, limits={"attempts": 7}, outbox=str(speaking.folder / "elsewhere"))
     done = ask(speaking, "reload")
     assert done.returncode == 0, done.stderr
@@ -269,8 +269,8 @@ def test_a_mistake_in_the_configuration_does_not_hide_the_daemon(speaking: Spool
         assert "config.yaml:" in json.loads(done.stdout)["config_error"]
         done = ask(speaking, "reload")
         assert done.returncode == 3, done.stderr
-        assert "keeps the configuration that it has" in done.stderr
-        assert "the daemon uses the one before" in ask(speaking, "status").stdout
+        assert "keeps its previous configuration" in done.stderr
+        assert "the daemon keeps the previous configuration" in ask(speaking, "status").stdout
     speaking.drop("hello.yaml", "text: Hello.\nspeaker: nobody\n")
     speaking.result("hello.failed")
     assert ask(speaking, "retry", "hello", "--wait").stdout.strip() == str(speaking.outbox / "hello.failed~2")
@@ -410,7 +410,7 @@ def test_cancel_without_a_daemon_says_who_does_it(speaking: Spool) -> None:
     done = speaking.command("cancel", "news")
     assert done.returncode == 0
     assert "news: waiting" in done.stdout
-    assert "no daemon is running; news.cancel waits in the inbox for the next one" in done.stdout
+    assert "no daemon is running; the next one reads news.cancel in the inbox" in done.stdout
     assert speaking.once().returncode == 0
     assert speaking.results() == ["news.cancelled"]
 
@@ -446,7 +446,7 @@ def test_cancel_cancels_what_waits(speaking: Spool) -> None:
     assert f"later has ended (cancelled); its result is {speaking.outbox}/later.cancelled" in done.stderr
     done = speaking.command("cancel", "bogus")
     assert done.returncode == 1
-    assert "no job named bogus waits" in done.stderr
+    assert "no waiting, queued or running job is named bogus" in done.stderr
     assert not list(speaking.inbox.glob("*.cancel"))
 
 

@@ -70,15 +70,23 @@ def test_first_screen_is_true(tmp_path: Path, environ: dict[str, str]) -> None:
 
 
 def test_demo_shows_results_and_runs_twice(tmp_path: Path, environ: dict[str, str]) -> None:
-    """`make demo`: two recordings with their length, one failure with its reason; a second time as well."""
+    """`make demo`: two recordings with their length, one failure with its reason; a second time as well. No log line;
+    the commands that it names for what is next work.
+    """
     for number in ("", "~2"):
         done = shell(f'python "{ROOT}/examples/demo.py" demo', tmp_path, environ)
         assert done.returncode == 0, done.stdout + done.stderr
         for name in ("hello", "ola"):
-            assert re.search(rf"^demo/outbox/{name}{number} +done +\d+\.\d s of audio$", done.stdout, re.M)
+            assert re.search(rf"^  demo/outbox/{name}{number} +done +\d+\.\d s of audio$", done.stdout, re.M)
             assert (tmp_path / f"demo/outbox/{name}{number}/{name}.wav").is_file()
-        assert re.search(rf"^demo/outbox/broken.failed{number} +failed +see ERROR.txt", done.stdout, re.M)
-        assert "langauge" in (tmp_path / f"demo/outbox/broken.failed{number}/ERROR.txt").read_text("utf-8")
+        assert re.search(rf"^  demo/outbox/broken.failed{number} +failed$", done.stdout, re.M)
+        words = (tmp_path / f"demo/outbox/broken.failed{number}/ERROR.txt").read_text("utf-8")
+        assert "langauge" in words
+        assert " ".join(words.split()) in " ".join(done.stdout.split())
+        assert (done.stderr, "hello.wav" in done.stdout.partition("Listen:")[2]) == ("", True)
+    _run, submit = re.findall(r"^  (\S*voicespool .*)$", done.stdout.partition("Next:")[2], re.M)
+    said = shell(submit.replace(" --wait", ""), tmp_path, environ)
+    assert (said.returncode, said.stdout) == (0, f"{tmp_path}/demo/inbox/your-own-text.yaml\n"), said.stderr
 
 
 @pytest.mark.parametrize("is_built", [True, pytest.param(False, marks=pytest.mark.long)])

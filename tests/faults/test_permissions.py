@@ -194,7 +194,7 @@ def test_a_folder_that_can_not_be_made_ends_the_start_with_3(ordinary: Spool) ->
         ended = ordinary.once()
     assert ended.returncode == 3
     assert "outbox" in ended.stderr
-    assert "can't be made: Permission denied" in ended.stderr
+    assert "can't be created: Permission denied" in ended.stderr
 
 
 # No inotify.

@@ -236,12 +236,12 @@ def test_who_may_not_read_the_status_is_told_that_and_not_what_is_not_so(shared:
 
 def test_an_inbox_whose_state_others_could_rename_is_warned_of(writable: Spool, shared: Spool) -> None:
     """By the doctor and in the log; a sticky one of the daemon's own, or a state folder next to it, is not."""
-    sentence = f"others may write in {writable.inbox}, which is not sticky"
+    sentence = f"other users may write in {writable.inbox}, which is not sticky"
     assert sentence in writable.once().stderr
     examined = writable.command("doctor")
     assert sentence in examined.stdout
     assert "state_dir" in examined.stdout
-    assert "out of others' reach" in shared.command("doctor").stdout
+    assert "not writable by other users" in shared.command("doctor").stdout
     assert "sticky" not in shared.once().stderr
     next_to_it = writable.folder / "state"
     next_to_it.mkdir(mode=0o711)

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 TOP = ("files", "engines", "jobs", "watcher")
 FLOORS = (
     "files",
-    "engines.errors", "engines.base", "engines.registry", "engines.voices", "engines.modelfiles", "engines.checkpoints",
+    "engines.errors", "engines.installing", "engines.base", "engines.registry", "engines.voices", "engines.modelfiles",
+    "engines.checkpoints",
     "engines.device", "engines.neural_engine", "engines.torch", "engines.whisper", "engines.espeak",
     "engines.xtts.net", "engines.xtts", "engines.f5.net", "engines.f5", "engines",
     "jobs.errors", "jobs.names", "jobs.order", "jobs.schedule", "jobs.text", "jobs.audio", "jobs.spec", "jobs.spool",

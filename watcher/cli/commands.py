@@ -1,8 +1,8 @@
-"""The commands of `voicespool` that run it and look at it; those about jobs and models have rooms of their own.
+"""The commands of `voicespool` that run it and look at it; those about jobs and models have modules of their own.
 
 Each says here what it takes and prints; what it does is in the module of its name.
 
-Data goes to stdout; the log, progress and complaints go to stderr. A command returns its exit code; errors go up to
+Data goes to stdout; the log, progress and errors go to stderr. A command returns its exit code; errors go up to
 `watcher.cli.main`.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -21,15 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from files.printable import printable, printable_json, shell_word
+from files.printable import printable, printable_json, shell_word, short_path, wrapped
 from jobs.errors import ConfigError, Hold
 from watcher import log as logging
+from watcher.cli.help import Main
 from watcher.config.settings import Config, load
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from watcher.client.status import Snapshot
+    from watcher.doctor.finding import Finding
 
 
 WRONG = 1
@@ -54,44 +57,32 @@ class App:
         return of_daemon(self.config())
 
     def in_use(self) -> tuple[Config, ConfigError | None]:
-        """The same for commands that need nothing but the folders, and what is wrong with the file, if anything."""
+        """The same for commands that need the folders alone, and what is wrong with the file, if anything."""
         from watcher.client.in_use import find
 
         return find(self.config_path)
 
 
-class _Commands(click.Group):
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except BrokenPipeError as error:
-            raise ReaderLeft from error
-
-
-class ReaderLeft(Exception):
-    """Nobody reads stdout any more (`voicespool … | head`). click would turn the plain error into exit code 1."""
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
     envvar="VOICESPOOL_CONFIG",
     metavar="FILE",
-    help="The configuration. Default: $VOICESPOOL_CONFIG, else ./config.yaml if it is there, else defaults.",
+    help="Configuration file ($VOICESPOOL_CONFIG, else ./config.yaml, else built-in defaults).",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Log more.")
-@click.option("-q", "--quiet", is_flag=True, help="Log warnings and errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Log debug messages too.")
+@click.option("-q", "--quiet", is_flag=True, help="Log only warnings and errors.")
 @click.version_option(package_name="voicespool", message="voicespool %(version)s")
 @click.pass_context
 def commands(context: click.Context, config_path: Path | None, verbose: bool, quiet: bool) -> None:
-    """A speech spooler: drop a job file into a folder, get a folder with the audio.
+    """A speech spooler: drop a job file into a folder, get a folder with audio.
 
     \b
-    Set up:  voicespool init, then voicespool run
-    Speak:   voicespool submit --text "Hello" --wait
-    Look:    voicespool status
+    Set up:   voicespool init, then voicespool run
+    Speak:    voicespool submit --text "Hello" --wait
+    Look:     voicespool status
     """
     context.obj = App(config_path, "debug" if verbose else "warning" if quiet else "info")
     logging.configure(level=context.obj.level)
@@ -118,20 +109,20 @@ _command = command_of(commands)
 
 
 @_command
-@click.option("--once", is_flag=True, help="Render what is there and becomes ready, then exit (for cron).")
-@click.option("--until-idle", is_flag=True, help="Exit when nothing can be rendered now (for systemd).")
+@click.option("--once", is_flag=True, help="Render the jobs in the inbox, then exit (for cron).")
+@click.option("--until-idle", is_flag=True, help="Exit when no job can be rendered now (for systemd).")
 def run(app: App, once: bool, until_idle: bool) -> int:
-    """Run the daemon: render what is dropped into the inbox, until it is stopped.
+    """Run the daemon: render jobs from the inbox.
 
-    SIGTERM or Ctrl-C lets the running chunk finish and puts the job back with what is done; a second one kills.
-    SIGHUP reads the configuration again.
+    It runs until it is stopped. SIGTERM or Ctrl-C: the running chunk finishes, and the job is queued again with the
+    chunks that are done. A second signal stops at once. SIGHUP: the configuration is read again.
 
     \b
     Example:  voicespool --config /srv/voice/config.yaml run
     Cron:     */10 * * * * voicespool --config /srv/voice/config.yaml run --once
     """
     if once and until_idle:
-        raise click.UsageError("--once and --until-idle exclude each other")
+        raise click.UsageError("give --once or --until-idle, not both")
     from watcher.config.job_rules import job_rules
     from watcher.daemon import loop
 
@@ -141,12 +132,12 @@ def run(app: App, once: bool, until_idle: bool) -> int:
 
 
 @_command
-@click.option("--watch", is_flag=True, help="Go on, and show every change, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show every change until Ctrl-C.")
 @json_option
 def status(app: App, watch: bool, as_json: bool) -> int:
-    """Show what is running, queued, waiting, done and failed, and why.
+    """Show running, queued, waiting and finished jobs.
 
-    With a mistake in config.yaml it says so, shows the daemon's status all the same, and exits with 3.
+    Says why a job waits or failed. If config.yaml is invalid, the status is shown all the same, and the exit code is 3.
 
     \b
     Examples:  voicespool status
@@ -163,14 +154,15 @@ def status(app: App, watch: bool, as_json: bool) -> int:
         wrong = {} if error is None else {"config_error": error.message}
         click.echo(in_json(snapshot.as_json() | wrong))
     else:
-        from watcher.cli import display
+        from watcher.cli.display import layout
+        from watcher.cli.display import status as display
 
-        display.show(display.status(snapshot, datetime.now(UTC)), sys.stdout)
+        layout.show(display.status(snapshot, datetime.now(UTC)), sys.stdout)
     return 0 if error is None else error.exit_code
 
 
 def _look(config: Config) -> Snapshot:
-    """Look at the spool. Raises Hold when this user may not: nothing is said that was not seen."""
+    """Look at the spool. Raises Hold when this user may not."""
     from watcher.client.status import UNSEEN_CURE, look
 
     snapshot = look(config)
@@ -181,9 +173,10 @@ def _look(config: Config) -> Snapshot:
 
 def _watch(config: Config, as_json: bool) -> int:
     """On a terminal one picture that changes; elsewhere each change on its own (with --json, one line each)."""
-    from watcher.cli import display
+    from watcher.cli.display import layout
+    from watcher.cli.display import status as display
 
-    console = display.console(sys.stdout)
+    console = layout.console(sys.stdout)
     if console.is_terminal and not as_json:
         return _picture(config, console)
     before: object = None
@@ -194,7 +187,7 @@ def _watch(config: Config, as_json: bool) -> int:
             if as_json:
                 click.echo(in_json(snapshot.as_json(), indent=None))
             else:
-                display.show(display.status(snapshot, datetime.now(UTC)), sys.stdout)
+                layout.show(display.status(snapshot, datetime.now(UTC)), sys.stdout)
             sys.stdout.flush()
         time.sleep(WATCH_EVERY_S)
 
@@ -202,11 +195,11 @@ def _watch(config: Config, as_json: bool) -> int:
 def _picture(config: Config, console: Console) -> int:
     from rich.live import Live
 
-    from watcher.cli import display
+    from watcher.cli.display import status as display
 
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            rows = max(3, (console.height - 14) // 5)
+            rows = max(3, (console.height - 22) // 6)
             live.update(display.status(_look(config), datetime.now(UTC), rows), refresh=True)
             time.sleep(WATCH_EVERY_S)
 
@@ -214,14 +207,13 @@ def _picture(config: Config, console: Console) -> int:
 @_command
 @json_option
 def reload(app: App, as_json: bool) -> int:
-    """Have the running daemon read config.yaml again.
+    """Make the running daemon read config.yaml again.
 
-    Prints which changed keys took effect, and which take effect when the daemon is restarted. If the file is wrong, the
-    daemon keeps the configuration that it has, and the exit code is 3. Run it on the daemon's machine, as its user or
-    as root.
+    Prints which changed keys took effect, and which need a restart of the daemon. If the file is invalid, the daemon
+    keeps its configuration, and the exit code is 3. Run this on the daemon's machine, as its user or as root.
 
     \b
-    Example:  sudo -u voicespool voicespool --config /srv/voicespool/config.yaml reload
+    Example:  sudo -u voicespool voicespool --config /srv/config.yaml reload
     """
     from watcher.client.reload import reload as ask
 
@@ -232,14 +224,14 @@ def reload(app: App, as_json: bool) -> int:
             in_json({key: answer.get(key) for key in ("file", "read_at", "changed", "pending_restart", "error")})
         )
     elif error:
-        complain(str(error), "The daemon keeps the configuration that it has.")
+        complain(str(error), "The daemon keeps its previous configuration.")
     else:
         taken, pending = answer.get("changed") or (), answer.get("pending_restart") or ()
         for words, keys in (("took effect", taken), ("needs a restart of the daemon", pending)):
             if keys:
                 click.echo(f"{words}: {printable(', '.join(keys))}")
         if not (taken or pending):
-            click.echo("nothing has changed")
+            click.echo("no key has changed")
     return ConfigError.exit_code if error else 0
 
 
@@ -247,56 +239,80 @@ def reload(app: App, as_json: bool) -> int:
 
 
 @_command
+@click.argument("name", required=False)
 @json_option
-def engines(_app: App, as_json: bool) -> int:
-    """List the engines: what each can do, whether it can run here, and how to install what is missing.
+def engines(_app: App, name: str | None, as_json: bool) -> int:
+    """List the engines, or show one with its settings.
+
+    The list says which engines can run here, and how to install the others.
 
     \b
-    Example:  voicespool engines --json | jq '.engines[].languages'
+    Examples:  voicespool engines
+               voicespool engines xtts
+               voicespool engines --json | jq '.engines[].languages'
     """
     from engines import registry
 
-    infos = [engine.info() for engine in registry.engines().values()]
+    infos = [engine.info() for key, engine in registry.engines().items() if name in (None, key)]
+    planned = {key: sentence for key, sentence in registry.planned().items() if name in (None, key)}
+    if not (infos or planned):
+        raise click.BadParameter(_unknown_engine(name or ""), param_hint="NAME")
     if as_json:
-        click.echo(in_json({"engines": infos, "planned": registry.planned()}))
+        click.echo(in_json({"engines": infos, "planned": planned}))
         return 0
-    from watcher.cli import display
+    from watcher.cli.display import engines as display
+    from watcher.cli.display import layout
 
-    display.show(display.engines(infos, registry.planned()), sys.stdout)
+    if name is None:
+        layout.show(display.engines(infos, planned), sys.stdout)
+    for info in infos if name is not None else ():
+        layout.show(display.engine(info), sys.stdout)
+    for key, sentence in planned.items() if name is not None else ():
+        layout.show(display.planned_engine(key, sentence), sys.stdout)
     return 0
+
+
+def _unknown_engine(name: str) -> str:
+    from engines import registry
+    from jobs.spec.problems import listed, nearest
+
+    known = [*registry.engines(), *registry.planned()]
+    return f"unknown engine {printable(name, 60)!r}; available: {listed(known)}{nearest(name, known)}"
 
 
 @_command
 @json_option
 def doctor(app: App, as_json: bool) -> int:
-    """Check the machine: folders, file events, libraries, engines, GPU. Changes nothing.
+    """Check the folders, libraries, engines and GPU.
 
-    Run it as the user that the daemon runs as. Exits with 3, 4 or 75 when something keeps the spool from working.
+    Changes nothing. Run it as the user that the daemon runs as. Exits with 3, 4 or 75 when the spool can't work.
 
     \b
-    Example:  sudo -u voicespool voicespool --config /etc/voicespool/config.yaml doctor
+    Example:  sudo -u voicespool voicespool --config /srv/config.yaml doctor
     """
+    from watcher.cli.display import doctor as display
+    from watcher.cli.display import layout
     from watcher.doctor import checks
 
-    findings = []
+    findings: list[Finding] = []
     for finding in checks.examine(app.config()):
-        findings.append(finding)
         if not as_json:
-            colour = {"ok": "green", "warn": "yellow", "fail": "red"}[finding.level]
-            for number, line in enumerate(finding.message.splitlines()):
-                level = click.style(f"{finding.level:<4}", fg=colour) if number == 0 else "    "
-                click.echo(f"{level}  {finding.what + ':' if number == 0 else ' ':<16} {printable(line)}")
-            if finding.cure:
-                click.echo(f"{'':<22} {printable(finding.cure)}")
+            is_first = not findings or findings[-1].group != finding.group
+            layout.show(display.finding(finding, is_first=is_first), sys.stdout)
+        findings.append(finding)
     if as_json:
         click.echo(in_json(checks.as_json(findings)))
+    else:
+        layout.show(display.summary(findings), sys.stdout)
     return checks.exit_code(findings)
 
 
 @_command
 @click.argument("what", type=click.Choice(["job", "manifest", "config", "status"]))
 def schema(_app: App, what: str) -> int:
-    """Print a JSON Schema: of job files, of manifest.json, of config.yaml, or of status.json.
+    """Print a JSON Schema of the files.
+
+    Of job files, of manifest.json, of config.yaml, or of status.json.
 
     \b
     Example:  voicespool schema job > job.schema.json
@@ -320,9 +336,10 @@ def schema(_app: App, what: str) -> int:
 @_command
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path, file_okay=False))
 def init(_app: App, folder: Path) -> int:
-    """Make a working folder: config.yaml with every key explained, the folders, and an example job.
+    """Create a working folder with config.yaml.
 
-    What is there already stays as it is. The example lies beside the inbox, not in it.
+    config.yaml explains every key. The folders and an example job are created too; the example is next to the inbox,
+    not in it. Existing files stay as they are.
 
     \b
     Example:  voicespool init ~/voice
@@ -330,7 +347,7 @@ def init(_app: App, folder: Path) -> int:
     from watcher.cli import init
 
     for path, new in init.start(folder):
-        click.echo(f"{'made' if new else 'kept'}  {printable(path)}", err=True)
+        click.echo(f"{'created' if new else 'kept':<7}  {short_path(path)}", err=True)
     click.echo("Next:")
     if folder != Path():
         click.echo(f"  cd {shell_word(folder)}")
@@ -341,11 +358,20 @@ def init(_app: App, folder: Path) -> int:
 
 def complain(message: str, hint: str) -> None:
     """Say on stderr what is wrong, line by line, and what to do about it."""
+    lines = [f"{'voicespool: ' if number == 0 else '  '}{line}" for number, line in enumerate(message.splitlines())]
     with contextlib.suppress(OSError):
-        for number, line in enumerate(message.splitlines()):
-            click.echo(f"{'voicespool: ' if number == 0 else '  '}{printable(line)}", err=True)
-        if hint:
-            click.echo(f"  {printable(hint)}", err=True)
+        for line in [*lines, *([f"  {hint}"] if hint else [])]:
+            click.echo(fitted(line), err=True)
+
+
+def fitted(line: str) -> str:
+    """A line for stderr: on a terminal in lines that fit, those after the first with an indent."""
+    text = printable(line)
+    if not sys.stderr.isatty():
+        return text
+    indent = len(text) - len(text.lstrip())
+    first, *others = wrapped(text.lstrip(), shutil.get_terminal_size().columns - indent - 2) or [""]
+    return "\n".join([" " * indent + first, *(" " * (indent + 2) + line for line in others)])
 
 
 def in_json(value: Any, indent: int | None = 2) -> str:

@@ -33,10 +33,10 @@ _command = command_of(_jobs)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @json_option
 def validate(app: App, files: tuple[Path, ...], as_json: bool) -> int:
-    """Check job files by the daemon's own rules, without running them.
+    """Check job files without running them.
 
-    Prints every problem as FILE:LINE: KEY: MESSAGE and exits with 1 if there is any. Recordings must lie beside the
-    file or under voices/.
+    The daemon's own rules apply. Prints every problem as FILE:LINE: KEY: MESSAGE; exits with 1 if there is any.
+    Recordings must be next to the file or under voices/.
 
     \b
     Example:  voicespool validate examples/*.yaml
@@ -82,37 +82,41 @@ def _settings(_context: click.Context, _parameter: click.Parameter, given: tuple
     for setting in given:
         key, equals, value = setting.partition("=")
         if not (key and equals):
-            raise click.BadParameter(f"{printable(setting, 60)}: write KEY=VALUE, such as speed=1.2")
+            raise click.BadParameter(f"{printable(setting, 60)}: give KEY=VALUE, such as speed=1.2")
         settings[key] = plain(value)[0] if value else ""
     return settings
 
 
 @_command
 @click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(path_type=Path))
-@click.option("--text", metavar="T", help="What to speak, instead of a FILE; - reads it from stdin.")
-@click.option("--language", metavar="L", help="Of the text, such as pt-BR.")
-@click.option("--engine", metavar="E", help="`voicespool engines` lists them.")
-@click.option("--checkpoint", metavar="C", help="A fine-tuned model: a name under models/.")
-@click.option("--speaker", metavar="S", help="A voice that the engine has built in.")
-@click.option("--speaker-wav", multiple=True, metavar="WAV", help="A recording: a file, or a name under voices/.")
-@click.option("--speaker-text", metavar="T", help="What is said in the first recording.")
-@click.option("--setting", "settings", multiple=True, metavar="K=V", callback=_settings, help="Engine's own option.")
-@click.option("--seed", type=click.IntRange(0), help="Default: follows from the content.")
-@click.option("--priority", type=click.IntRange(0, 9), help="0 (last) to 9 (first).")
-@click.option("--not-before", metavar="TIME", help="Such as 2026-12-01T08:00:00-03:00.")
-@click.option("--timeout-s", type=float, metavar="SECONDS", help="Longest rendering.")
-@click.option("--name", metavar="N", callback=_name, help="Name of the job, FOLDER/NAME for a subfolder.")
-@click.option("--wait", is_flag=True, help="Follow the jobs, print where each result is, exit with 1 if one failed.")
-@click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Longest --wait; then exit with 75.")
-@click.option("--force", is_flag=True, help="Drop the file although something is wrong with it.")
+@click.option("--text", metavar="T", help="Text to speak, instead of a FILE; - reads stdin.")
+@click.option("--language", metavar="L", help="Language tag of the text, such as pt-BR.")
+@click.option("--engine", metavar="E", help="Engine; `voicespool engines` lists them.")
+@click.option("--checkpoint", metavar="C", help="Fine-tuned model, by its name under models/.")
+@click.option("--speaker", metavar="S", help="Built-in voice of the engine.")
+@click.option(
+    "--speaker-wav", multiple=True, metavar="WAV", help="Reference recording: a file, or a name under voices/."
+)
+@click.option("--speaker-text", metavar="T", help="Transcript of the first recording.")
+@click.option("--setting", "settings", multiple=True, metavar="K=V", callback=_settings, help="Setting of the engine.")
+@click.option("--seed", type=click.IntRange(0), metavar="N", help="Seed (derived from the content).")
+@click.option("--priority", type=click.IntRange(0, 9), metavar="N", help="0 (last) to 9 (first).")
+@click.option("--not-before", metavar="TIME", help="Earliest start, such as 2026-12-01T08:00:00-03:00.")
+@click.option("--timeout-s", type=float, metavar="SECONDS", help="Longest rendering time of the job.")
+@click.option("--name", metavar="NAME", callback=_name, help="Name of the job; FOLDER/NAME for a subfolder.")
+@click.option("--wait", is_flag=True, help="Wait for the results and print their folders.")
+@click.option(
+    "--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Longest --wait; exits with 75 when it is over."
+)
+@click.option("--force", is_flag=True, help="Drop the file even if it is invalid.")
 @json_option
 def submit(app: App, files: tuple[Path, ...], **options: Any) -> int:
-    """Drop jobs into the inbox: job files, or a text.
+    """Drop job files, or a text, into the inbox.
 
-    Files are checked first, as by `validate`; a wrong one is not dropped, and the exit code is 1. Recordings next to
-    FILE go with it into the inbox, and stay there; those of --speaker-wav are removed when the job is claimed. A name
-    that is taken gets -2, -3, … Without --wait the path of each dropped file is printed, with --wait the folder of each
-    result.
+    Files are checked first, as by `validate`; an invalid file is not dropped, and the exit code is 1. Recordings next
+    to FILE are copied into the inbox and stay there; those of --speaker-wav are removed when the job is claimed. A name
+    that is taken gets -2, -3, … Prints the path of each dropped file. With --wait it prints the folder of each result,
+    and exits with 1 if a job failed.
 
     \b
     Examples:  voicespool submit hello.yaml
@@ -127,11 +131,11 @@ def submit(app: App, files: tuple[Path, ...], **options: Any) -> int:
     if bool(files) == ("text" in given):
         raise click.UsageError("give job files, or --text (and not both)")
     if files and given:
-        raise click.UsageError(f"--{given[0].replace('_', '-')} goes with --text; in a FILE it is a key")
+        raise click.UsageError(f"--{given[0].replace('_', '-')} needs --text; in a FILE it is a key")
     if how["name"] is not None and len(files) > 1:
-        raise click.UsageError("--name is for one FILE")
+        raise click.UsageError("--name takes one FILE")
     if how["timeout"] is not None and not how["wait"]:
-        raise click.UsageError("--timeout goes with --wait; the longest rendering of a job is --timeout-s")
+        raise click.UsageError("--timeout needs --wait; the longest rendering time of a job is --timeout-s")
     for path in files:
         _refuse_text(path)
     config = app.config_in_use()
@@ -141,10 +145,10 @@ def submit(app: App, files: tuple[Path, ...], **options: Any) -> int:
 
 
 def _refuse_text(path: Path) -> None:
-    """`submit 'Hello'` means a text: nobody has a file of that name."""
+    """`submit 'Hello'` means a text: there is no file of that name."""
     if path.suffix.lower() not in JOB_SUFFIXES and not os.path.lexists(path):
         words = shlex.quote(printable(path, 60))
-        raise click.UsageError(f"there is no file {words}. To speak a text: voicespool submit --text {words}")
+        raise click.UsageError(f"no such file: {words}. To speak a text: voicespool submit --text {words}")
 
 
 def _text_job(config: Config, rules: Rules, keys: dict[str, Any], name: str | None) -> Checked:
@@ -165,7 +169,7 @@ def _text_job(config: Config, rules: Rules, keys: dict[str, Any], name: str | No
 
 
 def _submitted(config: Config, jobs: list[Checked], how: dict[str, Any]) -> int:
-    """Drop what is right (or all, with `force`), under `name`; with `wait` follow it."""
+    """Drop the valid jobs (with `force` all), under `name`; with `wait` follow them."""
     from watcher.client.drop import checked_name
     from watcher.client.submit import submit_file
 
@@ -212,13 +216,14 @@ def _say_dropped(config: Config, dropped: list[Dropped], as_json: bool) -> None:
 
 @_command
 @click.argument("name", callback=_name)
-@click.option("--wait", is_flag=True, help="Follow the job, print where its result is, exit with 1 if it failed.")
+@click.option("--wait", is_flag=True, help="Wait for the result and print its folder.")
 @json_option
 def retry(app: App, name: str, wait: bool, as_json: bool) -> int:
-    """Run the newest failed or cancelled job of a name again.
+    """Run a failed or cancelled job again.
 
-    NAME is the job's path in the inbox without extension. The job file is copied from its result, where it may have
-    been corrected, back into the inbox; the old result stays.
+    NAME is the job's path in the inbox without extension; the newest failed or cancelled job of that name is used. The
+    job file is copied from its result, where you can correct it, into the inbox; the old result stays. With --wait the
+    exit code is 1 if the job fails.
 
     \b
     Examples:  voicespool retry radio/news
@@ -237,10 +242,10 @@ def retry(app: App, name: str, wait: bool, as_json: bool) -> int:
 @_command
 @click.argument("name", callback=_name)
 def cancel(app: App, name: str) -> int:
-    """Cancel the jobs of a name: those that wait, and the running one.
+    """Cancel waiting and running jobs of a name.
 
-    NAME is the job's path in the inbox without extension. The daemon does it, and publishes NAME.cancelled. Prints
-    what it found. Exits with 1 when there is no such job, it has ended, or it is held and can't be taken.
+    NAME is the job's path in the inbox without extension. The daemon cancels the jobs and publishes NAME.cancelled.
+    Prints what was found. Exits with 1 when there is no such job, it has ended, or the daemon can't take its file.
 
     \b
     Example:  voicespool cancel radio/news
@@ -256,6 +261,6 @@ def cancel(app: App, name: str) -> int:
 
 
 def join(commands: click.Group) -> None:
-    """Put these among the commands of `voicespool`."""
+    """Add these to the commands of `voicespool`."""
     for command in _jobs.commands.values():
         commands.add_command(command)

@@ -1,4 +1,4 @@
-"""The commands about what engines speak with: `checkpoints`, `models`, `voices`.
+"""The commands about models and voices: `checkpoints`, `models`, `voices`.
 
 As in `watcher.cli.commands`, each says here what it takes and prints; what it does is in the module of its name.
 """
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from engines.errors import EngineMissing
-from files.printable import printable
+from files.printable import printable, short_path
 from watcher.cli.commands import WRONG, App, command_of, in_json, json_option
+from watcher.cli.help import Group
 
 if TYPE_CHECKING:
     from engines.checkpoints.base_models import BaseModel
@@ -21,19 +22,19 @@ if TYPE_CHECKING:
     from watcher.config.settings import Config
 
 
-@click.group()
+@click.group(cls=Group)
 def checkpoints() -> None:
-    """The fine-tuned models under models/: what each file is, and whether it will load."""
+    """List, check and delete fine-tuned models."""
 
 
-@click.group()
+@click.group(cls=Group)
 def models() -> None:
-    """The base models that engines speak with, and the vocoder that f5 needs."""
+    """List and download base models and vocoders."""
 
 
-@click.group()
+@click.group(cls=Group)
 def voices() -> None:
-    """The voices that jobs can name."""
+    """List recordings and built-in voices."""
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -42,13 +43,14 @@ def voices() -> None:
 @command_of(checkpoints, "list")
 @json_option
 def list_checkpoints(app: App, as_json: bool) -> int:
-    """List the models under models/: what each is, how its training went, and whether it will load.
+    """List the models under models/.
 
-    Only the headers of the files are read, and nothing in them is run.
+    Shows what each model is, its training, and whether it loads. Reads only the headers of the files, and runs nothing
+    in them.
 
     \b
     Examples:  voicespool checkpoints list
-               voicespool checkpoints list --json | jq '.checkpoints[] | select(.best).name'
+               voicespool checkpoints list --json | jq '.checkpoints[].name'
     """
     from engines.checkpoints.inspection import survey
     from watcher.models import checkpoints as models
@@ -58,11 +60,12 @@ def list_checkpoints(app: App, as_json: bool) -> int:
     if as_json:
         click.echo(in_json({"checkpoints": [models.as_json(one, config) for one in found]}))
     elif not found:
-        click.echo(f"no model file lies in {printable(config.models)}", err=True)
+        click.echo(f"no model file in {short_path(config.models)}", err=True)
     else:
-        from watcher.cli import display, display_checkpoints
+        from watcher.cli.display import checkpoints as display
+        from watcher.cli.display import layout
 
-        display.show(display_checkpoints.table([(models.name_of(one, config), one) for one in found]), sys.stdout)
+        layout.show(display.table([(models.name_of(one, config), one) for one in found]), sys.stdout)
     return 0
 
 
@@ -70,9 +73,10 @@ def list_checkpoints(app: App, as_json: bool) -> int:
 @click.argument("name")
 @json_option
 def show(app: App, name: str, as_json: bool) -> int:
-    """Show all about one model of models/. Exits with 1 when it will not load, with 4 when there is none.
+    """Show one model of models/.
 
-    NAME is what a job file would say: a path in models/, with or without its ending, a folder, or FOLDER/best.
+    NAME is what a job file names: a path in models/, with or without its ending, a folder, or FOLDER/best. Exits with 1
+    when the model does not load, with 4 when there is none.
 
     \b
     Example:  voicespool checkpoints show ana/best
@@ -91,23 +95,23 @@ def _published(_context: click.Context, _parameter: click.Parameter, name: str |
         return None
     if name.lower() not in PUBLISHED:
         known = f"known: {listed(PUBLISHED)}{nearest(name, PUBLISHED)}"
-        raise click.BadParameter(f"there is no model {printable(name, 60)!r}; {known}")
+        raise click.BadParameter(f"unknown model {printable(name, 60)!r}; {known}")
     return PUBLISHED[name.lower()]
 
 
 @command_of(checkpoints)
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
-@click.option("--as", "published", metavar="MODEL", callback=_published, help="Say why it would not load as MODEL.")
+@click.option("--as", "published", metavar="MODEL", callback=_published, help="Compare it with MODEL, such as f5-base.")
 @json_option
 def inspect(app: App, path: Path, published: str | None, as_json: bool) -> int:
-    """Show all about any file: whether it is a model, of which kind, and whether it will load.
+    """Check any file: which model it is, if it loads.
 
-    Nothing in the file is run. Exits with 1 when it will not load. With --as, MODEL is f5-base, f5-small, e2-base or
-    e2-small, and what the file has is shown beside what that model needs.
+    Runs nothing in the file. Exits with 1 when it does not load. With --as, MODEL is f5-base, f5-small, e2-base or
+    e2-small; the sizes of the file are shown next to those that MODEL needs.
 
     \b
-    Examples:  voicespool checkpoints inspect ~/Downloads/model_last.safetensors
-               voicespool checkpoints inspect ~/Downloads/model_last.safetensors --as e2-base
+    Examples:  voicespool checkpoints inspect model_last.safetensors
+               voicespool checkpoints inspect model_last.safetensors --as e2-base
     """
     from engines.checkpoints import inspection as models
     from watcher.models.checkpoints import as_here
@@ -123,9 +127,10 @@ def _tell(one: Checkpoint, config: Config, as_json: bool) -> int:
     if as_json:
         click.echo(in_json(models.as_json(one, config)))
     else:
-        from watcher.cli import display, display_checkpoints
+        from watcher.cli.display import checkpoints as display
+        from watcher.cli.display import layout
 
-        display.show(display_checkpoints.one_model(models.name_of(one, config), one), sys.stdout)
+        layout.show(display.one_model(models.name_of(one, config), one), sys.stdout)
     return 0 if one.loads else WRONG
 
 
@@ -136,27 +141,28 @@ def _compare(one: Checkpoint, published: str, config: Config, as_json: bool) -> 
     if as_json:
         click.echo(in_json({**models.as_json(one, config), "as": models.compared_as_json(one, published)}))
     else:
-        from watcher.cli import display, display_checkpoints
+        from watcher.cli.display import checkpoints as display
+        from watcher.cli.display import layout
 
         name = models.name_of(one, config)
-        display.show(display_checkpoints.comparison(name, one, published, found), sys.stdout)
+        layout.show(display.comparison(name, one, published, found), sys.stdout)
     return WRONG if found or not one.loads else 0
 
 
 @command_of(checkpoints)
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
 @json_option
 def delete(app: App, name: str, yes: bool, as_json: bool) -> int:
-    """Delete a model of models/, after a question.
+    """Delete a model of models/, after asking.
 
-    The best of its folder stays, and so does one that is in use: loaded, named by a job that runs or waits, or by
-    `defaults` in config.yaml. What lies beside the file stays too.
+    Refuses to delete the best model of its folder, and a model in use: loaded, named by a running or waiting job, or by
+    `defaults` in config.yaml. Files next to the model stay.
 
     \b
     Example:  voicespool checkpoints delete ana/checkpoint_10000
     """
-    from watcher.cli.display_checkpoints import size
+    from watcher.cli.display.checkpoints import size
     from watcher.config.job_rules import job_rules
     from watcher.models import checkpoints as models
 
@@ -166,7 +172,7 @@ def delete(app: App, name: str, yes: bool, as_json: bool) -> int:
     shown = f"{models.name_of(one, config)} ({one.architecture}, {size(one.size_bytes)})"
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError(f"--yes says that {shown} is to be deleted")
+            raise click.UsageError(f"give --yes to delete {shown} without a question")
         click.confirm(f"Delete {shown}?", abort=True, err=True)
     models.delete(one)
     if as_json:
@@ -185,20 +191,22 @@ def _base_model(_context: click.Context, _parameter: click.Parameter, name: str)
 
     if name not in BASE_MODELS:
         known = f"known: {listed(BASE_MODELS)}{nearest(name, BASE_MODELS)}"
-        raise click.BadParameter(f"there is no base model {printable(name, 60)!r}; {known}")
+        raise click.BadParameter(f"unknown base model {printable(name, 60)!r}; {known}")
     return BASE_MODELS[name]
 
 
 @command_of(models)
 @click.argument("model", metavar="NAME", callback=_base_model)
-@click.option("--accept-licence", "--accept-license", "accepted", is_flag=True, help="Accept its licence unasked.")
-@click.option("--into-models", is_flag=True, help="Download it into models/ even when a cache of yours has it.")
-@click.option("--verify", is_flag=True, help="When it is there, compare every file with what was published.")
+@click.option(
+    "--accept-licence", "--accept-license", "accepted", is_flag=True, help="Accept the licence without a question."
+)
+@click.option("--into-models", is_flag=True, help="Download into models/ even if a cache has it.")
+@click.option("--verify", is_flag=True, help="If it is there, compare its files with the published ones.")
 def pull(app: App, model: BaseModel, accepted: bool, into_models: bool, verify: bool) -> int:
-    """Download a base model into models/, once you accept its licence, and with it what it can't speak without.
+    """Download a base model and its dependencies.
 
-    Prints the folder. A download that was interrupted goes on where it was. Whatever comes is checked against the
-    SHA-256 of the published files. A model that is there already is not downloaded again.
+    Asks you to accept the licence, then prints the folder. An interrupted download resumes. Every file is checked
+    against the SHA-256 of the published one. A model that is there already is not downloaded again.
 
     \b
     Examples:  voicespool models pull xtts
@@ -229,7 +237,7 @@ def _pull(model: BaseModel, folder: Path, how: str) -> Path:
         with transfer() as tell:
             return download.pull(model, folder, how, tell)
     except KeyboardInterrupt:
-        click.echo("interrupted; the same command goes on where it was", err=True)
+        click.echo("interrupted; the same command resumes the download", err=True)
         raise
 
 
@@ -247,10 +255,10 @@ def _tell_of(model: BaseModel, there: Path, verify: bool) -> None:
 def _ask(models: list[BaseModel]) -> str:
     """Have the licences accepted at the terminal."""
     if not sys.stdin.isatty():
-        terms = "; ".join(f"{one.title} comes under the {one.licence.title} ({one.licence.url})" for one in models)
-        raise click.UsageError(f"{terms}; --accept-licence says that you accept {_it(models)}")
+        terms = "; ".join(f"the licence of {one.title} is {one.licence.title} ({one.licence.url})" for one in models)
+        raise click.UsageError(f"{terms}; give --accept-licence to accept {_it(models)}")
     for one in models:
-        lines = (f"{one.title} comes under the {one.licence.title}:", *one.licence.summary, one.licence.url)
+        lines = (f"The licence of {one.title} is {one.licence.title}:", *one.licence.summary, one.licence.url)
         click.echo("\n  ".join(lines), err=True)
     if not click.confirm(f"Do you accept {_it(models)}?", err=True):
         raise EngineMissing("the licence was not accepted; nothing was downloaded", "")
@@ -264,31 +272,27 @@ def _it(models: list[BaseModel]) -> str:
 @command_of(models, "list")
 @json_option
 def list_models(app: App, as_json: bool) -> int:
-    """List the base models and vocoders: where each is, under which licence, and what brings it here.
+    """List base models and vocoders.
 
-    BigVGAN and Whisper, which nothing here downloads, are listed where they are.
+    Shows the folder and the licence of each, and the command that downloads it. BigVGAN and Whisper are listed if they
+    are there; voicespool does not download them.
 
     \b
     Example:  voicespool models list --json | jq '.models[].folder'
     """
     from engines.checkpoints.base_models import BASE_MODELS, BIGVGAN
     from engines.whisper.transcripts import WHISPER
-    from watcher.models.pull import in_mb, state
+    from watcher.models.pull import state
 
     states = [state(model, app.config_in_use().models) for model in (*BASE_MODELS.values(), BIGVGAN, WHISPER)]
     states = [one for one in states if one["command"] or one["folder"] or one["not_usable"]]
     if as_json:
         click.echo(in_json({"models": states}))
         return 0
-    for one in states:
-        click.echo(f"{one['name']}  {one['title']}  ({one['licence']})")
-        if one["folder"] is not None:
-            click.echo(f"  {printable(one['folder'], 5000)}")
-        elif one["command"]:
-            begun = f", {in_mb(one['downloaded_bytes'])} of it downloaded" if one["downloaded_bytes"] else ""
-            click.echo(f"  missing; `{one['command']}` downloads it ({in_mb(one['size_bytes'])}{begun})")
-        for folder, fault in one["not_usable"].items():
-            click.echo(f"  not usable: {printable(folder, 5000)}: {printable(fault)}")
+    from watcher.cli.display import layout
+    from watcher.cli.display import models as display
+
+    layout.show(display.models(states), sys.stdout)
     return 0
 
 
@@ -298,10 +302,10 @@ def list_models(app: App, as_json: bool) -> int:
 @command_of(voices, "list")
 @json_option
 def list_voices(app: App, as_json: bool) -> int:
-    """List the recordings under voices/ with their length and faults, and the voices that engines have built in.
+    """List recordings and built-in voices.
 
-    A recording with an error can't be used; a warning says what will make its voice worse. docs/VOICES.md says how to
-    record a good one.
+    A recording with an error can't be used; a warning names a fault that the cloned voice will have too. docs/VOICES.md
+    explains how to record a good one.
 
     \b
     Example:  voicespool voices list
@@ -309,22 +313,19 @@ def list_voices(app: App, as_json: bool) -> int:
     from watcher.models import voices as room
 
     config = app.config_in_use()
-    found = room.recordings(config)
+    found = list(room.recordings(config))
     if as_json:
         recordings, built_in = [one.as_json() for one in found], list(room.built_in(config.models))
         click.echo(in_json({"folder": str(config.voices), "recordings": recordings, "built_in": built_in}))
         return 0
-    click.echo(f"recordings in {printable(config.voices, 5000)}\n{room.HEADING}")
-    for one in found:
-        for line in one.lines():
-            click.echo(line)
-    click.echo("\nbuilt in (speaker)")
-    for engine in room.built_in(config.models):
-        click.echo(f"  {engine.engine}: {printable(engine.note or ', '.join(engine.speakers), 10_000)}")
+    from watcher.cli.display import layout
+    from watcher.cli.display import voices as display
+
+    layout.show(display.voices(config.voices, found, list(room.built_in(config.models))), sys.stdout)
     return 0
 
 
 def join(commands: click.Group) -> None:
-    """Put these groups among the commands of `voicespool`."""
+    """Add these groups to the commands of `voicespool`."""
     for group in (checkpoints, models, voices):
         commands.add_command(group)

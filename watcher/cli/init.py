@@ -1,4 +1,4 @@
-"""`voicespool init`: a working folder to start from, and the documented config.yaml in it."""
+"""`voicespool init`: a working folder to start from, with a documented config.yaml."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ from jobs.spool.state import FOLDER_MODE
 from watcher.config.settings import CONFIG_NAME, Config
 
 FOLDERS = ("inbox", "outbox", "voices", "models")
-STATE_FOLDER = ".voicespool-state"  # next to the inbox: out of reach of those who may write in it
+STATE_FOLDER = ".voicespool-state"  # next to the inbox, where those who write into the inbox can't change it
 EXAMPLE_NAME = "example.yaml"
 EXAMPLE = """\
-# A job: drop this file into inbox/ (or run `voicespool submit example.yaml`), and outbox/example/ appears.
-# `voicespool schema job` lists every key; `voicespool validate example.yaml` checks the file.
+# A job. Drop this file into inbox/, or run `voicespool submit example.yaml`.
+# The result is outbox/example/. `voicespool schema job` lists every key, and
+# `voicespool validate example.yaml` checks the file.
 text: |
   Hello! This is voicespool. [pause 500ms]
   Change this text and drop the file again.
 language: en
 """
 
-_WIDTH = 100
+_WIDTH = 80
 _HEAD = """\
-# Configuration of voicespool. Every key is optional: left out or commented out, it has its default.
-# Durations (_s) are seconds, sizes (_bytes) are bytes. Relative paths are relative to this file.
-# Check it with `voicespool doctor`; a running daemon reads it again on SIGHUP.
+# Configuration of voicespool. Every key is optional; a key that is missing or
+# commented out has its default. Durations (_s) are in seconds, sizes (_bytes)
+# in bytes. Relative paths are relative to this file. `voicespool doctor` checks
+# this file; `voicespool reload` makes a running daemon read it again.
 """
 
 
 def template() -> str:
-    """The documented config.yaml, written from the models, so that it can't say anything else."""
+    """The documented config.yaml, generated from the models."""
     return "\n".join([_HEAD.rstrip(), *_section(Config, "")]) + "\n"
 
 
@@ -56,7 +58,7 @@ def _section(model: type[BaseModel], indent: str) -> Iterator[str]:
 
 
 def _line(name: str, field: FieldInfo) -> str:
-    """A key with its default; commented out where the default is nothing."""
+    """A key with its default; commented out if it has none."""
     if name == "state_dir":
         return f"{name}: {STATE_FOLDER}"
     default = field.get_default(call_default_factory=True, validated_data={})
@@ -76,13 +78,13 @@ def _value(value: Any) -> str:
 
 
 def start(folder: Path) -> list[tuple[Path, bool]]:
-    """Make a working folder. What is there already stays as it is.
+    """Create a working folder. Existing files stay as they are.
 
     Returns:
-        Each file and folder, and whether it was made now.
+        Each file and folder, and whether it was created now.
 
     Raises:
-        Hold: something can't be made.
+        Hold: One can't be created.
     """
     made = []
     try:
@@ -99,7 +101,7 @@ def start(folder: Path) -> list[tuple[Path, bool]]:
             made.append((folder / name, _write(folder / name, text)))
     except OSError as error:
         raise Hold(
-            f"{printable(error.filename or folder)} can't be made: {error.strerror}", "Choose another folder."
+            f"{printable(error.filename or folder)} can't be created: {error.strerror}", "Choose another folder."
         ) from None
     return made
 

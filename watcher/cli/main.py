@@ -1,6 +1,6 @@
 """The entry point: exit codes, and the one place where errors become words.
 
-Data goes to stdout; the log, progress and complaints go to stderr. Exit codes are part of what users rely on:
+Data goes to stdout; the log, progress and errors go to stderr. Users rely on the exit codes:
 
     0 all well · 1 a job failed or is invalid · 2 usage · 3 configuration · 4 engine or model missing
     70 a bug · 75 another daemon has this inbox, or on hold · 130 interrupted
@@ -21,7 +21,8 @@ from engines.errors import EngineError, EngineMissing
 from files.printable import printable, real_paths
 from jobs.errors import SpoolError
 from watcher.cli import commands_jobs, commands_models
-from watcher.cli.commands import ReaderLeft, commands, complain
+from watcher.cli.commands import commands, complain, fitted
+from watcher.cli.help import ReaderLeft
 
 commands_jobs.join(commands)
 commands_models.join(commands)
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 def answer(arguments: list[str]) -> int:
-    """Run one command and return its exit code. Whatever goes wrong ends here, in words."""
+    """Run one command and return its exit code. Every error ends here, in words."""
     try:
         code = commands.main(arguments, prog_name="voicespool", standalone_mode=False)
         sys.stdout.flush()
@@ -47,8 +48,7 @@ def answer(arguments: list[str]) -> int:
     except EngineError as error:
         return _complain(error.message, error.hint, ENGINE_MISSING if isinstance(error, EngineMissing) else 1)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _refuse(error)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except (ReaderLeft, BrokenPipeError):
@@ -68,6 +68,15 @@ def _complain(message: str, hint: str, code: int) -> int:
     return code
 
 
+def _refuse(error: click.ClickException) -> int:
+    """As click shows it, in lines that fit."""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(f"{error.ctx.get_usage()}\nTry `{error.ctx.command_path} --help` for help.\n", err=True)
+    for line in f"Error: {error.format_message()}".splitlines():
+        click.echo(fitted(line), err=True)
+    return error.exit_code
+
+
 def _reader_left() -> int:
     """`voicespool … | head`: the reader has what it wanted. Nothing may be written at the end of Python either."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,7 +87,7 @@ def _report(error: Exception, arguments: list[str]) -> int:
     """A report worth pasting: what ran where, and the traceback; no values of options, they may be private."""
     shown = [_without_value(word) for word in arguments]
     lines = [
-        "voicespool: this is a bug. Please report it, with these lines:",
+        "voicespool: this is a bug. Please report it with these lines:",
         f"  voicespool {version('voicespool')}, Python {platform.python_version()}, {platform.platform()}",
         f"  command: voicespool {' '.join(shown)}",
         *("  " + line for line in "".join(traceback.format_exception(error)).splitlines()),

@@ -1,4 +1,4 @@
-"""What commands show while they take their time: a bar on a terminal, else a line for each step.
+"""What commands show while they wait: a bar on a terminal, else a line for each step.
 
 `follow` is for `voicespool submit --wait`, `transfer` for `voicespool models pull`.
 """
@@ -18,14 +18,16 @@ from jobs.errors import Hold
 from watcher.client.follow import Followed, Follower, wait
 
 FAILED = 1
+NEARLY = 0.95
+"""Of a bar: full only when the job has ended."""
 _NO_DAEMON = (
-    "no daemon is running for this inbox; the job waits there until one is (`voicespool run`). "
-    "Ctrl-C stops waiting, not the job."
+    "no daemon is running for this inbox; the job waits until `voicespool run` starts one. "
+    "Ctrl-C ends this command; the job stays."
 )
 
 
 def follow(follower: Follower, *, as_json: bool, timeout_s: float | None = None) -> int:
-    """Wait for all jobs; print the folder of each result on stdout, and on stderr how far it is and what went wrong.
+    """Wait for all jobs; print the folder of each result on stdout, and progress and errors on stderr.
 
     Returns:
         0 when all are done, 1 when one failed, 75 when one has not ended within `timeout_s`.
@@ -50,7 +52,7 @@ def follow(follower: Follower, *, as_json: bool, timeout_s: float | None = None)
 
 
 def told(job: Followed) -> str:
-    """How a job ended, in words; "" when there is nothing to say but that it is done."""
+    """How a job ended, in words; "" when it is done without remarks."""
     if job.stage == "done" and not job.message and not job.doubts:
         return ""
     reasons = "; ".join(dict.fromkeys(filter(None, (job.message, *job.doubts))))
@@ -105,15 +107,14 @@ class _Bar:
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
-        from watcher.cli import display
+        from watcher.cli.display import layout, status
 
-        self._clean = display.clean
-        self._duration = display.duration
+        self._duration = status.duration
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[words]}", markup=False),
-            console=display.console(sys.stderr),
+            console=layout.console(sys.stderr),
             auto_refresh=False,
         )
         self._tasks: dict[str, int] = {}
@@ -123,7 +124,9 @@ class _Bar:
     def __call__(self, follower: Follower) -> None:
         if not follower.daemon and not follower.ended and not self._missed:
             self._missed = True
-            self._progress.console.print(self._clean(_NO_DAEMON))
+            from watcher.cli.display.layout import Paragraph
+
+            self._progress.console.print(Paragraph(_NO_DAEMON))
         for job in follower.jobs:
             self._tell(job)
         self._progress.refresh()
@@ -136,7 +139,7 @@ class _Bar:
         if job.stage == "running" and job.eta_s is not None:
             words += f", {self._duration(job.eta_s)} left"
         total = float(job.chunks) if job.chunks else 1.0 if job.ended else None
-        done = total if job.ended and total else float(job.chunk)
+        done = total if job.ended and total else min(float(job.chunk), NEARLY * job.chunks)  # it still runs
         self._progress.update(self._tasks[name], total=total, completed=done, words=words)  # type: ignore[arg-type]
 
     def close(self) -> None:
@@ -148,22 +151,22 @@ class _Bar:
 
 @contextlib.contextmanager
 def transfer() -> Iterator[Callable[[str, int, int], None]]:
-    """Show on stderr how far bytes have come: call it with what is being done, and how many of how many there are."""
+    """Show the progress of a download on stderr: call it with what is being done, and how many bytes of how many."""
     if not sys.stderr.isatty():
         yield _Tenths()
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    from watcher.cli import display
+    from watcher.cli.display import layout
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     what = TextColumn("{task.description}", markup=False)
-    with Progress(what, *columns, console=display.console(sys.stderr)) as progress:
+    with Progress(what, *columns, console=layout.console(sys.stderr)) as progress:
         task = None
 
         def tell(doing: str, done: int, total: int) -> None:
             nonlocal task
-            if task is None:  # what was there before is no measure of speed
+            if task is None:  # bytes of an earlier download are no measure of speed
                 task = progress.add_task("", total=total, completed=done)
             progress.update(task, description=printable(doing, 60), completed=done, total=total)
 

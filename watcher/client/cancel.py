@@ -1,4 +1,4 @@
-"""`voicespool cancel`: looks for the jobs of a name first, to say what will be cancelled, or why nothing is."""
+"""`voicespool cancel`: looks for the jobs of a name first, and says which are cancelled or why none is."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def cancel(config: Config, name: str, pause: Callable[[float], None] = time.slee
         raise _nothing(config, snapshot, name)
     drop.cancel(config.inbox, name)
     said = [f"cancelling {one}" for one in found] or [
-        f"{printable(name)}: not found, but {unseen}; if it is there, it is cancelled"
+        f"{printable(name)}: not found, but {unseen}; if the job exists, the daemon cancels it"
     ]
     if snapshot.daemon is None and not unseen:
         seen = "" if snapshot.certain else ", as far as this user may see"
-        left = f"{printable(name)}{CANCEL_SUFFIX} waits in the inbox for the next one"
+        left = f"the next one reads {printable(name)}{CANCEL_SUFFIX} in the inbox"
         return [*said, f"no daemon is running{seen}; {left}"]
     if held := next((one for one in found if one.state == "held"), None):
         _see_that_it_goes(config, name, held, pause)
@@ -69,10 +69,9 @@ def cancel(config: Config, name: str, pause: Callable[[float], None] = time.slee
 
 
 def _found(config: Config, status: Mapping[str, Any], name: str) -> Iterator[CancelTarget]:
-    running = status.get("running")
-    for state, claimed in (("running", [running]), ("queued", entries(status, "next"))):
-        for entry in claimed:
-            if isinstance(entry, Mapping) and printable(name) in _names(entry):
+    for state, shown in (("running", "running"), ("queued", "next")):
+        for entry in entries(status, shown):
+            if printable(name) in _names(entry):
                 yield CancelTarget(printable(entry.get("name")), state)
     told = False
     for state in ("waiting", "held"):
@@ -118,7 +117,7 @@ def _unseen(config: Config, snapshot: Snapshot) -> str:
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except (FileNotFoundError, NotADirectoryError):
-        return "the running daemon has not said yet which jobs it has" if snapshot.daemon is not None else ""
+        return "the running daemon has not written its status yet" if snapshot.daemon is not None else ""
     except OSError as error:
         return f"{printable(path)} can't be read ({error.strerror})"
     counts = snapshot.status.get("counts")
@@ -135,7 +134,7 @@ def _nothing(config: Config, snapshot: Snapshot, name: str) -> Refused:
         last = results[-1]
         ended = f"{printable(name)} has ended ({printable(last.status, 20)})"
         return Refused(
-            f"{ended}; its result is {printable(last.folder, 5000)}", "Only jobs that wait or run are cancelled."
+            f"{ended}; its result is {printable(last.folder, 5000)}", "Only waiting and running jobs can be cancelled."
         )
     for entry in reversed(entries(snapshot.status, "results")):
         if entry.get("name") == printable(name):
@@ -143,20 +142,19 @@ def _nothing(config: Config, snapshot: Snapshot, name: str) -> Refused:
             return Refused(f"{ended}; its result was {printable(entry.get('folder'), 5000)}", "")
     near = nearest(printable(name), _known(snapshot))
     hint = "`voicespool status` lists the jobs; a name is the path in the inbox without extension."
-    return Refused(f"no job named {printable(name)} waits, is queued or runs{near}", hint)
+    return Refused(f"no waiting, queued or running job is named {printable(name)}{near}", hint)
 
 
 def _known(snapshot: Snapshot) -> Iterator[str]:
     """Names of the jobs that there are."""
-    status, running = snapshot.status, snapshot.status.get("running")
-    claimed = [*entries(status, "next"), *([running] if isinstance(running, Mapping) else [])]
-    yield from (str(entry.get("name")) for entry in claimed)
+    status = snapshot.status
+    yield from (str(entry.get("name")) for key in ("next", "running") for entry in entries(status, key))
     yield from (_without_suffix(entry.get("file")) for key in ("waiting", "held") for entry in entries(status, key))
     yield from (_without_suffix(printable(file)) for file in snapshot.files)
 
 
 def _see_that_it_goes(config: Config, name: str, held: CancelTarget, pause: Callable[[float], None]) -> None:
-    """A held file is one that the file system refuses to hand over: wait until the daemon has tried.
+    """A held file is one that the daemon could not take: wait until it has tried again.
 
     Raises:
         Refused: It is still there; the cancel file is not.
@@ -167,7 +165,7 @@ def _see_that_it_goes(config: Config, name: str, held: CancelTarget, pause: Call
             with contextlib.suppress(OSError):
                 asked.unlink(missing_ok=True)
             raise Refused(
-                f"{held}; the daemon can't take it out of its folder, so it is not cancelled",
+                f"{held}; the daemon can't move it out of its folder, so it is not cancelled",
                 "Delete the file, or let the daemon's user write in its folder.",
             )
         pause(LOOK_S)

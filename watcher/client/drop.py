@@ -1,4 +1,4 @@
-"""Dropping files into the inbox the way every client should: complete at once, and never over another one."""
+"""Dropping files into the inbox: complete at once, without overwriting another file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def checked_name(name: str) -> str:
     name = names.checked_name(name)
     *folders, last = name.split("/")
     if not all(map(is_walked, folders)) or not is_job_name(f"{last}.yaml"):
-        raise ValueError(f"the spool leaves files of this name alone: {printable(name)}")
+        raise ValueError(f"the daemon ignores files of this name: {printable(name)}")
     return name
 
 
@@ -49,7 +49,7 @@ def drop(inbox: Path, name: str, suffix: str, data: bytes, *, only: bool = False
     if not inbox.is_dir():
         raise Hold(
             f"the inbox {printable(inbox)} is not there",
-            "Start `voicespool run` once, or check `inbox` in config.yaml and that its share is mounted.",
+            "Start `voicespool run` once, or check `inbox` in config.yaml and whether its share is mounted.",
         )
     folder = (inbox / name).parent
     try:
@@ -62,7 +62,7 @@ def drop(inbox: Path, name: str, suffix: str, data: bytes, *, only: bool = False
     except OSError as error:
         raise Hold(
             f"the folder {printable(folder)} can't be written: {error.strerror}",
-            "Let this user write there, or run this as one who may.",
+            "Let this user write there, or run this as a user who may.",
         ) from None
 
 

@@ -26,7 +26,7 @@ class Followed:
 
     Attributes:
         job: What was dropped.
-        stage: `dropped` until the spool takes it; `lost` when somebody else took it out of the inbox.
+        stage: `dropped` until the daemon claims it; `lost` when somebody else removed it from the inbox.
         job_id: Once it is known.
         place: In the queue, from 1.
         chunk, chunks, eta_s: While it runs.
@@ -115,17 +115,17 @@ class Follower:
                     message=str(entry.get("message") or ""),
                     doubts=doubts_of(entry),
                 )
-        running = status.get("running")
-        if isinstance(running, Mapping) and self._is(job, running):
-            return replace(
-                job,
-                stage="running",
-                message="",
-                job_id=str(running.get("job_id")),
-                chunk=int(running.get("chunk") or 0),
-                chunks=int(running.get("chunks") or 0),
-                eta_s=running.get("eta_s"),
-            )
+        for entry in entries(status, "running"):
+            if self._is(job, entry):
+                return replace(
+                    job,
+                    stage="running",
+                    message="",
+                    job_id=str(entry.get("job_id")),
+                    chunk=int(entry.get("chunk") or 0),
+                    chunks=int(entry.get("chunks") or 0),
+                    eta_s=entry.get("eta_s"),
+                )
         for entry in entries(status, "next"):
             if self._is(job, entry):
                 return replace(
@@ -163,7 +163,7 @@ class Follower:
         queued = counts.get("queued", 0) if isinstance(counts, Mapping) else 0
         if snapshot.daemon is None or queued > len(entries(snapshot.status, "next")) or now - since < LOST_AFTER_S:
             return job
-        return replace(job, stage="lost", message="its file was taken out of the inbox, and no result is known")
+        return replace(job, stage="lost", message="its file was removed from the inbox, and there is no result")
 
 
 def _ended(job: Followed, result: Result) -> Followed:
@@ -177,7 +177,7 @@ def _delay(entry: Mapping[str, Any], status: Mapping[str, Any]) -> str:
     if entry.get("not_before"):
         return f"not before {printable(entry['not_before'], 60)}"
     if status.get("state") == "paused":
-        return "rendering is paused by the file PAUSE in the inbox"
+        return "paused by the file PAUSE in the inbox"
     holds = entries(status, "holds")
     return f"on hold: {printable(holds[0].get('reason'))}" if holds else ""
 
@@ -190,11 +190,8 @@ def _waits_for(source: str, status: Mapping[str, Any]) -> str:
 
 
 def _known(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield from entries(status, "results")
-    yield from entries(status, "next")
-    running = status.get("running")
-    if isinstance(running, Mapping):
-        yield running
+    for key in ("results", "next", "running"):
+        yield from entries(status, key)
 
 
 def wait(

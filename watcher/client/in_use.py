@@ -1,7 +1,7 @@
-"""The configuration as the running daemon uses it, for commands that have to look where it looks.
+"""The configuration as the running daemon uses it, for commands that need the daemon's own folders.
 
-config.yaml may have changed since the daemon read it, or be wrong by now. The daemon's own folders are in
-`status.json`; they count when it runs on this machine and uses the same state folder as the file names.
+config.yaml may have changed since the daemon read it, or be invalid now. The daemon's folders are in `status.json`;
+they are used if it runs on this machine with the state folder that the file names.
 """
 
 from __future__ import annotations

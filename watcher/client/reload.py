@@ -1,4 +1,4 @@
-"""`voicespool reload`: has the running daemon read config.yaml again, and waits for what it says of it."""
+"""`voicespool reload`: asks the running daemon to read config.yaml again, and waits for its answer."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def reload(config: Config, pause: Callable[[float], None] = time.sleep) -> Mappi
     while (answer := _told(config)).get("read_at") == before:
         if time.monotonic() > deadline:
             raise NotReloaded(
-                f"the daemon (process {pid}) was asked, and has not answered within {ANSWER_S:g} s",
-                "Its log says whether it has read the file; `voicespool status` says whether it is on hold.",
+                f"the daemon (process {pid}) has not answered within {ANSWER_S:g} s",
+                "Its log reports whether it read the file; `voicespool status` shows whether it is on hold.",
             )
         pause(LOOK_S)
     return answer
@@ -77,7 +77,7 @@ def _process(holder: Mapping[str, Any], path: Path) -> int:
     if host != socket.gethostname():
         raise NotReloaded(f"the daemon runs on {printable(host, 80)}", "Run this command there.")
     if not isinstance(pid, int) or isinstance(pid, bool) or pid < 2:
-        raise NotReloaded("the lock does not name the daemon's process", "Send SIGHUP to it, or restart it.")
+        raise NotReloaded("the lock does not name the daemon's process", "Send SIGHUP to the daemon, or restart it.")
     try:
         if any(_is_same(f"/proc/{pid}/fd/{fd}", path) for fd in os.listdir(f"/proc/{pid}/fd")):
             return pid
@@ -86,8 +86,8 @@ def _process(holder: Mapping[str, Any], path: Path) -> int:
     except OSError:
         pass
     raise NotReloaded(
-        f"process {pid} is not the daemon of this inbox as seen from here: it may run in a container",
-        "Run this command where the daemon runs, or restart it.",
+        f"process {pid} is not the daemon of this inbox; the daemon may run in a container",
+        "Run this command where the daemon runs, or restart the daemon.",
     )
 
 

@@ -42,7 +42,7 @@ class Result:
 
     @property
     def message(self) -> str:
-        """Why it failed, or what took the place of a checkpoint; "" when there is nothing to tell."""
+        """Why it failed, or what was used instead of a checkpoint; "" for neither."""
         error, engine = self.manifest.get("error"), self.manifest.get("engine")
         if isinstance(error, Mapping):
             return str(error.get("message", ""))
@@ -60,7 +60,7 @@ class Result:
         return source if isinstance(source, Mapping) else {}
 
     def job_file(self) -> Path | None:
-        """The job file in it; None when somebody took it away."""
+        """The job file in it; None when it was removed."""
         stem = re.sub(r"~\d+$", "", self.folder.name)
         for mark in RESULT_MARKS.values():
             stem = stem.removesuffix(mark) if mark else stem
@@ -79,7 +79,7 @@ def doubts_of(checks: object) -> tuple[str, ...]:
         return ()
     reasons = checks.get("reasons")
     told = [printable(reason) for reason in reasons[:REASONS_TOLD]] if isinstance(reasons, list) else []
-    return tuple(told) or ("its manifest says why",)
+    return tuple(told) or ("see checks in its manifest",)
 
 
 def results_of(outbox: Path, name: str) -> list[Result]:

@@ -1,8 +1,8 @@
-"""status.json: what the daemon says of itself and of every file, and how others read it.
+"""status.json: the state of the daemon and of every file, and how others read it.
 
-The daemon replaces `status.json` in its state folder whenever something changes; anybody may read it. Whether
-the daemon still lives is the kernel's word: it holds the lock next to it, which its own user may ask for. Others have
-to believe status.json, which the daemon also writes at rest.
+The daemon replaces `status.json` in its state folder whenever something changes; everybody may read it. Whether the
+daemon still runs is known from the kernel: the daemon holds the lock next to it, which only its own user may query.
+Others rely on status.json, which the daemon also writes while it is idle.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ from watcher.config.settings import Config
 STATUS_NAME = "status.json"
 AT_LEAST_EVERY_S = 15.0
 """The daemon writes status.json this often, also when nothing happens."""
-UNSEEN_CURE = (
-    "Run this as the user that the spool runs as, or as a member of the group of its folders: `usermod -aG GROUP USER`."
-)
+UNSEEN_CURE = "Run this as the daemon's user, or as a member of the group of its folders: `usermod -aG GROUP USER`."
 _BELIEVED_S = 3 * AT_LEAST_EVERY_S
 SHOWN = 1000
 SHOWN_RESULTS = 100
@@ -44,7 +42,7 @@ class StatusPart(BaseModel):
 
 
 class HoldNow(StatusPart):
-    """Something that has to be mended outside before work goes on."""
+    """A problem outside of the spool; work waits until it is fixed."""
 
     what: str
     """inbox, outbox, worker, work"""
@@ -54,25 +52,25 @@ class HoldNow(StatusPart):
 
 
 class Running(StatusPart):
-    """The job that is being rendered."""
+    """A job that is being rendered."""
 
     job_id: str
     name: str
-    """Of its result: the job file's path in the inbox without extension, or the job's own `name`."""
+    """Name of its result: the job file's path in the inbox without extension, or the job's own `name`."""
     file: str = ""
     """The job file's path in the inbox without extension."""
     engine: str
     chunk: int
-    """Chunks that are done."""
+    """Finished chunks."""
     chunks: int
-    """Chunks in all; 0 while they are not counted yet."""
+    """All chunks; 0 until they are counted."""
     started_at: str
     eta_s: float | None
-    """Seconds that are left, as far as the finished chunks tell."""
+    """Estimated seconds left, from the time of the finished chunks."""
 
 
 class Queued(StatusPart):
-    """A claimed job that waits for its turn."""
+    """A claimed job in the queue."""
 
     job_id: str
     name: str
@@ -110,17 +108,17 @@ class Ended(StatusPart):
     """Seconds of audio."""
     source_sha256: str
     message: str | None
-    """Why it failed, what took the place of its checkpoint, or that its file came back."""
+    """Why it failed, what was used instead of its checkpoint, or that its file appeared again."""
     verdict: Literal["ok", "doubtful"] | None = None
-    """What the checks say of the audio; null without audio."""
+    """Result of the checks of the audio; null without audio."""
     reasons: tuple[str, ...] = ()
     """Why the audio is doubtful: the first few reasons. The manifest has all of them."""
     done_since: bool = False
-    """It failed, and a job of the same name was done later."""
+    """The job failed, and a later job of the same name is done."""
 
 
 class Counts(StatusPart):
-    """How many there are in all; the lists are bounded. Ended jobs are counted since the daemon started."""
+    """Numbers of all files and jobs; the lists are bounded. Ended jobs are counted since the daemon started."""
 
     ready: int = 0
     waiting: int = 0
@@ -130,11 +128,11 @@ class Counts(StatusPart):
     ignored: int = 0
     done: int = 0
     doubtful: int = 0
-    """Of those done: whose audio is doubtful."""
+    """Done jobs with doubtful audio."""
     failed: int = 0
-    """Without those whose name was done later."""
+    """Failed jobs, without those counted in `repaired`."""
     repaired: int = 0
-    """Failed, and done later under the same name."""
+    """Failed jobs with a later job of the same name that is done."""
     cancelled: int = 0
 
 
@@ -156,13 +154,13 @@ class Settings(StatusPart):
     models: str
     state_dir: str
     read_at: str
-    """When the file was last read, also if it was wrong then."""
+    """When the file was last read, also if it was invalid."""
     changed: tuple[str, ...] = ()
-    """Keys that the last reading without an error changed, and that have taken effect."""
+    """Keys that were changed when the file was last read without an error; they have taken effect."""
     pending_restart: tuple[str, ...] = ()
-    """Keys that were changed in the file and take effect when the daemon is restarted."""
+    """Keys that were changed in the file and need a restart of the daemon."""
     error: str | None = None
-    """What was wrong with the file when it was last read; the earlier configuration stays in use."""
+    """Error in the file when it was last read; the daemon keeps the previous configuration."""
 
 
 DaemonState = Literal["starting", "running", "idle", "paused", "hold", "stopping", "stopped"]
@@ -186,12 +184,12 @@ class Status(StatusPart):
     running: tuple[Running, ...] = ()
     """The jobs that are being rendered."""
     next: tuple[Queued, ...] = Field((), max_length=SHOWN)
-    """The first of the queue, in order."""
+    """The first jobs of the queue, in order."""
     waiting: tuple[FileSince, ...] = Field((), max_length=SHOWN)
     held: tuple[FileSince, ...] = Field((), max_length=SHOWN)
     ignored: tuple[File, ...] = Field((), max_length=SHOWN)
     results: tuple[Ended, ...] = Field((), max_length=SHOWN_RESULTS)
-    """The last that ended, newest last."""
+    """The jobs that ended last, newest last."""
     config: Settings | None = None
     """The configuration that the daemon uses."""
 
@@ -229,6 +227,8 @@ class Snapshot:
         known = {key: daemon.get(key) for key in ("pid", "host", "started_at")}
         running = {"running": self.daemon is not None, "certain": self.certain}
         answer = dict(self.status) | {"daemon": {**running, **known}}
+        if self.status:
+            answer["running"] = entries(self.status, "running")
         if self.daemon is None:
             unseen = [{"folder": folder, "reason": reason} for folder, reason in self.unseen_folders]
             answer["inbox"] = {"count": self.files_count, "files": list(self.files), "unseen": unseen}
@@ -292,12 +292,16 @@ def _is_gone(pid: object) -> bool:
 
 
 def _unseen(path: Path) -> str:
-    return f"{printable(path)} can't be read by user {user_name(os.geteuid())}, so nothing can be said about the spool"
+    return f"{printable(path)} can't be read by user {user_name(os.geteuid())}, so the status is unknown"
 
 
 def entries(status: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """One of the lists in status.json, without what can't be one of its entries; [] when it is not there."""
+    """One of the lists in status.json, without what can't be one of its entries; [] when it is not there.
+
+    `running` of an older daemon is an object or null: a list of one or none.
+    """
     found = status.get(key)
+    found = [found] if isinstance(found, Mapping) else found
     return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
 
 

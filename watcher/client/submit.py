@@ -90,8 +90,8 @@ def _bring(config: Config, folder: str, name: str, path: Path) -> None:
         )
     except FileExistsError:
         raise Refused(
-            f"another {printable(name)} is in the inbox, beside where the job would go",
-            "Give the job a folder of its own: `--name FOLDER/NAME`; or put the recording into voices/.",
+            f"another {printable(name)} is already in that folder of the inbox",
+            "Give the job a folder of its own with `--name FOLDER/NAME`, or put the recording into voices/.",
         ) from None
 
 
@@ -161,8 +161,8 @@ class FailedResult:
             source = drop(config.inbox, self.name, self.suffix, self.data, only=True)
         except FileExistsError:
             raise Refused(
-                f"a job file named {printable(self.name)} waits in the inbox already",
-                "`voicespool status` says what it waits for.",
+                f"a job file named {printable(self.name)} is already in the inbox",
+                "`voicespool status` shows what it waits for.",
             ) from None
         return [Dropped(source, name, digest) for name, digest in self._jobs(self.name)]
 
@@ -181,11 +181,11 @@ def failed(config: Config, name: str) -> FailedResult:
         Refused: There is no failed or cancelled result of that name, or what it needs is gone.
     """
     if config.outbox.is_dir() and not os.access(config.outbox, os.R_OK | os.X_OK):
-        raise Refused(f"this user may not read the outbox {printable(config.outbox)}", "Run this as one who may.")
+        raise Refused(f"this user can't read the outbox {printable(config.outbox)}", "Run this as a user who can.")
     unsuccessful = [result for result in results_of(config.outbox, name) if result.status in {"failed", "cancelled"}]
     if not unsuccessful:
         raise Refused(
-            f"no failed or cancelled result of {printable(name)} is in {printable(config.outbox)}",
+            f"no failed or cancelled result of {printable(name)} in {printable(config.outbox)}",
             "`voicespool status` lists the last results; a name is the path in the inbox without extension.",
         )
     newest = unsuccessful[-1]
@@ -193,12 +193,12 @@ def failed(config: Config, name: str) -> FailedResult:
     if job_file is None:
         raise Refused(
             f"{printable(newest.folder)} has no job file any more",
-            "Submit the job file from where it was made.",
+            "Submit the original job file.",
         )
     data = job_file.read_bytes()
     if any(not (config.inbox / name).with_name(folder).is_dir() for folder in uploads.named_in(data)):
         raise Refused(
-            f"the recording of {printable(name)} was brought by `submit --speaker-wav` and is not kept",
-            "Submit it again with its recording; one in voices/ is there for every job.",
+            f"the recording of {printable(name)} was given by `submit --speaker-wav` and is not kept",
+            "Submit the job again with its recording, or put the recording into voices/ and name it there.",
         )
     return FailedResult(_file_of(newest, name), newest, job_file.suffix, data, job_rules(config))

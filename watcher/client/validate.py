@@ -1,4 +1,4 @@
-"""`voicespool validate`: a job file looked at with the daemon's own eyes, before it is dropped."""
+"""`voicespool validate`: checks a job file by the daemon's own rules, before it is dropped."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _OPTIONS = {"settings": "setting"}
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What there is to say of one job file.
+    """The result of checking one job file.
 
     Attributes:
         path: As it was given.
         data: Its bytes; b"" when it could not be read.
-        documents: Its jobs, also those that are wrong; () when it could not be understood.
+        documents: Its jobs, also invalid ones; () when it could not be parsed.
         problems: All of them, those of recordings too.
         beside: Recordings next to the file: name in the job, with its ending -> real path.
         by_options: Whether options of `submit` describe the job, so that there is no file whose lines could be named.
-        notes: Sentences about what this machine lacks, and another one may have.
+        notes: Sentences about what is missing on this machine.
     """
 
     path: Path
@@ -56,8 +56,8 @@ class Checked:
         return [self._sentence(problem) for problem in self.problems]
 
     def warnings(self) -> list[str]:
-        """The same for what would be rendered, but maybe not as it was meant: a text that YAML cuts, or a checkpoint
-        in whose place the base model speaks.
+        """The same for jobs that are rendered, but maybe not as intended: YAML cuts a text, or the base model is used
+        instead of a checkpoint.
         """
         models = [str(document.model) for document in self.documents if isinstance(document.model, Fallback)]
         odd = [problem for document in self.documents for problem in document.warnings]
@@ -97,7 +97,7 @@ def check(path: Path, config: Config, rules: Rules) -> Checked:
     """Read a job file by the daemon's rules, and look for the recordings that it names."""
     nothing = Checked(path, b"", (), (), {})
     if (reason := why_ignored(path.name)) and (path.is_symlink() or path.exists()):
-        return replace(nothing, problems=(Problem(f"the spool would leave this file alone: {reason}"),))
+        return replace(nothing, problems=(Problem(f"the daemon ignores this file: {reason}"),))
     try:
         data = _read(path, config.limits.job_file_bytes)
     except _NotReadable as error:
@@ -135,12 +135,12 @@ def _read(path: Path, longest_bytes: int) -> bytes:
         with opened_regular(path.resolve()) as (fd, _status):
             data = read_at_most(fd, longest_bytes)
     except OSError as error:
-        reason = "it is no regular file" if error.errno == errno.EINVAL else error.strerror
+        reason = "not a regular file" if error.errno == errno.EINVAL else error.strerror
         raise _NotReadable(f"can't be read: {reason}") from None
     if not data:
-        raise _NotReadable("is empty; the spool would wait for its content")
+        raise _NotReadable("empty; the daemon would wait for its content")
     if len(data) > longest_bytes:
-        raise _NotReadable(f"is larger than limits.job_file_bytes ({longest_bytes} bytes)")
+        raise _NotReadable(f"larger than limits.job_file_bytes ({longest_bytes} bytes)")
     return data
 
 
@@ -154,7 +154,7 @@ def _whole(name: str, folder: Path) -> str:
 def _recordings(
     names: list[str], folder: Path, config: Config, named_at: Mapping[str, tuple[str, int]]
 ) -> tuple[dict[str, Path], list[Problem]]:
-    """Where the recordings lie that a job in a folder names, and a problem for each that the spool would not find."""
+    """The paths of the recordings that a job in a folder names, and a problem for each that would not be found."""
     places = Places(
         inbox=folder,
         voices=config.voices,
@@ -181,7 +181,7 @@ def _recordings(
 
 
 def _transcripts(documents: Sequence[Document], recordings: Mapping[str, Path]) -> Iterator[Problem]:
-    """One for each recording whose words an engine has to know, and nothing tells them."""
+    """One for each recording whose transcript an engine needs and that has none."""
     for document in documents:
         for name in document.untold:
             if name in recordings and document.spec is not None and not transcript_beside(recordings[name]):
@@ -197,7 +197,9 @@ def _base_models(
     for engine in dict.fromkeys(engine for engine, _model in specs):
         info = rules.info(engine)
         if info is not None and info.missing is not None:
-            notes.append(f"{printable(engine)} is not installed on this machine: {printable(info.missing)}")
+            notes.append(
+                f"{printable(engine)} is not installed on this machine; to install it: {printable(info.missing)}"
+            )
         elif any(not isinstance(model, CheckpointRef) for used, model in specs if used == engine):
             lack = requirements.missing(requirements.of_base_model(engine), config.models)
             problems += [] if lack is None else [Problem(printable(f"{lack.message}. {lack.hint}"), "engine")]
@@ -205,11 +207,11 @@ def _base_models(
 
 
 def _unused(documents: Sequence[Document], rules: Rules) -> Iterator[str]:
-    """A note for each engine that would go on without the recordings that it is given."""
+    """A note for each engine that ignores the recordings that it is given."""
     for engine in dict.fromkeys(d.spec.engine or "" for d in documents if d.spec is not None and d.spec.recordings()):
         info = rules.info(engine)
         if info is not None and info.missing is None and not info.clones_voices:
-            yield f"{printable(engine)} can't speak with the voice of a recording: speaker_wav will not be used"
+            yield f"{printable(engine)} can't clone voices; speaker_wav is ignored"
 
 
 def as_json(checked: list[Checked]) -> dict[str, Any]:

@@ -39,15 +39,15 @@ def read_yaml(path: Path) -> Tree:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        hint = "`voicespool init` makes a configuration; without `--config`, ./config.yaml or defaults apply."
+        hint = "`voicespool init` creates a config.yaml; without `--config`, ./config.yaml or the defaults apply."
         raise ConfigError(f"{printable(path)}: can't be read: {error.strerror}", hint) from None
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{printable(path)}: larger than a configuration can be ({MAX_BYTES} bytes)")
+        raise ConfigError(f"{printable(path)}: larger than the limit for a configuration ({MAX_BYTES} bytes)")
     try:
         tree = _only_document(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise complaints(path, [Problem("is not UTF-8; save it as UTF-8", line=line)]) from None
+        raise complaints(path, [Problem("not UTF-8; save the file as UTF-8", line=line)]) from None
     except UnreadableText as error:
         raise complaints(path, [error.problem]) from None
     if tree.value is None:
@@ -60,5 +60,5 @@ def read_yaml(path: Path) -> Tree:
 def _only_document(text: str) -> Tree:
     pieces = list(yaml12.split(text))
     if len(pieces) > 1:
-        raise UnreadableText("a configuration is one YAML document; here begins another", pieces[1].line)
+        raise UnreadableText("a configuration is one YAML document; a second one starts here", pieces[1].line)
     return (yaml12.read(pieces[0], Bounds()) if pieces else None) or EMPTY

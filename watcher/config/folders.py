@@ -56,9 +56,9 @@ def exposed(config: Config) -> str:
     shown = printable(above)
     others = 0o002 if _is_own_group(status.st_gid) else 0o022
     if status.st_mode & others and not status.st_mode & stat.S_ISVTX:
-        return f"others may write in {shown}, which is not sticky: they could rename the spool's state folder"
+        return f"other users may write in {shown}, which is not sticky: they can rename the state folder"
     if status.st_uid not in {0, os.geteuid()}:
-        return f"{shown} belongs to another user, who could rename the spool's state folder"
+        return f"{shown} belongs to another user, who can rename the state folder"
     return ""
 
 
@@ -72,8 +72,8 @@ def _is_own_group(gid: int) -> bool:
 
 
 EXPOSED_CURE = (
-    "Set `state_dir` in config.yaml to a folder next to the inbox, or give the inbox to the user that the spool runs "
-    "as, and `chmod +t` it; see docs/OPERATIONS.md."
+    "Set `state_dir` in config.yaml to a folder next to the inbox, or make the daemon's user the owner of the inbox "
+    "and `chmod +t` it; see docs/OPERATIONS.md."
 )
 
 
@@ -85,8 +85,8 @@ def same_file_system(config: Config) -> None:
         raise ConfigError(
             f"state_dir: {printable(config.state_dir)} is not on the file system of the inbox "
             f"{printable(config.inbox)}, so that a claim can't be one rename",
-            "Leave state_dir out, or name a folder on the inbox's file system. In a container, and in ReadWritePaths= "
-            "of a unit, name the folder that both are in.",
+            "Remove state_dir, or name a folder on the file system of the inbox. In a container, and in "
+            "ReadWritePaths= of a unit, name the folder that contains both.",
         )
 
 
@@ -109,8 +109,8 @@ def _make(key: str, folder: Path, mode: int = 0o777) -> None:
         if refused or error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}:
             raise _refused(key, folder, "written", error) from None
         raise ConfigError(
-            f"{key}: {printable(folder)} is not there and can't be made: {error.strerror}",
-            f"Make it by hand, or set {key} to another folder.",
+            f"{key}: {printable(folder)} is not there and can't be created: {error.strerror}",
+            f"Create it by hand, or set {key} to another folder.",
         ) from None
     writable(key, folder)
 
@@ -124,11 +124,11 @@ def writable(key: str, folder: Path) -> None:
 
 
 def _refused(key: str, folder: Path, what: str, error: OSError) -> Hold:
-    cure = "Let the user that the spool runs as read and write there, on a disk with space; work resumes by itself."
+    cure = "Let the daemon's user read and write there, on a disk with space. Work resumes by itself."
     if error.errno == errno.EROFS:
         cure = (
-            f"Mount it for writing; where the spool is a systemd service, name the folder that `{key}` is in under "
-            "ReadWritePaths= of the unit. Work resumes by itself."
+            f"Mount it for writing. For a systemd service, add the folder that contains `{key}` to ReadWritePaths= of "
+            "the unit. Work resumes by itself."
         )
     return Hold(f"{key}: {printable(folder)} can't be {what}: {error.strerror}", cure)
 

@@ -28,7 +28,10 @@ def job_rules(config: Config) -> Rules:
     problems = dict.fromkeys(_wrong_defaults(defaults, models, config.limits.speaker_text_chars))
     if problems:
         lines = (f"{problem.key}: {problem.message}" for problem in problems)
-        raise ConfigError("\n".join(lines), "Mend `defaults` in config.yaml; `voicespool engines` lists what there is.")
+        raise ConfigError(
+            "\n".join(lines),
+            "Fix `defaults` in config.yaml. `voicespool engines` and `voicespool checkpoints list` say what is there.",
+        )
     return Rules(
         engines=engines(),
         planned=planned(),

@@ -1,4 +1,4 @@
-"""How the folders of a configuration may lie to each other."""
+"""Which folders of a configuration may be inside which others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from files.tree import Problem, Tree
 
 
 def overlaps(folders: Mapping[str, Path], tree: Tree) -> list[Problem]:
-    """Say which folders lie in each other and must not. Symlinks are resolved as far as they lead now.
+    """Say which folders are inside each other and must not be. Symlinks are resolved as they are now.
 
     Args:
         folders: inbox, outbox, voices, models and state_dir, absolute.
@@ -24,7 +24,7 @@ def overlaps(folders: Mapping[str, Path], tree: Tree) -> list[Problem]:
             line = tree.line_of((inner,) if inner in tree.value else (outer,))
             problems.setdefault(frozenset((inner, outer)), Problem(_lies(inner, outer, real), inner, line))
     if _shows(real["state_dir"], real["inbox"]):
-        message = "inside the inbox it must be, or lie in, a folder whose name starts with a dot"
+        message = "inside the inbox it must be, or be in, a folder whose name starts with a dot"
         problems[frozenset(["state_dir"])] = Problem(message, "state_dir", tree.line_of(("state_dir",)))
     return list(problems.values())
 
@@ -49,5 +49,5 @@ _APART = (
 
 def _lies(inner: str, outer: str, real: dict[str, Path]) -> str:
     if real[inner] == real[outer]:
-        return f"is the same folder as {outer} ({printable(real[inner])}); give it one of its own"
-    return f"lies inside {outer} ({printable(real[inner])}); put it beside it"
+        return f"is the same folder as {outer} ({printable(real[inner])}); choose a folder of its own"
+    return f"is inside {outer} ({printable(real[inner])}); put it next to it"

@@ -1,7 +1,7 @@
 """config.yaml as frozen data: every key, what it means, its unit and its default.
 
 Every key is optional. Durations are seconds, sizes are bytes. Relative paths are relative to the config
-file, or to the current folder when there is none. A key that is not built yet is known and fails by name.
+file, or to the current folder when there is none. A key that is not implemented yet fails with an error that names it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _not_yet(value: object) -> object:
 
 
 def _at_home(path: Path) -> Path:
-    """`~` and `~user` filled in; what the system could not open is refused here, with its line."""
+    """`~` and `~user` expanded; a path that the system can't open is refused here, with its line."""
     if "\0" in str(path):
         raise refused("allowed is a path without zero bytes")
     try:
@@ -57,62 +57,63 @@ NotYet = AfterValidator(_not_yet)
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, and nothing in it that is not known."""
+    """A part of the configuration: frozen, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
 
 
 class Defaults(Section):
-    """What a job gets that does not say otherwise: the job file's own keys."""
+    """Values of job file keys that a job does not set itself."""
 
     engine: Name = "espeak"
     """Engine of jobs that name neither an engine nor a checkpoint."""
     language: Name = "en"
-    """Language of jobs that name none: a BCP-47 tag such as pt-BR."""
+    """Language of jobs that name none: a language tag (BCP 47) such as pt-BR."""
     speaker: Name | None = None
-    """Built-in voice, used where a job gives neither speaker nor speaker_wav."""
+    """Built-in voice of jobs that set neither speaker nor speaker_wav."""
     speaker_wav: Names | None = None
-    """Recording or recordings under voices/, used where a job gives neither speaker nor speaker_wav."""
+    """Reference recording or recordings under voices/, of jobs that set neither speaker nor speaker_wav."""
     speaker_text: Name | None = None
-    """What is said in the first default recording."""
+    """Transcript of the first recording in speaker_wav."""
     checkpoint: Name | None = None
-    """A fine-tuned model, by its name under models/: of jobs that name none and whose engine is left out, or
-    is the one that it is for."""
+    """Fine-tuned model, by its name under models/, of jobs that name no checkpoint and either no engine or the engine
+    of this model."""
     on_checkpoint_error: Literal["fail", "base"] = "fail"
-    """When a checkpoint does not load: fail the job, or render it with the base model."""
+    """What to do when a checkpoint does not load: `fail` fails the job, `base` renders it with the base model."""
     seed: Seed | None = None
-    """Seed of every job; left out, it follows from the content."""
+    """Seed of every job (derived from the content of the job)."""
     settings: Mapping[str, Any] = Field(default_factory=dict)
-    """The engine's own options, as in a job file; `voicespool engines` lists them."""
+    """Settings of the engine, as in a job file; `voicespool engines NAME` lists them."""
     output: Mapping[str, Any] = Field(default_factory=dict)
-    """As in a job file: format, sample_rate (Hz). Out of the box loudness is left alone."""
+    """As in a job file: format, sample_rate (Hz). Without this key the loudness is not changed."""
     priority: Priority = 5
-    """0 (last) to 9 (first)."""
+    """Priority of jobs: 0 (last) to 9 (first)."""
     timeout_s: Seconds | None = None
-    """Longest rendering of a job, in seconds; none by default."""
+    """Longest rendering time of a job, in seconds (limits.render_s)."""
 
 
 class ReadyConfig(Section):
     """When a file in the inbox counts as completely written."""
 
     quiet_s: Seconds = 1.0
-    """A file written in place is ready when it has not changed for so long, in seconds."""
+    """Quiet time, in seconds: a file written in place is ready when it has not changed for this long."""
     network_quiet_s: Seconds = 5.0
-    """The same on network file systems, which show changes late, in seconds."""
+    """Quiet time on network file systems, which show changes late, in seconds."""
     unparsable_grace_s: Seconds = 10.0
-    """How long a stable file that can't be read as YAML or JSON waits for more bytes, in seconds."""
+    """Grace period for a file that does not change and is not valid YAML or JSON, in seconds; then its job fails."""
     companions_s: Seconds = 60.0
-    """How long a job waits for recordings that it names and that are not there yet, and for their transcripts where
-    its engine needs them, in seconds."""
+    """How long a job waits for companion files, in seconds: recordings that it names and that are not there yet, and
+    their transcripts if its engine needs them."""
     scan_s: Seconds = 10.0
-    """Longest time between two looks at the whole inbox, in seconds; events only make it sooner."""
+    """Longest time between two scans of the whole inbox, in seconds. File events make the daemon look sooner."""
     on_duplicate: Literal["render", "skip"] = "render"
-    """When a file comes back that was claimed within the last day, with the same bytes and the same modification time,
-    as some sync tools put it back: render it again, or skip it. Either way the log and `voicespool status` say so."""
+    """What to do with a file that was claimed within the last day and appears again with the same bytes and
+    modification time, as some sync tools restore it: `render` renders it again, `skip` skips it. The log and
+    `voicespool status` report both."""
 
 
 class Limits(Section):
-    """Bounds that keep one job, or one stranger, from stopping everything."""
+    """Limits, so that one job or one user can't stop the others."""
 
     job_file_bytes: Count = 1024 * 1024
     """Largest job file, in bytes."""
@@ -125,30 +126,31 @@ class Limits(Section):
     recordings: Count = 100
     """Most different recordings that one job may name."""
     recording_uses: Count = 10_000
-    """Most recordings that all jobs of one file may name together: each job counts those that it names."""
+    """Most recordings that all jobs of one file may name together; a recording counts once for each job that names
+    it."""
     job_bytes: Count = 512 * 1024 * 1024
-    """Most bytes that the spool keeps for one job file until its jobs have ended, recordings included."""
+    """Most disk space for one job file and its recordings until its jobs have ended, in bytes."""
     speaker_text_chars: Count = 4000
-    """Longest speaker_text, and longest transcript of a recording, in characters."""
+    """Longest transcript of a recording, speaker_text included, in characters."""
     audio_s: Seconds = 86400.0
     """Longest audio of one job, pauses included, in seconds."""
     render_s: Seconds = 172800.0
-    """Longest rendering of a job without a timeout_s of its own, in seconds."""
+    """Longest rendering time of a job without timeout_s, in seconds."""
     read_s: Seconds = 10.0
-    """Longest time to read and check one job file, in seconds of processor time."""
+    """Longest time to read and check one job file, in seconds of CPU time."""
     free_bytes: Count = 256 * 1024 * 1024
-    """Space to leave free on the disk of the inbox, or a twentieth of the disk if that is less. Jobs whose recordings
-    would not leave it wait."""
+    """Disk space to keep free on the disk of the inbox, in bytes, or 5 % of the disk if that is less. Jobs wait if
+    copies of their recordings would use it."""
     attempts: Count = 3
-    """How often a job is tried whose engine or worker fails."""
+    """Most attempts of a job whose engine or worker fails."""
     daemon_deaths: Count = 10
-    """A file that was being read when the daemon died so many times in a row is put aside as failed."""
+    """Fail a job file without reading it after this many consecutive daemon crashes while reading it."""
     stall_s: Seconds = 300.0
-    """A render without any progress for so long is killed, in seconds."""
+    """Stop a render that makes no progress for this long, in seconds; the attempt counts as failed."""
     stop_grace_s: Seconds = 30.0
-    """How long the running chunk may take to finish when the daemon is asked to stop, in seconds."""
+    """Time for the running chunk to finish when the daemon is asked to stop, in seconds."""
     affinity_s: Seconds = 300.0
-    """Longest time a job is passed over for others that suit the loaded model, in seconds."""
+    """Longest time that a job waits while jobs for the loaded model go first, in seconds."""
 
 
 class DeviceConfig(Section):
@@ -157,32 +159,32 @@ class DeviceConfig(Section):
     name: Annotated[
         str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$"), Allowed("auto, cpu, mps, cuda or cuda:N")
     ] = "auto"
-    """auto, cpu, cuda, cuda:N or mps. auto is the first card that torch has kernels for, else the CPU. Engines
-    without GPU code, such as espeak, use the CPU in any case."""
+    """auto, cpu, cuda, cuda:N or mps. auto is the first GPU that torch supports, else the CPU. Engines without GPU
+    code, such as espeak, always use the CPU."""
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Arithmetic of engines that offer a choice. auto is bfloat16 where that is faster, else float32. float16 is
-    for cards only."""
+    """Number format of the neural engines. auto is bfloat16 if that is faster, else float32. float16 needs a GPU."""
     profile: Literal["auto", "low_vram"] = "auto"
-    """low_vram is for cards of 4 GB: f5 calculates in 16 bits and one sentence at a time, with 16 evaluations where a
-    job says nothing, and its vocoder runs on the CPU; xtts calculates in 16 bits. Where memory runs out, engines go on
-    under it by themselves."""
+    """low_vram is for GPUs with 4 GB: f5 uses 16 bits, renders one sentence at a time, takes 16 evaluations if the job
+    sets no nfe_step, and runs its vocoder on the CPU; xtts uses 16 bits. Engines switch to this profile when memory
+    runs out."""
     idle_s: Seconds = 600.0
-    """After so many seconds without work the worker ends and gives memory and GPU back."""
+    """The worker ends after this time without work, in seconds, and frees memory and GPU."""
     fallback_cpu: Flag = False
-    """Render on the CPU what does not fit into the GPU's memory."""
+    """Render on the CPU if the GPU has too little memory."""
 
 
 class Results(Section):
     """How results are published."""
 
     on_existing: Literal["number", "replace"] = "number"
-    """When a result of that name exists: number makes NAME~2, replace moves the old one aside first."""
+    """What to do when a result of that name exists: `number` publishes NAME~2, `replace` moves the old one aside
+    first."""
     mode: Annotated[str, Allowed("octal digits in quotes")] | None = None
-    """Permissions, octal and in quotes ("0640", "2775"): folders get x wherever there is r, files lose x and
-    the special bits. Default: as for any file made in that folder (its default ACL, else the daemon's umask)."""
+    """Permissions of results, octal and in quotes ("0640", "2775"). Folders get x wherever there is r; files lose x and
+    the special bits. Without this key: the default ACL of the folder, else the daemon's umask."""
     group: Group | None = None
-    """Group of results: a name or a number. The user that the daemon runs as must be a member of it. Default: the
-    group of the folder if that is setgid, else the daemon's own."""
+    """Group of results: a name or a number. The daemon's user must be a member of it. Without this key: the group of
+    the folder if that is setgid, else the group of the daemon."""
 
     @field_validator("mode", mode="before")
     @classmethod
@@ -224,16 +226,16 @@ class Retention(Section):
     """Removal of old results. Not available in this version."""
 
     days: Annotated[float | None, NotYet] = None
-    """Age in days at which done results are removed."""
+    """Age in days at which results of done jobs are removed."""
     failed_days: Annotated[float | None, NotYet] = None
-    """The same for failed and cancelled ones."""
+    """Age in days at which results of failed and cancelled jobs are removed."""
 
 
 class Hooks(Section):
-    """Commands of the operator's own. Not available in this version."""
+    """Commands to run. Not available in this version."""
 
     on_result: Annotated[str | tuple[str, ...] | None, NotYet] = None
-    """Command run for each result, with the result folder as its argument."""
+    """Command to run for each result, with the result folder as its argument."""
 
 
 class Config(Section):
@@ -242,28 +244,27 @@ class Config(Section):
     model_config = ConfigDict(title="voicespool configuration")
 
     inbox: Folder = Path("inbox")
-    """Where job files are dropped, in subfolders too."""
+    """Folder for job files; subfolders are read too."""
     outbox: Folder = Path("outbox")
-    """Where results appear; never inside the inbox, nor the reverse."""
+    """Folder where results are published; not inside the inbox, and the inbox not inside it."""
     voices: Folder = Path("voices")
-    """Reference recordings; beside the inbox and the outbox, not inside."""
+    """Folder of reference recordings; next to the inbox and the outbox, not inside."""
     models: Folder = Path("models")
-    """Fine-tuned and base models; beside the inbox and the outbox, not inside."""
+    """Folder of fine-tuned and base models; next to the inbox and the outbox, not inside."""
     state_dir: Folder = Path("inbox/.voicespool")
-    """The spool's own state, on the inbox's file system. Default: .voicespool in the inbox. Next to the inbox
-    it is out of reach of people and sync tools that write into the inbox. Inside the inbox it must lie under a name
-    with a leading dot."""
+    """State folder of the daemon, on the file system of the inbox (.voicespool in the inbox). Next to the inbox, people
+    and sync tools that write into the inbox can't change it. Inside the inbox its name must start with a dot."""
     allowed_roots: Annotated[tuple[Folder, ...], Allowed("a list of folders")] = ()
-    """Further folders that paths in job files may lead into; every other path outside is refused."""
+    """Further folders that paths in job files may lead to; all other paths outside the spool are refused."""
     transcribe: Literal["off", "whisper"] = "off"
-    """What is said in a recording where neither the job nor a text beside it tells, and the engine needs it: off fails
-    the job, whisper listens, with a model in models/whisper/."""
+    """What to do when an engine needs a transcript and none is given: `off` fails the job, `whisper` transcribes the
+    recording with the model in models/whisper/."""
     defaults: Defaults = Defaults()
-    """What a job gets that does not say otherwise: the job file's own keys."""
+    """Values of job file keys that a job does not set itself."""
     ready: ReadyConfig = ReadyConfig()
     """When a file in the inbox counts as completely written."""
     limits: Limits = Limits()
-    """Bounds that keep one job, or one stranger, from stopping everything."""
+    """Limits, so that one job or one user can't stop the others."""
     device: DeviceConfig = DeviceConfig()
     """Where engines run."""
     results: Results = Results()
@@ -271,7 +272,7 @@ class Config(Section):
     retention: Retention = Retention()
     """Removal of old results. Not available in this version."""
     hooks: Hooks = Hooks()
-    """Commands of the operator's own. Not available in this version."""
+    """Commands to run. Not available in this version."""
 
     @field_validator("defaults", "ready", "limits", "device", "results", "retention", "hooks", mode="before")
     @classmethod
@@ -289,7 +290,7 @@ def load(path: Path | None = None) -> Config:
         path: The file; None means ./config.yaml if it is there, else defaults around the current folder.
 
     Raises:
-        ConfigError: everything that is wrong with it, each with its line and key.
+        ConfigError: All errors in it, each with its line and key.
     """
     if path is None:
         path = Path(CONFIG_NAME)
@@ -327,10 +328,10 @@ def _absolute(config: Config, base: Path) -> Config:
 
 
 def apart(config: Config, tree: Tree = EMPTY, path: Path | None = None) -> Config:
-    """The same, if its folders lie as they must.
+    """The same, if no folder is inside another one that it must be apart from.
 
     Raises:
-        ConfigError: They do not.
+        ConfigError: One is.
     """
     problems = overlaps({name: getattr(config, name) for name in FOLDERS}, tree)
     if problems:
@@ -339,7 +340,7 @@ def apart(config: Config, tree: Tree = EMPTY, path: Path | None = None) -> Confi
 
 
 def salvaged(path: Path | None) -> Config | None:
-    """The folders that a wrong configuration names all the same, so that a running daemon's state is found.
+    """The folders that an invalid configuration names, so that a running daemon's state is found.
 
     Returns:
         Those of its folders that are valid by themselves, defaults for everything else; None when the file can't be

@@ -1,4 +1,4 @@
-"""`voicespool doctor`: checks the machine, changes nothing, leaves nothing behind."""
+"""`voicespool doctor`: checks the machine. It changes nothing and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from engines import installing
 from engines.checkpoints import inspection
 from engines.checkpoints.base_models import BASE_MODELS, BIGVGAN, BaseModel, need, places, users
 from engines.checkpoints.inspection import Checkpoint
@@ -38,29 +39,21 @@ LIBRARIES = ("pydantic", "PyYAML", "structlog", "watchdog", "numpy", "soundfile"
 FREE_BYTES = 1 << 30
 WATCHES = 8192
 EVENT_WAIT_S = 2.0
-_AS_THE_DAEMON = "Run the doctor as the user that the spool runs as."
+_AS_THE_DAEMON = "Run the doctor as the daemon's user."
 
 
 def examine(config: Config) -> Iterator[Finding]:
-    """Look at everything, one finding after the other."""
-    yield ok("python", f"{platform.python_version()} on {platform.platform()}, user id {os.geteuid()}")
-    yield from _libraries()
-    yield from _configuration(config)
-    yield from _folder("inbox", config.inbox)
-    yield from _folder("outbox", config.outbox)
-    yield from _read_only("voices", config.voices)
-    yield from _read_only("models", config.models)
-    if config.inbox.is_dir():
-        yield from _state(config)
-    yield from _cache()
-    yield from _watches()
-    yield from _daemon(config)
-    yield from _engines(config)
-    yield from _base_models(config)
-    if config.transcribe == "whisper":
-        yield _whisper(config)
-    yield from _models(config)
-    yield from torch_findings.examine(config.device)
+    """Check everything, one finding after the other, group by group."""
+    for group, findings in (
+        ("Installation", _installation(config)),
+        ("Folders", _folders(config)),
+        ("Daemon", _daemon(config)),
+        ("Engines", _engines(config)),
+        ("Models", _all_models(config)),
+        ("Device", torch_findings.examine(config.device)),
+    ):
+        for finding in findings:
+            yield replace(finding, group=group)
 
 
 def exit_code(findings: list[Finding]) -> int:
@@ -75,15 +68,37 @@ def as_json(findings: list[Finding]) -> dict[str, Any]:
     return {"ok": healthy, "findings": lines}
 
 
+def _installation(config: Config) -> Iterator[Finding]:
+    yield ok("python", f"{platform.python_version()} on {platform.platform()}, user id {os.geteuid()}")
+    yield from _libraries()
+    yield from _configuration(config)
+
+
+def _folders(config: Config) -> Iterator[Finding]:
+    yield from _folder("inbox", config.inbox)
+    yield from _folder("outbox", config.outbox)
+    yield from _read_only("voices", config.voices)
+    yield from _read_only("models", config.models)
+    if config.inbox.is_dir():
+        yield from _state(config)
+    yield from _cache()
+    yield from _watches()
+
+
+def _all_models(config: Config) -> Iterator[Finding]:
+    yield from _base_models(config)
+    if config.transcribe == "whisper":
+        yield _whisper(config)
+    yield from _models(config)
+
+
 def _libraries() -> Iterator[Finding]:
     found = []
     for name in LIBRARIES:
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
-            yield fail(
-                "libraries", f"{name} is not installed", "Install voicespool again: `pip install voicespool`.", 4
-            )
+            yield fail("libraries", f"{name} is not installed", installing.for_package(name), 4)
     yield ok("libraries", ", ".join(found))
 
 
@@ -109,17 +124,16 @@ def _folder(what: str, folder: Path) -> Iterator[Finding]:
         return
     kind = mounts.kind(folder) or "unknown file system"
     where = "network" if mounts.is_network(folder) else "local"
-    yield from _scratch(what, folder, f"{shown} ({kind}, {where})", _writes)
     free = shutil.disk_usage(folder).free
+    yield from _scratch(what, folder, f"{shown} ({kind}, {where}, {free >> 30} GiB free)", _writes)
     if free < FREE_BYTES:
-        yield warn(what, f"{free >> 20} MiB free", "Make room: a full outbox is a hold, and nothing is published.")
-    else:
-        yield ok(what, f"{free >> 30} GiB free")
+        yield warn(what, f"{free >> 20} MiB free", "Free disk space: while the disk is full, no result is published.")
     if what == "inbox" and where == "network":
         yield warn(
             what,
-            "other machines' changes raise no events here; the inbox is scanned",
-            f"Nothing to do; files are found within ready.scan_s. {kind} must keep locks for one daemon per inbox.",
+            "changes by other machines raise no file events; the daemon scans the inbox",
+            f"Nothing to do: the daemon finds files within ready.scan_s. {kind} must support file locks, so that only "
+            "one daemon uses the inbox.",
         )
 
 
@@ -127,20 +141,20 @@ def _not_there(what: str, folder: Path) -> Iterator[Finding]:
     above = next(parent for parent in folder.parents if os.path.exists(parent))
     if above.is_dir() and os.access(above, os.W_OK):
         yield warn(
-            what, f"{printable(folder)} is not there yet", "The first `voicespool run` makes it, or `mkdir` does."
+            what, f"{printable(folder)} does not exist yet", "The first `voicespool run` creates it; `mkdir` does too."
         )
     else:
         yield fail(
             what,
-            f"{printable(folder)} is not there and can't be made in {printable(above)}",
-            f"Make it by hand, or set `{what}` in config.yaml to another folder.",
+            f"{printable(folder)} does not exist and can't be created in {printable(above)}",
+            f"Create it by hand, or set `{what}` in config.yaml to another folder.",
             3,
         )
 
 
 def _read_only(what: str, folder: Path) -> Iterator[Finding]:
     if not folder.is_dir():
-        yield ok(what, f"{printable(folder)} is not there; jobs that name something in it would fail")
+        yield ok(what, f"{printable(folder)} does not exist; jobs that name a file in it fail")
     elif os.access(folder, os.R_OK | os.X_OK):
         yield ok(what, printable(folder))
     else:
@@ -148,12 +162,12 @@ def _read_only(what: str, folder: Path) -> Iterator[Finding]:
 
 
 def _scratch(what: str, folder: Path, message: str, probe: Callable[[Path], Iterator[Finding]]) -> Iterator[Finding]:
-    """Try something in a hidden folder of our own, which the spool never looks into."""
+    """Try something in a hidden folder of our own, which the daemon ignores."""
     try:
         with tempfile.TemporaryDirectory(prefix=".voicespool-doctor-", dir=folder) as scratch:
             findings = list(probe(Path(scratch)))
     except OSError as error:
-        yield fail(what, f"{message}: {error.strerror}", "Mend the file system, or choose another folder.")
+        yield fail(what, f"{message}: {error.strerror}", "Fix the file system, or choose another folder.")
     else:
         yield from findings or [ok(what, message)]
 
@@ -171,7 +185,7 @@ def _writes(scratch: Path) -> Iterator[Finding]:
 
 
 def _state(config: Config) -> Iterator[Finding]:
-    """The spool's own folder, which nobody else may put there or write in."""
+    """The spool's own folder, which no other user may create or write in."""
     if os.path.lexists(config.state_dir):
         try:
             state.check(config.state_dir)
@@ -191,12 +205,12 @@ def _state(config: Config) -> Iterator[Finding]:
     if danger := folders.exposed(config):
         yield warn("state", danger, folders.EXPOSED_CURE)
     else:
-        yield ok("state", f"{printable(config.state_dir)} is out of others' reach")
+        yield ok("state", f"{printable(config.state_dir)}, not writable by other users")
 
 
 def _claims(config: Config, state: Path) -> Iterator[Finding]:
     if config.outbox.is_dir() and os.stat(config.outbox).st_dev != os.stat(config.inbox).st_dev:
-        yield ok("outbox", "lies on another file system than the inbox, which is allowed")
+        yield ok("outbox", "on another file system than the inbox, which is allowed")
     yield from _scratch("claims", config.inbox, "", lambda scratch: _claim(scratch, state))
     yield from _scratch("events", config.inbox, "", _events)
     yield from _scratch("leases", config.inbox, "", _leases)
@@ -213,7 +227,7 @@ def _claim(scratch: Path, state: Path) -> Iterator[Finding]:
             "claims", f"a rename into {printable(state)} fails: {error.strerror}", "Check its owner and permissions."
         )
     else:
-        yield ok("claims", "a claim is one rename")
+        yield ok("claims", "claiming a job file is one rename")
 
 
 def _events(scratch: Path) -> Iterator[Finding]:
@@ -229,10 +243,10 @@ def _events(scratch: Path) -> Iterator[Finding]:
     finally:
         events.close()
     if arrived:
-        yield ok("events", "a file moved in is noticed at once")
+        yield ok("events", "the daemon notices a file moved into the inbox at once")
     else:
-        cure = "Raise fs.inotify.max_user_watches and max_user_instances; until then files are found by scans."
-        yield warn("events", trouble or f"no event within {EVENT_WAIT_S:g} s; the inbox is scanned", cure)
+        cure = "Raise fs.inotify.max_user_watches and max_user_instances; until then the daemon scans the inbox."
+        yield warn("events", trouble or f"no file event within {EVENT_WAIT_S:g} s", cure)
 
 
 def _within(limit_s: float, happened: Callable[[], bool]) -> bool:
@@ -245,18 +259,18 @@ def _within(limit_s: float, happened: Callable[[], bool]) -> bool:
 
 
 def _leases(scratch: Path) -> Iterator[Finding]:
-    """Whether the system tells that somebody still writes a file."""
+    """Whether the system reports that a file is still open for writing."""
     with (scratch / "job").open("wb") as writer, (scratch / "job").open("rb") as reader:
         told = somebody_writes(reader.fileno()) is True
         writer.close()
         told = told and somebody_writes(reader.fileno()) is False
     if told:
-        yield ok("leases", "a file that is still open for writing is seen")
+        yield ok("leases", "the daemon sees that a file is still open for writing")
     else:
         yield warn(
             "leases",
-            "the system does not tell who still writes a file; quiet time decides",
-            "Let clients move files in by rename, or raise ready.quiet_s for slow writers.",
+            "the system does not report that a file is still open for writing; the quiet time decides",
+            "Let clients move files into the inbox by rename, or raise ready.quiet_s for slow writers.",
         )
 
 
@@ -267,10 +281,12 @@ def _watches() -> Iterator[Finding]:
     limit = _number(Path("/proc/sys/fs/inotify/max_user_watches"))
     instances = _number(Path("/proc/sys/fs/inotify/max_user_instances"))
     if limit is None:
-        yield ok("inotify", "this system names no limits")
+        yield ok("inotify", "this system has no limits")
     elif limit < WATCHES:
         yield warn(
-            "inotify", f"at most {limit} watches", "sysctl fs.inotify.max_user_watches=65536 serves deep inboxes."
+            "inotify",
+            f"at most {limit} watches",
+            "For an inbox of many folders: `sysctl fs.inotify.max_user_watches=65536`.",
         )
     else:
         yield ok("inotify", f"at most {limit} watches, {instances} instances")
@@ -291,15 +307,15 @@ def _daemon(config: Config) -> Iterator[Finding]:
     try:
         holder = lock.holder(config.state_dir / "lock")
     except PermissionError:
-        yield warn("daemon", "whether one is running can't be seen by this user", _AS_THE_DAEMON)
+        yield warn("daemon", "this user can't see whether one is running", _AS_THE_DAEMON)
         return
     if holder is None:
-        yield ok("daemon", "none is running for this inbox")
+        yield ok("daemon", "not running for this inbox")
     else:
         pid, host = printable(holder.get("pid"), 20), printable(holder.get("host"), 80)
-        yield ok("daemon", f"process {pid} on {host} has this inbox")
+        yield ok("daemon", f"process {pid} on {host} uses this inbox")
     address = os.environ.get("NOTIFY_SOCKET")
-    yield ok("systemd", "readiness goes to NOTIFY_SOCKET" if address else "not started by systemd here")
+    yield ok("systemd", "readiness is sent to NOTIFY_SOCKET" if address else "this command was not started by systemd")
 
 
 def _engines(config: Config) -> Iterator[Finding]:
@@ -308,13 +324,13 @@ def _engines(config: Config) -> Iterator[Finding]:
         if info.missing is None:
             yield ok(f"engine {name}", printable(f"{info.library} {info.version or ''}".strip()))
         elif name == config.defaults.engine:
-            yield fail(f"engine {name}", "the default engine can't run here", printable(info.missing), 4)
+            yield fail(f"engine {name}", "the default engine is not usable here", printable(info.missing), 4)
         else:
-            yield warn(f"engine {printable(name, 60)}", "can't run here", printable(info.missing))
+            yield warn(f"engine {printable(name, 60)}", "not usable here", printable(info.missing))
 
 
 def _base_models(config: Config) -> Iterator[Finding]:
-    """Of engines that can run: without it, only jobs that name a complete model of their own work, or none."""
+    """Of engines that are installed: without its base model, only jobs with a complete model of their own work."""
     running = {name for name, engine in engines().items() if engine.info().missing is None}
     for name, model in BASE_MODELS.items():
         if not running.isdisjoint({name, *(one.name for one in users(model))}):
@@ -323,20 +339,20 @@ def _base_models(config: Config) -> Iterator[Finding]:
 
 def _base_model(model: BaseModel, config: Config) -> Finding:
     try:
-        return ok(f"model {model.name}", f"{model.title} is in {printable(need(model.name, config.models))}")
+        return ok(f"model {model.name}", f"{model.title} in {printable(need(model.name, config.models))}")
     except EngineMissing as error:
         return warn(f"model {model.name}", printable(error.message, 400), error.hint)
 
 
 def _whisper(config: Config) -> Finding:
     try:
-        return ok("model whisper", f"Whisper is in {printable(transcripts.model(config.models))}")
+        return ok("model whisper", f"Whisper in {printable(transcripts.model(config.models))}")
     except EngineMissing as error:
         return fail("model whisper", printable(error.message, 400), error.hint, 4)
 
 
 def _models(config: Config) -> Iterator[Finding]:
-    """What lies under models/ for jobs, by the headers of the files; a Whisper and a vocoder are none of it."""
+    """The models under models/ that jobs can name, by the headers of the files: no Whisper, no vocoder."""
     there = [as_here(one, config) for one in inspection.survey(config.models)] if config.models.is_dir() else []
     others = (transcripts.WHISPER.architecture, BIGVGAN.architecture)
     found = [one for one in there if not one.architecture.startswith(others)]
@@ -352,6 +368,6 @@ def _checkpoints(found: Sequence[Checkpoint], config: Config) -> Iterator[Findin
     if broken:
         names = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
         cure = "`voicespool checkpoints list` says why, and what to do."
-        yield warn("checkpoints", f"{len(broken)} of {len(found)} model files will not load: {names}", cure)
+        yield warn("checkpoints", f"{len(broken)} of {len(found)} model files do not load: {names}", cure)
     elif found:
-        yield ok("checkpoints", f"{len(found)} model files, as far as their headers tell all will load")
+        yield ok("checkpoints", f"{len(found)} model files; by their headers all of them load")

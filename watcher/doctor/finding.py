@@ -1,4 +1,4 @@
-"""What the doctor finds, one line each."""
+"""What the doctor finds."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the doctor's.
+    """The result of one check.
 
     Attributes:
-        what: What was looked at.
+        what: What was checked.
         level: `fail` keeps the spool from working, `warn` does not.
         message: What was found.
         cure: What to do about it; "" when there is nothing to do.
         exit_code: Of a `fail`.
+        group: Title of the group that it is shown in.
     """
 
     what: str
@@ -23,6 +24,7 @@ class Finding:
     message: str
     cure: str = ""
     exit_code: int = 0
+    group: str = ""
 
 
 def ok(what: str, message: str) -> Finding:

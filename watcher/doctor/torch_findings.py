@@ -1,4 +1,4 @@
-"""The doctor's look at torch, its companions, the cards, and what engines would run on."""
+"""The doctor's checks of torch, the model libraries, the cards, and the device that engines run on."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ number of steps, never go there.
 def examine(device: DeviceConfig) -> Iterator[Finding]:
     """Ask torch in another process: it is large, and a broken one can crash."""
     if importlib.util.find_spec("torch") is None:
-        yield ok("torch", "not installed; espeak needs none")
+        yield ok("torch", "not installed; espeak does not need it")
         return
     asked = (device.name, device.precision, device.profile)
     command = [sys.executable, "-P", "-m", "engines.device.torch_report", *asked]
@@ -64,10 +64,10 @@ def examine(device: DeviceConfig) -> Iterator[Finding]:
         report = TorchReport.from_json(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         cure = "Restart the machine: a card's driver may hang. Until then, set `device: {name: cpu}`."
-        yield warn("torch", f"is installed but gives no answer within {TORCH_WAIT_S} s", cure)
+        yield warn("torch", f"installed, but no answer within {TORCH_WAIT_S} s", cure)
     except (subprocess.SubprocessError, OSError, ValueError, TypeError, KeyError, IndexError) as error:
         last = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
-        yield warn("torch", f"is installed but does not work: {printable(' '.join(last), 300)}", "Install it again.")
+        yield warn("torch", f"installed, but does not work: {printable(' '.join(last), 300)}", "Install torch again.")
     else:
         yield from judge(report, driver_cards())
 
@@ -81,7 +81,7 @@ def driver_cards() -> int:
 
 
 def judge(report: TorchReport, driver_has: int) -> Iterator[Finding]:
-    """What a report means for who runs a spool.
+    """What a report means for the operator of a spool.
 
     Args:
         report: Of this machine's torch.
@@ -111,22 +111,22 @@ def _libraries(torchaudio: str) -> Iterator[Finding]:
         return
     yield ok("model libraries", ", ".join(found))
     if torchaudio in ("whole", "without its compiled part"):
-        why = "" if torchaudio == "whole" else ": that is for another torch, and no engine needs it"
-        yield ok("torchaudio", f"is used {torchaudio}{why}")
+        why = "" if torchaudio == "whole" else ", which is for another torch; no engine needs that part"
+        yield ok("torchaudio", f"{'complete' if torchaudio == 'whole' else torchaudio}{why}")
     else:
-        cure = "Install the release of torchaudio that goes with this torch."
+        cure = "Install the release of torchaudio that matches this torch."
         yield warn("torchaudio", printable(f"can't be imported: {torchaudio}", 300), cure)
 
 
 def _no_cards(report: TorchReport, driver_has: int) -> Finding:
     if not driver_has:
-        return ok("gpu", "torch sees none; engines use the CPU")
-    words = printable(f"the driver has {driver_has}, torch can use none: {report.complaint}", 400)
+        return ok("gpu", "none; engines use the CPU")
+    words = printable(f"the driver reports {driver_has}, torch can use none: {report.complaint}", 400)
     if report.built_for == "the CPU alone":
         return warn("gpu", words, "Install a torch that is built for CUDA: https://pytorch.org/get-started/locally/")
     cure = (
-        "Update NVIDIA's driver, or install a torch built for an older CUDA. If both go together: this user must be "
-        "allowed to open /dev/nvidia*, and CUDA_VISIBLE_DEVICES must not hide the card."
+        "Update NVIDIA's driver, or install a torch built for an older CUDA. If both match: let this user open "
+        "/dev/nvidia*, and check that CUDA_VISIBLE_DEVICES does not hide the card."
     )
     return warn("gpu", words, cure)
 
@@ -137,9 +137,9 @@ def _card(number: int, card: Card) -> Finding:
     if not card.has_kernels:
         return warn("gpu", f"{words}: this torch has no kernels for it", runtime.kernels_cure(card.capability))
     if card.trouble:
-        cure = "Look at `nvidia-smi`: other programs may hold its memory, or the card or its driver needs a restart."
-        return warn("gpu", f"{words}: a calculation failed: {printable(card.trouble, 300)}", cure)
-    return ok("gpu", f"{words}, {_gib(card.free)} of {_gib(card.total)} GiB free; a calculation came out right")
+        cure = "Run `nvidia-smi`: other programs may use its memory, or the card or its driver needs a restart."
+        return warn("gpu", f"{words}: a test calculation failed: {printable(card.trouble, 300)}", cure)
+    return ok("gpu", f"{words}, {_gib(card.free)} of {_gib(card.total)} GiB free; a test calculation was right")
 
 
 def _device(report: TorchReport) -> Iterator[Finding]:
@@ -149,7 +149,7 @@ def _device(report: TorchReport) -> Iterator[Finding]:
     where = "the CPU" if report.device == "cpu" else report.device
     processors = f", {allowance.processors()} threads" if report.device == "cpu" else ""
     if card is not None and card.trouble:
-        yield fail("device", f"engines would run on {where}, which does not work", "Set `device: {name: cpu}`.", 4)
+        yield fail("device", f"engines would use {where}, which does not work", "Set `device: {name: cpu}`.", 4)
         return
     yield ok("device", f"engines run on {where} in {report.precision}{processors}, {_gib(report.free)} GiB free")
     if report.device == "cpu" and report.precision == "bfloat16" and not runtime.fast_bfloat16("cpu"):
@@ -160,12 +160,12 @@ def _device(report: TorchReport) -> Iterator[Finding]:
 
 
 def _memory(name: str, need: Memory, report: TorchReport) -> Finding:
-    sizes = f"{_gib(need.weights)} GiB, {_gib(need.peak + BESIDES_BYTES)} with a long sentence and torch"
-    words = f"{name} in {report.precision} takes {sizes}; {_gib(report.free)} are free"
+    sizes = f"{_gib(need.weights)} GiB, {_gib(need.peak + BESIDES_BYTES)} GiB with a long sentence and torch"
+    words = f"{name} in {report.precision} needs {sizes}; {_gib(report.free)} GiB are free"
     if report.free >= need.peak + BESIDES_BYTES:
         return ok("memory", words)
     low = "" if report.device == "cpu" else ", or set `device: {profile: low_vram}`"
-    cure = f"Free some: other programs, and a running spool's own worker, count. Or choose another device{low}."
+    cure = f"Free memory (other programs and a running worker use it), or choose another device{low}."
     return warn("memory", words, cure)
 
 

@@ -1,4 +1,4 @@
-"""What the `checkpoints` commands do: find model files, say what they are, and delete one that nobody needs."""
+"""What the `checkpoints` commands do: find model files, describe them, and delete one that is not in use."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MISSING, KEPT = 4, 1
 
 
 class NoSuchCheckpoint(SpoolError):
-    """A name that stands for no model, or for several."""
+    """A name of no model, or of several."""
 
     code = "checkpoint_missing"
     exit_code = MISSING
-    hint = "`voicespool checkpoints list` lists the models there are."
+    hint = "`voicespool checkpoints list` lists the models."
 
 
 class NotDeleted(SpoolError):
@@ -143,14 +143,14 @@ def refuse_needed(one: Checkpoint, config: Config, rules: Rules) -> None:
     """
     name = name_of(one, config)
     if not one.path.is_relative_to(config.models.resolve()):
-        raise NotDeleted(f"{name} lies outside of {printable(config.models)}", "Delete it there, by hand.")
+        raise NotDeleted(f"{name} is outside of {printable(config.models)}", "Delete it there by hand.")
     if one.is_best:
         raise NotDeleted(
             f"{name} has the lowest validation loss in its folder ({one.validation_loss:g})",
-            "Delete the others, or delete it by hand if you really mean it.",
+            "Delete other models, or delete this one by hand.",
         )
     if user := next(_users(one.path, config, rules), None):
-        raise NotDeleted(f"{name} is in use: {user}", "Try again when that is done, or cancel the job.")
+        raise NotDeleted(f"{name} is in use: {user}", "Try again later, or cancel the job.")
 
 
 def delete(one: Checkpoint) -> None:
@@ -191,8 +191,8 @@ def _job_files(config: Config) -> Iterator[tuple[Path, str]]:
             own = sorted(name for name in os.listdir(folder) if name.startswith("job."))
             yield folder / (own[0] if own else "original"), from_json(folder / "claim.json").get("source") or job_id
     except PermissionError:
-        hint = "Run this as the user that the daemon runs as."
-        raise NotDeleted(f"which jobs wait can't be seen in {printable(claimed)}", hint) from None
+        hint = "Run this as the daemon's user."
+        raise NotDeleted(f"{printable(claimed)} can't be read, so waiting jobs are unknown", hint) from None
     for parent, below, names in os.walk(config.inbox):
         below[:] = sorted(filter(is_walked, below))
         for name in sorted(filter(is_job_name, names)):

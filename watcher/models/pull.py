@@ -1,15 +1,14 @@
 """Downloading a base model: what `voicespool models pull` does.
 
-Files come over HTTP as the Hugging Face hub serves them, from a fixed commit, and count only with the size and SHA-256
-that `engines.checkpoints.base_models` knows. What has come stays on disk until all is there, whatever ends the
-download, and the next one asks for the rest alone. (The hub's own library throws
-a partial file away when it is interrupted.)
+Files are downloaded over HTTP as the Hugging Face hub serves them, from a fixed commit, and accepted only with the size
+and SHA-256 in `engines.checkpoints.base_models`. Partial files stay on disk when a download is interrupted; the next
+one requests only the rest. (The hub's own library discards a partial file.)
 
     models/.pull-xtts/lock           held while a download runs
-    models/.pull-xtts/COMMIT/...     what has come so far
-    models/xtts-v2/                  all of it, checked, by one rename
+    models/.pull-xtts/COMMIT/...     the files so far
+    models/xtts-v2/                  all files, checked, by one rename
 
-A model that can't speak without another one is two downloads, one after the other.
+A model with a dependency is two downloads, one after the other.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ Tell = Callable[[str, int, int], None]
 
 
 def pull(model: BaseModel, models: Path, accepted: str, tell: Tell, waits_s: tuple[float, ...] = WAITS_S) -> Path:
-    """Download a base model into models/, or go on where an earlier download ended.
+    """Download a base model into models/, or resume an earlier download.
 
     Args:
         models: The spool's folder of models; made if it is not there.
@@ -71,7 +70,7 @@ def pull(model: BaseModel, models: Path, accepted: str, tell: Tell, waits_s: tup
     with _alone(staging):
         if target.is_dir() and os.listdir(target):
             raise EngineMissing(
-                f"{printable(target)} is there already, but is not the whole model",
+                f"{printable(target)} exists, but does not hold the whole model",
                 "Move or remove that folder, then run the same command again.",
             )
         _only(staging, {"lock", model.revision})
@@ -161,7 +160,7 @@ class Download:
             if error.errno not in _DISK_FULL:
                 raise
             raise EngineMissing(
-                f"the disk of {printable(self.folder)} is full", f"Make room there. {_GO_ON}"
+                f"the disk of {printable(self.folder)} is full", f"Free disk space. {_GO_ON}"
             ) from error
 
     def _done(self) -> int:
@@ -212,26 +211,26 @@ class Download:
             return
         path.unlink()
         raise EngineMissing(
-            f"{file.name} came damaged from {printable(self.endpoint)}, and was removed: it has not the SHA-256 of "
-            "the published file",
-            "Run the same command again: only that file is fetched anew.",
+            f"{file.name} from {printable(self.endpoint)} does not have the SHA-256 of the published file, and was "
+            "removed",
+            "Run the same command again; it downloads only that file.",
         )
 
     def _failed(self, file: Published, broken: _Broken) -> EngineMissing:
         if broken.final:
-            hint = "If HF_ENDPOINT names a mirror, make sure that it has the model; HF_TOKEN is sent when it is set."
+            hint = "If HF_ENDPOINT names a mirror, check that it has the model. If HF_TOKEN is set, it is sent."
         elif self.came:
             hint = _GO_ON
         else:
             hint = (
-                "Check the network and the proxy (HTTPS_PROXY). For a machine without network, copy the model's folder "
-                f"from another one to models/{self.model.folder}."
+                "Check the network and the proxy (HTTPS_PROXY). On a machine without network, copy the model's folder "
+                f"from another machine to models/{self.model.folder}."
             )
         source = f"{self.endpoint}/{self.model.repository}"
         return EngineMissing(f"{printable(source, 300)} did not send {file.name}: {broken}", hint)
 
 
-_GO_ON = "Run the same command again: it goes on from where it was."
+_GO_ON = "Run the same command again; it resumes the download."
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -290,10 +289,14 @@ def _block(response: http.client.HTTPResponse, most: int) -> bytes:
 
 def _endpoint() -> str:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        raise EngineMissing("HF_HUB_OFFLINE is set: nothing is downloaded", "Unset it, and run the same command again.")
+        raise EngineMissing(
+            "HF_HUB_OFFLINE is set, so nothing is downloaded", "Unset it, then run the same command again."
+        )
     given = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     if urlsplit(given).scheme not in {"http", "https"}:
-        raise EngineMissing(f"HF_ENDPOINT is {printable(given, 200)}", "Make it an address such as https://example.org")
+        raise EngineMissing(
+            f"HF_ENDPOINT is {printable(given, 200)}", "Set it to an address such as https://example.org"
+        )
     return given.rstrip("/")
 
 
@@ -306,7 +309,9 @@ def _alone(staging: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Hold(f"another download into {printable(staging.parent)} is running", "Let it finish.") from None
+            raise Hold(
+                f"another download into {printable(staging.parent)} is running", "Wait for it to finish."
+            ) from None
         yield
 
 
@@ -323,7 +328,7 @@ def _check_space(missing_bytes: int, folder: Path) -> None:
         needed = missing_bytes + _MARGIN_BYTES
         raise EngineMissing(
             f"the disk of {printable(folder.parents[1])} has {in_mb(free)} free; the model needs {in_mb(needed)}",
-            "Make room there, or let `models` in config.yaml name a folder on another disk.",
+            "Free disk space, or set `models` in config.yaml to a folder on another disk.",
         )
 
 

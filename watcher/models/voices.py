@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from engines.modelfiles import tensors
 from engines.registry import engines
 from engines.voices.recordings import Recording, examine
 from files.allowed_paths import NotAllowed
-from files.printable import printable
 from jobs.names import natural
 from jobs.spool.places import Places, transcript_beside
 from watcher.config.settings import Config
@@ -47,18 +46,6 @@ class Voice:
         del facts["path"]
         return {"file": self.name, "transcript": self.has_transcript, **facts}
 
-    def lines(self) -> Iterator[str]:
-        """For people: what it is like, then a line for each fault."""
-        one = self.recording
-        numbers = (f"{one.duration_s:.1f}", one.rate_hz, one.channels) if one.rate_hz else ("-", "-", "-")
-        yield _ROW.format(*numbers, "yes" if self.has_transcript else "-", printable(self.name))
-        yield from (f"{'':12}error: {sentence}" for sentence in one.errors)
-        yield from (f"{'':12}warning: {sentence}" for sentence in one.warnings)
-
-
-_ROW = "{:>10}  {:>8}  {:>8}  {:<10}  {}"
-HEADING = _ROW.format("seconds", "Hz", "channels", "transcript", "recording")
-
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
@@ -68,11 +55,15 @@ class BuiltIn:
         engine: Its name.
         speakers: What a job may give as `speaker`.
         note: Why there are none, where that can be changed.
+        languages: Tags of the languages that each of them speaks.
+        sexes: Name of a voice -> `female` or `male`, as far as that is known.
     """
 
     engine: str
     speakers: tuple[str, ...]
     note: str = ""
+    languages: tuple[str, ...] = ()
+    sexes: Mapping[str, str] = field(default_factory=dict)
 
 
 def recordings(config: Config) -> Iterator[Voice]:
@@ -83,7 +74,7 @@ def recordings(config: Config) -> Iterator[Voice]:
     allowed = places(config)
     for number, (name, fault) in enumerate(_names(config.voices)):
         if number == MAX_FILES:
-            yield _unusable(".", f"it holds more than {MAX_FILES} files; the others were not looked at")
+            yield _unusable(".", f"it holds more than {MAX_FILES} files; the others are not listed")
             return
         yield _unusable(name, fault) if fault else _voice(name, config.voices, allowed)
 
@@ -113,7 +104,7 @@ def _voice(name: str, folder: Path, allowed: Places) -> Voice:
     try:
         real = allowed.find(name, folder)
         if real is None:
-            return _unusable(name, "it leads to nothing")
+            return _unusable(name, "it is a link to a file that does not exist")
         if real.stat().st_size > allowed.longest_bytes:
             return _unusable(name, f"it is larger than limits.recording_bytes ({allowed.longest_bytes} bytes)")
     except NotAllowed as error:
@@ -148,10 +139,11 @@ def built_in(models: Path) -> Iterator[BuiltIn]:
         models: The spool's folder of models.
     """
     for name, engine in engines().items():
-        if speakers := engine.info().speakers:
-            yield BuiltIn(name, speakers)
+        info = engine.info()
+        if info.speakers:
+            yield BuiltIn(name, info.speakers, languages=info.languages, sexes=info.speaker_sexes)
         elif name in base_models.BASE_MODELS and _has_voices(base_models.BASE_MODELS[name]):
-            yield of_base_model(name, models)
+            yield replace(of_base_model(name, models), languages=info.languages)
 
 
 def _has_voices(model: BaseModel) -> bool:
@@ -162,11 +154,11 @@ def of_base_model(name: str, models: Path) -> BuiltIn:
     """The voices that come with an engine's base model, read from the names in their file."""
     folder = base_models.find(name, models)
     if folder is None:
-        return BuiltIn(name, (), f"they come with the base model: {base_models.BASE_MODELS[name].command}")
+        return BuiltIn(name, (), f"its voices come with the base model: `{base_models.BASE_MODELS[name].command}`")
     try:
         return BuiltIn(name, speakers_in(folder / SPEAKERS_FILE))
     except FileNotFoundError:
-        return BuiltIn(name, (), f"its base model is there without {SPEAKERS_FILE}")
+        return BuiltIn(name, (), f"its base model has no {SPEAKERS_FILE}")
     except OSError as error:
         return BuiltIn(name, (), f"{SPEAKERS_FILE} can't be read: {error.strerror}")
     except tensors.UnreadableModelFile as error:

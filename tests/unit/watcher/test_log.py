@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from subprocess import run
 
 import pytest
@@ -73,6 +75,40 @@ def test_strangers_text_can_not_steer_a_terminal() -> None:
     assert harmless(without_colours)
     assert "all is well" in without_colours
     assert not any(line.startswith("2026-01-01") for line in without_colours.splitlines())
+
+
+def test_a_terminal_gets_lines_for_people(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Time, what happened, to which job, where the result is; no ids; sentences below, in lines that fit."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.chdir(tmp_path)
+    stream = Terminal()
+    configure(stream)
+    log.info("spool starts", action="start", inbox=f"{tmp_path}/inbox", outbox="/srv/outbox")
+    log.info("job queued", action="claim", job_id="20261130T1", name="hello")
+    log.info("job starts", action="render", job_id="20261130T1", engine="xtts", checkpoint="ana/best")
+    log.info("job done", action="done", job_id="20261130T1", name="hello", folder=f"{tmp_path}/outbox/hello",
+             duration_s=6.41)  # fmt: skip
+    log.warning("job failed", action="failed", job_id="20261130T2", name="b", folder="/srv/b.failed", duration_s=0.0,
+                message="b.yaml:3: langauge: unknown key; did you mean language?")  # fmt: skip
+    log.warning("on hold", action="hold", what="outbox", reason="it is full", hint="Run `df -h /srv/outbox` there.")
+    log.info("job starts", action="render", job_id="20261130T1", engine="xtts")
+    log.debug("not shown")
+    lines = [line[9:] for line in stream.getvalue().splitlines()]
+    assert lines == [
+        "spool starts  inbox inbox  outbox /srv/outbox",
+        "queued  hello",
+        "starts  hello  xtts  ana/best",
+        "done    hello  6.4 s -> outbox/hello",
+        "failed  b  -> /srv/b.failed",
+        "b.yaml:3: langauge: unknown",
+        "key; did you mean language?",
+        "warning: on hold  outbox",
+        "it is full",
+        "Run `df -h /srv/outbox` there.",
+        "starts  xtts",
+    ]
+    assert all(re.match(r"\d\d:\d\d:\d\d \S| {9}\S", line) for line in stream.getvalue().splitlines())
 
 
 def test_an_exception_is_one_line_of_json() -> None:

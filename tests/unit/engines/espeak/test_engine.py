@@ -309,7 +309,7 @@ def test_the_surroundings_change_nothing(engine: Espeak, monkeypatch: pytest.Mon
 def test_without_its_wheel_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Missing is a state with a cure, not an import error."""
     monkeypatch.setattr(espeak_engine, "_voices", lambda: None)
-    assert "pip install espeakng-loader" in str(Espeak.info().missing)
+    assert "pip install 'espeakng-loader>=" in str(Espeak.info().missing)
     assert Espeak.match_language("en") is None
     with pytest.raises(EngineMissing) as caught:
         Espeak().load(None, Device())

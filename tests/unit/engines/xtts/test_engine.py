@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines import neural_engine
+from engines import installing, neural_engine
 from engines.base import Chunk, Device
 from engines.checkpoints import inspection
 from engines.device import runtime
@@ -132,12 +132,12 @@ def test_without_its_library_it_says_how_to_install_it(monkeypatch: pytest.Monke
     monkeypatch.setattr(neural_engine, "find_spec", lambda _name: None)
     neural_engine.version_of.cache_clear()
     try:
-        assert Xtts.info().missing == "pip install 'voicespool[xtts]'"
+        assert Xtts.info().missing == installing.for_extra("xtts", "coqui-tts")
         with pytest.raises(EngineMissing) as caught:
             load(engine, None)
     finally:
         neural_engine.version_of.cache_clear()
-    assert caught.value.hint == "pip install 'voicespool[xtts]'"
+    assert caught.value.hint == installing.for_extra("xtts", "coqui-tts")
 
 
 # --- what it tells ----------------------------------------------------------------------------------------------------

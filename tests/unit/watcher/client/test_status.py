@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,9 @@ import jsonschema
 import pytest
 
 from jobs.spool.lock import Lock
-from watcher.cli import display, progress
+from watcher.cli import progress
+from watcher.cli.display import layout
+from watcher.cli.display import status as display
 from watcher.client.follow import LOST_AFTER_S, Follower
 from watcher.client.results import results_of
 from watcher.client.status import Snapshot, look, schema
@@ -35,8 +38,8 @@ STATUS: dict[str, Any] = {
     "holds": [{"what": "outbox", "reason": "it is full", "since": "2026-11-21T11:00:00Z"}],
     "counts": {"ready": 0, "waiting": 1, "queued": 1, "running": 1, "held": 1, "ignored": 1, "done": 1, "failed": 1},
     "warm": {"engine": "espeak", "checkpoint": None},
-    "running": {**JOB, "engine": "espeak", "chunk": 3, "chunks": 10, "started_at": "2026-11-21T11:58:00Z",
-                "eta_s": 62.5},
+    "running": [{**JOB, "engine": "espeak", "chunk": 3, "chunks": 10, "started_at": "2026-11-21T11:58:00Z",
+                 "eta_s": 62.5}],
     "next": [{"job_id": "n", "name": "news", "place": 1, "priority": 5, "not_before": None}],
     "waiting": [{"file": "late.yaml", "reason": "it is empty", "since": "2026-11-21T11:59:30Z"}],
     "held": [{"file": "locked.yaml", "reason": "it can't be read", "since": "2026-11-21T09:00:00Z"}],
@@ -63,7 +66,7 @@ def config(tmp_path: Path) -> Config:
 
 def shown(snapshot: Snapshot, rows: int = 20) -> str:
     stream = io.StringIO()
-    display.show(display.status(snapshot, NOW, rows), stream)
+    layout.show(display.status(snapshot, NOW, rows), stream)
     return stream.getvalue()
 
 
@@ -83,7 +86,7 @@ def test_everything_a_user_asks_for_is_shown() -> None:
     """Running job with progress and time left, hold, queue, waiting, held and ignored with reasons, results."""
     text = shown(Snapshot(STATUS, DAEMON))
     for words in (
-        "process 7 on box, for 2 h", "hold: outbox: it is full (for 1 h)", "radio/hello", "3/10 chunks", "1:02 left",
+        "process 7 on box, for 2 h", "hold: outbox: it is full (for 1 h)", "radio/hello", "3 of 10", "1:02",
         "1 queued", "news", "late.yaml", "it is empty", "30 s", "locked.yaml", "3 h", "notes.txt", "not a job file",
         "/out/a", "1:01", "1 h ago", "no such speaker", "2 d ago",
     ):  # fmt: skip
@@ -121,7 +124,7 @@ def test_a_folder_that_can_not_be_looked_into_is_named(config: Config, monkeypat
     snapshot = look(config)
     assert snapshot.unseen_folders == (("team", "Permission denied"),)
     text = shown(snapshot)
-    assert "not looked into: team: Permission denied" in text
+    assert "not readable: team: Permission denied" in text
     assert "holds no job file" not in text
 
 
@@ -135,9 +138,9 @@ def test_doubt_and_repair_are_shown_with_the_result() -> None:
     jsonschema.validate(status, schema())
     text = shown(Snapshot(status, DAEMON))
     assert "done, doubtful" in text
-    assert "/out/a; far too long; clipped" in text
+    assert re.search(r"/out/a\n    far too long\n    clipped\n", text)
     assert "failed, done since" in text
-    assert "4 done (1 doubtful), 0 failed (1 more failed and done since)" in text
+    assert "4 done (1 doubtful), 1 failed and done since\n" in text
 
 
 def test_a_wrong_or_changed_configuration_is_shown() -> None:
@@ -148,7 +151,8 @@ def test_a_wrong_or_changed_configuration_is_shown() -> None:
     status = STATUS | {"config": config}
     jsonschema.validate(status, schema())
     text = shown(Snapshot(status, DAEMON))
-    assert "/srv/config.yaml, read 1 h ago, is wrong; the daemon uses the one before: line 3: unknown key" in text
+    assert "/srv/config.yaml, read 1 h ago, is invalid; the daemon keeps the previous" in text
+    assert "configuration: line 3: unknown key" in text
     assert "needs a restart: outbox" in text
 
 
@@ -165,12 +169,28 @@ def test_a_strangers_text_can_not_steer_the_terminal() -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [{}, {"results": 3, "next": [1], "running": [], "counts": None}, {"running": {"chunk": "x", "eta_s": True}}],
-)
+    [
+        {}, {"results": 3, "next": [1], "running": None, "counts": None}, {"running": {"chunk": "x", "eta_s": True}},
+        {"running": [{"chunk": -3, "chunks": 2}, 7]},
+    ],
+)  # fmt: skip
 def test_a_status_of_another_version_is_no_reason_to_crash(broken: dict[str, Any]) -> None:
     """What is not understood is left out."""
     assert shown(Snapshot(broken, DAEMON))
     assert shown(Snapshot(broken, None))
+
+
+def test_several_jobs_run_at_once_and_none_looks_finished() -> None:
+    """One line each, also of an older daemon's single object; the bar of what still runs is never full."""
+    (one,) = STATUS["running"]
+    last = {**one, "job_id": "2", "name": "news", "chunk": 10, "eta_s": 0}
+    lines = shown(Snapshot(STATUS | {"running": [one, last]}, DAEMON)).splitlines()
+    rows = [line for line in lines if "of 10" in line]
+    assert [row.split()[0] for row in rows] == ["radio/hello", "news"]
+    assert [row.count("━") for row in rows] == [6, 19]
+    assert shown(Snapshot(STATUS | {"running": one}, DAEMON)) == shown(Snapshot(STATUS, DAEMON))
+    assert Snapshot(STATUS | {"running": one}, DAEMON).as_json()["running"] == [one]
+    assert Snapshot(STATUS | {"running": None}, DAEMON).as_json()["running"] == []
 
 
 def test_the_example_keeps_to_the_schema() -> None:
@@ -187,15 +207,15 @@ def test_without_a_daemon_the_inbox_is_listed(config: Config) -> None:
     snapshot = look(config)
     assert snapshot.daemon is None
     assert snapshot.files == ("b.yaml", "radio/a.json")
-    assert "no daemon has run for this inbox yet" in shown(snapshot)
+    assert "No daemon has run for this inbox yet" in shown(snapshot)
     assert snapshot.as_json()["inbox"] == {"count": 2, "files": ["b.yaml", "radio/a.json"], "unseen": []}
 
 
 def test_jobs_that_an_ended_daemon_had_taken_are_not_forgotten(config: Config) -> None:
     """They are in no list of the inbox, and go on at the next start."""
-    write_status(config, running=None, counts={"queued": 2, "running": 0})
-    assert "2 jobs were queued or running; `voicespool run` goes on" in shown(look(config))
-    write_status(config, running=None, counts={"queued": 0, "running": 0})
+    write_status(config, running=[], counts={"queued": 2, "running": 0})
+    assert "2 jobs were queued or running; `voicespool run` resumes" in shown(look(config))
+    write_status(config, running=[], counts={"queued": 0, "running": 0})
     assert "queued or running" not in shown(look(config))
 
 
@@ -215,7 +235,7 @@ def test_whether_the_daemon_lives_is_the_lock_s_word(config: Config) -> None:
     """A status.json that says `running` means nothing when nobody holds the lock; asking does not take it."""
     write_status(config)
     assert look(config).daemon is None
-    assert "ended without a word" in shown(look(config))
+    assert "ended unexpectedly" in shown(look(config))
     lock = Lock.acquire(config.state_dir / "lock")
     try:
         daemon = look(config).daemon
@@ -280,16 +300,16 @@ def test_a_job_is_followed_from_the_inbox_to_its_result(config: Config) -> None:
     """Waiting with its reason, queued, running, done: by name first, then by id."""
     (config.inbox / "radio").mkdir()
     (config.inbox / "radio/hello.yaml").write_text("text: x")
-    write_status(config, running=None, next=[], results=[], waiting=[{"file": "radio/hello.yaml", "reason": "r"}])
+    write_status(config, running=[], next=[], results=[], waiting=[{"file": "radio/hello.yaml", "reason": "r"}])
     one = follower(config, HELLO)
     stages = []
     for changes in (
         {},
         {"waiting": [], "next": [{**JOB, "place": 4}]},
         {"running": STATUS["running"], "next": []},
-        {"running": None, "results": [{**JOB, "status": "done", "folder": "/out", "source_sha256": HELLO.sha256}]},
+        {"running": [], "results": [{**JOB, "status": "done", "folder": "/out", "source_sha256": HELLO.sha256}]},
     ):
-        write_status(config, **({"running": None, "next": [], "results": []} | changes))
+        write_status(config, **({"running": [], "next": [], "results": []} | changes))
         if changes:
             (config.inbox / "radio/hello.yaml").unlink(missing_ok=True)
         one.look(time.monotonic())
@@ -302,7 +322,7 @@ def test_a_job_is_followed_from_the_inbox_to_its_result(config: Config) -> None:
     ("changes", "words"),
     [
         ({"state": "running", "holds": []}, "queued at place 4"),
-        ({"state": "paused", "holds": []}, "queued at place 4; rendering is paused by the file PAUSE in the inbox"),
+        ({"state": "paused", "holds": []}, "queued at place 4; paused by the file PAUSE in the inbox"),
         ({"state": "hold"}, "queued at place 4; on hold: it is full"),
         (
             {"next": [{**JOB, "place": 4, "not_before": "2026-12-01T11:00:00Z"}]},
@@ -312,7 +332,7 @@ def test_a_job_is_followed_from_the_inbox_to_its_result(config: Config) -> None:
 )
 def test_who_waits_is_told_why_a_queued_job_does_not_start(config: Config, changes: dict[str, Any], words: str) -> None:
     one = follower(config, HELLO)
-    waiting = {"running": None, "results": [], "next": [{**JOB, "place": 4, "not_before": None}]}
+    waiting = {"running": [], "results": [], "next": [{**JOB, "place": 4, "not_before": None}]}
     write_status(config, **(waiting | changes))
     one.look(time.monotonic())
     assert progress.in_words(one.jobs[0]) == words
@@ -322,7 +342,7 @@ def test_who_waits_is_told_why_a_queued_job_does_not_start(config: Config, chang
 def test_doubt_is_told_to_whom_waits(config: Config, where: str, capsys: pytest.CaptureFixture[str]) -> None:
     """With the reasons, whether the result is found in status.json or by its manifest; the job is done all the same."""
     checks = {"verdict": "doubtful", "reasons": ["far too long", "clipped"]}
-    write_status(config, running=None, next=[], results=[])
+    write_status(config, running=[], next=[], results=[])
     one = follower(config, HELLO)
     folder = publish(config, "radio/hello", JOB["job_id"], sha256=HELLO.sha256)
     (folder / "manifest.json").write_text(
@@ -330,7 +350,7 @@ def test_doubt_is_told_to_whom_waits(config: Config, where: str, capsys: pytest.
     )
     if where == "status.json":
         entry = {**JOB, **checks, "status": "done", "folder": str(folder), "source_sha256": HELLO.sha256}
-        write_status(config, running=None, next=[], results=[entry])
+        write_status(config, running=[], next=[], results=[entry])
     assert progress.follow(one, as_json=False) == 0
     told = capsys.readouterr()
     assert told.out.strip() == str(folder)
@@ -343,7 +363,7 @@ def test_doubt_is_told_to_whom_waits(config: Config, where: str, capsys: pytest.
 def test_an_older_job_of_the_same_name_and_content_is_not_taken_for_it(config: Config) -> None:
     """Neither from status.json nor from the outbox: its id was there before."""
     ended = {"name": "radio/hello", "status": "done", "folder": "/old", "source_sha256": HELLO.sha256}
-    write_status(config, running=None, next=[], results=[{**ended, "job_id": "old"}])
+    write_status(config, running=[], next=[], results=[{**ended, "job_id": "old"}])
     publish(config, "radio/hello", "older", sha256=HELLO.sha256)
     one = follower(config, HELLO)
     one.look(0.0)
@@ -355,7 +375,7 @@ def test_an_older_job_of_the_same_name_and_content_is_not_taken_for_it(config: C
 
 def test_a_file_that_somebody_took_out_of_the_inbox_is_lost(config: Config) -> None:
     """Not at once: the spool may be about to write down that it took it. Without a daemon nothing is known."""
-    write_status(config, running=None, next=[], results=[], counts={"queued": 0})
+    write_status(config, running=[], next=[], results=[], counts={"queued": 0})
     one = follower(config, HELLO)
     one.look(0.0)
     one.look(LOST_AFTER_S + 1)
@@ -366,4 +386,4 @@ def test_a_file_that_somebody_took_out_of_the_inbox_is_lost(config: Config) -> N
     finally:
         lock.release()
     assert one.ended
-    assert "taken out of the inbox" in one.jobs[0].message
+    assert "removed from the inbox" in one.jobs[0].message

@@ -200,7 +200,7 @@ def test_another_recording_of_the_same_name_is_not_overwritten(config: Config, t
         ("text: x\nspeaker_wav: ../secret.wav", "secret.wav"),
         ("text: x\nspeaker_wav: /etc/passwd", "/etc/passwd"),
         ("text: x\nlanguag: en", "2: languag:"),
-        ("", "is empty"),
+        ("", "empty; the daemon"),
         ("text: [", "this is not YAML"),
     ],
 )
@@ -261,7 +261,7 @@ def test_a_missing_recording_and_a_cut_text_are_named_by_line(config: Config, tm
     assert sentence.endswith("did you mean `ana.wav`?")
     warning, unused = checked.warnings()
     assert warning.startswith(f"{path}:1: text: `#42` is not spoken")
-    assert unused == f"{path}: espeak can't speak with the voice of a recording: speaker_wav will not be used"
+    assert unused == f"{path}: espeak can't clone voices; speaker_wav is ignored"
 
 
 def fail(config: Config, folder: str, job_id: str, text: str) -> Path:
@@ -281,7 +281,7 @@ def test_retry_takes_the_newest_failed_result(config: Config) -> None:
     assert (found.result.folder, found.names, dropped.source) == (newest, ["radio/hello"], "radio/hello.yaml")
     assert (config.inbox / dropped.source).read_text() == "text: mended"
     assert newest.is_dir()
-    with pytest.raises(Refused, match="waits in the inbox already"):
+    with pytest.raises(Refused, match="is already in the inbox"):
         found.drop(config)
 
 

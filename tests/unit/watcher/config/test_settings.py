@@ -124,19 +124,19 @@ def test_what_is_left_out_has_its_default(tmp_path: Path, text: str) -> None:
         ("limits: {}\nlimits: {}", "2: limits: `limits` is given twice, in lines 1 and 2"),
         ("- a\n- b", "1: must be keys with values, such as `inbox: inbox`"),
         ("inbox: [\n", "2: this is not YAML"),
-        ("inbox: a\n---\ninbox: b", "2: a configuration is one YAML document; here begins another"),
+        ("inbox: a\n---\ninbox: b", "2: a configuration is one YAML document; a second one starts here"),
         ("inbox: !!python/object:os.system a", "1: inbox: the tag"),
-        ("inbox: a\noutbox: a/b", "2: outbox: lies inside inbox"),
-        ("inbox: b/a\noutbox: b", "1: inbox: lies inside outbox"),
+        ("inbox: a\noutbox: a/b", "2: outbox: is inside inbox"),
+        ("inbox: b/a\noutbox: b", "1: inbox: is inside outbox"),
         ("inbox: a\noutbox: ./a/", "2: outbox: is the same folder as inbox"),
-        ("models: inbox/models", "1: models: lies inside inbox"),
-        ("voices: .", "1: inbox: lies inside voices"),
+        ("models: inbox/models", "1: models: is inside inbox"),
+        ("voices: .", "1: inbox: is inside voices"),
         (
             "state_dir: inbox/state",
-            "1: state_dir: inside the inbox it must be, or lie in, a folder whose name starts",
+            "1: state_dir: inside the inbox it must be, or be in, a folder whose name starts",
         ),
         ("state_dir: inbox", "1: inbox: is the same folder as state_dir"),
-        ("state_dir: outbox/.state", "1: state_dir: lies inside outbox"),
+        ("state_dir: outbox/.state", "1: state_dir: is inside outbox"),
         ("inbox: ~nobody-of-that-name/in", '1: inbox: found "~nobody-of-that-name/in"; this machine has no such user'),
         ('allowed_roots: ["a\\0b"]', '1: allowed_roots[0]: found "a\\x00b"; allowed is a path without zero bytes'),
         (
@@ -167,7 +167,7 @@ def test_a_symlink_does_not_hide_that_folders_overlap(tmp_path: Path) -> None:
     """Links are resolved before folders are compared."""
     (tmp_path / "inbox" / "sub").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "inbox" / "sub")
-    assert "outbox: lies inside inbox" in message(tmp_path, "outbox: link")
+    assert "outbox: is inside inbox" in message(tmp_path, "outbox: link")
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", ""])
@@ -259,7 +259,7 @@ def test_an_outbox_that_is_remembered_is_not_made_again(tmp_path: Path) -> None:
 def test_a_folder_that_can_not_be_made_is_a_configuration_error(tmp_path: Path, inbox: str) -> None:
     """It was never there, so nobody will bring it back."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"^inbox: .*(can't be made|is a file)"):
+    with pytest.raises(ConfigError, match=r"^inbox: .*(can't be created|is a file)"):
         prepare(load(write(tmp_path, f"inbox: {inbox}")))
 
 

@@ -63,11 +63,11 @@ def test_every_trouble_comes_with_a_cure(tmp_path: Path) -> None:
 
 
 def test_findings_are_json_too() -> None:
-    """For programs: what, level, message, cure."""
+    """For programs: group, what, level, message, cure."""
     findings = [ok("a", "b"), fail("c", "d", "e", 4)]
     value = as_json(findings)
     assert value["ok"] is False
-    assert value["findings"][1] == {"what": "c", "level": "fail", "message": "d", "cure": "e"}
+    assert value["findings"][1] == {"group": "", "what": "c", "level": "fail", "message": "d", "cure": "e"}
 
 
 def test_the_gravest_failure_decides_the_exit_code() -> None:
@@ -110,7 +110,7 @@ def test_model_files_that_will_not_load_are_counted(config: Config) -> None:
         (config.models / name).write_bytes(b"<html>404</html>")
     (finding,) = checks._models(config)
     assert finding.level == "warn"
-    assert finding.message == "4 of 4 model files will not load: a.pt, b.safetensors, c.pth, …"
+    assert finding.message == "4 of 4 model files do not load: a.pt, b.safetensors, c.pth, …"
     assert "checkpoints list" in finding.cure
 
 
@@ -148,7 +148,7 @@ def test_bigvgan_is_told_of_where_it_is_or_a_model_needs_it(
     assert missing.level == "warn"
     assert missing.cure.startswith("Put config.json and bigvgan_generator.pt of nvidia/bigvgan_v2_24khz_100band_256x")
     folder = tiny_f5.build_bigvgan(config.models / "bigvgan")
-    assert told() == [ok("model bigvgan", f"BigVGAN v2 (for F5-TTS) is in {folder}")]
+    assert told() == [ok("model bigvgan", f"BigVGAN v2 (for F5-TTS) in {folder}")]
     (config.models / "ana.yaml").unlink()
     place(config.models / "vocos-mel-24khz", vocos_release())
     assert [(one.what, one.level) for one in checks._models(config)] == [
@@ -218,7 +218,7 @@ def test_a_good_card() -> None:
     (card,), (device,) = judged(CUDA, "gpu"), judged(CUDA, "device")
     assert card.level == device.level == "ok"
     assert card.message == (
-        "cuda:0 is NVIDIA H100 80GB HBM3 (sm_90), 78.2 of 79.2 GiB free; a calculation came out right"
+        "cuda:0 is NVIDIA H100 80GB HBM3 (sm_90), 78.2 of 79.2 GiB free; a test calculation was right"
     )
     assert device.message == "engines run on cuda:0 in bfloat16, 78.2 GiB free"
 
@@ -254,10 +254,10 @@ def test_too_little_memory_for_a_model() -> None:
     """Said before the first job fails of it."""
     assert [one.level for one in judged(CUDA, "memory")] == ["ok", "ok"]
     assert judged(CUDA, "memory")[1].message == (
-        "F5-TTS Base in bfloat16 takes 0.4 GiB, 1.1 with a long sentence and torch; 78.2 are free"
+        "F5-TTS Base in bfloat16 needs 0.4 GiB, 1.1 GiB with a long sentence and torch; 78.2 GiB are free"
     )
     small = judged(replace(CUDA, free=GIB), "memory")
-    assert [(one.level, "1.0 are free" in one.message, "low_vram" in one.cure) for one in small] == [
+    assert [(one.level, "1.0 GiB are free" in one.message, "low_vram" in one.cure) for one in small] == [
         ("warn", True, True),
         ("warn", True, True),
     ]

@@ -71,7 +71,7 @@ def test_next_run_goes_on_where_the_last_one_gave_up(served: Hub, tmp_path: Path
         EngineMissing, match=r"did not send model\.pth: the connection ended 100000 bytes early"
     ) as caught:
         fetch(tmp_path, waits_s=())
-    assert "goes on" in caught.value.hint
+    assert "resumes" in caught.value.hint
     assert os.listdir(tmp_path) == [".pull-xtts"]
     assert pull.state(MODEL, tmp_path)["downloaded_bytes"] == MODEL.size_bytes - 100_000
     served.asked.clear()
@@ -102,7 +102,7 @@ def test_server_without_ranges(served: Hub, tmp_path: Path) -> None:
 def test_damaged_bytes_are_noticed_and_removed(served: Hub, tmp_path: Path) -> None:
     """One wrong byte: the file is removed, and said to be wrong; the next run fetches that file alone."""
     served.files["model.pth"] = FILES["model.pth"][:-1] + b"?"
-    with pytest.raises(EngineMissing, match=r"model\.pth came damaged .* was removed"):
+    with pytest.raises(EngineMissing, match=r"model\.pth from .* was removed"):
         fetch(tmp_path)
     assert not (begun(tmp_path) / "model.pth").exists()
     assert not (tmp_path / "xtts-v2").exists()
@@ -115,7 +115,7 @@ def test_damaged_bytes_are_noticed_and_removed(served: Hub, tmp_path: Path) -> N
 def test_rotten_part_is_noticed(served: Hub, tmp_path: Path) -> None:
     """A part that was spoilt on the disk between two runs does not become a model."""
     place(begun(tmp_path), {"model.pth": b"\0" * 1000})
-    with pytest.raises(EngineMissing, match=r"model\.pth came damaged"):
+    with pytest.raises(EngineMissing, match=r"model\.pth from .* does not have the SHA-256"):
         fetch(tmp_path)
     assert fetch(tmp_path).is_dir()
 
@@ -162,7 +162,7 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("no_proxy", "*")
     with pytest.raises(EngineMissing, match=r"did not send LICENSE\.txt: Connection refused") as caught:
         fetch(tmp_path, waits_s=(60.0,))
-    assert "copy the model's folder from another one to models/xtts-v2" in caught.value.hint
+    assert "copy the model's folder from another machine to models/xtts-v2" in caught.value.hint
 
 
 @pytest.mark.parametrize("setting", ["HF_HUB_OFFLINE=1", "HF_ENDPOINT=file:///etc"])
@@ -226,13 +226,13 @@ def test_disk_that_fills_up(served: Hub, tmp_path: Path) -> None:
     (begun(tmp_path) / "model.pth").symlink_to("/dev/full")
     with pytest.raises(EngineMissing, match=r"the disk of .* is full") as caught:
         fetch(tmp_path, waits_s=(60.0,))
-    assert caught.value.hint.startswith("Make room there.")
+    assert caught.value.hint.startswith("Free disk space.")
 
 
 def test_folder_that_is_there_is_not_touched(served: Hub, tmp_path: Path) -> None:
     """What somebody copied by half is theirs; an empty folder is no hindrance."""
     place(tmp_path / "xtts-v2", {"model.pth": b"half"})
-    with pytest.raises(EngineMissing, match="is there already, but is not the whole model"):
+    with pytest.raises(EngineMissing, match="exists, but does not hold the whole model"):
         fetch(tmp_path)
     assert served.asked == []
     (tmp_path / "xtts-v2" / "model.pth").unlink()

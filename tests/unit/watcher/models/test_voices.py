@@ -133,7 +133,7 @@ def test_a_missing_base_model_says_what_brings_its_voices(config: Config) -> Non
     assert damaged.speakers == ()
     assert "speakers_xtts.pth can't be read" in damaged.note
     (folder / "speakers_xtts.pth").unlink()
-    assert "without speakers_xtts.pth" in room.of_base_model("xtts", config.models).note
+    assert "has no speakers_xtts.pth" in room.of_base_model("xtts", config.models).note
     parts = ("gpt_cond_latent", "speaker_embedding")
     tensors = {f"{name}.{part}": (1, 2) for name in ("Zofija Kendrick", "Dr. Rui") for part in parts}
     headers.save(folder / "speakers_xtts.pth", tensors)

@@ -1,57 +1,51 @@
-"""What `voicespool checkpoints` shows on a terminal."""
+"""What `voicespool checkpoints` shows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from engines.checkpoints.f5_variant import settling
 from engines.checkpoints.inspection import Checkpoint
-from watcher.cli.display import clean
+from files.printable import printable, short_path
+from watcher.cli.display.layout import Paragraph, Row, Table, clean
 
 DIFFERENCES_SHOWN = 3
 
 
 def table(models: Sequence[tuple[str, Checkpoint]]) -> RenderableType:
-    """One line for each model, by its name, and below what keeps some from loading."""
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("name", "engine", "architecture", "step", "validation", "training", "", "size", "created", "loads"):
-        right = column in ("step", "validation", "training", "size")
-        wraps = column in ("name", "architecture")
-        grid.add_column(column, header_style="dim", justify="right" if right else "left", no_wrap=not wraps)
-    for name, one in models:
-        grid.add_row(
-            clean(name, "bold"), one.engine or "-", clean(one.architecture), number(one.step),
-            number(one.validation_loss), number(one.training_loss), Text("best" if one.is_best else "", "green"),
-            size(one.size_bytes), moment(one.created)[:10], _loads(one),
-        )  # fmt: skip
-    faults = [Text.assemble(clean(name, "bold"), "  ", *_fault(one)) for name, one in models if not one.loads]
-    return Group(grid, *([Text("")] if faults else []), *faults)
+    """One line for each model, and below it what keeps it from loading."""
+    columns = ("name", "engine", "model", ">step", ">validation", ">training", "rank", ">size", "loads")
+    rows = [
+        Row(
+            (clean(name, "bold", 5000), clean(one.engine), clean(one.architecture.partition(" (")[0]), number(one.step),
+             number(one.validation_loss), number(one.training_loss), Text("best" if one.is_best else "", "green"),
+             size(one.size_bytes), Text("yes", "green") if one.loads else Text("no", "red")),
+            () if one.loads else (printable(fault(one)),),
+        )
+        for name, one in models
+    ]  # fmt: skip
+    return Table(columns, rows)
 
 
 def one_model(name: str, one: Checkpoint) -> RenderableType:
     """Everything about one."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_row("", "name", clean(name, "bold", 5000))
-    grid.add_row("", "is", clean(in_short(one), limit=5000))
-    if not one.loads:
-        grid.add_row("", "loads", Text.assemble(*_fault(one)))
-    for what, value in (
+    lines: list[tuple[str, object]] = [
+        ("name", name), ("model", in_short(one)), ("loads", None if one.loads else f"no: {fault(one)}"),
         ("variant", _variant(one)), ("weights", f"{one.parameters:,} of {one.precision}" if one.precision else None),
         ("container", one.container or None), ("size", size(one.size_bytes)), ("created", moment(one.created)),
         ("step", number(one.step) or None), ("epoch", number(one.epoch) or None),
         ("validation loss", _validation(one) or None), ("training loss", number(one.training_loss) or None),
-        ("config", _beside(one.config)), ("vocab", _beside(one.vocab)), ("speakers", _beside(one.speakers)),
+        *((key, short_path(path)) for key in ("config", "vocab", "speakers") if (path := getattr(one, key))),
         *(("note", warning) for warning in one.warnings),
-    ):  # fmt: skip
-        if value is not None:
-            grid.add_row("", what, clean(value, limit=5000))
-    return grid
+    ]  # fmt: skip
+    width = max(len(what) for what, _value in lines) + 4
+    return Group(
+        *(Paragraph(str(value), width, first=Text(f"  {what}", "dim")) for what, value in lines if value is not None)
+    )
 
 
 def in_short(one: Checkpoint) -> str:
@@ -68,18 +62,15 @@ def in_short(one: Checkpoint) -> str:
 
 def comparison(name: str, one: Checkpoint, published: str, found: Sequence[tuple[str, str, str]]) -> RenderableType:
     """Why a file would not load as a published model, in few lines."""
-    short = Text.assemble(clean(name, "bold", 5000), ": ", clean(in_short(one), limit=5000))
+    short = Paragraph(f"{name}: {in_short(one)}")
     if not found:
-        fault = [] if one.loads else [Text.assemble("It loads: ", *_fault(one))]
-        return Group(short, Text(f"It has the sizes of {published}."), *fault)
-    grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for column in ("", "this file", f"{published} needs"):
-        grid.add_column(column, header_style="dim")
-    for what, has, needs in found[:DIFFERENCES_SHOWN]:
-        grid.add_row(what, clean(has), clean(needs))
+        why_not = [] if one.loads else [Paragraph(f"Loads: no: {fault(one)}")]
+        return Group(short, Text(f"It has the sizes of {published}."), *why_not)
+    shown = [Row((what, clean(has), clean(needs))) for what, has, needs in found[:DIFFERENCES_SHOWN]]
     more = [what for what, _has, _needs in found[DIFFERENCES_SHOWN:]]
-    also = [Text(f"They also differ in: {', '.join(more)}.")] if more else []
-    return Group(short, Text(f"It would not load as {published}:"), grid, *also)
+    also = [Paragraph(f"Further differences: {', '.join(more)}.")] if more else []
+    table = Table(("part", "this file", f"{published} needs"), shown)
+    return Group(short, Text(f"It does not load as {published}:"), table, *also)
 
 
 def _variant(one: Checkpoint) -> str | None:
@@ -91,20 +82,13 @@ def _variant(one: Checkpoint) -> str | None:
     return f"{one.variant.name}: {one.variant.evidence}{hint}{settle}{vocoder}"
 
 
-def _loads(one: Checkpoint) -> Text:
-    return Text("yes", "green") if one.loads else Text("no", "red")
-
-
-def _fault(one: Checkpoint) -> tuple[Text, ...]:
-    return Text("no: ", "red"), clean(one.why_not), Text(" "), clean(one.cure)
+def fault(one: Checkpoint) -> str:
+    """Why it does not load, and what to do."""
+    return f"{one.why_not} {one.cure}".rstrip()
 
 
 def _validation(one: Checkpoint) -> str:
     return f"{number(one.validation_loss)}{', the best in its folder' if one.is_best else ''}"
-
-
-def _beside(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def number(value: float | None) -> str:
