@@ -345,7 +345,7 @@ class TestValues:
             ("pause_after_ms: 3", "pause_after_ms: unknown key; it belongs under `segments`"),
             ("formt: wav", "formt: unknown key; did you mean `output.format`?"),
             ("temprature: 1", "temprature: unknown key; did you mean `temperature`?"),
-            ("zzzzzz: 3", "zzzzzz: unknown key; known here are text, text_file, segments"),
+            ("zzzzzz: 3", "zzzzzz: unknown key; available here: text, text_file, segments"),
             ("text_file: a.txt", "text_file: a job takes either text or segments; found text and"),
             ("segments: [{text: b}]", "segments: a job takes either text or segments; found text and"),
         ],

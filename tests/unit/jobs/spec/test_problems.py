@@ -80,7 +80,7 @@ def explained(text: str, most: int = 100) -> list[str]:
         ("colour: red", "line 1: colour: unknown key; it belongs under `parts`"),
         ("colours: red", "line 1: colours: unknown key; did you mean `parts.colour`?"),
         ("cover: {name: a, size: 2}", "line 1: cover.size: unknown key; it belongs at the top level"),
-        ("cover: {name: a, zzz: 2}", "line 1: cover.zzz: unknown key; known here are colour and name"),
+        ("cover: {name: a, zzz: 2}", "line 1: cover.zzz: unknown key; available here: colour and name"),
     ],
 )  # fmt: skip
 def test_one_mistake_is_one_sentence(text: str, sentence: str) -> None:

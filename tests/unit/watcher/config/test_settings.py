@@ -77,7 +77,7 @@ def test_what_is_left_out_has_its_default(tmp_path: Path, text: str) -> None:
             "limits: {fallback_cpu: true}",
             "1: limits.fallback_cpu: unknown key; it belongs under `device`",
         ),
-        ("hooks: {xyzzy: 1}", "1: hooks.xyzzy: unknown key; known here are on_result"),
+        ("hooks: {xyzzy: 1}", "1: hooks.xyzzy: unknown key; available here: on_result"),
         (
             "ready: {quiet_s: soon}",
             '1: ready.quiet_s: found "soon"; allowed is a number of seconds above 0, at most a year',
