@@ -13,7 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests import tiny
+from tests import starting, tiny
 from tests.spooling import Spool, spooling
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -58,6 +58,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VOICESPOOL_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_start_quickly() -> Iterator[None]:
+    yield
+    starting.end()
 
 
 @pytest.fixture(scope="session")

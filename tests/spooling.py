@@ -8,14 +8,18 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
+
+from tests import starting
+from tests.starting import Started
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = ROOT / "tests" / "plugins"
@@ -24,6 +28,7 @@ PATIENCE_S = 60.0
 
 _nothing_happens = threading.Event()
 T = TypeVar("T")
+Process = subprocess.Popen[str] | Started
 
 
 def until(condition: Callable[[], T], what: str | Callable[[], str] = "", patience_s: float = PATIENCE_S) -> T:
@@ -62,6 +67,31 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "default", **extra}
 
 
+def command(
+    *arguments: str, cwd: Path, env: Mapping[str, str], how: Sequence[str] = (sys.executable,)
+) -> subprocess.CompletedProcess[str]:
+    """Run `voicespool …` to its end.
+
+    Args:
+        how: The interpreter, with the words before it.
+    """
+    if not starting.can_start(how[-1], how[:-1], env):
+        return subprocess.run(
+            [*how, "-m", "watcher", *arguments], env=env, cwd=cwd, capture_output=True, text=True,
+            timeout=PATIENCE_S * 3, stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = starting.start(arguments, env=env, cwd=cwd, output=output, errors=errors)
+        try:
+            code = process.wait(PATIENCE_S * 3)
+        finally:
+            process.kill()
+            output.seek(0)
+            errors.seek(0)
+            printed = output.read(), errors.read()
+    return subprocess.CompletedProcess(["voicespool", *arguments], code, *printed)
+
+
 @dataclass
 class Spool:
     """A spool under `folder`, with quick waits.
@@ -75,7 +105,7 @@ class Spool:
     folder: Path
     config: dict[str, Any] = field(default_factory=dict)
     prefix: tuple[str, ...] = ()
-    process: subprocess.Popen[str] | None = None
+    process: Process | None = None
     python: str = sys.executable
     variables: dict[str, str] = field(default_factory=dict)
 
@@ -95,6 +125,11 @@ class Spool:
     @property
     def state(self) -> Path:
         return Path(self.config.get("state_dir", self.inbox / ".voicespool"))
+
+    @property
+    def how(self) -> tuple[str, ...]:
+        """The words before `-m watcher`."""
+        return (*self.prefix, self.python)
 
     @property
     def config_file(self) -> Path:
@@ -140,32 +175,32 @@ class Spool:
     def command(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         """Run `voicespool …` to its end."""
         self.write_config()
-        return subprocess.run(
-            [*self.prefix, self.python, "-m", "watcher", "--config", str(self.config_file), *arguments],
-            env=environment(**self.variables | extra), cwd=self.folder, capture_output=True, text=True,
-            timeout=PATIENCE_S * 3, stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
+        words = ("--config", str(self.config_file), *arguments)
+        return command(*words, cwd=self.folder, env=environment(**self.variables | extra), how=self.how)
 
     def once(self, **extra: str) -> subprocess.CompletedProcess[str]:
         """`run --once`."""
         return self.command("run", "--once", **extra)
 
-    def start(self, *arguments: str, wait: bool = True, **extra: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, wait: bool = True, **extra: str) -> Process:
         """Start the daemon; by default wait until it has looked at its inbox, has a job, or holds."""
         self.write_config()
+        words, env = ["--config", str(self.config_file), "run", *arguments], environment(**self.variables | extra)
         with (self.folder / "log").open("a") as log:
-            self.process = subprocess.Popen(
-                [*self.prefix, self.python, "-m", "watcher", "--config", str(self.config_file), "run", *arguments],
-                env=environment(**self.variables | extra), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, text=True, start_new_session=True,
-            )  # fmt: skip
+            if starting.can_start(self.python, self.prefix, env):
+                self.process = starting.start(words, env=env, cwd=self.folder, output=log, errors=log)
+            else:
+                self.process = subprocess.Popen(
+                    [*self.how, "-m", "watcher", *words], env=env, cwd=self.folder, stdin=subprocess.DEVNULL,
+                    stdout=log, stderr=log, text=True, start_new_session=True,
+                )  # fmt: skip
         if wait:
             process = self.process
             until(lambda: self._is_up(process), "daemon starts")
             assert process.poll() is None, self.log()
         return self.process
 
-    def _is_up(self, process: subprocess.Popen[str]) -> bool:
+    def _is_up(self, process: Process) -> bool:
         status = self.status()
         return process.poll() is not None or (status.get("pid") == process.pid and status["state"] != "starting")
 

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from tests.depriving import as_an_ordinary_user
-from tests.spooling import PATIENCE_S, Spool, environment, until
+from tests.spooling import PATIENCE_S, Spool, command, environment, until
 
 NASTY = "\x1b[2Jowned\x1b]0;title\x07\nfake line\u202e"
 COMMANDS = (
@@ -25,11 +25,7 @@ COMMANDS = (
 
 def voicespool(folder: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a folder, without anything else around it."""
-    return subprocess.run(
-        [sys.executable, "-m", "watcher", *arguments],
-        env=environment(**extra), cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S,
-        stdin=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
+    return command(*arguments, cwd=folder, env=environment(**extra))
 
 
 def harmless(text: str) -> bool:
