@@ -137,7 +137,7 @@ class _Bar:
         name = printable(job.job.name, 5000)
         if name not in self._tasks:
             room = max(self._progress.console.width - BAR - WORDS - 2, BAR)
-            short = name if len(name) <= room else f"…{name[1 - room :]}"  # its end is what tells it apart
+            short = name if len(name) <= room else f"…{name[1 - room :]}"  # names of one folder differ at the end
             self._tasks[name] = int(self._progress.add_task(short, total=None, words=""))
         words = in_words(job)
         if job.stage == "running" and job.eta_s is not None:
