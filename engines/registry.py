@@ -67,7 +67,7 @@ def _plugin(point: EntryPoint) -> EngineClass:
 
 def _missing(name: str, package: str, reason: str) -> EngineClass:
     """A class that stands for an engine which is installed but can't be used."""
-    sentence = f"the plugin {package} does not work here ({reason}); mend or remove that package"
+    sentence = f"the plugin {package} does not work here ({reason}); fix or remove that package"
 
     class Missing:
         @classmethod

@@ -147,7 +147,20 @@ def _detail(key: str, value: object) -> str:
 
 _ENDINGS = {"done", "failed", "cancelled"}
 _SENTENCES = ("reason", "message", "doubts", "hint")
-_UNSHOWN = {"timestamp", "level", "event", "action", "job_id", "pid", "stream", "name", "file", "what", "exception"}
+_UNSHOWN = {
+    "timestamp",
+    "level",
+    "event",
+    "action",
+    "job_id",
+    "pid",
+    "stream",
+    "by_itself",
+    "name",
+    "file",
+    "what",
+    "exception",
+}
 _RESULT = {"folder", "duration_s"}
 _BARE = {"engine", "checkpoint", "line"}
 _LABEL = len("queued")

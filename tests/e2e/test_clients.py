@@ -86,7 +86,7 @@ def test_a_failed_job_whose_recording_is_gone_is_not_retried_in_vain(spool: Spoo
     assert spool.command(*words, "--wait").returncode == 1
     done = spool.command("retry", "hello")
     assert done.returncode == 1
-    assert "Submit it again with its recording" in done.stderr
+    assert "Submit the job again with its recording" in done.stderr
     assert os.listdir(spool.inbox) == [".voicespool"]
 
 

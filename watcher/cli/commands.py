@@ -41,7 +41,7 @@ WATCH_EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What comes before the command."""
+    """The options before the command."""
 
     config_path: Path | None
     level: logging.Level

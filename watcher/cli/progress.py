@@ -18,6 +18,8 @@ from jobs.errors import Hold
 from watcher.client.follow import Followed, Follower, wait
 
 FAILED = 1
+BAR, WORDS = 14, len("running, chunk 1000 of 1000, 1:00:00 left")
+"""Columns of a terminal."""
 NEARLY = 0.95
 """Of a bar: full only when the job has ended."""
 _NO_DAEMON = (
@@ -112,7 +114,7 @@ class _Bar:
         self._duration = status.duration
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(BAR),
             TextColumn("{task.fields[words]}", markup=False),
             console=layout.console(sys.stderr),
             auto_refresh=False,
@@ -132,9 +134,11 @@ class _Bar:
         self._progress.refresh()
 
     def _tell(self, job: Followed) -> None:
-        name = printable(job.job.name, 60)
+        name = printable(job.job.name, 5000)
         if name not in self._tasks:
-            self._tasks[name] = int(self._progress.add_task(name, total=None, words=""))
+            room = max(self._progress.console.width - BAR - WORDS - 2, BAR)
+            short = name if len(name) <= room else f"…{name[1 - room :]}"  # names of one folder differ at the end
+            self._tasks[name] = int(self._progress.add_task(short, total=None, words=""))
         words = in_words(job)
         if job.stage == "running" and job.eta_s is not None:
             words += f", {self._duration(job.eta_s)} left"
@@ -159,7 +163,7 @@ def transfer() -> Iterator[Callable[[str, int, int], None]]:
 
     from watcher.cli.display import layout
 
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (BarColumn(BAR), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     what = TextColumn("{task.description}", markup=False)
     with Progress(what, *columns, console=layout.console(sys.stderr)) as progress:
         task = None

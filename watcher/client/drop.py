@@ -68,7 +68,7 @@ def drop(inbox: Path, name: str, suffix: str, data: bytes, *, only: bool = False
 
 def _made(folder: Path, inbox: Path) -> None:
     """Make the folders that are missing, each with the mode of the one that it is in: who may take files out of that
-    one may do so here too. Only the sticky bit is left out, by which nobody but their owner could.
+    one may do so here too. The sticky bit is left out, which would allow that to their owner alone.
     """
     if folder == inbox:
         return
@@ -86,7 +86,7 @@ def _made(folder: Path, inbox: Path) -> None:
 
 
 def _has_default_acl(folder: Path) -> bool:
-    """Whether the operator has said what new things in a folder may be, whatever this user's umask is."""
+    """Whether a folder has a default ACL, which decides the permissions of new files instead of the umask."""
     try:
         return bool(os.getxattr(folder, "system.posix_acl_default"))
     except OSError:

@@ -22,7 +22,7 @@ Stage = Literal["dropped", "queued", "running", "done", "failed", "cancelled", "
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """How far a job has come.
+    """The progress of a job.
 
     Attributes:
         job: What was dropped.
@@ -197,7 +197,7 @@ def _known(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def wait(
     follower: Follower, show: Callable[[Follower], None], timeout_s: float | None = None, pause_s: float = 0.2
 ) -> None:
-    """Look until all jobs have ended, at most for `timeout_s`, and let `show` tell about each look."""
+    """Look until all jobs have ended, at most for `timeout_s`, and call `show` after each look."""
     deadline = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
     while True:
         follower.look(time.monotonic())

@@ -27,7 +27,7 @@ _ANOTHER_USERS = (
 
 
 class NotReloaded(SpoolError):
-    """Nobody could be asked, or nobody answered."""
+    """No daemon could be asked, or it did not answer."""
 
     code = "not_reloaded"
     exit_code = 1
@@ -71,7 +71,7 @@ def _process(holder: Mapping[str, Any], path: Path) -> int:
     """The daemon's process. Its number comes from a file, so it must prove to be the daemon's: it has the lock open.
 
     Raises:
-        NotReloaded: It is another machine's or another user's, or can't be told.
+        NotReloaded: It is another machine's or another user's, or unknown.
     """
     pid, host = holder.get("pid"), holder.get("host")
     if host != socket.gethostname():

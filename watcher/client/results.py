@@ -1,4 +1,4 @@
-"""What lies in the outbox: results of a name, newest first."""
+"""Results of a name in the outbox, oldest job first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Result:
     """A published result.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         manifest: Its manifest.json.
     """
 

@@ -206,7 +206,7 @@ class Snapshot:
     Attributes:
         status: status.json as the daemon last wrote it; {} when there is none that can be read.
         daemon: Who holds the inbox's lock: pid, host, started_at; None when nobody does.
-        files: Job files that lie in the inbox, at most 1,000; looked up only when no daemon runs.
+        files: Job files in the inbox, at most 1,000; looked up only when no daemon runs.
         files_count: How many there are in all.
         certain: False when this user may not ask for the lock: `daemon` is then what status.json says.
         unseen: What this user may not read, a sentence: status.json, or the inbox while no daemon runs. Else empty.
@@ -222,7 +222,7 @@ class Snapshot:
     unseen_folders: tuple[tuple[str, str], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """status.json, and with it `daemon`, and without a daemon what lies in the `inbox`."""
+        """status.json with `daemon`, and without a daemon the files in the `inbox`."""
         daemon = self.daemon or {}
         known = {key: daemon.get(key) for key in ("pid", "host", "started_at")}
         running = {"running": self.daemon is not None, "certain": self.certain}
@@ -306,7 +306,7 @@ def entries(status: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 
 
 def _in_inbox(inbox: Path) -> tuple[tuple[str, ...], int, tuple[tuple[str, str], ...]]:
-    """Job files that wait for a daemon to come, how many there are, and the folders that could not be looked into."""
+    """Job files in the inbox, how many there are, and the folders that could not be read."""
     files: list[str] = []
     unseen: list[tuple[str, str]] = []
     count = 0

@@ -68,7 +68,7 @@ def submit_file(config: Config, checked: Checked, name: str) -> list[Dropped]:
             if transcript.is_file():
                 _bring(config, folder, str(Path(recording).with_suffix(".txt")), transcript)
         source = drop(config.inbox, name, checked.path.suffix, checked.data)
-    except BaseException:  # Ctrl-C too: without its job nobody needs them
+    except BaseException:  # Ctrl-C too: they are of no use without their job
         for upload in uploaded:
             shutil.rmtree(config.inbox / folder / upload, ignore_errors=True)
         raise
@@ -147,7 +147,7 @@ class FailedResult:
 
     @property
     def names(self) -> list[str]:
-        """What the job will be called; more than one where somebody has put several into the file."""
+        """Names of the jobs in the file."""
         return [name for name, _digest in self._jobs(self.name)]
 
     def drop(self, config: Config) -> list[Dropped]:

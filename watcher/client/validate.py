@@ -108,7 +108,7 @@ def check(path: Path, config: Config, rules: Rules) -> Checked:
 def check_data(
     path: Path, data: bytes, config: Config, rules: Rules, known: Mapping[str, Path] = MappingProxyType({})
 ) -> Checked:
-    """The same for bytes that are, or could be, the file at `path`; `known` says where some recordings lie."""
+    """The same for bytes that are, or could be, the file at `path`; `known` has the paths of some recordings."""
     try:
         documents = parse(data, path.suffix, rules)
     except JobInvalid as invalid:
@@ -145,7 +145,7 @@ def _read(path: Path, longest_bytes: int) -> bytes:
 
 
 def _whole(name: str, folder: Path) -> str:
-    """The name of a recording with the ending that it may be given without, if it lies in this folder."""
+    """The name of a recording with its ending, which a job may leave out, if it is in this folder."""
     if (folder / name).is_file():
         return name
     return next((name + ending for ending in WRITTEN_ENDINGS if (folder / (name + ending)).is_file()), name)

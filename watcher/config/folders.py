@@ -29,7 +29,7 @@ def prepare(config: Config) -> State:
 
     Raises:
         ConfigError: a folder was never there and can't be made, is a file, the state folder is not the spool's own,
-            or lies on another file system than the inbox.
+            or is on another file system than the inbox.
         Hold: a folder that is there can't be read or written, or the disk is full or broken.
     """
     _make("inbox", config.inbox)

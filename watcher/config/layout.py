@@ -30,7 +30,7 @@ def overlaps(folders: Mapping[str, Path], tree: Tree) -> list[Problem]:
 
 
 def _shows(state_dir: Path, inbox: Path) -> bool:
-    """Whether the scan of the inbox would come across the state folder."""
+    """Whether a scan of the inbox would find the state folder."""
     if not state_dir.is_relative_to(inbox):
         return False
     return not any(part.startswith(".") for part in state_dir.relative_to(inbox).parts)

@@ -73,7 +73,7 @@ def examine(device: DeviceConfig) -> Iterator[Finding]:
 
 
 def driver_cards() -> int:
-    """How many cards NVIDIA's driver has, whatever torch makes of them."""
+    """How many cards NVIDIA's driver reports, whether torch can use them or not."""
     try:
         return sum(1 for _ in DRIVER_CARDS.iterdir())
     except OSError:

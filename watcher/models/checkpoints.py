@@ -43,7 +43,7 @@ class NotDeleted(SpoolError):
 
 
 def find(config: Config, name: str) -> Checkpoint:
-    """The model that a name stands for, marked when it is the best in its folder.
+    """The model of a name, marked when it is the best in its folder.
 
     Raises:
         NoSuchCheckpoint: There is none, there are several, or it may not be used.
@@ -66,7 +66,7 @@ def as_here(one: Checkpoint, config: Config) -> Checkpoint:
 
 
 def name_of(one: Checkpoint, config: Config) -> str:
-    """Its path in models/, or the whole path where it lies elsewhere; safe to print."""
+    """Its path in models/, or the whole path if it is elsewhere; safe to print."""
     for folder in (config.models, config.models.resolve()):
         if one.path.is_relative_to(folder):
             return printable(one.path.relative_to(folder), 5000)
@@ -139,7 +139,7 @@ def refuse_needed(one: Checkpoint, config: Config, rules: Rules) -> None:
     """Say why a model has to stay.
 
     Raises:
-        NotDeleted: It is the best of its folder, or in use; or it lies outside of models/.
+        NotDeleted: It is the best of its folder, or in use; or it is outside of models/.
     """
     name = name_of(one, config)
     if not one.path.is_relative_to(config.models.resolve()):
@@ -154,7 +154,7 @@ def refuse_needed(one: Checkpoint, config: Config, rules: Rules) -> None:
 
 
 def delete(one: Checkpoint) -> None:
-    """Remove the file; what lies beside it stays."""
+    """Remove the file; files next to it stay."""
     one.path.unlink()
 
 

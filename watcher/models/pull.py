@@ -40,7 +40,7 @@ from jobs.errors import Hold
 
 RECORD = "pulled.json"
 WAITS_S = (1.0, 2.0, 4.0, 8.0)
-"""Pauses after a connection breaks; used up when so many in a row brought nothing."""
+"""Pauses after a connection breaks; the download gives up after this many in a row without data."""
 _TIMEOUT_S = 30.0
 _BLOCK_BYTES = 1 << 20
 _MARGIN_BYTES = 64 << 20  # left free on the disk
@@ -55,7 +55,7 @@ def pull(model: BaseModel, models: Path, accepted: str, tell: Tell, waits_s: tup
     Args:
         models: The spool's folder of models; made if it is not there.
         accepted: How its licence was accepted, for the record: `flag` or `question`.
-        tell: Hears of the progress.
+        tell: Called with the progress.
 
     Returns:
         The model's folder.
@@ -104,7 +104,7 @@ def state(model: BaseModel, models: Path) -> dict[str, Any]:
 
 
 def wanted(model: BaseModel) -> list[BaseModel]:
-    """A base model and those that it can't speak without, itself last."""
+    """A base model and its dependencies, itself last."""
     return [*(base_models.BASE_MODELS[name] for name in model.needs), model]
 
 
@@ -139,7 +139,7 @@ def verify(model: BaseModel, folder: Path, tell: Tell) -> None:
 
 @dataclass(slots=True)
 class Download:
-    """One download of one model into a folder, as far as it has come."""
+    """One download of one model into a folder."""
 
     model: BaseModel
     folder: Path
@@ -182,7 +182,7 @@ class Download:
                 time.sleep(pause)
 
     def _receive(self, file: Published, path: Path, have: int) -> None:
-        """Ask for the rest of a file, and keep every byte that comes."""
+        """Request the rest of a file, and keep every byte that is received."""
         wanted = {"Range": f"bytes={have}-"} if have else {}
         with _open(self._url(file), wanted) as response, path.open("ab") as out:
             if have and response.status != http.HTTPStatus.PARTIAL_CONTENT:
@@ -204,7 +204,7 @@ class Download:
         return f"{self.endpoint}/{self.model.repository}/resolve/{self.model.revision}/{quote(file.name)}"
 
     def _check(self, file: Published) -> None:
-        """What lies on the disk is what was published, or it is removed."""
+        """Remove a file that differs from the published one."""
         path = self.folder / file.name
         self.tell(f"checking {file.name}", self._done(), self.model.size_bytes)
         if durable.sha256_of(path) == file.sha256:
@@ -283,7 +283,7 @@ def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
 
 @_network()
 def _block(response: http.client.HTTPResponse, most: int) -> bytes:
-    """What has come; nothing at the end."""
+    """The next bytes; none at the end."""
     return response.read1(most)
 
 

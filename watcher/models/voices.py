@@ -34,7 +34,7 @@ class Voice:
     Attributes:
         name: As a job names it: its path below the folder.
         recording: What it is like; sentences begin with "it".
-        has_transcript: Its words lie beside it.
+        has_transcript: Its transcript is next to it.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """The voices that an engine brings.
+    """The built-in voices of an engine.
 
     Attributes:
         engine: Its name.
@@ -151,10 +151,10 @@ def _has_voices(model: BaseModel) -> bool:
 
 
 def of_base_model(name: str, models: Path) -> BuiltIn:
-    """The voices that come with an engine's base model, read from the names in their file."""
+    """The voices of an engine's base model, from the names in their file."""
     folder = base_models.find(name, models)
     if folder is None:
-        return BuiltIn(name, (), f"its voices come with the base model: `{base_models.BASE_MODELS[name].command}`")
+        return BuiltIn(name, (), f"its voices are in the base model: `{base_models.BASE_MODELS[name].command}`")
     try:
         return BuiltIn(name, speakers_in(folder / SPEAKERS_FILE))
     except FileNotFoundError:

@@ -44,7 +44,7 @@ def clean(value: object, style: str = "", limit: int = 500) -> Text:
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """A sentence, in lines that fit, all with an indent; `first` stands before the first line, in it."""
+    """A sentence, in lines that fit, all with an indent; `first` fills the indent of the first line."""
 
     text: str
     indent: int = 0

@@ -26,7 +26,7 @@ def status(snapshot: Snapshot, now: datetime, rows: int = 20) -> RenderableType:
 
     Args:
         snapshot: What is known.
-        now: The time that ages are told by.
+        now: The time that ages are relative to.
         rows: How many of each list.
     """
     said = snapshot.status

@@ -16,7 +16,7 @@ _EACH_LANGUAGE = 3
 
 
 def voices(folder: Path, recordings: Sequence[Voice], built_in: Sequence[BuiltIn]) -> RenderableType:
-    """A table of the recordings with their faults, and one of the voices that engines bring."""
+    """A table of the recordings with their faults, and one of the built-in voices."""
     where = short_path(folder)
     nothing: RenderableType = Paragraph(f"No recording is in {where}.")
     found = Table(

@@ -280,7 +280,7 @@ def test_voices(width: int, tmp_path: Path) -> None:
             "espeak", ("Annie", "Denis", "Tweaky"), "", ("en", "pt", "de", "fr"), {"Annie": "female", "Denis": "male"}
         ),
         BuiltIn("mine", ("Zoe",), "", ("pt-BR",)),
-        BuiltIn("xtts", (), "its voices come with the base model: `voicespool models pull xtts`"),
+        BuiltIn("xtts", (), "its voices are in the base model: `voicespool models pull xtts`"),
     ]
     found = list(recordings(load()))
     compare(f"voices-{width}", drawn(voices.voices(tmp_path / "voices", found, built_in)))
