@@ -218,21 +218,22 @@ def reload(app: App, as_json: bool) -> int:
     from watcher.client.reload import reload as ask
 
     answer = ask(app.in_use()[0])
-    error = answer.get("error")
     if as_json:
-        click.echo(
-            in_json({key: answer.get(key) for key in ("file", "read_at", "changed", "pending_restart", "error")})
-        )
-    elif error:
-        complain(str(error), "The daemon keeps its previous configuration.")
+        shown = {"file", "read_at", "changed", "pending_restart", "error"}
+        click.echo(in_json(answer.model_dump(mode="json", include=shown)))
+    elif answer.error:
+        complain(answer.error, "The daemon keeps its previous configuration.")
     else:
-        taken, pending = answer.get("changed") or (), answer.get("pending_restart") or ()
-        for words, keys in (("took effect", taken), ("needs a restart of the daemon", pending)):
+        took_effect, pending = (
+            ("took effect", answer.changed),
+            ("needs a restart of the daemon", answer.pending_restart),
+        )
+        for words, keys in (took_effect, pending):
             if keys:
                 click.echo(f"{words}: {printable(', '.join(keys))}")
-        if not (taken or pending):
+        if not (answer.changed or answer.pending_restart):
             click.echo("no key has changed")
-    return ConfigError.exit_code if error else 0
+    return ConfigError.exit_code if answer.error else 0
 
 
 # --- about the machine -----------------------------------------------------------------------------------------------

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from files.printable import printable
 from jobs.spec.problems import nearest
 from jobs.spool.inbox_names import CANCEL_SUFFIX, JOB_SUFFIXES
 from watcher.client import drop
 from watcher.client.results import results_of
-from watcher.client.status import STATUS_NAME, Snapshot, entries, look
+from watcher.client.status import STATUS_NAME, Snapshot, Status, look
 from watcher.client.submit import Refused
 from watcher.config.settings import Config
 
@@ -68,24 +67,20 @@ def cancel(config: Config, name: str, pause: Callable[[float], None] = time.slee
     return said
 
 
-def _found(config: Config, status: Mapping[str, Any], name: str) -> Iterator[CancelTarget]:
-    for state, shown in (("running", "running"), ("queued", "next")):
-        for entry in entries(status, shown):
-            if printable(name) in _names(entry):
-                yield CancelTarget(printable(entry.get("name")), state)
+def _found(config: Config, status: Status, name: str) -> Iterator[CancelTarget]:
+    claimed = [("running", job.name, job.file) for job in status.running]
+    claimed += [("queued", job.name, job.file) for job in status.next]
+    for state, own_name, file in claimed:
+        if printable(name) in {own_name, file or own_name}:
+            yield CancelTarget(printable(own_name), state)
     told = False
-    for state in ("waiting", "held"):
-        for entry in entries(status, state):
-            if _is_of(str(entry.get("file")), printable(name)):
+    for state, files in (("waiting", status.waiting), ("held", status.held)):
+        for entry in files:
+            if _is_of(entry.file, printable(name)):
                 told = True
-                yield CancelTarget(printable(name), state, str(entry.get("reason")))
+                yield CancelTarget(printable(name), state, entry.reason)
     if not told and any(_in_inbox(config, name)):
         yield CancelTarget(printable(name), "waiting")
-
-
-def _names(entry: Mapping[str, Any]) -> set[str]:
-    """What a claimed job may be called: by its own name, or by that of its file."""
-    return {str(entry.get("name")), str(entry.get("file") or entry.get("name"))}
 
 
 def _is_of(file: str, name: str) -> bool:
@@ -93,9 +88,9 @@ def _is_of(file: str, name: str) -> bool:
     return name.startswith(file) if file.endswith("/") else _without_suffix(file) == name
 
 
-def _without_suffix(file: object) -> str:
-    stem, dot, ending = str(file).rpartition(".")
-    return stem if f"{dot}{ending}".lower() in JOB_SUFFIXES else str(file)
+def _without_suffix(file: str) -> str:
+    stem, dot, ending = file.rpartition(".")
+    return stem if f"{dot}{ending}".lower() in JOB_SUFFIXES else file
 
 
 def _in_inbox(config: Config, name: str) -> Iterator[Path]:
@@ -120,11 +115,11 @@ def _unseen(config: Config, snapshot: Snapshot) -> str:
         return "the running daemon has not written its status yet" if snapshot.daemon is not None else ""
     except OSError as error:
         return f"{printable(path)} can't be read ({error.strerror})"
-    counts = snapshot.status.get("counts")
-    for key, shown in (("queued", "next"), ("waiting", "waiting"), ("held", "held")):
-        listed, count = len(entries(snapshot.status, shown)), counts.get(key) if isinstance(counts, Mapping) else 0
-        if isinstance(count, int) and count > listed:
-            return f"only {listed} of {count} {key} jobs are listed in {STATUS_NAME}"
+    status, counts = snapshot.status, snapshot.status.counts
+    lists = (("queued", status.next, counts.queued), ("waiting", status.waiting, counts.waiting))
+    for key, listed, count in (*lists, ("held", status.held, counts.held)):
+        if count > len(listed):
+            return f"only {len(listed)} of {count} {key} jobs are listed in {STATUS_NAME}"
     return ""
 
 
@@ -136,10 +131,10 @@ def _nothing(config: Config, snapshot: Snapshot, name: str) -> Refused:
         return Refused(
             f"{ended}; its result is {printable(last.folder, 5000)}", "Only waiting and running jobs can be cancelled."
         )
-    for entry in reversed(entries(snapshot.status, "results")):
-        if entry.get("name") == printable(name):
-            ended = f"{printable(name)} has ended ({printable(entry.get('status'), 20)})"
-            return Refused(f"{ended}; its result was {printable(entry.get('folder'), 5000)}", "")
+    for result in reversed(snapshot.status.results):
+        if result.name == printable(name):
+            ended = f"{printable(name)} has ended ({result.status})"
+            return Refused(f"{ended}; its result was {printable(result.folder, 5000)}", "")
     near = nearest(printable(name), _known(snapshot))
     hint = "`voicespool status` lists the jobs; a name is the path in the inbox without extension."
     return Refused(f"no waiting, queued or running job is named {printable(name)}{near}", hint)
@@ -148,8 +143,9 @@ def _nothing(config: Config, snapshot: Snapshot, name: str) -> Refused:
 def _known(snapshot: Snapshot) -> Iterator[str]:
     """Names of the jobs that there are."""
     status = snapshot.status
-    yield from (str(entry.get("name")) for key in ("next", "running") for entry in entries(status, key))
-    yield from (_without_suffix(entry.get("file")) for key in ("waiting", "held") for entry in entries(status, key))
+    yield from (job.name for job in status.next)
+    yield from (job.name for job in status.running)
+    yield from (_without_suffix(entry.file) for entry in (*status.waiting, *status.held))
     yield from (_without_suffix(printable(file)) for file in snapshot.files)
 
 

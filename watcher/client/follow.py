@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from files.printable import printable
-from watcher.client.results import Result, doubts_of, results_of
-from watcher.client.status import Snapshot, entries, look
+from watcher.client.results import Result, results_of
+from watcher.client.status import Ended, Queued, Running, Snapshot, Status, look
 from watcher.client.submit import Dropped
 from watcher.config.settings import Config
 
@@ -73,7 +73,8 @@ class Follower:
     @classmethod
     def start(cls, config: Config, names: Iterable[str]) -> Follower:
         """Remember which jobs exist already; to be called before dropping."""
-        known = {str(entry.get("job_id")) for entry in _known(look(config).status)}
+        status = look(config).status
+        known = {*_ids(status.results), *_ids(status.next), *_ids(status.running)}
         published = {result.job_id for name in names for result in results_of(config.outbox, name)}
         return cls(config, frozenset(known | published))
 
@@ -104,46 +105,34 @@ class Follower:
             return replace(job, message=snapshot.unseen or _waits_for(job.job.source, snapshot.status))
         return self._maybe_lost(job, snapshot, now)
 
-    def _in_status(self, job: Followed, status: Mapping[str, Any]) -> Followed | None:
-        for entry in entries(status, "results"):
-            if self._is(job, entry) and entry.get("source_sha256") in (job.job.sha256, "", None):
+    def _in_status(self, job: Followed, status: Status) -> Followed | None:
+        for result in status.results:
+            if self._is(job, result) and result.source_sha256 in (job.job.sha256, ""):
                 return replace(
                     job,
-                    stage=entry.get("status", "failed"),
-                    job_id=str(entry.get("job_id")),
-                    folder=self.config.outbox / str(entry.get("folder", "")),
-                    message=str(entry.get("message") or ""),
-                    doubts=doubts_of(entry),
+                    stage=result.status,
+                    job_id=result.job_id,
+                    folder=self.config.outbox / result.folder,
+                    message=result.message or "",
+                    doubts=result.doubts,
                 )
-        for entry in entries(status, "running"):
-            if self._is(job, entry):
+        for running in status.running:
+            if self._is(job, running):
                 return replace(
-                    job,
-                    stage="running",
-                    message="",
-                    job_id=str(entry.get("job_id")),
-                    chunk=int(entry.get("chunk") or 0),
-                    chunks=int(entry.get("chunks") or 0),
-                    eta_s=entry.get("eta_s"),
-                )
-        for entry in entries(status, "next"):
-            if self._is(job, entry):
-                return replace(
-                    job,
-                    stage="queued",
-                    job_id=str(entry.get("job_id")),
-                    place=entry.get("place"),
-                    message=_delay(entry, status),
-                )
+                    job, stage="running", message="", job_id=running.job_id,
+                    chunk=running.chunk, chunks=running.chunks, eta_s=running.eta_s,
+                )  # fmt: skip
+        for queued in status.next:
+            if self._is(job, queued):
+                delay = _delay(queued, status)
+                return replace(job, stage="queued", job_id=queued.job_id, place=queued.place, message=delay)
         return None
 
-    def _is(self, job: Followed, entry: Mapping[str, Any]) -> bool:
-        job_id = str(entry.get("job_id"))
+    def _is(self, job: Followed, entry: Ended | Running | Queued) -> bool:
         if job.job_id:
-            return job_id == job.job_id
-        return (
-            entry.get("name") == printable(job.job.name) and job_id not in self.before and job_id not in self._taken()
-        )
+            return entry.job_id == job.job_id
+        is_new = entry.job_id not in self.before and entry.job_id not in self._taken()
+        return entry.name == printable(job.job.name) and is_new
 
     def _taken(self) -> set[str]:
         return {job.job_id for job in self.jobs if job.job_id}
@@ -159,11 +148,15 @@ class Follower:
     def _maybe_lost(self, job: Followed, snapshot: Snapshot, now: float) -> Followed:
         """Neither in the inbox nor known to the spool: the spool may be about to write it down, or it is gone."""
         since = self._gone_since.setdefault(job.job.source, now)
-        counts = snapshot.status.get("counts")
-        queued = counts.get("queued", 0) if isinstance(counts, Mapping) else 0
-        if snapshot.daemon is None or queued > len(entries(snapshot.status, "next")) or now - since < LOST_AFTER_S:
+        status = snapshot.status
+        is_unlisted = status.counts.queued > len(status.next)
+        if snapshot.daemon is None or is_unlisted or now - since < LOST_AFTER_S:
             return job
         return replace(job, stage="lost", message="its file was removed from the inbox, and there is no result")
+
+
+def _ids(entries: Iterable[Ended | Queued | Running]) -> Iterator[str]:
+    return (entry.job_id for entry in entries)
 
 
 def _ended(job: Followed, result: Result) -> Followed:
@@ -172,26 +165,18 @@ def _ended(job: Followed, result: Result) -> Followed:
     return replace(ended, message=result.message, doubts=result.doubts)
 
 
-def _delay(entry: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+def _delay(entry: Queued, status: Status) -> str:
     """Why a queued job does not start, beyond those before it."""
-    if entry.get("not_before"):
-        return f"not before {printable(entry['not_before'], 60)}"
-    if status.get("state") == "paused":
+    if entry.not_before:
+        return f"not before {printable(entry.not_before, 60)}"
+    if status.state == "paused":
         return "paused by the file PAUSE in the inbox"
-    holds = entries(status, "holds")
-    return f"on hold: {printable(holds[0].get('reason'))}" if holds else ""
+    return f"on hold: {printable(status.holds[0].reason)}" if status.holds else ""
 
 
-def _waits_for(source: str, status: Mapping[str, Any]) -> str:
-    for entry in (*entries(status, "waiting"), *entries(status, "held")):
-        if entry.get("file") == printable(source):
-            return str(entry.get("reason", ""))
-    return ""
-
-
-def _known(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for key in ("results", "next", "running"):
-        yield from entries(status, key)
+def _waits_for(source: str, status: Status) -> str:
+    files = (*status.waiting, *status.held)
+    return next((entry.reason for entry in files if entry.file == printable(source)), "")
 
 
 def wait(

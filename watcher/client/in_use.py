@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.errors import ConfigError
@@ -39,12 +38,12 @@ def of_daemon(config: Config) -> Config:
     snapshot = look(config)
     if snapshot.daemon is None or snapshot.daemon.get("host") != socket.gethostname():
         return config
-    told = snapshot.status.get("config")
-    if not isinstance(told, Mapping) or not all(isinstance(told.get(name), str) for name in FOLDERS):
+    settings = snapshot.status.config
+    if settings is None or not all(getattr(settings, name) for name in FOLDERS):
         return config
     try:  # a container may have the host's name and other paths
-        if not os.path.samefile(told["state_dir"], config.state_dir):
+        if not os.path.samefile(settings.state_dir, config.state_dir):
             return config
     except (OSError, ValueError):
         return config
-    return config.model_copy(update={name: Path(told[name]) for name in FOLDERS})
+    return config.model_copy(update={name: Path(getattr(settings, name)) for name in FOLDERS})

@@ -14,6 +14,7 @@ from files.printable import printable
 from jobs.errors import SpoolError
 from jobs.spool import lock
 from watcher.client import status
+from watcher.client.status import Settings
 from watcher.config.settings import Config
 
 ANSWER_S = 30.0
@@ -33,7 +34,7 @@ class NotReloaded(SpoolError):
     exit_code = 1
 
 
-def reload(config: Config, pause: Callable[[float], None] = time.sleep) -> Mapping[str, Any]:
+def reload(config: Config, pause: Callable[[float], None] = time.sleep) -> Settings:
     """Ask the daemon of this inbox, and wait for its answer.
 
     Returns:
@@ -49,10 +50,10 @@ def reload(config: Config, pause: Callable[[float], None] = time.sleep) -> Mappi
     if holder is None:
         raise NotReloaded("no daemon is running for this inbox", "It reads config.yaml when it starts.")
     pid = _process(holder, config.state_dir / "lock")
-    before = _told(config).get("read_at")
+    before = status.read(config.state_dir).config
     os.kill(pid, signal.SIGHUP)
     deadline = time.monotonic() + ANSWER_S
-    while (answer := _told(config)).get("read_at") == before:
+    while (answer := status.read(config.state_dir).config) is None or (before and answer.read_at == before.read_at):
         if time.monotonic() > deadline:
             raise NotReloaded(
                 f"the daemon (process {pid}) has not answered within {ANSWER_S:g} s",
@@ -60,11 +61,6 @@ def reload(config: Config, pause: Callable[[float], None] = time.sleep) -> Mappi
             )
         pause(LOOK_S)
     return answer
-
-
-def _told(config: Config) -> Mapping[str, Any]:
-    told = status.read(config.state_dir).get("config")
-    return told if isinstance(told, Mapping) else {}
 
 
 def _process(holder: Mapping[str, Any], path: Path) -> int:

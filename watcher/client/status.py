@@ -7,16 +7,18 @@ Others rely on status.json, which the daemon also writes while it is idle.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from files.opens import opened_regular, read_at_most
 from files.printable import printable
@@ -36,9 +38,14 @@ _MAX_BYTES = 64 << 20
 
 
 class StatusPart(BaseModel):
-    """Frozen; readers must allow for keys that a later version adds."""
+    """Frozen. A reader ignores keys that a later version adds, and has defaults for those that an older one lacks."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        json_schema_serialization_defaults_required=True,  # the daemon writes every key
+    )
 
 
 class HoldNow(StatusPart):
@@ -46,8 +53,8 @@ class HoldNow(StatusPart):
 
     what: str
     """inbox, outbox, worker, work"""
-    reason: str
-    since: str
+    reason: str = ""
+    since: str = ""
     """ISO 8601, UTC, as all times here."""
 
 
@@ -59,13 +66,13 @@ class Running(StatusPart):
     """Name of its result: the job file's path in the inbox without extension, or the job's own `name`."""
     file: str = ""
     """The job file's path in the inbox without extension."""
-    engine: str
-    chunk: int
+    engine: str = ""
+    chunk: int = 0
     """Finished chunks."""
-    chunks: int
+    chunks: int = 0
     """All chunks; 0 until they are counted."""
-    started_at: str
-    eta_s: float | None
+    started_at: str = ""
+    eta_s: float | None = None
     """Estimated seconds left, from the time of the finished chunks."""
 
 
@@ -76,9 +83,9 @@ class Queued(StatusPart):
     name: str
     file: str = ""
     """As in `running`."""
-    place: int
+    place: int = 0
     """1 is next."""
-    priority: int
+    priority: int = 5
     not_before: str | None = None
 
 
@@ -86,13 +93,13 @@ class File(StatusPart):
     """A file in the inbox that is not claimed, and why."""
 
     file: str
-    reason: str
+    reason: str = ""
 
 
 class FileSince(File):
     """A file in the inbox that is not claimed, why, and since when."""
 
-    since: str
+    since: str = ""
 
 
 class Ended(StatusPart):
@@ -101,13 +108,13 @@ class Ended(StatusPart):
     job_id: str
     name: str
     status: Literal["done", "failed", "cancelled"]
-    folder: str
+    folder: str = ""
     """Where its result was published."""
-    finished_at: str
-    duration_s: float | None
+    finished_at: str = ""
+    duration_s: float | None = None
     """Seconds of audio."""
-    source_sha256: str
-    message: str | None
+    source_sha256: str = ""
+    message: str | None = None
     """Why it failed, what was used instead of its checkpoint, or that its file appeared again."""
     verdict: Literal["ok", "doubtful"] | None = None
     """Result of the checks of the audio; null without audio."""
@@ -115,6 +122,13 @@ class Ended(StatusPart):
     """Why the audio is doubtful: the first few reasons. The manifest has all of them."""
     done_since: bool = False
     """The job failed, and a later job of the same name is done."""
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why the audio is doubtful; () when it is not."""
+        if self.verdict != "doubtful":
+            return ()
+        return self.reasons or ("see checks in its manifest",)
 
 
 class Counts(StatusPart):
@@ -139,21 +153,21 @@ class Counts(StatusPart):
 class Warm(StatusPart):
     """The model that is loaded."""
 
-    engine: str
-    checkpoint: str | None
+    engine: str = ""
+    checkpoint: str | None = None
 
 
 class Settings(StatusPart):
     """The configuration that the daemon uses."""
 
-    file: str | None
+    file: str | None = None
     """config.yaml; null when there was none and the defaults apply."""
-    inbox: str
-    outbox: str
-    voices: str
-    models: str
-    state_dir: str
-    read_at: str
+    inbox: str = ""
+    outbox: str = ""
+    voices: str = ""
+    models: str = ""
+    state_dir: str = ""
+    read_at: str = ""
     """When the file was last read, also if it was invalid."""
     changed: tuple[str, ...] = ()
     """Keys that were changed when the file was last read without an error; they have taken effect."""
@@ -171,32 +185,66 @@ class Status(StatusPart):
 
     model_config = ConfigDict(title="voicespool status", populate_by_name=True)
 
-    schema_: Literal[1] = Field(1, alias="schema")
-    version: str
-    host: str
-    pid: int
-    started_at: str
-    updated_at: str
-    state: DaemonState
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    version: str = ""
+    host: str = ""
+    pid: int = 0
+    started_at: str = ""
+    updated_at: str = ""
+    state: DaemonState = "starting"
     holds: tuple[HoldNow, ...] = ()
-    counts: Counts
+    counts: Counts = Counts()
     warm: Warm | None = None
     running: tuple[Running, ...] = ()
     """The jobs that are being rendered."""
-    next: tuple[Queued, ...] = Field((), max_length=SHOWN)
+    next: tuple[Queued, ...] = Field(default=(), max_length=SHOWN)
     """The first jobs of the queue, in order."""
-    waiting: tuple[FileSince, ...] = Field((), max_length=SHOWN)
-    held: tuple[FileSince, ...] = Field((), max_length=SHOWN)
-    ignored: tuple[File, ...] = Field((), max_length=SHOWN)
-    results: tuple[Ended, ...] = Field((), max_length=SHOWN_RESULTS)
+    waiting: tuple[FileSince, ...] = Field(default=(), max_length=SHOWN)
+    held: tuple[FileSince, ...] = Field(default=(), max_length=SHOWN)
+    ignored: tuple[File, ...] = Field(default=(), max_length=SHOWN)
+    results: tuple[Ended, ...] = Field(default=(), max_length=SHOWN_RESULTS)
     """The jobs that ended last, newest last."""
     config: Settings | None = None
     """The configuration that the daemon uses."""
 
+    @property
+    def is_written(self) -> bool:
+        """Whether a daemon has written it."""
+        return bool(self.updated_at)
+
+    @classmethod
+    def read(cls, value: object) -> Status:
+        """A status of any version, without what this version does not know; of a list, without such entries.
+
+        `running` of an older daemon is an object or null: a list of one or none.
+        """
+        written = value if isinstance(value, Mapping) else {}
+        kept: dict[str, Any] = {}
+        for name, kind in cls.model_fields.items():
+            part = written.get(kind.alias or name)
+            if get_origin(kind.annotation) is tuple:
+                entries = part if isinstance(part, list) else [part]
+                kept[name] = tuple(_all_valid(get_args(kind.annotation)[0], entries))
+            elif (valid := list(_all_valid(kind.annotation, [part]))) and part is not None:
+                kept[name] = valid[0]
+        return cls.model_construct(**kept)
+
+
+def _all_valid(kind: Any, values: Iterable[object]) -> Iterator[Any]:
+    reader = _reader(kind)
+    for value in values:
+        with contextlib.suppress(ValidationError):
+            yield reader.validate_python(value)
+
+
+@cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
 
 def schema() -> dict[str, Any]:
     """JSON Schema of status.json."""
-    return Status.model_json_schema(by_alias=True)
+    return Status.model_json_schema(by_alias=True, mode="serialization")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +252,7 @@ class Snapshot:
     """What can be known from outside.
 
     Attributes:
-        status: status.json as the daemon last wrote it; {} when there is none that can be read.
+        status: status.json as the daemon last wrote it; an empty one when there is none that can be read.
         daemon: Who holds the inbox's lock: pid, host, started_at; None when nobody does.
         files: Job files in the inbox, at most 1,000; looked up only when no daemon runs.
         files_count: How many there are in all.
@@ -213,7 +261,7 @@ class Snapshot:
         unseen_folders: Folders of the inbox that could not be looked into, as paths in it, and why; at most 1,000.
     """
 
-    status: Mapping[str, Any]
+    status: Status
     daemon: Mapping[str, Any] | None
     files: tuple[str, ...] = ()
     files_count: int = 0
@@ -226,9 +274,8 @@ class Snapshot:
         daemon = self.daemon or {}
         known = {key: daemon.get(key) for key in ("pid", "host", "started_at")}
         running = {"running": self.daemon is not None, "certain": self.certain}
-        answer = dict(self.status) | {"daemon": {**running, **known}}
-        if self.status:
-            answer["running"] = entries(self.status, "running")
+        written = self.status.model_dump(mode="json", by_alias=True) if self.status.is_written else {}
+        answer = written | {"daemon": {**running, **known}}
         if self.daemon is None:
             unseen = [{"folder": folder, "reason": reason} for folder, reason in self.unseen_folders]
             answer["inbox"] = {"count": self.files_count, "files": list(self.files), "unseen": unseen}
@@ -240,7 +287,7 @@ def look(config: Config) -> Snapshot:
     try:
         status = read(config.state_dir)
     except PermissionError:
-        return Snapshot({}, None, certain=False, unseen=_unseen(config.state_dir / STATUS_NAME))
+        return Snapshot(Status(), None, certain=False, unseen=_unseen(config.state_dir / STATUS_NAME))
     certain = True
     try:
         daemon = lock.holder(config.state_dir / "lock")
@@ -254,36 +301,37 @@ def look(config: Config) -> Snapshot:
     return Snapshot(status, None, files, count, certain, unseen_folders=unseen_folders)
 
 
-def read(state_dir: Path) -> Mapping[str, Any]:
-    """status.json as it is; {} when there is none, or it is none.
+def read(state_dir: Path) -> Status:
+    """Read status.json; an empty one when there is none, or the file is something else.
 
     Raises:
         PermissionError: This user may not read it.
     """
     try:
         with opened_regular(state_dir / STATUS_NAME) as (fd, _status):
-            status = json.loads(read_at_most(fd, _MAX_BYTES))
+            return Status.read(json.loads(read_at_most(fd, _MAX_BYTES)))
     except PermissionError:
         raise
-    except (OSError, ValueError):
-        return {}
-    return status if isinstance(status, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        return Status()
 
 
-def _by_its_own_word(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _by_its_own_word(status: Status) -> Mapping[str, Any] | None:
     """Who the daemon is, as status.json says; None when that says that it ended, is old, or its process is gone."""
     try:
-        age_s = (datetime.now(UTC) - datetime.fromisoformat(status["updated_at"])).total_seconds()
-    except (KeyError, TypeError, ValueError):
+        age_s = (datetime.now(UTC) - datetime.fromisoformat(status.updated_at)).total_seconds()
+    except (TypeError, ValueError):
         return None
-    if status.get("state") == "stopped" or age_s > _BELIEVED_S:
+    if status.state == "stopped" or age_s > _BELIEVED_S:
         return None
-    return None if status.get("host") == socket.gethostname() and _is_gone(status.get("pid")) else status
+    if status.host == socket.gethostname() and _is_gone(status.pid):
+        return None
+    return {"pid": status.pid, "host": status.host, "started_at": status.started_at}
 
 
-def _is_gone(pid: object) -> bool:
+def _is_gone(pid: int) -> bool:
     try:
-        os.kill(pid if isinstance(pid, int) and pid > 0 else 0, 0)
+        os.kill(max(pid, 0), 0)
     except ProcessLookupError:
         return True
     except (PermissionError, OverflowError):
@@ -293,16 +341,6 @@ def _is_gone(pid: object) -> bool:
 
 def _unseen(path: Path) -> str:
     return f"{printable(path)} can't be read by user {user_name(os.geteuid())}, so the status is unknown"
-
-
-def entries(status: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """One of the lists in status.json, without what can't be one of its entries; [] when it is not there.
-
-    `running` of an older daemon is an object or null: a list of one or none.
-    """
-    found = status.get(key)
-    found = [found] if isinstance(found, Mapping) else found
-    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
 
 
 def _in_inbox(inbox: Path) -> tuple[tuple[str, ...], int, tuple[tuple[str, str], ...]]:

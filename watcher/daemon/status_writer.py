@@ -13,8 +13,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from files.durable import replace, to_json
 from files.printable import printable
 from jobs.errors import ConfigError, LockLost
@@ -39,7 +37,6 @@ from watcher.client.status import (
     Settings,
     Status,
     Warm,
-    entries,
     read,
 )
 from watcher.daemon.arrivals import Sighting
@@ -109,9 +106,7 @@ class StatusWriter:
         """A writer in this state folder that goes on with the results an earlier daemon told of."""
         writer = cls(state_dir)
         with contextlib.suppress(OSError, ConfigError), State.open(state_dir) as state:
-            for entry in entries(read(state.path), "results"):
-                with contextlib.suppress(ValidationError):
-                    writer.results.append(Ended.model_validate(entry))
+            writer.results.extend(read(state.path).results)
         return writer
 
     def changed(self) -> None:

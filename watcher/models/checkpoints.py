@@ -163,8 +163,8 @@ def _users(path: Path, config: Config, rules: Rules) -> Iterator[str]:
     if rules.defaults.get("checkpoint") and _default(rules) == path:
         yield "config.yaml names it as defaults.checkpoint"
     seen = status.look(config)
-    warm = seen.status.get("warm") if seen.daemon is not None else None
-    if isinstance(warm, dict) and warm.get("checkpoint") == str(path):
+    warm = seen.status.warm if seen.daemon is not None else None
+    if warm is not None and warm.checkpoint == str(path):
         yield "the running daemon has it loaded"
     for file, job in _job_files(config):
         if _names(file, path, config, rules):

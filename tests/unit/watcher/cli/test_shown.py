@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -38,7 +37,7 @@ from watcher.cli.commands import commands, complain
 from watcher.cli.display import doctor, engines, layout, models, status, voices
 from watcher.cli.help import SUMMARY_CHARS, summary
 from watcher.client.follow import Followed, Follower
-from watcher.client.status import Snapshot
+from watcher.client.status import Snapshot, Status
 from watcher.client.submit import Dropped
 from watcher.config.settings import load
 from watcher.doctor.finding import Finding, fail, ok, warn
@@ -154,7 +153,7 @@ def busy(folder: Path) -> Snapshot:
         ],
         "config": {"outbox": str(out), "pending_restart": ["outbox"]},
     }  # fmt: skip
-    return Snapshot(said, {"pid": 7, "host": "box", "started_at": "2026-11-21T10:00:00Z"})
+    return Snapshot(Status.read(said), {"pid": 7, "host": "box", "started_at": "2026-11-21T10:00:00Z"})
 
 
 def test_status(width: int, tmp_path: Path) -> None:
@@ -168,15 +167,20 @@ def test_status_of_an_idle_daemon(width: int) -> None:
     """One line, and nothing that is empty."""
     idle = {"state": "idle", "counts": dict.fromkeys(COUNTS, 0), "running": []}
     daemon = {"pid": 7, "host": "box", "started_at": "2026-11-21T10:00:00Z"}
-    compare(f"status-idle-{width}", drawn(status.status(Snapshot(idle, daemon), NOW)))
+    compare(f"status-idle-{width}", drawn(status.status(Snapshot(Status.read(idle), daemon), NOW)))
 
 
 def test_status_without_a_daemon(width: int) -> None:
     """Never one, and one that has stopped with jobs left."""
     stopped = {"state": "stopped", "updated_at": "2026-11-21T11:00:00Z", "counts": {"queued": 2}}
     for name, snapshot in (
-        ("never", Snapshot({}, None)),
-        ("stopped", Snapshot(stopped, None, ("radio/hello.yaml", "news.yaml"), 7, unseen_folders=(("x", "denied"),))),
+        ("never", Snapshot(Status(), None)),
+        (
+            "stopped",
+            Snapshot(
+                Status.read(stopped), None, ("radio/hello.yaml", "news.yaml"), 7, unseen_folders=(("x", "denied"),)
+            ),
+        ),
     ):
         compare(f"status-{name}-{width}", drawn(status.status(snapshot, NOW)))
 
@@ -378,7 +382,7 @@ def test_status_and_reload_of_a_running_daemon_are_read_from_its_files(width: in
     (tmp_path / "config.yaml").write_text("")
     config = load(tmp_path / "config.yaml")
     config.state_dir.mkdir(parents=True)
-    (config.state_dir / "status.json").write_text(json.dumps(dict(busy(tmp_path).status)))
+    (config.state_dir / "status.json").write_text(busy(tmp_path).status.model_dump_json(by_alias=True))
     lock = Lock.acquire(config.state_dir / "lock")
     try:
         terminal = Terminal()
