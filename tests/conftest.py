@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -33,6 +35,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
+TEMPORARY = pytest.StashKey[str]()
 NEEDS_TORCH = re.compile(
     r"^\s*(?:import|from) (?:torch|torchaudio|TTS|f5_tts|vocos|transformers)\b"
     r"|\b(?:tiny_xtts|tiny_f5|taught_f5|full_xtts)\b"
@@ -45,11 +48,39 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only unit tests that need no torch")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """All temporary files of a run, also those of libraries, are in one folder, which a green run removes."""
+    if not hasattr(config, "workerinput"):  # a worker of xdist has the environment of the process that started it
+        folder = tempfile.mkdtemp(prefix="voicespool-tests-")
+        os.chmod(folder, 0o1777)  # as /tmp: some tests start daemons as other users
+        os.environ["TMPDIR"], tempfile.tempdir = folder, None
+        config.stash[TEMPORARY] = folder
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if exitstatus == pytest.ExitCode.OK and (folder := session.config.stash.get(TEMPORARY, None)):
+        session.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With --quick: leave out the files that mention torch, its libraries, or the tiny models that need them."""
     if not config.getoption("--quick") or collection_path.suffix != ".py" or "unit" not in collection_path.parts:
         return None
-    return bool(NEEDS_TORCH.search(collection_path.read_text("utf-8"))) or None
+    return _needs_torch(collection_path) or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run all tests of a file that needs torch in one process (`--dist loadgroup`), which imports the libraries and
+    makes the models of the file once.
+    """
+    for item in items:
+        if _needs_torch(item.path):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+@cache
+def _needs_torch(path: Path) -> bool:
+    return bool(NEEDS_TORCH.search(path.read_text("utf-8")))
 
 
 @pytest.fixture(scope="session", autouse=True)
