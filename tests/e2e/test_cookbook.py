@@ -269,7 +269,7 @@ def test_subtitles_of_a_long_text(spool: Spool, tmp_path: Path) -> None:
 def test_cancel_and_retry(studio: Path) -> None:
     """The cancelled job is not rendered; the failed one says what the page says, and is done once it is corrected."""
     printed = cook("Cancel and retry", studio)
-    said = "line 2: langauge: `langauge` is not a key of a job file; did you mean `language`?"
+    said = "line 2: langauge: unknown key; did you mean `language`?"
     assert said in RECIPES["Cancel and retry"]
     assert said in printed
     assert not (studio / "outbox/old-news").exists()

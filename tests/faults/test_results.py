@@ -186,9 +186,9 @@ def test_a_strangers_file_behind_a_second_name_stays_as_it_is(spool: Spool, canc
     private.write_text("text: Mine.\n")
     private.chmod(0o600)
     os.chown(private, 4711, 4712)
+    os.link(private, spool.inbox / "a.yaml")
     if cancelled:
         (spool.inbox / "a.cancel").touch()
-    os.link(private, spool.inbox / "a.yaml")
     before = os.stat(private)
     spool.once()
     after = os.stat(private)
