@@ -390,7 +390,7 @@ def test_nothing_from_a_stranger_steers_the_terminal_that_the_daemon_runs_on(tmp
         assert not STEERS.search(without_colours.replace("\n", " "))
         assert "\x1b[31mred" not in shown
         lines = [line for line in without_colours.splitlines() if line]
-        stamp = re.compile(r"\d\d:\d\d:\d\d|  \|")
+        stamp = re.compile(r"\d\d:\d\d:\d\d| {9}\S")  # a long line goes on under its event
         assert [line for line in lines if not stamp.match(line)] == [], "every line is the spool's own"
 
 

@@ -337,8 +337,8 @@ def test_log(width: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         log.info("job done", action="done", job_id="20261121T0", name="hello", folder=f"{tmp_path}/outbox/hello",
                  duration_s=6.41)  # fmt: skip
         log.warning("job failed", action="failed", job_id="20261121T1", name="broken", duration_s=0.0,
-                    folder=f"{tmp_path}/outbox/broken.failed", message="line 5: langauge: `langauge` is not a key of a "
-                    "job file; did you mean `language`?; line 6: priority: found the number 11")  # fmt: skip
+                    folder=f"{tmp_path}/outbox/broken.failed", message="line 5: langauge: unknown key; "
+                    "did you mean `language`?; line 6: priority: found the number 11")  # fmt: skip
         log.warning("job done", action="done", job_id="20261121T2", name=LONG_NAME, duration_s=61.0,
                     folder=f"/srv/outbox/{LONG_NAME}", doubts=["sentence 2 is far too long for its text"])  # fmt: skip
         log.warning("on hold", action="hold", what="outbox", reason="the disk of /srv/outbox is full",
