@@ -53,7 +53,7 @@ def test_a_file_of_mode_000_and_a_read_only_folder_hold_their_files_alone(ordina
             until(lambda: len(reasons(ordinary)) == 3, "both files and the folder are held")
             assert reasons(ordinary) == {
                 "secret.yaml": f"it can't be read: Permission denied; to free it: chmod a+r {secret}",
-                "fixed/a.yaml": "it can't be taken out of its folder: Permission denied; "
+                "fixed/a.yaml": "it can't be moved out of its folder: Permission denied; "
                 f"to free it: chmod u+rwx {fixed.parent}",
                 "closed/": f"it can't be read: Permission denied; to free it: chmod u+rwx {closed.parent}",
             }

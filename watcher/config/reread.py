@@ -62,7 +62,7 @@ def changed_keys(before: Section, after: Section) -> Iterator[str]:
             yield name
 
 
-def told(config: Config, path: Path | None, read: ConfigRead) -> dict[str, Any]:
+def config_in_status(config: Config, path: Path | None, read: ConfigRead) -> dict[str, Any]:
     """`config` in status.json; see `watcher.client.status.Settings`."""
     file = path or Path(CONFIG_NAME)
     return {
