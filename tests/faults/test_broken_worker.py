@@ -204,5 +204,5 @@ def test_a_worker_that_the_kernel_ends_for_memory_does_not_take_the_daemon_along
     manifest = spool.manifest("a.failed")
     assert (manifest["error"]["code"], manifest["attempts"]) == ("worker_oom", 2)
     error = (spool.outbox / "a.failed" / "ERROR.txt").read_text()
-    assert "was ended by the kernel because memory ran out (SIGKILL)" in error
+    assert "was killed by the kernel because memory ran out (SIGKILL)" in error
     assert spool.manifest("b")["status"] == "done"

@@ -477,7 +477,7 @@ def test_rubbish_on_the_protocol_is_the_end_of_that_worker(
     died = finish(worker)[-1]
     assert isinstance(died, Died)
     assert died.code == "worker_died"
-    assert died.reason.startswith("sent rubbish instead of a message")
+    assert died.reason.startswith("sent an invalid message")
     assert words in died.reason
     assert died.reason.isprintable()
     assert not psutil.pid_exists(pid)
@@ -490,7 +490,7 @@ def test_a_worker_that_hangs_up_and_lives_on_is_killed(
     monkeypatch.setattr(worker_module, "HUNG_UP_S", 0.05)
     died = render(worker, orders("Hangup.", engine="probe"))
     assert isinstance(died, Died)
-    assert died.reason.startswith("closed its line")
+    assert died.reason.startswith("closed its socket")
 
 
 def test_a_forked_process_that_falls_out_of_an_engine_does_not_speak_for_the_worker(
@@ -725,4 +725,4 @@ def test_a_worker_that_the_kernel_ends_for_memory_is_told_apart(
     with stand_in(tmp_path, orders(fault="allocate"), str(memory_group)) as daemon:
         said, _ = daemon.communicate(timeout=PATIENCE_S)
     assert daemon.returncode == 0
-    assert "Died(reason='was ended by the kernel because memory ran out (SIGKILL)', code='worker_oom'" in said
+    assert "Died(reason='was killed by the kernel because memory ran out (SIGKILL)', code='worker_oom'" in said

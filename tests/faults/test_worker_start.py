@@ -132,7 +132,7 @@ def broken(spool: Spool, fault: str) -> dict[str, Any]:
         ("exit", "ended by itself with exit code 7 before it was ready; it printed: a library that the worker needs"),
         ("kill", "the worker was killed from outside (SIGKILL) before it was ready"),
         ("import", "ModuleNotFoundError: import of numpy halted"),
-        ("rubbish", "the worker sent rubbish instead of a message (loaded before ready)"),
+        ("rubbish", "the worker sent an invalid message (loaded before ready)"),
     ],
 )
 def test_a_worker_that_breaks_before_it_is_ready_is_a_hold(jobs: Spool, fault: str, reason: str) -> None:

@@ -102,7 +102,7 @@ def _write_a_lie() -> None:
     rendering: dict[str, object] = {"files": ["../../../etc/passwd"], "chunks_file": ""}
     rendering |= {key: {} for key in ("engine", "voice", "checks", "timing")}
     rendering |= {key: [] for key in ("audio", "segments", "warnings", "chunks")}
-    _write(json.dumps({"say": "done", "job_id": "x", "rendering": rendering}).encode() + b"\n")
+    _write(json.dumps({"kind": "done", "job_id": "x", "rendering": rendering}).encode() + b"\n")
 
 
 def _hang_up() -> None:
