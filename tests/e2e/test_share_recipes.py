@@ -76,7 +76,7 @@ def serving(*users: str) -> Iterator[Machine]:
         SMB_CONF.parent.mkdir(exist_ok=True)
         SMB_CONF.write_text("\n".join([GLOBAL, *recipe("smb")]))
         for user in users:
-            server.does("smbpasswd", "-a", user, said="secret\nsecret\n")
+            server.does("smbpasswd", "-a", user, stdin="secret\nsecret\n")
         with server.service("smbd", "--foreground", "--no-process-group", "--debug-stdout"):
             until(lambda: not refusals(smb(server, "outbox", "ls")), lambda: smb(server, "outbox", "ls"))
             yield server

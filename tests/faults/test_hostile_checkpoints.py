@@ -119,9 +119,9 @@ def models(kinds: Mapping[str, Hostile], tiny_xtts: Path, tmp_path: Path) -> Pat
 
 @pytest.fixture
 def engine() -> Iterator[Xtts]:
-    one = Xtts()
-    yield one
-    one.close()
+    xtts = Xtts()
+    yield xtts
+    xtts.close()
 
 
 def test_the_engine_refuses_each_in_words(
@@ -142,7 +142,7 @@ def speak(engine: Xtts, checkpoint: Path) -> int:
     """How many samples come of it."""
     engine.load(checkpoint, Device(name="cpu", precision="float32"))
     made = list(engine.render([Chunk("Who is there?", "en", 7, speaker=SPEAKER)]))
-    return sum(one[1].samples.size for one in made if one is not None)
+    return sum(chunk[1].samples.size for chunk in made if chunk is not None)
 
 
 def test_the_daemon_fails_each_of_their_jobs_and_goes_on(

@@ -38,14 +38,14 @@ def _several_users() -> None:
 @pytest.fixture
 def spool() -> Iterator[Spool]:
     """A spool of an ordinary user, on a share."""
-    with share() as one:
-        yield one
+    with share() as shared:
+        yield shared
 
 
 @pytest.fixture
 def spool_of_root() -> Iterator[Spool]:
-    with share(daemon=None) as one:
-        yield one
+    with share(daemon=None) as shared:
+        yield shared
 
 
 def own_folder(spool: Spool, name: str) -> Path:

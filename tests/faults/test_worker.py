@@ -723,6 +723,6 @@ def test_a_worker_that_the_kernel_ends_for_memory_is_told_apart(
     orders: Orders, tmp_path: Path, memory_group: Path
 ) -> None:
     with stand_in(tmp_path, orders(fault="allocate"), str(memory_group)) as daemon:
-        said, _ = daemon.communicate(timeout=PATIENCE_S)
+        printed, _ = daemon.communicate(timeout=PATIENCE_S)
     assert daemon.returncode == 0
-    assert "Died(reason='was killed by the kernel because memory ran out (SIGKILL)', code='worker_oom'" in said
+    assert "Died(reason='was killed by the kernel because memory ran out (SIGKILL)', code='worker_oom'" in printed
