@@ -40,7 +40,7 @@ class Machine:
     log: Path
 
     def run(self, *words: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a program to its end, as root, with what is stdin to it."""
+        """Run a program to its end, as root, with this text on stdin."""
         return subprocess.run(
             list(map(str, words)), input=stdin, env=self.variables, cwd="/srv", capture_output=True, text=True,
             timeout=PATIENCE_S, check=False, umask=0o022,
