@@ -44,22 +44,19 @@ def configure(stream: TextIO | None = None, level: Level = "info") -> None:
     """Send the log to `stream` (default: the current stderr), from `level` up."""
     stream = sys.stderr if stream is None else stream
     terminal = stream.isatty()
+    colours = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal, key="timestamp"),
             _cleaned,
-            _TerminalLines(colours=_has_colours()) if terminal else _json_line,
+            _TerminalLines(colours=colours) if terminal else _json_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: _LogLines(stream),
         cache_logger_on_first_use=False,
     )
-
-
-def _has_colours() -> bool:
-    return "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
 class _LogLines:

@@ -1,6 +1,6 @@
 """Which job files are in the inbox, and why each of them waits.
 
-A sweep of the whole inbox finds everything; file events only say where to look first, and that a file appeared by a
+A sweep of the whole inbox finds everything; file events only hint where to look first, and which files appeared by a
 rename. Work is done in small steps, so that the daemon can look after a running job between any two.
 """
 
@@ -116,7 +116,7 @@ class Arrivals:
         return self._walk is not None or self.due_in(self.clock()) <= 0
 
     def due_in(self, now: float) -> float:
-        """Seconds until `next` has work, if no event comes first."""
+        """Seconds until `next` has work, if no event happens before."""
         if self._hints:
             return 0.0
         look = self._agenda[0][0] if self._agenda else float("inf")

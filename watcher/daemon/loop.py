@@ -99,7 +99,7 @@ class Daemon:
         session, intake: Of the inbox in use; None while it is gone.
         inbox_id, inbox_device: Of the inbox that was opened last.
         new_inbox_since_s: When another inbox was first seen in its place, monotonic.
-        lost_jobs: Names of the jobs that were in the inbox when it went away.
+        lost_jobs: Names of the jobs that were in the inbox when it disappeared.
         is_working: Whether a turn is working on a job. Turns that it takes meanwhile start no other job.
     """
 
@@ -191,10 +191,10 @@ class Daemon:
             if descriptor == self.signals.fd:
                 self.signals.drain()
             elif descriptor == self.events.wake_fd and self.intake is None:
-                self.events.take()  # without an intake nobody else does, and the descriptor would stay readable
+                self.events.take()  # without an intake nothing else does, and the descriptor would stay readable
 
     def _idle_s(self) -> float:
-        """How long there is nothing to do if nothing happens."""
+        """Seconds until there is something to do if nothing happens before."""
         now, session = time.monotonic(), self.session
         waits_s = [INBOX_CHECK_S, self.status.due_in()]
         if self.watchdog_s is not None:
@@ -303,7 +303,7 @@ class Daemon:
 
     def _handle(self, event: Event) -> None:
         running, session = self.status.running.get(event.job_id), self.session
-        if running is None or session is None:  # its inbox went away
+        if running is None or session is None:  # its inbox is gone
             return
         if isinstance(event, Progressed):
             running.progress(event.done, event.total)
@@ -380,7 +380,7 @@ class Daemon:
     def _postpone(self, session: Session, ticket: Ticket, hold: Hold) -> None:
         """Nothing is wrong with the job: defer it behind the others if one of its files is the cause, else hold all."""
         if session is not self.session:
-            return  # the inbox went away, and the job with it
+            return  # the inbox is gone, and the job with it
         if self._concerns_one_job(session, hold):
             log.warning("job deferred", action="defer", job_id=ticket.job_id, name=ticket.name, reason=hold.message)
             session.defer(ticket, hold.message)
@@ -449,7 +449,7 @@ class Daemon:
         self._open_outbox(session)
 
     def _check_inbox(self) -> None:
-        """Notice that the inbox went away, came back, or was replaced by a new one."""
+        """Notice that the inbox is gone, is back, or was replaced by a new one."""
         now = time.monotonic()
         if self.session is None:
             if now >= self.holds.due_s:

@@ -120,7 +120,9 @@ class StatusWriter:
         self.ended[outcome.status] += 1
         self.ended["doubtful"] += outcome.verdict == "doubtful"
         if outcome.status == "failed":
-            self._failed(outcome.name)
+            self.failures[outcome.name] += 1
+            if len(self.failures) > MAX_FAILURES:
+                del self.failures[next(iter(self.failures))]  # `ended` still counts it as failed
         elif outcome.status == "done":
             self._repaired(outcome.name)
         self.results.append(
@@ -138,11 +140,6 @@ class StatusWriter:
             )
         )
         self.changed()
-
-    def _failed(self, name: str) -> None:
-        self.failures[name] += 1
-        if len(self.failures) > MAX_FAILURES:
-            del self.failures[next(iter(self.failures))]  # `ended` still counts it as failed
 
     def _repaired(self, name: str) -> None:
         """A job of this name is done: count its earlier failures as repaired."""

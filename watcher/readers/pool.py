@@ -55,7 +55,7 @@ class Readers:
     """Both readers; see `jobs.spool.reading.ReadElsewhere`."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self.config = config
         self._epoll = select.epoll()
         self._small, self._large = _Lane(self, nice=0), _Lane(self, nice=10)
 
@@ -91,7 +91,7 @@ class Readers:
 
     def configure(self, config: Config) -> None:
         """Use another configuration. Files that are being read are read again."""
-        self._config = config
+        self.config = config
         self._small.end()
         self._large.end()
 
@@ -99,10 +99,6 @@ class Readers:
         self._small.end()
         self._large.end()
         self._epoll.close()
-
-    @property
-    def config(self) -> Config:
-        return self._config
 
     def watch(self, descriptor: int, events: int) -> None:
         with contextlib.suppress(FileExistsError):

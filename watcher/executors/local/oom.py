@@ -7,7 +7,6 @@ without these, the counter of the whole machine in `/proc/vmstat`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -43,8 +42,12 @@ def kill_count(proc: Path = PROC) -> KillCount | None:
 
 @cache
 def _sources(proc: Path) -> tuple[Path, ...]:
-    """Cached: a process stays in its cgroup."""
-    return (*_group_files(proc), proc / "vmstat")
+    """Files that may have the counter, v2 or v1: of our own cgroup, then of its parents, then of the machine.
+
+    Cached, since a process stays in its cgroup.
+    """
+    names = ("memory.events.local", "memory.events", "memory.oom_control")
+    return (*(group / name for group in groups("memory", proc) for name in names), proc / "vmstat")
 
 
 def _count(source: Path) -> int | None:
@@ -53,9 +56,3 @@ def _count(source: Path) -> int | None:
         return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
     except (OSError, ValueError, IndexError):
         return None
-
-
-def _group_files(proc: Path) -> Iterator[Path]:
-    """Files that may have the counters, v2 or v1: our own cgroup's first, then those of its parents."""
-    for group in groups("memory", proc):
-        yield from (group / name for name in ("memory.events.local", "memory.events", "memory.oom_control"))
