@@ -124,7 +124,7 @@ def test_slow_upload_over_smb() -> None:
         with subprocess.Popen(words, env=server.variables, stdin=subprocess.PIPE, text=True, bufsize=1) as client:
             assert client.stdin is not None
             client.stdin.write("text: Half of it\n")
-            until(lambda: "somebody has it open for writing" in STATUS.read_text(), STATUS.read_text)
+            until(lambda: "a program has it open for writing" in STATUS.read_text(), STATUS.read_text)
             client.stdin.write("  and the rest.\n")
         assert client.returncode == 0
         result = SPOOL / "outbox/slow"

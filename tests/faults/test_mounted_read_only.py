@@ -37,7 +37,7 @@ def test_a_folder_that_the_unit_lacks_is_named_before_a_worker_is_started(spool:
     held = spool.once()
     assert held.returncode == 75
     assert f"{key}: {folder} can't be written: Read-only file system" in held.stderr
-    assert f"name the folder that `{key}` is in under ReadWritePaths=" in held.stderr
+    assert f"add the folder that contains `{key}` to ReadWritePaths=" in held.stderr
     assert "worker started" not in held.stderr
     spool.prefix = ()
     assert spool.once().returncode == 0
@@ -64,6 +64,6 @@ def test_a_cache_folder_that_can_not_be_written_is_told_at_the_start(spool: Spoo
     spool.drop("first.yaml")
     done = spool.once(VOICESPOOL_CACHE=str(spool.folder / "cache" / "voicespool"))
     assert done.returncode == 0
-    assert "nothing can be kept between starts" in done.stderr
+    assert "the cache folder is not writable" in done.stderr
     assert f'"folder": "{spool.folder}/cache/voicespool"' in done.stderr
     assert "CacheDirectory=" in done.stderr

@@ -220,7 +220,7 @@ def test_a_member_of_the_group_is_told_whether_a_daemon_runs(shared: Spool) -> N
     shared.start()
     shared.stop(signal.SIGKILL)
     killed = MEMBER.voicespool(shared, "status")
-    assert "no daemon is running, as far as this user may see; the last one ended without a word" in killed.stdout
+    assert "no daemon is running, as far as this user may see; the last one ended unexpectedly" in killed.stdout
 
 
 def test_who_may_not_read_the_status_is_told_that_and_not_what_is_not_so(shared: Spool) -> None:

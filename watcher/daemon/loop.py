@@ -140,7 +140,7 @@ class Daemon:
         self._open_inbox(first=True)
         log.info("spool starts", action="start", inbox=str(self.config.inbox), outbox=str(self.config.outbox))
         if folder := cache.unusable():
-            log.warning("nothing can be kept between starts", action="start", folder=str(folder), hint=cache.CURE)
+            log.warning("the cache folder is not writable", action="start", folder=str(folder), hint=cache.CURE)
         systemd.ready()
         try:
             while not self.signals.stop and not self._is_finished():
@@ -225,7 +225,7 @@ class Daemon:
             reason = entry.reason if entry.reason.startswith(f"{what}: ") else f"{what}: {entry.reason}"
             raise Hold(reason, entry.hint)
         if self.readers.trouble:
-            hint = "The log of the daemon and `voicespool doctor` may say more; try again later."
+            hint = "Check the daemon's log and `voicespool doctor`, then try again."
             raise Hold(self.readers.trouble, hint)
         if self.intake is None or not self.intake.ended or not self.intake.session.arrivals.settled():
             return False
@@ -409,7 +409,7 @@ class Daemon:
         """
         self.turn(wait=False)
         if self.session is not session:
-            raise InboxGone("the inbox went away while a job was read or published")
+            raise InboxGone("the inbox disappeared while a job was read or published")
 
     def _running(self) -> list[Ticket]:
         return [running.ticket for running in self.status.running.values()]

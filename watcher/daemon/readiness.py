@@ -185,7 +185,7 @@ class Readiness:
         if not sighting.moved and now < quiet_at:
             raise Wait("it appeared or changed just now; it may still be written", quiet_at)
         if somebody_writes(fd) is True:
-            raise Wait("somebody has it open for writing", now + LOOK_AGAIN_S)
+            raise Wait("a program has it open for writing", now + LOOK_AGAIN_S)
 
     def _why_unread(self, source: str, status: os.stat_result, folder: os.stat_result) -> str:
         """Why a file must fail without being read; "" when it may be read."""

@@ -184,7 +184,7 @@ def test_pauses_longer_than_the_quiet_time_do_not_matter_while_it_is_open(at: De
             at.arrivals.sweep_soon()
             assert at.ready() == []
             assert at.ready(100.0) == []
-            assert at.reason(source) == "somebody has it open for writing"
+            assert at.reason(source) == "a program has it open for writing"
             writer.write(b"lo\n")
             writer.flush()
             assert at.ready(100.0) == []
