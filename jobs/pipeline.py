@@ -154,7 +154,7 @@ class Outcome:
 
 
 class ReadyFile(Protocol):
-    """A file that is ready to be claimed; see `watcher.daemon.arrivals.Arrival`."""
+    """A file that is ready to be claimed; see `watcher.daemon.readiness.Arrival`."""
 
     @property
     def source(self) -> str: ...

@@ -1,8 +1,8 @@
-"""What is said of every kind of model file: the tables of docs/CHECKPOINTS.md, made from files with real headers.
+"""Reports about each kind of model file: the tables of docs/CHECKPOINTS.md, made from files with real headers.
 
     python -m tests.checkpoint_table
 
-writes them into the page anew; a test compares them with it.
+writes them into the page; a test compares them with it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ REPORT: Shapes = {**flow(BASE, prefix="ema_model."), **EMA}
 """The report that started voicespool: a healthy fine-tune that was loaded as an E2."""
 
 
-def safetensors(shapes: Shapes, kind: str = "F32", **said: object) -> Build:
-    return lambda folder: save(folder / "model_last.safetensors", shapes, kind, **said)
+def safetensors(shapes: Shapes, kind: str = "F32", **metadata: object) -> Build:
+    return lambda folder: save(folder / "model_last.safetensors", shapes, kind, **metadata)
 
 
 def torch(state: Mapping[str, object], kind: str = "Float") -> Build:
@@ -54,7 +54,7 @@ def raw(content: bytes, name: str = "model_last.pt") -> Build:
 
 
 def beside(files: Mapping[str, str], model: Build) -> Build:
-    """A model with files beside it, or elsewhere under the same models/."""
+    """A model with files next to it, or elsewhere under the same models/."""
 
     def build(folder: Path) -> Path:
         for name, text in files.items():
@@ -67,7 +67,7 @@ def beside(files: Mapping[str, str], model: Build) -> Build:
 
 
 def renamed(shapes: Shapes, **words: str) -> Shapes:
-    """Tensors whose names have other words in them."""
+    """Tensors with words in their names replaced."""
     found = {}
     for name, shape in shapes.items():
         for old, new in words.items():
@@ -229,22 +229,23 @@ def _cut_off(path: Path) -> Path:
 # --- the tables ------------------------------------------------------------------------------------------------------
 
 
-def _in_short(one: Checkpoint) -> str:
-    return f"{in_short(one)}{'' if one.loads else f'. {one.why_not}'}"
+def _in_short(checkpoint: Checkpoint) -> str:
+    return f"{in_short(checkpoint)}{'' if checkpoint.loads else f'. {checkpoint.why_not}'}"
 
 
-def _vocabulary(one: Checkpoint) -> str:
-    if not one.loads:
-        return f"does not load. {one.why_not} {one.cure}"
-    used = f"`{one.vocab.name}`" if one.vocab is not None and not one.warnings else ""
-    return f"loads, with {used}" if used else f"loads; {one.warnings[0]}"
+def _vocabulary(checkpoint: Checkpoint) -> str:
+    if not checkpoint.loads:
+        return f"does not load. {checkpoint.why_not} {checkpoint.cure}"
+    used = f"`{checkpoint.vocab.name}`" if checkpoint.vocab is not None and not checkpoint.warnings else ""
+    return f"loads, with {used}" if used else f"loads; {checkpoint.warnings[0]}"
 
 
-def _variant(one: Checkpoint) -> str:
-    assert one.variant is not None
-    if not one.loads:
-        return f"does not load. {one.why_not} {one.cure}"
-    return f"{one.variant.name}: {one.variant.evidence}{f' ({one.variant.hint})' if one.variant.hint else ''}"
+def _variant(checkpoint: Checkpoint) -> str:
+    assert checkpoint.variant is not None
+    if not checkpoint.loads:
+        return f"does not load. {checkpoint.why_not} {checkpoint.cure}"
+    hint = f" ({checkpoint.variant.hint})" if checkpoint.variant.hint else ""
+    return f"{checkpoint.variant.name}: {checkpoint.variant.evidence}{hint}"
 
 
 TABLES: Sequence[tuple[str, str, Sequence[Case], Callable[[Checkpoint], str]]] = [
@@ -258,13 +259,13 @@ TABLES: Sequence[tuple[str, str, Sequence[Case], Callable[[Checkpoint], str]]] =
 
 
 def tables() -> str:
-    """All of them, as Markdown."""
-    return "\n".join(_table(*one) for one in TABLES)
+    """All tables, as Markdown."""
+    return "\n".join(_table(*table) for table in TABLES)
 
 
-def _table(title: str, what: str, cases: Sequence[Case], said: Callable[[Checkpoint], str]) -> str:
+def _table(title: str, what: str, cases: Sequence[Case], describe: Callable[[Checkpoint], str]) -> str:
     lines = [f"### {title}", "", f"| {what} | is told as |", "|---|---|"]
-    lines += [f"| {name} | {_cell(said(_built(build)))} |" for name, build in cases]
+    lines += [f"| {name} | {_cell(describe(_built(build)))} |" for name, build in cases]
     return "\n".join([*lines, ""])
 
 
@@ -280,7 +281,7 @@ def _cell(text: str) -> str:
 
 
 def page(text: str) -> str:
-    """The page with its tables made anew."""
+    """The page with current tables."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{tables()}\n{END}{rest.split(END)[1]}"
 

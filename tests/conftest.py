@@ -19,13 +19,13 @@ from tests import starting, tiny
 from tests.spooling import Spool, spooling
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell that starts the tests in the background has them, and all they start, ignore Ctrl-C.
+    # A shell that starts the tests in the background makes them and their children ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Several test processes share the processors: more threads in each would only wait for one another.
+# Several test processes share the processors, so more threads in each would only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# An example that is slow only shows that the machine is busy.
+# A slow example only means that the machine is busy.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
@@ -85,7 +85,7 @@ def _needs_torch(path: Path) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing that tests compute is kept where the user's own things are, or found there."""
+    """Keep the tests' caches apart from the user's own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VOICESPOOL_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -99,34 +99,34 @@ def _commands_start_quickly() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_xtts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real XTTS-v2 of the smallest size, in its folder, where the base model belongs: `MODELS/xtts-v2/model.pth`.
+    """A real XTTS-v2 of the smallest size, in the base model's folder: `MODELS/xtts-v2/model.pth`.
 
-    All tests of the session read it; none may change it.
+    All tests of the session share it and must not change it.
     """
     return tiny.model_folder(tmp_path_factory) / "model.pth"
 
 
 @pytest.fixture(scope="session")
 def tiny_f5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same of an F5-TTS v1, beside its vocoder: `MODELS/f5-tts-v1/model_1250000.safetensors`."""
+    """The same for an F5-TTS v1, next to its vocoder: `MODELS/f5-tts-v1/model_1250000.safetensors`."""
     return tiny.f5_checkpoint(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def taught_f5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an F5-TTS v1 that has really learnt something, and its recording; see `tiny.f5_taught`."""
+    """A folder with an F5-TTS v1 that was really trained, and its recording; see `tiny.f5_taught`."""
     return tiny.f5_taught(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def full_xtts() -> Iterator[Path]:
-    """The same in full size, 1.9 GB, which takes a while to build; it is removed in the end."""
+    """The same in full size, 1.9 GB, which takes a while to build; removed at the end."""
     with tempfile.TemporaryDirectory() as folder:
         yield tiny.full_size(Path(folder) / "xtts-v2")
 
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Iterator[Spool]:
-    """A spool of the test's own, whose default engine is the one that breaks on demand."""
-    with spooling(tmp_path / "spool") as one:
-        yield one
+    """A new spool whose default engine breaks on demand."""
+    with spooling(tmp_path / "spool") as test_spool:
+        yield test_spool

@@ -1,4 +1,4 @@
-"""Run the spool with less than this user has: words to put before its command, or a skip with its cause."""
+"""Runs the spool with fewer rights than this user has: words to put before its command. Skips if not possible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 
 
 def as_an_ordinary_user() -> tuple[str, ...]:
-    """Permissions count: nothing for an ordinary user; for root, who keeps the files but not the power over them."""
+    """Let file permissions apply. Root drops its capabilities but still owns the files; other users need no words."""
     if os.geteuid() != 0:
         return ()
     if shutil.which("setpriv") is None:
@@ -21,7 +21,7 @@ def as_an_ordinary_user() -> tuple[str, ...]:
 
 
 def with_kernel_limit(limit: str, value: int) -> tuple[str, ...]:
-    """In a user namespace of its own with `/proc/sys/user/LIMIT` at a value."""
+    """In a new user namespace with `/proc/sys/user/LIMIT` at a value."""
     script = f'echo {value} > /proc/sys/user/{limit} && exec "$@"'
     words = ("unshare", "--user", "--map-root-user", "sh", "-c", script, "sh")
     if subprocess.run([*words, "true"], capture_output=True, check=False).returncode:

@@ -1,8 +1,8 @@
-"""What a stranger does to a folder of theirs while a spool looks at it; a program of its own, run as another user:
+"""What a stranger does to their folder while a spool looks at it. A program, run as another user:
 
     exchanging.py FOLDER OTHER NAME TURNS    a new NAME.cancel in FOLDER, which then takes turns with OTHER
 
-It needs nothing but the standard library.
+It needs only the standard library.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _nothing_happens = threading.Event()
 
 
-def swap(one: Path, other: Path) -> None:
-    """Exchange two names in one step: a folder is a link, or a file, from one moment to the next."""
-    if _libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(one))
+def swap(path: Path, other: Path) -> None:
+    """Exchange two names atomically, for instance a folder and a link."""
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(path), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
 
 
 def cancel_and_exchange(folder: Path, other: Path, name: str, turns: int) -> None:
@@ -35,7 +35,7 @@ def cancel_and_exchange(folder: Path, other: Path, name: str, turns: int) -> Non
 
 
 def pass_time(turn: int) -> None:
-    """Up to two milliseconds, another time each turn: without, nobody else would get at the folder at all."""
+    """Pause for up to two milliseconds, different each turn; without pauses nobody else could use the folder."""
     _nothing_happens.wait(turn * 7919 % 2000 / 1e6)
 
 

@@ -1,6 +1,6 @@
-"""F5-TTS and E2-TTS models for tests, tiny ones and such of full size, and the library's own code beside ours.
+"""F5-TTS and E2-TTS models for tests, tiny and full-size, and the library's own code for comparison.
 
-Everything about them is real but their weights, which are random, and the sizes of the tiny ones.
+They are real except for their weights, which are random, and the sizes of the tiny ones.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Built:
 
     @cached_property
     def files(self) -> F5Files:
-        """As `F5Model` takes them, read from the file's header."""
+        """The files as `F5Model` takes them, from the checkpoint's header."""
         prepare()
         from engines.f5.net.model import F5Files
 
@@ -68,7 +68,7 @@ class Built:
         return F5Files(self.checkpoint, found.tensors, self.sizes, self.vocoder)
 
     def load(self, precision: str = "float32", device: str = "cpu") -> F5Model:
-        """Our own model."""
+        """Our model."""
         prepare()
         import torch
 
@@ -89,7 +89,7 @@ def build(folder: Path, name: str = "f5-v1-base", container: str = "bare") -> Bu
 
 
 def build_full(folder: Path, name: str) -> Built:
-    """The same in full size, of one that the library has a configuration for: up to 1.4 GB."""
+    """The same in full size, for a model that the library has a configuration for: up to 1.4 GB."""
     kind = tiny_f5.KINDS[name]
     checkpoint = tiny_f5.build(folder, kind.full)
     return Built(checkpoint, tiny_f5.build_vocos(folder / "vocos", tiny=False), kind.full, kind.flags)
@@ -102,7 +102,7 @@ def prepare() -> None:
 
 
 def finished(work: Generator[object, None, T]) -> tuple[int, T]:
-    """How many signs of life it gives, and what it returns."""
+    """Exhaust a generator: how many signs of life it gives, and what it returns."""
     signs = 0
     while True:
         try:
@@ -113,7 +113,7 @@ def finished(work: Generator[object, None, T]) -> tuple[int, T]:
 
 
 class Library:
-    """The library's own modules with the same weights."""
+    """The library's modules with the same weights."""
 
     def __init__(self, built: Built) -> None:
         prepare()
@@ -133,7 +133,7 @@ class Library:
         self.vocos.eval()
 
     def say(self, request: Request) -> Tensor:
-        """What `utils_infer.infer_batch_process` does with one chunk, whose noise is drawn for a seed: [samples]."""
+        """The library's `utils_infer.infer_batch_process` for one chunk, with noise from a seed: [samples]."""
         import torch
 
         solver, mel = request.solver, request.reference.mel
@@ -171,17 +171,17 @@ def request(
     key: int | None = None,
     lengths: Sequence[tuple[int, int, int]] = SHORT,
 ) -> Request:
-    """One of several requests of different length."""
+    """A request; its length depends on `number`."""
     prepare()
     import torch
 
     from engines.f5.net.model import Request
     from engines.torch.mel import ReferenceMel
 
-    heard, said, frames = lengths[number % len(lengths)]
+    heard, characters, frames = lengths[number % len(lengths)]
     generator = torch.Generator().manual_seed(number)
     mel = torch.randn(heard, model_sizes.n_mels, generator=generator) * 2 - 4
-    symbols = torch.randint(0, model_sizes.vocabulary, (said,), generator=generator)
+    symbols = torch.randint(0, model_sizes.vocabulary, (characters,), generator=generator)
     gain = (1.0, 0.5)[number % 2]
     reference = ReferenceMel(mel, gain, hops=heard - 1)
     return Request(number if key is None else key, reference, symbols, frames, solver, seed=100 + number)

@@ -1,4 +1,4 @@
-"""Model files for tests: headers like real ones, and zeros."""
+"""Model files for tests: real headers, and zeros for weights."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ LIBRARY_SYMBOLS = 2545
 
 
 def flow(sizes: Sizes | str = DIT, symbols: int = LIBRARY_SYMBOLS, prefix: str = "") -> Shapes:
-    """All of F5-TTS or E2-TTS, of sizes that were published (`F5-TTS Base`) or of others."""
+    """The tensors of an F5-TTS or E2-TTS, in published sizes (`F5-TTS Base`) or others."""
     known = f5_layout.PUBLISHED[sizes] if isinstance(sizes, str) else sizes
     return {f"{prefix}{name}": shape for name, shape in f5_layout.expected(replace(known, vocabulary=symbols)).items()}
 
 
 def library_folder() -> Path:
-    """Where f5-tts is installed; nothing of it is imported."""
+    """The folder of f5-tts, which is not imported."""
     package = find_spec("f5_tts")
     assert package is not None
     assert package.submodule_search_locations
@@ -45,7 +45,7 @@ F5 = flow()
 
 
 def xtts(words: int = 16, width: int = 64) -> Shapes:
-    """All of XTTS-v2, one layer deep."""
+    """The tensors of an XTTS-v2 with one layer."""
     known = {
         "gpt.text_embedding.weight": (words, width),
         "gpt.mel_embedding.weight": (1026, width),
@@ -57,7 +57,7 @@ def xtts(words: int = 16, width: int = 64) -> Shapes:
 
 
 def xtts_vocabulary(words: int = 16) -> str:
-    """A vocab.json that fits."""
+    """A matching vocab.json."""
     return json.dumps({"model": {"vocab": {str(number): number for number in range(words)}}})
 
 
@@ -65,14 +65,14 @@ _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "F8_E4M3": 1, "I8": 1, "
 _KINDS_OF_EMA = {"initted": "BOOL", "step": "I64"}
 
 
-def save(path: Path, shapes: Shapes = TONE, kind: str = "F32", **said: object) -> Path:
+def save(path: Path, shapes: Shapes = TONE, kind: str = "F32", **metadata: object) -> Path:
     """Write zeros of these shapes as safetensors, by one rename; keywords go to the metadata, as JSON unless text.
 
-    The zeros take no room on a disk that can leave them out.
+    On a file system with sparse files the zeros take no space.
     """
     header: dict[str, object] = {}
-    if said:
-        header["__metadata__"] = {key: it if isinstance(it, str) else json.dumps(it) for key, it in said.items()}
+    if metadata:
+        header["__metadata__"] = {key: it if isinstance(it, str) else json.dumps(it) for key, it in metadata.items()}
     end = 0
     for name, shape in shapes.items():
         own = _KINDS_OF_EMA.get(name, kind)
@@ -88,11 +88,11 @@ def save(path: Path, shapes: Shapes = TONE, kind: str = "F32", **said: object) -
 
 
 def save_torch(path: Path, state: Mapping[str, Any], kind: str = "Float") -> Path:
-    """Write zeros as `torch.save` does: dictionaries of shapes, numbers and texts; all tensors share one record.
+    """Write zeros as `torch.save` does: dictionaries of shapes, numbers and strings; all tensors share one record.
 
     Args:
-        state: Tuples are shapes of tensors.
-        kind: Of the tensors, as torch names its storages.
+        state: Tuples are the shapes of tensors.
+        kind: Type of the tensors, as torch names its storages.
     """
     listing, count = _pickled(state, kind, 0)
     item = {"Float": 4, "Half": 2, "BFloat16": 2, "Double": 8}[kind]
@@ -102,7 +102,7 @@ def save_torch(path: Path, state: Mapping[str, Any], kind: str = "Float") -> Pat
 
 
 def _pickled(part: Any, kind: str, start: int) -> tuple[bytes, int]:
-    """Instructions that leave an object whose first tensor begins at an element, and where the next one would begin."""
+    """Pickle instructions for an object whose first tensor begins at an element, and where the next would begin."""
     if isinstance(part, tuple):
         stride = tuple(math.prod(part[n + 1 :]) for n in range(len(part)))
         return model_files.tensor(kind, "0", start, part, stride), start + math.prod(part)

@@ -1,7 +1,7 @@
-"""What a stranger who may write into the inbox can drop to harm a spool: one corpus, the same every time.
+"""Files with which a stranger who may write into the inbox can harm a spool; the same set every time.
 
-Each function writes one member into a folder of its own and says what it costs a spool without protection. All of it
-is well-formed as far as anybody can tell by looking at names and sizes, and nearly none of it takes room on the disk.
+Each function writes one member into its own folder and documents its cost for a spool without protection. All files
+look well-formed by name and size, and nearly none takes space on the disk.
 
     python -m tests.hostile INBOX MODELS     writes the whole set, as the user who calls it
 """
@@ -21,7 +21,7 @@ from tests import headers, model_files
 
 JOB_FILE_BYTES = 1 << 20  # limits.job_file_bytes
 MIB = 1 << 20
-PASSAGES = 19_900  # with five values each, and no job may have more than 100,000
+PASSAGES = 19_900  # with five values each; no job may have more than 100,000
 PLAIN_DOCUMENTS = 1_000
 NEVER = "never.wav"
 LOUDEST = 3e38
@@ -36,24 +36,24 @@ def unknown_keys(folder: Path) -> None:
 
 
 def unknown_speakers(folder: Path) -> None:
-    """Nearly 20,000 passages with speakers that there are not: 6 s in the loop, since each is compared with all."""
+    """Nearly 20,000 segments with unknown speakers: 6 s in the loop, since each is compared with all known ones."""
     _job(folder / "unknown_speakers.yaml", "engine: espeak\nsegments:\n" + "".join(map(_passage, range(PASSAGES))))
 
 
 def unknown_keys_that_wait(folder: Path) -> None:
-    """The first one, which also waits for a recording that never comes: 18 s again at every look, for a minute."""
+    """`unknown_keys` that also waits for a missing recording: 18 s at every look, for a minute."""
     jobs = [f"text: a\nspeaker_wav: {NEVER}\n", *map(_unknown_keys, range(990))]
     _job(folder / "unknown_keys_that_wait.yaml", "---\n".join(jobs))
 
 
 def unknown_speakers_that_wait(folder: Path) -> None:
-    """The second one, which also waits for a recording that never comes: 6 s again at every look, for a minute."""
+    """`unknown_speakers` that also waits for a missing recording: 6 s at every look, for a minute."""
     last = f"- {{text: a, speaker_wav: {NEVER}}}\n"
     _job(folder / "waits.yaml", "engine: espeak\nsegments:\n" + "".join(map(_passage, range(PASSAGES))) + last)
 
 
 def alias_bombs(folder: Path) -> None:
-    """A few hundred bytes that unfold to 9 to the power of 9 values: all the memory there is."""
+    """A few hundred bytes that expand to 9 to the power of 9 values: all memory."""
     names = "abcdefghi"
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n"
     bomb += "".join(f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in pairwise(names))
@@ -71,15 +71,15 @@ def deep_nesting(folder: Path) -> None:
 
 
 def plain_documents(folder: Path) -> None:
-    """1,000 good jobs in one file: 4.8 s in the loop while each gets a claim of its own."""
+    """1,000 good jobs in one file: 4.8 s in the loop while each gets its own claim."""
     _job(folder / "plain_documents.yaml", "---\n".join(f"text: Number {n}.\n" for n in range(PLAIN_DOCUMENTS)))
 
 
-# --- files that cost memory or room on the disk ----------------------------------------------------------------------
+# --- files that cost memory or space on the disk ----------------------------------------------------------------------
 
 
 def sparse_recordings(folder: Path, count: int = 100, size: int = 100 * MIB) -> None:
-    """One job with different recordings of 4 KiB and a hole: 10 GB to copy, 38 s in the loop, a small disk full."""
+    """One job with different sparse recordings of 4 KiB: 10 GB to copy, 38 s in the loop, a small disk full."""
     names = [f"{number}.wav" for number in range(count)]
     for name in names:
         sparse(folder / name, size, name.encode())
@@ -98,18 +98,18 @@ def recordings_times_documents(folder: Path, documents: int = 1_000) -> None:
 
 
 def huge_sparse_files(folder: Path, count: int = 20, size: int = 10 << 30) -> None:
-    """Files of 10 GiB that take no room and have a job's name: 64 MiB of zeros each in the outbox, 1.3 GB in all."""
+    """Sparse files of 10 GiB named like jobs: 64 MiB of zeros each in the outbox, 1.3 GB in all."""
     for number in range(count):
         sparse(folder / f"huge-{number}.yaml", size)
 
 
 def a_gigabyte(folder: Path) -> None:
-    """A file of 1 GB that takes no room, by the name of a job in JSON: whoever reads it whole has no memory left."""
+    """A sparse file of 1 GB named like a JSON job: a process that reads it whole runs out of memory."""
     sparse(folder / "gigabyte.json", 1 << 30)
 
 
 def ignored_names(folder: Path, count: int = 300_000) -> None:
-    """300,000 names in one folder that are no jobs: 5.5 s in the loop and 789 MB, under a bound on memory at each
+    """300,000 files in one folder that are no jobs: 5.5 s in the loop and 789 MB, with limited memory at each
     start.
     """
     for number in range(count):
@@ -120,8 +120,8 @@ def ignored_names(folder: Path, count: int = 300_000) -> None:
 
 
 def long_pauses(folder: Path, items: int = 200_000, minutes: int = 500) -> None:
-    """A list of 200,000 items of one letter: 17 hours of silence, because each item ends with a pause, and 8 more that
-    it asks for, which makes it longer than any job may be, whatever an engine needs for a letter.
+    """A list of 200,000 items of one letter: 17 hours of silence, because each item ends with a pause, and 8 more hours
+    that it requests, which is longer than any job may be for any engine.
     """
     text = "a\n- " * items + "a" + " [pause 60s]" * minutes
     _job(folder / "long_pauses.json", json.dumps({"text": text}, separators=(",", ":")))
@@ -144,7 +144,7 @@ def loudest_recording(folder: Path) -> None:
 
 
 def no_files(folder: Path) -> None:
-    """A pipe, a socket and links named as jobs are: who opens them waits for ever, or reads what is elsewhere."""
+    """A pipe, a socket and links named like jobs: a process that opens them blocks for ever, or reads other files."""
     os.mkfifo(folder / "pipe.yaml")
     here = os.open(folder, os.O_RDONLY)  # the path may be too long for the address of a socket
     with socket.socket(socket.AF_UNIX) as bound:
@@ -157,7 +157,7 @@ def no_files(folder: Path) -> None:
 
 
 def control_characters(folder: Path) -> None:
-    """Names that move the cursor, ring, break lines and run backwards in a log or a terminal that shows them."""
+    """Names with control characters that move the cursor, break lines and reverse text in a log or on a terminal."""
     for name in (
         "\x1b[2J\x1b[31m",
         "bell\x07",
@@ -186,25 +186,25 @@ def large_vocabulary(folder: Path, models: Path) -> None:
     """16 MB of vocab.json next to a checkpoint of XTTS: 2.6 s in the loop and 423 MB."""
     model = headers.save(models / "large_vocabulary" / "model.safetensors", headers.xtts())
     tokens = ",".join(f'"{number:06x}":{number}' for number in range(1_040_000))
-    said = f'{{"model":{{"vocab":{{{tokens}}}}}}}'
-    assert 15 * MIB < len(said) < 16 * MIB
-    model.with_name("vocab.json").write_text(said)
+    vocabulary = f'{{"model":{{"vocab":{{{tokens}}}}}}}'
+    assert 15 * MIB < len(vocabulary) < 16 * MIB
+    model.with_name("vocab.json").write_text(vocabulary)
     model.with_name("config.json").write_text("{}")
     _job(folder / "large_vocabulary.yaml", "text: a\ncheckpoint: large_vocabulary/model.safetensors\n")
 
 
-# --- what takes root's powers, as a server without protected_hardlinks gives them -------------------------------------
+# --- what needs root, or a server without protected_hardlinks ---------------------------------------------------------
 
 
 def hard_links(folder: Path, private: Path) -> None:
-    """Second names of a private file: its content is published, and with a `.cancel` it becomes readable itself."""
+    """Hard links to a private file: its content is published, and with a `.cancel` the file becomes readable."""
     os.link(private, folder / "private.yaml")
     os.link(private, folder / "cancelled.yaml")
     (folder / "cancelled.cancel").touch()
 
 
 def a_device(folder: Path) -> None:
-    """A device named as a job is: opened, some of them do things."""
+    """A device named like a job: opening some devices has effects."""
     os.mknod(folder / "device.yaml", 0o20666, os.makedev(1, 5))  # as /dev/zero
 
 
@@ -219,7 +219,7 @@ WITH_A_MODEL: tuple[Callable[[Path, Path], None], ...] = (list_that_holds_itself
 
 
 def write(inbox: Path, models: Path) -> None:
-    """Write the whole set, but for what takes root's powers: each member into a folder of its own in `inbox`."""
+    """Write the whole set, except for what needs root: each member into its own folder in `inbox`."""
     for member in IN_THE_INBOX:
         member(_folder(inbox, member.__name__))
     for with_model in WITH_A_MODEL:
@@ -230,7 +230,7 @@ def write(inbox: Path, models: Path) -> None:
 
 
 def sparse(path: Path, size: int, beginning: bytes = b"") -> None:
-    """Make a file of zeros that takes no room but for its beginning."""
+    """Make a sparse file of zeros after its first bytes."""
     with path.open("wb") as file:
         file.write(beginning)
         file.truncate(size)
@@ -255,14 +255,14 @@ def _passage(number: int) -> str:
 
 
 def _speaking_with(names: Iterable[str]) -> str:
-    """A job that speaks with all of them, at most 32 in each passage."""
+    """A job that uses all recordings, at most 32 in each segment."""
     names = list(names)
     lists = (",".join(names[start : start + 32]) for start in range(0, len(names), 32))
     return "engine: faulty\nsegments:\n" + "".join(f"- {{text: a, speaker_wav: [{some}]}}\n" for some in lists)
 
 
 def _write_once(path: Path, content: bytes, link: Path) -> None:
-    """Give a file another name; it is made for the first one."""
+    """Hard-link a file; create it the first time."""
     if not path.exists():
         path.write_bytes(content)
     if not link.exists():
@@ -270,7 +270,7 @@ def _write_once(path: Path, content: bytes, link: Path) -> None:
 
 
 def _wav(path: Path, peak: float, seconds: float = 6.0, rate_hz: int = 24_000) -> None:
-    """A tone of 440 Hz, more or less, in 32-bit floating point."""
+    """A tone of about 440 Hz, in 32-bit floating point."""
     period = [peak * (step - 27) / 27 for step in range(55)]
     samples = struct.pack("<55f", *period) * round(seconds * rate_hz / 55)
     form = struct.pack("<HHIIHH", 3, 1, rate_hz, 4 * rate_hz, 4, 32)

@@ -1,4 +1,4 @@
-"""A hub for tests: serves small releases over HTTP as the Hugging Face hub does, and misbehaves when told to."""
+"""A hub for tests: serves small releases over HTTP as the Hugging Face hub does, and misbehaves on request."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ XTTS, F5, VOCOS = (BASE_MODELS[name] for name in ("xtts", "f5", "vocos"))
 
 
 def release(weights: bytes) -> dict[str, bytes]:
-    """Files of a release that has these weights; the others as small as can be."""
+    """The files of a release with these weights; all others are as small as possible."""
     small = {name: name.encode() * 10 for name in ("LICENSE.txt", "config.json", "vocab.json", "speakers_xtts.pth")}
     return {**small, "model.pth": weights}
 
 
 def weights() -> bytes:
-    """What is an XTTS-v2 by its header, of the smallest sizes: 22 MB."""
+    """Weights with the header of an XTTS-v2 in the smallest sizes: 22 MB."""
     embeddings = ("text_embedding", "mel_embedding", "text_pos_embedding.emb", "mel_pos_embedding.emb")
     smallest = Entry("uint8", (3, 6), 0, 0)
     return zeros(xtts_layout.expected({f"gpt.{name}.weight": smallest for name in embeddings}))
 
 
 def f5_release() -> dict[str, bytes]:
-    """Files that are an F5-TTS by their header, of the smallest sizes, with its vocabulary of three symbols."""
+    """Files with the header of an F5-TTS in the smallest sizes, with a vocabulary of three symbols."""
     smallest = f5_layout.Sizes("dit", 16, 1, 1, 2, 8, 1, vocabulary=3)
     vocabulary, weights = (file.name for file in F5.files)
     return {vocabulary: b" \r\na\r\nb\r\n", weights: zeros(f5_layout.expected(smallest))}
 
 
 def vocos_release() -> dict[str, bytes]:
-    """Files that are a Vocos by their header."""
+    """Files with the header of a Vocos."""
     config, weights = (file.name for file in VOCOS.files)
     return {config: b"backbone: {}\n", weights: zeros({"backbone.embed.weight": (4, 100, 7)})}
 
 
 def zeros(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
-    """Tensors of these shapes, as safetensors has them."""
+    """Zeros of these shapes, as safetensors."""
     header, end = {}, 0
     for name, shape in shapes.items():
         start, end = end, end + math.prod(shape)
@@ -57,7 +57,7 @@ def zeros(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
 
 
 def noise(size: int) -> bytes:
-    """Bytes that look like nothing."""
+    """Bytes that have no known format."""
     return random.Random(7).randbytes(size)
 
 
@@ -69,16 +69,16 @@ def published(files: dict[str, bytes], model: BaseModel = XTTS) -> BaseModel:
 
 @dataclass
 class Hub:
-    """What is served, and what has been asked for.
+    """What is served, and which requests were made.
 
     Attributes:
         files: Name -> content, served as `/REPOSITORY/resolve/REVISION/NAME`; of XTTS-v2.
-        others: The same of other models.
-        cut: Name -> bytes after which the connection breaks; each once.
-        stall: Name -> bytes after which nothing more comes, until the hub is closed; each once.
-        ranges: Whether it knows them.
+        others: The same for other models.
+        cut: Name -> bytes after which the connection breaks, once.
+        stall: Name -> bytes after which nothing more is sent until the hub is closed, once.
+        ranges: Whether it supports range requests.
         status: What it answers instead of files.
-        elsewhere: Address that it sends on to.
+        elsewhere: Address that it redirects to.
         asked: Name, start of the range, and token of each request.
         sent: How many bytes of content it has sent.
     """
@@ -100,7 +100,7 @@ class Hub:
         return [name for name, _start, _token in self.asked]
 
     def find(self, path: str) -> tuple[str, bytes | None]:
-        """Name of a file, and its content where it belongs to the repository and revision that are asked for."""
+        """Name of a requested file, and its content if repository and revision are right."""
         for model, files in ((XTTS, self.files), *self.others):
             name = path.removeprefix(f"/{model.repository}/resolve/{model.revision}/")
             if name != path:
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
             served.closing.wait(60)
 
     def log_message(self, *_arguments: object) -> None:
-        """Nobody reads it."""
+        """Logs nothing."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -157,7 +157,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def hub(files: dict[str, bytes], *others: tuple[BaseModel, dict[str, bytes]]) -> Iterator[Hub]:
-    """A hub at an address of its own, gone at the end."""
+    """A hub at its own address, closed at the end."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
         server.served = served = Hub(files, others, address=f"http://127.0.0.1:{server.server_address[1]}")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

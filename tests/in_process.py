@@ -1,4 +1,4 @@
-"""A spool without its daemon: folders, store and outbox in this process, and a worker that is a function."""
+"""A spool without a daemon: folders, store and outbox in this process, and a function as worker."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ CHANGES = ("rename", "fsync", "link", "mkdir", "unlink", "rmdir", "ftruncate", "
 
 
 class Killed(BaseException):
-    """What a simulated kill raises; nothing in the product catches it."""
+    """Raised by a simulated kill; nothing in the product catches it."""
 
 
 @contextmanager
 def killed_at(number: int) -> Iterator[list[str]]:
-    """Die at the n-th call that changes the disk: it does not happen, and no other one after it.
+    """Simulate a kill at the n-th call that changes the disk: neither this call nor later ones have an effect.
 
     Yields:
         The names of the calls so far. Swallows `Killed`; whether it came to that shows in their number.
@@ -56,7 +56,7 @@ def killed_at(number: int) -> Iterator[list[str]]:
 
 @contextmanager
 def refused_at(number: int, times: int, code: int) -> Iterator[list[str]]:
-    """Let the n-th call that changes the disk, and some after it, fail with an error of the file system."""
+    """Let the n-th call that changes the disk, and some calls after it, fail with a file system error."""
 
     def at(calls: list[str]) -> None:
         if number <= len(calls) < number + times:
@@ -94,7 +94,7 @@ def _intercepted(at: Callable[[list[str]], None]) -> Iterator[list[str]]:
 
 
 class Voice:
-    """What the parser asks of an engine; the audio comes from `render`."""
+    """The part of an engine that the parser needs; `render` makes the audio."""
 
     @classmethod
     def info(cls) -> EngineInfo:
@@ -114,7 +114,7 @@ ENGINES = cast(Mapping[str, EngineClass], {"voice": Voice})
 
 @dataclass(frozen=True)
 class Found:
-    """A ready file, as arrivals hand it over."""
+    """A ready file; see `watcher.daemon.readiness.Arrival`."""
 
     source: str
     status: os.stat_result
@@ -125,12 +125,12 @@ class Found:
 
 
 def tickets(steps: Iterator[Step]) -> list[Ticket]:
-    """The jobs at the end of the way into the queue; nothing here is read elsewhere."""
+    """The jobs of a file in the queue; no reader is used here."""
     return [step for step in steps if isinstance(step, Ticket)]
 
 
 def through(steps: Generator[None, None, T]) -> T:
-    """What a piece of work comes to that is done in slices."""
+    """The result of work that is done in slices."""
     while True:
         try:
             next(steps)
@@ -140,7 +140,7 @@ def through(steps: Generator[None, None, T]) -> T:
 
 
 def render(order: Order, timeout_s: float | None) -> Rendering:
-    """Make a file that depends on the text, and all that a worker says of it."""
+    """Make an audio file that depends on the text, and the worker's report about it."""
     data = f"audio of {order.spec.get('text')}".encode()
     Path(order.result_dir, f"{order.stem}.wav").write_bytes(data)
     audio = {
@@ -159,7 +159,7 @@ def render(order: Order, timeout_s: float | None) -> Rendering:
 
 
 def process(spool: Spool, job_id: str, renderer: Renderer) -> Outcome | None:
-    """Take one job from the queue to the outbox, as the loop does, with an executor that is a function.
+    """Take one job from the queue to the outbox as the loop does, with a function as executor.
 
     Raises:
         Hold: As the renderer, or the file system.
@@ -176,7 +176,7 @@ def process(spool: Spool, job_id: str, renderer: Renderer) -> Outcome | None:
 
 @dataclass
 class Desk:
-    """Folders below `folder`, opened and dropped as often as a test likes.
+    """A spool's folders below `folder`, which a test can open and close repeatedly.
 
     Attributes:
         settings: Of `Spool`: longest_bytes, attempts, deaths, limits, breathe.
@@ -214,7 +214,7 @@ class Desk:
         return self.outbox_folder
 
     def open(self) -> Spool:
-        """What a daemon does when it starts."""
+        """Do what a daemon does when it starts."""
         with contextlib.ExitStack() as undo:
             state = State.open(self.state)
             undo.callback(state.close)
@@ -238,7 +238,7 @@ class Desk:
         return spool
 
     def close(self) -> None:
-        """What a kill does: the kernel takes the lock and the open files back, nothing else happens."""
+        """Do what a kill does: the kernel releases the lock and closes the files, nothing more."""
         if self.spool is not None:
             self.spool.store.close()
             self.spool.store.folder.close()
@@ -246,7 +246,7 @@ class Desk:
             self.spool = None
 
     def find_outbox(self) -> None:
-        """What a daemon does before a job, as long as the outbox is not open."""
+        """Open the outbox as a daemon does before a job."""
         spool = self.opened
         if spool.outbox is None:
             outbox = Outbox.open(self.outbox_folder, self.state / "outbox.json", spool.store.inbox_id, self.policy)
@@ -266,7 +266,7 @@ class Desk:
         return path
 
     def look(self, source: str) -> Found:
-        """See a file as arrivals do."""
+        """Read a file as arrivals do."""
         path = self.inbox / source
         status, data = os.lstat(path), path.read_bytes()
         try:
@@ -276,7 +276,7 @@ class Desk:
         return Found(source, status, data, documents)
 
     def look_at_large(self, source: str) -> Found:
-        """The same for a file that nobody wants to read."""
+        """The same for a file that must not be read."""
         return Found(source, os.lstat(self.inbox / source), set_aside="the file is too large")
 
     def take(self, source: str) -> list[Ticket]:
@@ -296,7 +296,7 @@ class Desk:
         return process(self.opened, ticket.job_id, renderer)
 
     def run(self, source: str, content: str | bytes = "text: hello\n") -> Path:
-        """Drop one job, see it through, and say where its result is."""
+        """Drop one job, process it, and return the folder of its result."""
         self.drop(source, content)
         (ticket,) = self.take(source)
         outcome = self.process(ticket)
@@ -307,12 +307,12 @@ class Desk:
         return sorted(os.listdir(self.state / "claimed"))
 
     def published(self) -> dict[str, dict[str, Any]]:
-        """Every visible result, by its path in the outbox, with its manifest; a half-made one fails the test."""
+        """All visible results: path in the outbox -> manifest. An incomplete one fails the test."""
         return {str(folder.relative_to(self.results)): whole(folder) for folder in results_below(self.results)}
 
 
 def results_below(outbox: Path) -> Iterator[Path]:
-    """Every folder that a consumer takes for a result: one with files in it."""
+    """All folders that a consumer would take for results: those with files."""
     for folder, folders, names in os.walk(outbox):
         folders[:] = [name for name in folders if name != SPOOL_FOLDER]
         if names:
@@ -321,7 +321,7 @@ def results_below(outbox: Path) -> Iterator[Path]:
 
 
 def whole(folder: Path) -> dict[str, Any]:
-    """The manifest of a result that has all that it should have."""
+    """Check that a result is complete, and return its manifest."""
     manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
     names = set(os.listdir(folder))
     assert all(audio["file"] in names for audio in manifest["audio"])
@@ -334,9 +334,9 @@ def whole(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def desk(folder: Path, **arguments: Any) -> Iterator[Desk]:
-    """A desk that is closed at the end."""
-    one = Desk(folder, **arguments)
+    """A desk, closed at the end."""
+    opened = Desk(folder, **arguments)
     try:
-        yield one
+        yield opened
     finally:
-        one.close()
+        opened.close()

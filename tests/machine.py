@@ -1,5 +1,5 @@
-"""A machine of a test's own, as far as recipes for administrators go: users, /etc, /srv, /var, /run and a network that
-nobody else sees and that are gone with the test. For root alone.
+"""A private machine for recipes for administrators: users, /etc, /srv, /var, /run and a network that no other process
+sees and that are removed at the end. Needs root.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True)
 class Machine:
-    """Runs programs, among them `voicespool`.
+    """Runs programs, including `voicespool`.
 
     Attributes:
         variables: Their environment.
@@ -39,26 +39,26 @@ class Machine:
     variables: dict[str, str]
     log: Path
 
-    def run(self, *words: object, said: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a program to its end, as root, with what is said to it."""
+    def run(self, *words: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a program to its end, as root, with this text on stdin."""
         return subprocess.run(
-            list(map(str, words)), input=said, env=self.variables, cwd="/srv", capture_output=True, text=True,
+            list(map(str, words)), input=stdin, env=self.variables, cwd="/srv", capture_output=True, text=True,
             timeout=PATIENCE_S, check=False, umask=0o022,
         )  # fmt: skip
 
-    def does(self, *words: object, said: str = "") -> str:
-        """Run a program as root; it must succeed. Returns all that it printed."""
-        done = self.run(*words, said=said)
+    def does(self, *words: object, stdin: str = "") -> str:
+        """Run a program as root; it must succeed. Returns its output."""
+        done = self.run(*words, stdin=stdin)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         return done.stdout + done.stderr
 
     def follow(self, name: str) -> None:
-        """Execute a recipe as root, as it stands on the page."""
+        """Execute a recipe as root, exactly as on the page."""
         self.does("sh", "-e", "-c", "\n".join(recipe(name)))
 
     @contextmanager
     def service(self, *words: str, umask: int = 0o022) -> Iterator[None]:
-        """Keep a program running; it must end by itself when it is told to."""
+        """Keep a program running until the end of the block; it must end when it gets a signal."""
         with self.log.open("a") as log:
             process = subprocess.Popen(
                 words, env=self.variables, cwd="/srv", umask=umask, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -75,7 +75,7 @@ class Machine:
 
 
 def become(user: str, *powers: str) -> tuple[str, ...]:
-    """Words before a command that a user of the machine runs, with all of their groups and, of root's powers, these."""
+    """Words before a command that a user of the machine runs, with all of their groups and these capabilities."""
     kept = "".join(f",+{power}" for power in powers)
     caps = (f"--inh-caps=-all{kept}", f"--ambient-caps=-all{kept}")
     return ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", *caps, "--")
@@ -83,8 +83,8 @@ def become(user: str, *powers: str) -> tuple[str, ...]:
 
 @contextmanager
 def machine(*programs: str) -> Iterator[Machine]:
-    """Change, until the end of the block, to a machine with a copy of this one's /etc. Skips where a program is
-    missing, where this is not permitted, or where a user already has a name that the recipes use.
+    """Use, until the end of the block, a machine with a copy of this one's /etc. Skips if a program is
+    missing, if this is not permitted, or if a user already has a name that the recipes use.
     """
     python = everybodys_python()
     needed = (*programs, "ip", "useradd", "usermod", "setfacl")

@@ -1,4 +1,4 @@
-"""Model files for tests: as torch saves them, and as nobody should."""
+"""Model files for tests: as torch saves them, and malformed ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tiny_xtts() -> ModuleType:
 
 
 class Runs:
-    """Unpickled the usual way, it makes a file: proof that code ran."""
+    """Creates a file when it is unpickled the usual way, as proof that code ran."""
 
     def __init__(self, witness: Path) -> None:
         self.witness = witness
@@ -40,10 +40,10 @@ class Runs:
 
 
 def torch_zip(path: Path, listing: bytes, records: Mapping[str, bytes] | None = None, **how: Any) -> Path:
-    """A zip archive laid out as torch's, around any list of contents.
+    """A zip archive with torch's layout, around any data.pkl.
 
     Args:
-        listing: What stands for data.pkl.
+        listing: Content of data.pkl.
         records: Further files in the archive, by their names in its folder.
         how: For `zipfile.ZipFile`.
     """
@@ -55,7 +55,7 @@ def torch_zip(path: Path, listing: bytes, records: Mapping[str, bytes] | None = 
 
 
 def sparse_zip(path: Path, records: Mapping[str, bytes], hollow: str, size: int) -> Path:
-    """A zip archive laid out as torch's whose last record is all zeros, which take no room on the disk.
+    """A zip archive with torch's layout whose last record is sparse zeros.
 
     Args:
         records: Those before it, by their names in the archive's folder.
@@ -65,7 +65,7 @@ def sparse_zip(path: Path, records: Mapping[str, bytes], hollow: str, size: int)
     with path.open("wb") as file:
         for name, content in {**records, hollow: None}.items():
             own, length = f"model/{name}".encode(), size if content is None else len(content)
-            crc = 0 if content is None else zlib.crc32(content)  # nobody reads the zeros
+            crc = 0 if content is None else zlib.crc32(content)  # the zeros are never read
             common = struct.pack("<5H3I2H", 20, 0, 0, 0, 33, crc, length, length, len(own), 0)
             directory += b"PK\1\2" + struct.pack("<H", 20) + common + struct.pack("<3H2I", 0, 0, 0, 0, place) + own
             file.write(b"PK\3\4" + common + own + (content or b""))
@@ -76,14 +76,14 @@ def sparse_zip(path: Path, records: Mapping[str, bytes], hollow: str, size: int)
 
 
 def storage(kind: str, key: str) -> bytes:
-    """Instructions that leave a storage of one element: `storage("Float", "0")`."""
+    """Pickle instructions for a storage of one element: `storage("Float", "0")`."""
     return (
         b"(X\x07\0\0\0storage" + f"ctorch\n{kind}Storage\n".encode() + text(key) + text("cpu") + b"K\x01tQ"
     )  # fmt: skip
 
 
 def tensor(kind: str, key: str, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
-    """Instructions that leave a tensor, with whatever numbers."""
+    """Pickle instructions for a tensor, with any numbers."""
     return (
         b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage(kind, key) + number(offset)
         + b"(" + b"".join(map(number, shape)) + b"t(" + b"".join(map(number, stride)) + b"t\x89}tR"
@@ -100,7 +100,7 @@ def number(value: int) -> bytes:
 
 
 def safetensors(path: Path, header: object, data: bytes = b"", length: int | None = None) -> Path:
-    """A safetensors file with any header: as it is when it is bytes, else as JSON."""
+    """A safetensors file with any header: bytes are used as they are, other values as JSON."""
     written = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes((len(written) if length is None else length).to_bytes(8, "little") + written + data)
     return path

@@ -1,4 +1,4 @@
-"""File systems of a test's own: real mounts that nobody else sees and that are gone with the test."""
+"""Private file systems for a test: real mounts that no other process sees, removed at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLONE_NEWNET = 0x40000000
 
 @contextmanager
 def private_mounts() -> Iterator[None]:
-    """Give this thread, and the processes that it starts, mounts of their own. Skips where that is not permitted."""
+    """Give this thread, and the processes that it starts, private mounts. Skips if not permitted."""
     here = os.getcwd()
     try:
         with _apart("mnt", CLONE_NEWNS, "make mounts"):
@@ -30,8 +30,8 @@ def private_mounts() -> Iterator[None]:
 
 @contextmanager
 def private_network() -> Iterator[None]:
-    """Give this thread, and the processes that it starts, a network with nothing but a loopback address of its own:
-    every port is free there, and nobody else reaches it. Skips where that is not permitted.
+    """Give this thread, and the processes that it starts, a private network with only a loopback address:
+    every port is free, and other processes can't reach it. Skips if not permitted.
     """
     with _apart("net", CLONE_NEWNET, "make a network"):
         command("ip", "link", "set", "lo", "up")
@@ -40,7 +40,7 @@ def private_network() -> Iterator[None]:
 
 @contextmanager
 def _apart(kind: str, flag: int, what: str) -> Iterator[None]:
-    """A namespace of this thread's own."""
+    """Put this thread into a new namespace."""
     libc = ctypes.CDLL(None, use_errno=True)
     outside = os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -68,18 +68,18 @@ def mount_tmpfs(folder: Path, options: str = "size=4m,mode=755") -> None:
 
 
 def mount_again(share: Path, folder: Path) -> None:
-    """Show at `folder` what is mounted at `share`: a share that comes back."""
+    """Mount at `folder` what is mounted at `share`, as a share that is back."""
     folder.mkdir(parents=True, exist_ok=True)
     command("mount", "--bind", share, folder)
 
 
 def unmount(folder: Path) -> None:
-    """Take a file system away, also from those that use it, as a server that is switched off does."""
+    """Unmount a file system even if it is in use, as if its server were switched off."""
     command("umount", "--lazy", folder)
 
 
 def make_disk(image: Path, *options: str) -> None:
-    """Make an ext4 file system of 20 MB in a file; skips where that is not possible."""
+    """Make an ext4 file system of 20 MB in a file. Skips if not possible."""
     if shutil.which("mkfs.ext4") is None or not Path("/dev/loop-control").exists():
         pytest.skip("mkfs.ext4 or loop devices are missing here")
     image.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def make_disk(image: Path, *options: str) -> None:
 
 
 def mount_disk(image: Path, folder: Path) -> None:
-    """Mount what `make_disk` made, through a loop device; skips where there is none."""
+    """Mount a file of `make_disk` through a loop device. Skips if there is none."""
     folder.mkdir(parents=True, exist_ok=True)
     mounted = subprocess.run(["mount", "-o", "loop", image, folder], capture_output=True, text=True, check=False)
     if mounted.returncode:
@@ -96,9 +96,9 @@ def mount_disk(image: Path, folder: Path) -> None:
 
 
 def make_disk_with_an_unreadable_file(image: Path, folder: Path, name: str) -> None:
-    """Mount a disk at `folder` on which the content of one file lies where the device has none any more.
+    """Mount a disk at `folder` on which the content of one file is beyond the end of the device.
 
-    Nothing else is ever put there: those blocks are on the list of bad ones.
+    No other file can be there, since those blocks are marked as bad.
     """
     bad_blocks = image.with_name("bad-blocks")
     bad_blocks.parent.mkdir(parents=True, exist_ok=True)

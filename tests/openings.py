@@ -1,5 +1,5 @@
-"""What a stranger can only hope to do at the right moment, done at that moment: while another process is about to open
-something, which waits meanwhile (permission events, `fanotify(7)`).
+"""Acts exactly while another process is about to open something, where a stranger would need luck. The process waits
+until the act is done (permission events, `fanotify(7)`).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextmanager
 def before_each_opening(path: Path, act: Callable[[], None]) -> Iterator[None]:
-    """Call `act`, in a thread of its own, whenever somebody is about to open a file or folder, by whatever name. They
-    wait until it returns. Skips where the system does not offer this.
+    """Call `act`, in another thread, whenever a process is about to open this file or folder, by any name. The process
+    waits until `act` returns. Skips if the system does not support this.
     """
     group = _libc.fanotify_init(_CLASS_CONTENT | _CLOEXEC, os.O_RDONLY | os.O_CLOEXEC)
     mask = ctypes.c_uint64(_OPEN_PERM | _ON_FOLDERS)
     if group < 0 or _libc.fanotify_mark(group, _MARK_ADD, mask, _AT_FDCWD, os.fsencode(path)):
-        pytest.skip(f"nobody can be stopped at opening a file here: {os.strerror(ctypes.get_errno())}")
+        pytest.skip(f"this system can't suspend processes that open a file: {os.strerror(ctypes.get_errno())}")
     end, ended = os.pipe()
     thread = threading.Thread(target=_answer, args=(group, end, act))
     thread.start()
@@ -43,12 +43,12 @@ def before_each_opening(path: Path, act: Callable[[], None]) -> Iterator[None]:
     finally:
         os.close(ended)
         thread.join(PATIENCE_S)
-        os.close(group)  # whoever still waits may go on
+        os.close(group)  # lets waiting processes continue
         os.close(end)
 
 
 def _answer(group: int, end: int, act: Callable[[], None]) -> None:
-    """Until `end` is closed at its other end."""
+    """Answer events until the other end of `end` is closed."""
     while end not in (ready := select.select([group, end], [], [])[0]):
         assert group in ready
         data = os.read(group, 4096)

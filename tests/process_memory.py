@@ -1,8 +1,8 @@
-"""How much memory this process takes, in bytes, as the kernel counts it (`proc_pid_status(5)`).
+"""The memory of this process in bytes, as counted by the kernel (`proc_pid_status(5)`).
 
-VmRSS is what is in memory now, anonymous pages and those of mapped files alike; VmHWM is the most that it was since
-somebody set it back, so that no peak falls between two looks. What is not in it is the system's cache of files that
-were read and are not mapped: it is given up as soon as anybody needs memory.
+VmRSS is what is in memory now, anonymous pages and pages of mapped files; VmHWM is its maximum since the last reset,
+so that no peak is missed. Both exclude the system's cache of files that were read and are not mapped, which the
+system frees when memory is needed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ def now() -> int:
 
 
 def most() -> int:
-    """The highest that `now` has been since `forget`."""
+    """The maximum of `now` since `forget`."""
     return _said("VmHWM")
 
 
 def forget() -> None:
-    """Let `most` begin anew."""
+    """Reset `most`."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -1,4 +1,4 @@
-"""The blocks of docs/OPERATIONS.md that tests execute: a name follows the language, as in `sh recipe-group`."""
+"""The code blocks of docs/OPERATIONS.md that tests execute. Their names follow the language: `sh recipe-group`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A file system whose owner is somebody else: `python refusing.py COMMAND…` runs a command whose every attempt to set
-permissions or times is refused with EPERM, by the kernel itself (seccomp), as many SMB mounts and FAT do.
+"""Simulates a file system with another owner: `python refusing.py COMMAND…` runs a command whose attempts to set
+permissions or times are all refused by the kernel (seccomp) with EPERM, as on many SMB mounts and FAT.
 
-Whatever the command starts is meant too. Needs nothing but the standard library.
+This applies to its children too. Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Program(ctypes.Structure):
 
 
 def refuse(numbers: Sequence[int]) -> None:
-    """Have the kernel answer these system calls with EPERM, from now on and in all that this process starts."""
+    """Let the kernel answer these system calls of this process and its children with EPERM."""
     refused, allowed = _instruction(_RETURN, _ERROR | errno.EPERM), _instruction(_RETURN, _ALLOW)
     looks = [_instruction(_JUMP_IF_EQUAL, number, if_not=1) + refused for number in numbers]
     code = _instruction(_LOAD, 0) + b"".join(looks) + allowed

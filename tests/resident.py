@@ -1,7 +1,5 @@
-"""How much memory a process takes, told by itself: `python -m tests.resident TASK ENGINE ARGUMENT...` prints JSON, in
-bytes.
-
-`tests/process_memory.py` says what is counted.
+"""Measures the memory of its own process: `python -m tests.resident TASK ENGINE ARGUMENT...` prints bytes as JSON.
+`tests/process_memory.py` describes what is counted.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from watcher.executors.local.main import WarmEngine
 
 MB = 1 << 20
 ENGINES: Mapping[str, EngineClass] = {"xtts": Xtts, "f5": F5}
-SAID = "As many words as somebody says in two seconds."
+TRANSCRIPT = "As many words as somebody says in two seconds."
 
 Taken = Mapping[str, Any]
 
@@ -46,10 +44,10 @@ def models_here() -> Path | None:
 
 
 def measured(task: str, engine: str, *arguments: object, models: Path | None = None) -> Any:
-    """What a process of its own tells of a task.
+    """Run a task in a new process and return its measurements.
 
     Args:
-        models: Where base models and vocoders are looked for.
+        models: The folder with base models and vocoders.
     """
     own = {"OMP_NUM_THREADS": str(allowance.processors()), "PYTHONPATH": str(ROOT / "examples")}
     own |= {} if models is None else {MODELS_VARIABLE: str(models)}
@@ -63,7 +61,7 @@ def measured(task: str, engine: str, *arguments: object, models: Path | None = N
 
 @dataclass(frozen=True)
 class Speaker:
-    """Speaks with an engine.
+    """Renders chunks with an engine.
 
     Attributes:
         name: Of the engine.
@@ -79,12 +77,12 @@ class Speaker:
         return engine
 
     def chunk(self, text: str = "Who is there?", number: int = 1) -> Chunk:
-        """Chunks of other numbers differ in voice and settings; each fourth has a recording of its own."""
+        """Chunks of different numbers differ in voice and settings; every fourth has its own recording."""
         settings: dict[str, float] = {"speed": 0.8 + number % 13 / 20}
         if self.name == "f5":
             settings |= {"nfe_step": 1 + number % 3, "cfg_strength": number % 2 * 2.0}
             heard = self._recording(number - number % 4)
-            return Chunk(text, "en", number, recordings=(heard,), speaker_text=SAID, settings=settings)
+            return Chunk(text, "en", number, recordings=(heard,), speaker_text=TRANSCRIPT, settings=settings)
         settings["temperature"] = 0.5 + number % 7 / 10
         if number % 4 == 0:
             return Chunk(text, "en", number, recordings=(self._recording(number),), settings=settings)
@@ -96,15 +94,15 @@ class Speaker:
 
 
 def speak(engine: Engine, *chunks: Chunk) -> int:
-    """How many samples come of chunks."""
-    return sum(one[1].samples.size for one in engine.render(chunks) if one is not None)
+    """Render chunks, and return the number of samples."""
+    return sum(chunk[1].samples.size for chunk in engine.render(chunks) if chunk is not None)
 
 
 def loading(speaker: Speaker, small: str, checkpoint: str, precision: str, profile: str) -> Taken:
-    """Loading a model and speaking a first sentence with it, beyond what the libraries take.
+    """Memory for loading a model and rendering a first sentence, beyond what the libraries take.
 
     Args:
-        small: A tiny model, which is loaded and spoken with before, so that all code is there.
+        small: A tiny model that is loaded and used before, so that all code is in memory.
     """
     engine = speaker.load(small, precision, profile)
     speak(engine, speaker.chunk())
@@ -120,7 +118,7 @@ def loading(speaker: Speaker, small: str, checkpoint: str, precision: str, profi
 
 
 def switching(speaker: Speaker, small: str, *checkpoints: str) -> Taken:
-    """The worker's engine, loaded with one model after the other: the most that each turn takes."""
+    """The maximum memory of each turn while the worker's engine loads one model after the other."""
     warm = WarmEngine()
     speak(_engine(warm, speaker, small), speaker.chunk())
     warm.release()
@@ -151,12 +149,12 @@ def _engine(warm: WarmEngine, speaker: Speaker, checkpoint: str) -> Engine:
 
 
 def batch(speaker: Speaker, checkpoint: str, rows: str) -> Taken:
-    """So many chunks at a time; and what the formula says."""
+    """Memory of a batch of chunks, and the prediction of the formula."""
     return {"xtts": _decoded, "f5": _sampled}[speaker.name](Path(checkpoint), int(rows))
 
 
 def _decoded(checkpoint: Path, rows: int) -> Taken:
-    """Each to the longest that there is."""
+    """Decode each chunk to the maximum length."""
     import torch
 
     from engines.torch.sampling import SamplingParams
@@ -164,22 +162,22 @@ def _decoded(checkpoint: Path, rows: int) -> Taken:
 
     model = tiny.load(checkpoint)
     gpt, voice = model.gpt, torch.randn(1, 32, model.gpt.model_dim)
-    model.library.gpt.mel_head.bias[gpt.stop_audio_token] = -1e4  # none stops by itself
+    model.library.gpt.mel_head.bias[gpt.stop_audio_token] = -1e4  # no chunk ends by itself
     tokens = model.tokenize("This is a sentence of middle length.", "en")
     some = [Utterance((number, 0), tokens, voice, SamplingParams(), number) for number in range(rows)]
     for group in gpt.generate(some[:1], 1):
         del group
 
     def decode() -> None:
-        spoken = [one for group in gpt.generate(some, len(some)) for one in group]
-        assert {len(one.codes) for one in spoken} == {gpt.max_gen_mel_tokens}
+        spoken = [utterance for group in gpt.generate(some, len(some)) for utterance in group]
+        assert {len(utterance.codes) for utterance in spoken} == {gpt.max_gen_mel_tokens}
 
-    said = len(some) * (gpt.row_bytes(some[0]) + gpt.prefill_bytes(some[0]))
-    return {"taken": _taken_by(decode), "said": said}
+    predicted = len(some) * (gpt.row_bytes(some[0]) + gpt.prefill_bytes(some[0]))
+    return {"taken": _taken_by(decode), "predicted": predicted}
 
 
 def _sampled(checkpoint: Path, rows: int) -> Taken:
-    """All as long as fit into one batch together."""
+    """Render chunks as long as fit into one batch."""
     f5_models.prepare()
     from engines.f5.net.flow import SolverSettings
     from engines.f5.net.model import MAX_FRAMES
@@ -189,18 +187,18 @@ def _sampled(checkpoint: Path, rows: int) -> Taken:
     frames = MAX_FRAMES["cpu"] // 2 // rows
     lengths = [(frames // 4, frames // 8, frames)]
     some = [f5_models.request(kind.full, 0, SolverSettings(2), number, lengths) for number in range(rows)]
-    said = sum(model.request_bytes(one) for one in some)
-    assert len(list(model._batches(some, said))) == 1
+    predicted = sum(model.request_bytes(request) for request in some)
+    assert len(list(model._batches(some, predicted))) == 1
 
     def sample() -> None:
-        assert len([one for one in model.render(some, kind.flags, said) if one is not None]) == rows
+        assert len([result for result in model.render(some, kind.flags, predicted) if result is not None]) == rows
 
-    sample()  # kernels for these lengths are there from now on
-    return {"taken": _taken_by(sample), "said": said}
+    sample()  # so that kernels for these lengths are loaded
+    return {"taken": _taken_by(sample), "predicted": predicted}
 
 
 def _taken_by(work: Callable[[], None]) -> int:
-    """The most memory at any time of some work, in bytes beyond what was there before."""
+    """The maximum memory during some work, in bytes more than before it."""
     gc.collect()
     runtime.release("cpu")
     before = now()
@@ -210,8 +208,8 @@ def _taken_by(work: Callable[[], None]) -> int:
 
 
 def jobs(speaker: Speaker, checkpoint: str, count: str) -> Taken:
-    """After each of many small jobs that all differ: texts, numbers of chunks, voices, settings; some with a recording
-    of their own.
+    """Memory after each of many small jobs that all differ in text, number of chunks, voice and settings; some have a
+    recording.
     """
     engine, after = speaker.load(checkpoint), []
     for number in range(int(count)):

@@ -1,4 +1,4 @@
-"""Owners, modes and access control lists of files, read and written without any program."""
+"""Owners, modes and access control lists of files, read and written without running a program."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ USER_OBJ, USER, GROUP_OBJ, MASK, OTHER = 0x01, 0x02, 0x04, 0x10, 0x20
 
 @dataclass(frozen=True)
 class Rights:
-    """All that decides who may do what with a file or folder."""
+    """Owner, group, mode and access control list of a file or folder."""
 
     owner: int
     group: int
@@ -43,7 +43,7 @@ def _attribute(path: Path, name: str) -> bytes:
 
 
 def set_default_acl(folder: Path, reader: int) -> None:
-    """What is made in the folder may be read by user number `reader` too. Skips where there are no such lists."""
+    """Let user number `reader` read what is created in the folder. Skips if access control lists are not supported."""
     entries = [(USER_OBJ, 7, NOBODY), (USER, 5, reader), (GROUP_OBJ, 7, NOBODY), (MASK, 7, NOBODY), (OTHER, 0, NOBODY)]
     packed = struct.pack("<I", VERSION) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
     try:

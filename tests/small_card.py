@@ -1,4 +1,4 @@
-"""A card that is too small, for tests on machines without one."""
+"""A GPU with too little memory, for tests on machines without a GPU."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from engines.device import runtime
 
 
 class Card:
-    """A card whose memory is too small at a place of the program: torch's own error comes from there.
+    """A GPU whose memory is too small at one place of the program, which raises torch's own error.
 
-    The processor under torch's other name for it, `cpu:0`, stands for the card, so that the whole engine runs on it.
+    The CPU acts as the GPU, under torch's other name for it, `cpu:0`, so that the whole engine runs on it.
 
     Attributes:
         is_in_use: From the choice of the device until the CPU is chosen.
-        refused: How often the memory was too small.
+        refused: How often the error was raised.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,10 +36,10 @@ class Card:
         monkeypatch.setattr(runtime, "choose", chosen)
 
     def is_too_small_for(self, owner: Any, name: str, when: Callable[..., bool] = lambda *_given: True) -> None:
-        """Whoever calls this gets an error, as long as the card is in use.
+        """Let calls of this function fail while the GPU is in use.
 
         Args:
-            when: Told what it is called with, whether it does.
+            when: Decides from the arguments whether a call fails.
         """
         import torch
 
@@ -55,5 +55,5 @@ class Card:
 
 
 def on_card(*, fallback: bool, precision: str = "float32", models: Path | None = None) -> Device:
-    """The configuration that asks for it."""
+    """A configuration that uses it."""
     return Device(name="cuda", precision=precision, fallback_cpu=fallback, models=models)

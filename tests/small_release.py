@@ -1,4 +1,4 @@
-"""The real `voicespool`, for which small releases stand in the table in place of those of gigabytes.
+"""The real `voicespool`, whose table of releases has small ones in place of those of gigabytes.
 
 Put before a command (`tests.spooling.Spool.prefix`) with a folder that holds each release's files under its name.
 """
@@ -14,7 +14,7 @@ from watcher.cli import main as cli_main
 
 
 def words(folder: Path) -> tuple[str, ...]:
-    """What to put before `python -m watcher ...`."""
+    """Words before `python -m watcher ...`."""
     return sys.executable, "-m", "tests.small_release", str(folder)
 
 

@@ -1,4 +1,4 @@
-"""Writes a file on a share the way file managers do, by libsmbclient: each line from stdin as it comes.
+"""Writes a file on a share through libsmbclient, as file managers do: each line of stdin when it is read.
 
 Usage: smb_upload.py smb://USER:PASSWORD@SERVER/SHARE/FILE
 """
@@ -15,7 +15,7 @@ NO_QUESTION = ctypes.CFUNCTYPE(None)(lambda: None)
 
 
 def upload(url: str) -> None:
-    """Open, write, close; the file is open until stdin ends."""
+    """Write stdin to the file, which stays open until stdin ends."""
     library = ctypes.CDLL(LIBRARY)
     assert library.smbc_init(NO_QUESTION, 0) == 0
     file = library.smbc_open(url.encode(), os.O_WRONLY | os.O_CREAT, 0o644)

@@ -1,4 +1,4 @@
-"""Sounds for tests: something that is measured like speech, and files of it."""
+"""Audio for tests that measures like speech, and files with it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Samples = NDArray[np.float64]
 
 
 def speech(seconds: float = 8.0, rate_hz: int = RATE_HZ, level: float = 0.1, noise: float = 1e-4) -> Samples:
-    """Syllables of a voice with pauses between words, over a little noise; shape [n], the same every time.
+    """Syllables with pauses between words, over a little noise; shape [n], the same every time.
 
     Args:
-        level: Root mean square of a syllable, about.
+        level: Approximate root mean square of a syllable.
         noise: Root mean square of the background.
     """
     random = np.random.default_rng(7)
@@ -29,14 +29,14 @@ def speech(seconds: float = 8.0, rate_hz: int = RATE_HZ, level: float = 0.1, noi
 
 
 def save(path: Path, samples: Samples, rate_hz: int = RATE_HZ, subtype: str | None = None) -> Path:
-    """Write samples of shape [n] or [n, channels]; the path's suffix tells the format."""
+    """Write samples of shape [n] or [n, channels] in the format of the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, rate_hz, subtype=subtype)
     return path
 
 
 def recording(seconds: float = 6.0) -> bytes:
-    """A file that can be spoken with; another length is another content."""
+    """A reference recording; its content depends on the length."""
     file = io.BytesIO()
     soundfile.write(file, speech(seconds), RATE_HZ, format="WAV")
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""A real spool for tests: a folder of its own, the real command as a process, and waiting for conditions."""
+"""A real spool for tests: its own folder, the real command as a process, and waiting for conditions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.starting import Started
 ROOT = Path(__file__).parents[1]
 PLUGINS = ROOT / "tests" / "plugins"
 PATIENCE_S = 60.0
-"""Far above what anything here takes; reached only when something is broken."""
+"""Far longer than anything here takes; reached only when something is broken."""
 
 _nothing_happens = threading.Event()
 T = TypeVar("T")
@@ -32,25 +32,25 @@ Process = subprocess.Popen[str] | Started
 
 
 def until(condition: Callable[[], T], what: str | Callable[[], str] = "", patience_s: float = PATIENCE_S) -> T:
-    """Wait until a condition holds and hand out what it returned.
+    """Wait until a condition is true, and return its value.
 
     Args:
-        what: What was waited for; as a function it is asked when it did not come.
+        what: What is waited for, for the error; a function is called when the wait has failed.
 
     Raises:
-        AssertionError: It never did.
+        AssertionError: It was not true within `patience_s`.
     """
     deadline = time.monotonic() + patience_s
     while not (value := condition()):
         late = time.monotonic() > deadline
-        assert not late, f"never happened: {what() if callable(what) else what or condition}"
+        assert not late, f"timed out: {what() if callable(what) else what or condition}"
         _nothing_happens.wait(0.01)
     return value
 
 
 def below(folder: Path, pattern: str = "*") -> list[Path]:
-    """Whatever lies below a folder under such a name. A daemon may be at work there: what goes away meanwhile is passed
-    over, which `Path.rglob` does not do.
+    """All paths below a folder whose names match. Unlike `Path.rglob`, ignores folders that a daemon removes
+    meanwhile.
     """
 
     def gone(error: OSError) -> None:
@@ -62,7 +62,7 @@ def below(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """The environment of a spool that knows the test engines, and what is installed where PYTHONPATH says."""
+    """The environment of a spool with the test engines, and with the packages on PYTHONPATH."""
     path = os.pathsep.join(filter(None, [str(ROOT), str(PLUGINS), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "default", **extra}
 
@@ -94,12 +94,12 @@ def command(
 
 @dataclass
 class Spool:
-    """A spool under `folder`, with quick waits.
+    """A spool in `folder` with short quiet times.
 
     Attributes:
-        config: Lines of config.yaml, as a mapping; written at each start.
-        prefix: Words before the command: a program that takes something away from it and then runs it.
-        python, variables: The interpreter, and what it needs in its environment.
+        config: Content of config.yaml, written at each start.
+        prefix: Words before the command: a program that runs it with less power.
+        python, variables: The interpreter, and variables for its environment.
     """
 
     folder: Path
@@ -138,7 +138,7 @@ class Spool:
     # --- jobs ----------------------------------------------------------------------------------------------------
 
     def drop(self, name: str, text: str | bytes = "text: Good morning.\n") -> Path:
-        """Drop a file the way a careful program does: written elsewhere, then one rename."""
+        """Drop a file as a careful program does: write it elsewhere, then rename it once."""
         target = self.inbox / name
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = target.parent / f".{os.getpid()}-{threading.get_ident()}.scratch"
@@ -149,17 +149,17 @@ class Spool:
     def result(self, name: str) -> Path:
         """Wait for a result folder."""
         folder = self.outbox / name
-        until(folder.is_dir, lambda: f"result {name}; there are {self.results()}, log:\n{self.log()[-3000:]}")
+        until(folder.is_dir, lambda: f"result {name}; results are {self.results()}, log:\n{self.log()[-3000:]}")
         return folder
 
     def manifest(self, name: str) -> dict[str, Any]:
-        """The manifest of a result, waited for."""
+        """Wait for a result and return its manifest."""
         value = json.loads((self.result(name) / "manifest.json").read_bytes())
         assert isinstance(value, dict)
         return value
 
     def results(self) -> list[str]:
-        """Every result folder there is, paths in the outbox."""
+        """Paths of all result folders in the outbox."""
         paths = (path.parent.relative_to(self.outbox) for path in below(self.outbox, "manifest.json"))
         return sorted(str(path) for path in paths if path.parts[0] != ".voicespool")
 
@@ -173,7 +173,7 @@ class Spool:
         self.config_file.write_text(json.dumps(self.config, default=str, indent=1))
 
     def command(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        """Run `voicespool …` to its end."""
+        """Run `voicespool …` and wait for its end."""
         self.write_config()
         words = ("--config", str(self.config_file), *arguments)
         return command(*words, cwd=self.folder, env=environment(**self.variables | extra), how=self.how)
@@ -183,7 +183,7 @@ class Spool:
         return self.command("run", "--once", **extra)
 
     def start(self, *arguments: str, wait: bool = True, **extra: str) -> Process:
-        """Start the daemon; by default wait until it has looked at its inbox, has a job, or holds."""
+        """Start the daemon; by default wait until it has swept its inbox, has a job, or holds."""
         self.write_config()
         words, env = ["--config", str(self.config_file), "run", *arguments], environment(**self.variables | extra)
         with (self.folder / "log").open("a") as log:
@@ -214,7 +214,7 @@ class Spool:
         return code
 
     def status(self) -> dict[str, Any]:
-        """status.json as it is; {} when there is none."""
+        """status.json; {} when there is none."""
         try:
             value = json.loads((self.state / "status.json").read_bytes())
         except (OSError, ValueError):
@@ -233,13 +233,13 @@ class Spool:
         return [line for line in lines if line.get("action") == action]
 
     def worker_pid(self) -> int:
-        """Process id of the worker that was started last, waited for."""
+        """Wait for a worker and return the process id of the latest."""
         return int(until(lambda: self.lines("worker_started"), "a worker starts")[-1]["pid"])
 
 
 @contextmanager
 def spooling(folder: Path, **config: Any) -> Iterator[Spool]:
-    """A spool that is gone at the end, with its worker, whatever happened."""
+    """A spool whose processes are killed at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     spool = Spool(folder, config)
     try:

@@ -1,6 +1,6 @@
-"""Tiny models for tests, built once for all processes of a session; the XTTS-v2 is read by the library's own code, too.
+"""Tiny models for tests, built once for all processes of a session. The library can load the XTTS-v2, too.
 
-Everything about it is real but its weights, which are random, and its length: it stops after 16 codes, 0.7 s of audio.
+It is real except for its weights, which are random, and its length: it stops after 16 codes, 0.7 s of audio.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ TEXTS = (
 
 
 def size() -> Any:
-    """The sizes that tests use, a `tiny_xtts.Size`."""
+    """The sizes in tests, a `tiny_xtts.Size`."""
     return replace(tiny_xtts().TINY, longest=LONGEST, stop_bias=2.0)
 
 
 def model_folder(factory: pytest.TempPathFactory, name: str = "xtts-v2", seed: int = 0) -> Path:
-    """The folder of a model, built by whoever asks first; nobody may change it.
+    """The folder of a model, built at the first call. Tests must not change it.
 
     Args:
-        name: Of the folder in the session's models/; `xtts-v2` is where the base model is looked for.
+        name: Of the folder in the session's models/; the base model is `xtts-v2`.
         seed: Decides the weights.
     """
     return _shared(factory, name, lambda folder: tiny_xtts().build(folder, size(), seed))
@@ -75,7 +75,7 @@ _LESSONS = 340
 
 def f5_taught(factory: pytest.TempPathFactory) -> Path:
     """A folder with the weights of an F5-TTS v1, `taught.safetensors`, and the one recording that it has learnt, by
-    f5-tts's own training: `bea.wav`. It predicts it well, and under the flags of v0 badly.
+    f5-tts's own training: `bea.wav`. It predicts the recording well, but badly with the flags of v0.
     """
     return _shared(factory, "taught", _teach)
 
@@ -133,17 +133,17 @@ def full_size(folder: Path) -> Path:
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Other processes of the session wait."""
+    """Lets other processes of the session wait."""
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def beside(checkpoint: Path, folder: Path, *names: str) -> Path:
-    """A folder of a test's own with files that belong to a model, but not its weights; all others if none is named.
+    """A new folder with files that belong to a model, but not its weights; all others if none is named.
 
     Returns:
-        Where the weights belong, `folder/model.pth`.
+        The path for the weights, `folder/model.pth`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in names or COMPANIONS:
@@ -152,7 +152,7 @@ def beside(checkpoint: Path, folder: Path, *names: str) -> Path:
 
 
 def changed(checkpoint: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """The same model in a folder of a test's own with other weights: `change` gets them by name."""
+    """The same model in a new folder with other weights: `change` gets them by name."""
     import torch
 
     state = torch.load(checkpoint, weights_only=True)["model"]
@@ -169,7 +169,7 @@ def configuration() -> Any:
 
 
 def files(checkpoint: Path) -> Any:
-    """A checkpoint with what lies beside it, as `XttsModel` takes it."""
+    """A checkpoint and its companion files, as `XttsModel` takes them."""
     _prepare()
     from engines.xtts.net.model import XttsFiles
 
@@ -180,12 +180,12 @@ def files(checkpoint: Path) -> Any:
 
 
 def load(checkpoint: Path, precision: str = "float32", device: str = "cpu") -> Any:
-    """Our own model, as the engine loads it."""
+    """Our model, as the engine loads it."""
     return load_files(files(checkpoint), precision, device)
 
 
 def load_files(parts: Any, precision: str = "float32", device: str = "cpu") -> Any:
-    """The same, put together from any `XttsFiles`."""
+    """The same, from any `XttsFiles`."""
     _prepare()
     import torch
 
@@ -204,7 +204,7 @@ def _prepare() -> None:
 
 
 class Library:
-    """The library's own model, loaded by its own loader, which writes into what it reads: a copy.
+    """The library's model, loaded from a copy, since the library's loader changes the files that it reads.
 
     Args:
         checkpoint: In a folder with its companions.
@@ -225,15 +225,15 @@ class Library:
         self.voices = torch.load(checkpoint.with_name("speakers_xtts.pth"), weights_only=True)
 
     def say(self, chunk: Chunk) -> Any:
-        """`Xtts.inference`, greedily, with the chunk's built-in speaker and settings: samples [n]."""
+        """`Xtts.inference` with greedy decoding and the chunk's built-in speaker and settings: samples [n]."""
         voice, settings = self.voices[chunk.speaker], {"repetition_penalty": 5.0, **chunk.settings, "do_sample": False}
-        said = self.model.inference(
+        result = self.model.inference(
             chunk.text, chunk.language, voice["gpt_cond_latent"], voice["speaker_embedding"], **settings
         )
-        return said["wav"]
+        return result["wav"]
 
     def codes_and_latents(self, text: Any, voice: Any, penalty: float) -> tuple[list[int], Any]:
-        """What `Xtts.inference` does in between, greedily: generation, then a second pass for the latents.
+        """The first steps of `Xtts.inference` with greedy decoding: generation, then a second pass for the latents.
 
         Args:
             text: Tokens, int64 [t].
@@ -249,7 +249,7 @@ class Library:
         return codes[0].tolist(), latents[0]
 
     def hear(self, recordings: Sequence[Path], **settings: Any) -> tuple[Any, Any]:
-        """`Xtts.get_conditioning_latents`; its own way to open files needs FFmpeg, so soundfile opens them."""
+        """`Xtts.get_conditioning_latents`, with soundfile to read files, since the library's reader needs FFmpeg."""
         import torch
         import torchaudio
 
@@ -264,7 +264,7 @@ class Library:
 
 
 def mixed_chunks(texts: Sequence[str] = TEXTS) -> list[Chunk]:
-    """Chunks whose length, voice, speed and repetition penalty all differ; spoken greedily."""
+    """Chunks whose length, voice, speed and repetition penalty all differ, for greedy decoding."""
     return [
         Chunk(
             text, "en", seed=number, speaker=SPEAKERS[number % 2],

@@ -1,4 +1,4 @@
-"""A tiny Whisper that says the same of every recording: real modules, a real vocabulary, and weights set by hand.
+"""A tiny Whisper that always gives the same transcript: real modules, a real vocabulary, and weights set by hand.
 
 Every layer passes on what it gets, and every place of the text has the next letter of a given sentence as its
 embedding, so that decoding spells it.
@@ -15,7 +15,7 @@ LANGUAGES = ("en", "pt")
 
 
 def build(folder: Path, says: str) -> Path:
-    """Write one into a new folder, as `save_pretrained` does; at most 90 bytes are said."""
+    """Write a model into a new folder, as `save_pretrained` does; its transcript has at most 90 bytes."""
     prepare()
     import torch
     import transformers
@@ -46,9 +46,9 @@ def build(folder: Path, says: str) -> Path:
                 last.weight.zero_()
                 last.bias.zero_()
         decoder.embed_tokens.weight.copy_(torch.eye(size))
-        said = [spoken, task, untimed, *letters, end]
+        tokens = [spoken, task, untimed, *letters, end]
         decoder.embed_positions.weight.zero_()
-        for place, number in enumerate(said):
+        for place, number in enumerate(tokens):
             decoder.embed_positions.weight[place, number] = 10.0
     model.generation_config = whisper.GenerationConfig(
         decoder_start_token_id=start, eos_token_id=end, pad_token_id=end, bos_token_id=end, max_length=100,

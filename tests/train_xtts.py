@@ -2,7 +2,7 @@
 
     python -m tests.train_xtts TRAINING
 
-Prints the folder of the run last. What it was written for: what the trainer leaves there.
+Prints the folder of the run last; it has the files that the trainer writes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SENTENCES = (
     "good morning to all of you dear friends of the sea", "this is a sentence of middle length and it goes on",
     "it rains and it will go on raining until the end", "who is there said the man at the door of the house",
 ) * 3  # fmt: skip
-LONGEST = 602  # audio tokens of a sentence: the recordings have many more than a tiny model speaks
+LONGEST = 602  # audio tokens of a sentence; far more than a tiny model generates
 
 
 def main(training: Path) -> Path:
@@ -53,7 +53,7 @@ def main(training: Path) -> Path:
 
 
 def build_originals(folder: Path) -> None:
-    """What the recipe downloads: a base model, and what is for training only."""
+    """The recipe's downloads: a base model, and files that only training needs."""
     import torch
     from TTS.tts.layers.xtts.dvae import DiscreteVAE
 
@@ -76,7 +76,7 @@ def build_originals(folder: Path) -> None:
 
 
 def record(folder: Path) -> None:
-    """A data set in the layout of LJSpeech, read aloud by espeak."""
+    """A data set in the layout of LJSpeech, spoken by eSpeak NG."""
     (folder / "wavs").mkdir(parents=True)
     espeak = Espeak()
     espeak.load(None, Device())
@@ -88,7 +88,7 @@ def record(folder: Path) -> None:
 
 
 def read_without_ffmpeg() -> None:
-    """torchaudio reads files through FFmpeg's libraries, which are not everywhere."""
+    """Read files with soundfile: torchaudio needs FFmpeg's libraries, which may be missing."""
     import torch
     import torchaudio
 
@@ -100,7 +100,7 @@ def read_without_ffmpeg() -> None:
 
 
 def configuration(training: Path, originals: Path) -> Any:
-    """The recipe's, but for what makes it small and quick."""
+    """The recipe's configuration, made small and quick."""
     from TTS.config.shared_configs import BaseDatasetConfig
     from TTS.tts.configs.xtts_config import XttsAudioConfig
     from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTArgs, GPTTrainerConfig

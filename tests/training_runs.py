@@ -1,4 +1,4 @@
-"""What trainings leave on a disk: of XTTS-v2 the files of coqui's trainer, of a web UI, of an adapter; of F5-TTS."""
+"""Files that trainings write: for XTTS-v2 coqui's trainer, a web UI and an adapter; for F5-TTS its web page."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ STEP = 1200
 
 
 def trainers(base: Path, training: Path) -> Path:
-    """A run as coqui's trainer leaves it, `trainer.io.save_model`, with what is for training only.
+    """A run as written by coqui's trainer (`trainer.io.save_model`), with files that only training needs.
 
     Args:
-        base: The folder of the model that the training started from.
+        base: The folder of the model that the training starts from.
         training: The folder of all runs; must not exist.
 
     Returns:
@@ -39,7 +39,7 @@ def trainers(base: Path, training: Path) -> Path:
     model = torch.load(base / "model.pth", weights_only=True)["model"]
     state = {f"xtts.{name}": tensor for name, tensor in model.items()}
     state |= {"dvae.codebook.embed": torch.zeros(2, 2), "torch_mel_spectrogram_dvae.mel_stats": torch.ones(80)}
-    said = {
+    run_state = {
         "config": {"model": "xtts"},
         "scheduler": [{"last_epoch": 3}],
         "scaler": None,
@@ -47,7 +47,7 @@ def trainers(base: Path, training: Path) -> Path:
         "date": "March 03, 2026",
     }
     optimizer = [{"state": {0: {"exp_avg": torch.zeros(4)}}, "param_groups": [{"lr": 5e-6, "params": [0]}]}]
-    whole = {**said, "model": state, "optimizer": optimizer}
+    whole = {**run_state, "model": state, "optimizer": optimizer}
     best = {**whole, "step": STEP, "model_loss": {"train_loss": 2.25, "eval_loss": 2.5}}
     torch.save(best, run / f"best_model_{STEP}.pth")
     os.link(run / f"best_model_{STEP}.pth", run / "best_model.pth")
@@ -73,7 +73,7 @@ def web_uis(run: Path, base: Path, ready: Path) -> Path:
 
 
 def adapters(base: Path, folder: Path, rank: int = 4) -> Path:
-    """What PEFT's `save_pretrained` leaves of a GPT with an adapter, read by its own user alone."""
+    """Files of PEFT's `save_pretrained` for a GPT with an adapter, readable by their owner only."""
     import torch
     from safetensors.torch import save_file
 
@@ -88,13 +88,13 @@ def adapters(base: Path, folder: Path, rank: int = 4) -> Path:
     folder.mkdir()
     save_file(halves, folder / "adapter_model.safetensors")
     (folder / "adapter_model.safetensors").chmod(0o600)
-    said = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": ["c_attn", "c_proj", "c_fc"]}
-    (folder / "adapter_config.json").write_text(json.dumps(said))
+    adapter = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": ["c_attn", "c_proj", "c_fc"]}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
     return folder
 
 
 def f5_trainers(folder: Path) -> tuple[Path, Path]:
-    """What the web page of f5-tts leaves of a fine-tuning of F5-TTS v1 Base, here of a tiny one.
+    """Files that the web page of f5-tts writes when it fine-tunes F5-TTS v1 Base, here a tiny one.
 
     Returns:
         The folders of its checkpoints and of its data.

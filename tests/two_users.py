@@ -1,4 +1,4 @@
-"""Two users who are not root: one that the spool runs as, and one of its group. Only root can be both."""
+"""Two users who are not root: the daemon's, and a member of its group. Only root can act as both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.spooling import PLUGINS, ROOT, Spool, environment, spooling
 
 @dataclass(frozen=True)
 class User:
-    """A user by numbers alone, which need no name on this machine."""
+    """User and group numbers, which need no names on this machine."""
 
     uid: int
     gid: int
@@ -28,7 +28,7 @@ class User:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What to put before a command that this user runs."""
+        """Words before a command that this user runs."""
         groups = f"--groups={','.join(map(str, self.groups))}" if self.groups else "--clear-groups"
         return ("setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", groups, "--inh-caps=-all", "--")
 
@@ -53,14 +53,14 @@ STRANGER = User(61003, 61003)
 
 @dataclass(frozen=True)
 class Python:
-    """An interpreter that every user may run, and the variables by which it finds what is installed for this one."""
+    """An interpreter that every user may run, and the variables with which it finds this one's packages."""
 
     path: str
     variables: Mapping[str, str]
 
 
 def everybodys_python() -> Python:
-    """Skips where there is none: the tests' own may be in a folder that is root's alone."""
+    """Skips if there is none: the tests' interpreter may be in a folder that only root may read."""
     if os.geteuid() != 0:
         pytest.skip("needs root, who can be two users")
     if shutil.which("setpriv") is None:
@@ -76,7 +76,7 @@ def _found_python() -> Python | None:
     packages = os.pathsep.join([str(ROOT), str(PLUGINS), *(path for path in sys.path if path.endswith("-packages"))])
     common = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/local/bin:/usr/bin") or ""
     for python in (Python(sys.executable, {}), Python(common, {"PYTHONPATH": packages})):
-        # A shell in between, as the daemon is for its worker: the very first program still runs with root's eyes.
+        # A shell in between, as the daemon is for its worker: the first program keeps some of root's rights.
         words = ["sh", "-c", '"$0" -c "import watcher.cli.main, yaml, numpy"', python.path]
         env = environment(**python.variables)
         tried = python.path and subprocess.run([*STRANGER.words, *words], env=env, capture_output=True, check=False)
@@ -87,9 +87,9 @@ def _found_python() -> Python | None:
 
 @contextlib.contextmanager
 def shared_spool(inbox_mode: int = 0o3770) -> Iterator[Spool]:
-    """A spool that runs as DAEMON, in a folder that all users can reach; its inbox is for the daemon's group.
+    """A spool that runs as DAEMON, in a folder that all users can reach. The daemon's group may write to its inbox.
 
-    Its state is in the inbox, where a stranger has most to try.
+    Its state folder is in the inbox, where strangers can attack it most.
     """
     python = everybodys_python()
     with tempfile.TemporaryDirectory(prefix="voicespool-test-", dir="/tmp") as name, spooling(Path(name)) as spool:

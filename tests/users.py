@@ -1,4 +1,4 @@
-"""Several users of one spool: the daemon's own, and others who may write into the inbox. For root alone.
+"""Several users of one spool: the daemon's, and others who may write into the inbox. Needs root.
 
 A test acts as one of them in its own process: a thread's accesses to files are those of its file system user
 (`setfsuid(2)`), with that user's rights and none of root's.
@@ -32,14 +32,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user and the only group that they are in."""
+    """A user in a single group."""
 
     uid: int
     gid: int = SHARE_GROUP
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """Words before a command that is to run as this user."""
+        """Words before a command that runs as this user."""
         return ("setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups")
 
     @contextmanager
@@ -60,7 +60,7 @@ class User:
 
     @contextmanager
     def running(self, script: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-        """Run a script of Python as this user, in a process of its own, until the end of the block at the latest."""
+        """Run a Python script as this user, in a new process, which is ended with the block."""
         process = subprocess.Popen(
             [python(), script, *map(str, arguments)],
             user=self.uid, group=self.gid, extra_groups=[], umask=0o002, text=True, stdout=subprocess.PIPE,
@@ -73,7 +73,7 @@ class User:
             process.communicate(timeout=PATIENCE_S)
 
     def owns(self, *paths: Path) -> None:
-        """Give files to this user and the group of the share."""
+        """Make this user and the share's group the owners of files."""
         for path in paths:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
@@ -82,7 +82,7 @@ DAEMON, STRANGER, COLLEAGUE = User(64_101), User(64_102), User(64_103)
 
 
 def with_several_users() -> None:
-    """Skip where there is only one."""
+    """Skip if this process can't act as other users."""
     if os.geteuid() != 0:
         pytest.skip("acting as several users takes root")
     if shutil.which("setpriv") is None:
@@ -93,7 +93,7 @@ def with_several_users() -> None:
 
 @cache
 def python() -> str:
-    """A Python of this version that every user may run: this one or, where it is in root's home, the system's; ""
+    """A Python of this version that every user may run: this one or, if it is in root's home, the system's; ""
     for none.
     """
     words = [*STRANGER.prefix, *environment(Path("/")), "sh", "-c", '"$0" -c "import watcher.config.settings"']
@@ -104,7 +104,7 @@ def python() -> str:
 
 
 def environment(folder: Path) -> tuple[str, ...]:
-    """Words before a command that runs with `python`: where our modules, its packages and things of its own are."""
+    """Words before a command that runs with `python`: where our modules, its packages and its own files are."""
     packages = (path for path in sys.path if path.endswith("-packages"))
     path = os.pathsep.join(map(str, (ROOT, PLUGINS, *packages)))
     return ("env", f"PYTHONPATH={path}", f"VOICESPOOL_CACHE={folder / 'cache'}", f"HOME={folder}")
@@ -115,8 +115,8 @@ def share(daemon: User | None = DAEMON, disk: str = "", **config: Any) -> Iterat
     """A spool whose inbox a group shares (3770), as docs/OPERATIONS.md recommends. Its state is next to the inbox.
 
     Args:
-        daemon: Whom it runs as; None for root.
-        disk: Options of a file system in memory that all of it is on, by `mount_tmpfs`; else it is on the disk.
+        daemon: The user it runs as; None for root.
+        disk: Options for `mount_tmpfs`, to put all of it on a file system in memory.
         config: As `Spool` takes it.
     """
     owner = daemon or User(0)
@@ -145,7 +145,7 @@ def _mounted(folder: Path, disk: str) -> Iterator[None]:
 
 
 def private_folder(spool: Spool, owner: User, **contents: str) -> Path:
-    """A folder next to the inbox with files that nobody but their owner may see, by their names without `.yaml`."""
+    """A folder next to the inbox with files that only their owner may read: name without `.yaml` -> path."""
     folder = spool.folder / "private"
     folder.mkdir(mode=0o700)
     for name, content in contents.items():

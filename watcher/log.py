@@ -1,7 +1,7 @@
-"""The spool's log: lines for people on a terminal, one JSON object a line everywhere else.
+"""The log: lines for people on a terminal, else one JSON object per line.
 
-Every line goes to stderr, carries an `action` and, where there is a job, its `job_id`; a terminal shows neither. Texts
-from strangers reach the log only in printable form, so that no file name can forge a line or steer a terminal.
+Every line goes to stderr and has an `action` and, if it concerns a job, its `job_id`; a terminal shows neither. Text
+from strangers is made printable, so that no file name can forge a line or control a terminal.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Literal, TextIO
 
 from files.printable import printable, short_path, wrapped
 
-# structlog imports rich for tracebacks that print local variables too: 5 MB in every daemon for what no log
-# should hold. It does without when the import fails.
+# structlog imports rich, which takes 5 MB, for tracebacks with local variables, which no log should have. It works
+# without rich when the import fails.
 _rich = sys.modules.get("rich")
 sys.modules["rich"] = None  # type: ignore[assignment]
 try:
@@ -35,22 +35,23 @@ log: Any = structlog.get_logger()
 
 _LEVELS: Mapping[Level, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _FIRST = ("timestamp", "level", "event", "action", "job_id")
-_DEEPEST = 6
-_MAX_TRACEBACK = 60
+_MAX_DEPTH = 6
+_MAX_TRACEBACK_LINES = 60
 MAX_NAMES = 1000
 
 
 def configure(stream: TextIO | None = None, level: Level = "info") -> None:
-    """Send the log to `stream` (default: stderr as it is now), from `level` up."""
+    """Send the log to `stream` (default: the current stderr), from `level` up."""
     stream = sys.stderr if stream is None else stream
     terminal = stream.isatty()
+    colours = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal, key="timestamp"),
             _cleaned,
-            _TerminalLines(colours=_has_colours()) if terminal else _json_line,
+            _TerminalLines(colours=colours) if terminal else _json_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: _LogLines(stream),
@@ -58,12 +59,8 @@ def configure(stream: TextIO | None = None, level: Level = "info") -> None:
     )
 
 
-def _has_colours() -> bool:
-    return "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-
-
 class _LogLines:
-    """Writes whole lines, from any thread. What can't be written (disk full, no reader) is dropped."""
+    """Writes whole lines, from any thread. Lines that can't be written (disk full, no reader) are dropped."""
 
     _lock = threading.Lock()
 
@@ -82,10 +79,10 @@ class _LogLines:
 
 
 class _TerminalLines:
-    """`07:47:16 done    hello  6.4 s -> outbox/hello`: time, what happened, to what, details; no ids.
+    """`07:47:16 done    hello  6.4 s -> outbox/hello`: time, event, subject, details; no ids.
 
-    What is said about it in sentences has lines of its own. A line about a job that has an id alone gets the name that
-    an earlier line gave for it.
+    Reasons, messages and hints have lines of their own. An event with a `job_id` but no name shows the job's name from
+    an earlier event.
     """
 
     def __init__(self, *, colours: bool) -> None:
@@ -93,10 +90,10 @@ class _TerminalLines:
         self._names: dict[object, object] = {}
 
     def __call__(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
-        level, words = str(event.get("level", "info")), str(event.get("event", ""))
+        level, text = str(event.get("level", "info")), str(event.get("event", ""))
         ended = event.get("action") in _ENDINGS
         unshown = _UNSHOWN | _RESULT if ended else _UNSHOWN
-        parts = [self._label(level, words, ended=ended), self._subject(event, ended=ended)]
+        parts = [self._label(level, text, ended=ended), self._subject(event, ended=ended)]
         sentences: list[object] = []
         for key, value in event.items():
             if key in _SENTENCES and value:
@@ -109,12 +106,12 @@ class _TerminalLines:
         lines += [_INDENT + line for sentence in sentences for line in wrapped(str(sentence), width)]
         return "\n".join([*lines, *([str(event["exception"])] if "exception" in event else [])])
 
-    def _label(self, level: str, words: str, *, ended: bool) -> str:
-        short = words.removeprefix("job ")
-        text = f"{short:<{_LABEL}}" if short != words else words
+    def _label(self, level: str, text: str, *, ended: bool) -> str:
+        short = text.removeprefix("job ")
+        label = f"{short:<{_LABEL}}" if short != text else text
         if level in ("warning", "error") and not ended:
-            text = f"{level}: {words}"
-        return self._styled(level if level in ("warning", "error") and short != "failed" else short, text)
+            label = f"{level}: {text}"
+        return self._styled(level if level in ("warning", "error") and short != "failed" else short, label)
 
     def _subject(self, event: MutableMapping[str, Any], *, ended: bool) -> str:
         job = event.get("job_id")
@@ -134,7 +131,7 @@ class _TerminalLines:
 
 
 def _result(event: Mapping[str, Any]) -> str:
-    """`6.4 s -> outbox/hello`: the length of the audio, and where it is."""
+    """`6.4 s -> outbox/hello`: length and folder of the audio."""
     length = f"{event['duration_s']:.1f} s " if event.get("duration_s") else ""
     return f"{length}-> {short_path(event.get('folder', ''))}"
 
@@ -169,7 +166,7 @@ _CODES = {"dim": "2", "warning": "33", "error": "31", "done": "32", "failed": "3
 
 
 def _cleaned(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Make every value safe to print, and exceptions text."""
+    """Make every value printable, and exceptions text."""
     error = _exception(event.pop("exc_info", None))
     clean = {printable(key, 100): _clean(value) for key, value in event.items()}
     if error is not None:
@@ -186,9 +183,9 @@ def _exception(exc_info: object) -> BaseException | None:
 
 
 def _traceback(error: BaseException) -> str:
-    """The traceback's last lines. No line of a message in it looks like one of ours."""
+    """The last lines of the traceback, prefixed so that none looks like a log line."""
     text = "".join(traceback.format_exception(error, chain=True))
-    return "\n".join("  | " + printable(line, 500) for line in text.splitlines()[-_MAX_TRACEBACK:])
+    return "\n".join("  | " + printable(line, 500) for line in text.splitlines()[-_MAX_TRACEBACK_LINES:])
 
 
 def _clean(value: object, depth: int = 0) -> object:
@@ -196,9 +193,9 @@ def _clean(value: object, depth: int = 0) -> object:
         return value
     if isinstance(value, bytes):
         return printable(os.fsdecode(value))
-    if depth < _DEEPEST and isinstance(value, Mapping):
+    if depth < _MAX_DEPTH and isinstance(value, Mapping):
         return {printable(key, 100): _clean(item, depth + 1) for key, item in value.items()}
-    if depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
+    if depth < _MAX_DEPTH and isinstance(value, list | tuple | set | frozenset):
         return [_clean(item, depth + 1) for item in value]
     return printable(value)
 

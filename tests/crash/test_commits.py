@@ -41,7 +41,7 @@ def calls_of_a_whole_run(folder: Path) -> int:
 
 
 def survives(folder: Path, at: str) -> None:
-    """One run is killed at a call, the next one finishes: every job is published once, as if nothing had been."""
+    """A run is killed at a call, the next one finishes: every job is published once, as without a kill."""
     with spooling(folder) as spool:
         fill(spool)
         killed = spool.once(**boundary(at))
@@ -66,14 +66,14 @@ def test_killed_at_a_sample_of_all_commits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at", ["unlink:status.json", "rename:status.json", "rename:status.json+"])
 def test_killed_while_status_json_is_written(tmp_path: Path, at: str) -> None:
-    """It is written as often as time goes by, so that its calls have no numbers."""
+    """The number of its writes depends on time, so these calls are not counted."""
     survives(tmp_path, at)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(4))
 def test_killed_at_every_commit(tmp_path: Path, part: int) -> None:
-    """Every call, before and after it; each part has every fourth."""
+    """Every call, before and after it; each of four parts has every fourth call."""
     calls = calls_of_a_whole_run(tmp_path / "whole")
     for number in range(1 + part, calls + 1, 4):
         for after in ("", "+"):

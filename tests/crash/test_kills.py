@@ -1,4 +1,4 @@
-"""Kill -9 at random moments, daemon and worker, over a stream of jobs: nothing lost, nothing twice, nothing half."""
+"""Kill -9 of daemon and worker at random moments during a stream of jobs: all are published, once and complete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.spooling import Spool, below, is_running, spooling, until
 
 @dataclass
 class Consumer:
-    """Looks at the outbox all the time, checks whatever is visible, and takes every other result away at once."""
+    """Watches the outbox, checks all visible results, and removes every second one at once."""
 
     spool: Spool
     taken: Path
@@ -83,7 +83,7 @@ def campaign(folder: Path, kills: int, seed: int) -> None:
 
 
 def stream(spool: Spool, kills: int, chance: random.Random, workers: set[int]) -> list[str]:
-    """Kill and restart, dropping jobs all the while. Returns the names dropped."""
+    """Kill and restart while jobs are dropped. Returns the names of the jobs."""
     dropped: list[str] = []
     moment = threading.Event()
     for kill in range(kills):
@@ -94,7 +94,7 @@ def stream(spool: Spool, kills: int, chance: random.Random, workers: set[int]) -
             dropped.append(name)
         if spool.process is None:
             spool.start(wait=chance.random() < 0.7)
-        moment.wait(chance.uniform(0.0, 0.4))  # the moment has to be any; there is no condition to wait for
+        moment.wait(chance.uniform(0.0, 0.4))  # a random moment: there is no condition to wait for
         workers |= {int(line["pid"]) for line in spool.lines("worker_started")}
         living = [pid for pid in workers if is_running(pid)]
         if kill % 3 == 2 and living:

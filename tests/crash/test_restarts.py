@@ -1,4 +1,4 @@
-"""The daemon dies at a chosen moment, or finds something odd when it starts: what the next one makes of it."""
+"""The daemon dies at a chosen moment, or finds something unusual when it starts: what the next daemon does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THREE = "text: One. Two. Three.\n"
 
 
 def boundary(**trouble: str) -> dict[str, Any]:
-    """The environment in which the daemon meets trouble at its system calls."""
+    """An environment in which system calls of the daemon fail."""
     return {"PYTHONPATH": os.pathsep.join(map(str, (BOUNDARY, ROOT, PLUGINS))), **trouble}
 
 
@@ -34,7 +34,7 @@ def with_settings(**settings: object) -> str:
 
 
 def chunks_begun(journal: Path) -> list[str]:
-    """What was rendered, in order."""
+    """The rendered texts, in order."""
     return [line.partition(" ")[2] for line in journal.read_text().splitlines()] if journal.exists() else []
 
 
@@ -50,7 +50,7 @@ def it_hangs(counter: Path, times: int) -> None:
 
 
 def test_kill_9_while_rendering_renders_only_what_is_missing_and_counts_no_attempt(spool: Spool) -> None:
-    """More deaths than there are attempts: each goes on at the chunk that was cut off, and the job is done."""
+    """More deaths than attempts: each daemon continues at the interrupted chunk, and the job is done."""
     journal, counter = spool.folder / "journal", spool.folder / "counter"
     spool.config["limits"] = {"attempts": 2}
     spool.drop("a.yaml", with_settings(fault="hang", only="Two", times=3, counter=counter, journal=journal))
@@ -67,7 +67,7 @@ def test_kill_9_while_rendering_renders_only_what_is_missing_and_counts_no_attem
 
 
 def test_failed_attempts_are_counted_on_disk_over_the_daemons_death(spool: Spool) -> None:
-    """The daemon is killed before the third attempt: that one is made, and is the last."""
+    """The daemon is killed before the third attempt; the next daemon makes it, as the last one."""
     journal = spool.folder / "journal"
     spool.drop("a.yaml", with_settings(fault="error", journal=journal))
     killed(spool, "mkdir:/attempt-3")
@@ -92,7 +92,7 @@ def test_kill_9_of_the_daemon_leaves_no_worker_and_nothing_that_the_worker_start
 
 
 def test_kill_9_between_claim_and_parse(spool: Spool) -> None:
-    """The file has left the inbox and nothing of it is read yet: the next daemon reads it."""
+    """The file is claimed and not read yet: the next daemon reads it."""
     spool.drop("a.yaml", THREE)
     spool.drop("bad.yaml", "txt: wrong key\n")
     killed(spool, "rename:/original+")
@@ -105,7 +105,7 @@ def test_kill_9_between_claim_and_parse(spool: Spool) -> None:
 
 @pytest.mark.parametrize("taken_away", [False, True], ids=["result stays", "consumer takes the result away"])
 def test_kill_9_between_publication_and_release(spool: Spool, taken_away: bool) -> None:
-    """Published once, and not a second time, even if a consumer was quicker than the next daemon."""
+    """Published once, even if a consumer removes the result before the next daemon starts."""
     journal = spool.folder / "journal"
     spool.drop("a.yaml", with_settings(journal=journal))
     killed(spool, f"rename:{spool.outbox}/a+")
@@ -122,7 +122,7 @@ def test_kill_9_between_publication_and_release(spool: Spool, taken_away: bool) 
 
 
 def test_kill_9_before_the_publication_publishes_what_was_assembled(spool: Spool) -> None:
-    """The intent is on disk, the result is complete and out of sight: the next daemon shows it, and renders nothing."""
+    """The intent is on disk, the result is complete and not visible: the next daemon publishes it without rendering."""
     journal = spool.folder / "journal"
     spool.drop("a.yaml", with_settings(journal=journal))
     killed(spool, f"rename:{spool.outbox}/a")
@@ -134,7 +134,7 @@ def test_kill_9_before_the_publication_publishes_what_was_assembled(spool: Spool
 
 
 def test_an_outbox_that_is_another_one_after_the_crash_gets_the_job_rendered_anew(spool: Spool) -> None:
-    """Where the intent was meant for is not there to be asked, and the operator has configured another outbox."""
+    """The intent's outbox is gone, and the operator has configured another one."""
     spool.drop("a.yaml", THREE)
     killed(spool, f"rename:{spool.outbox}/a")
     spool.config["outbox"] = str(spool.folder / "other")
@@ -147,7 +147,7 @@ def test_an_outbox_that_is_another_one_after_the_crash_gets_the_job_rendered_ane
 
 
 def test_a_file_that_kills_every_daemon_is_put_aside_at_the_limit(spool: Spool) -> None:
-    """Each daemon dies while it reads this file; after `daemon_deaths` it fails unread, and the rest goes on."""
+    """Each daemon dies while it reads this file; after `daemon_deaths` it fails unread, and other jobs continue."""
     spool.config["limits"] = {"daemon_deaths": 3}
     spool.drop("deadly.yaml", THREE)
     for _ in range(3):
@@ -171,7 +171,7 @@ def test_one_death_while_reading_is_no_reason_to_put_a_file_aside(spool: Spool) 
 
 
 def test_a_stale_lock_with_a_reused_pid_means_nothing(spool: Spool) -> None:
-    """The lock's file names a process that lives (this one); nobody holds it, so it is free."""
+    """The lock file names a running process (this one), but nobody holds the lock, so it is free."""
     spool.state.mkdir()
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "token": "old", "started_at": "2026-01-01T00:00:00Z"}
     (spool.state / "lock").write_text(json.dumps(holder))
@@ -181,7 +181,7 @@ def test_a_stale_lock_with_a_reused_pid_means_nothing(spool: Spool) -> None:
 
 
 def test_a_clock_set_back_by_a_year_stops_nothing(spool: Spool) -> None:
-    """Jobs claimed in what is now the future, a crash, a clock that jumps back under a running daemon."""
+    """Jobs claimed in the future, a crash, and a clock that is set back while the daemon runs."""
     clock, gate, journal = spool.folder / "clock", spool.folder / "gate", spool.folder / "journal"
     clock.write_text(str(400 * 86400))
     spool.drop("a.yaml", with_settings(gate=gate, journal=journal))
@@ -191,7 +191,7 @@ def test_a_clock_set_back_by_a_year_stops_nothing(spool: Spool) -> None:
     until(lambda: len(spool.claims()) == 2, "the second job is claimed")
     assert all(name > "2027" for name in spool.claims())
     (spool.folder / "clock.new").write_text("0")
-    (spool.folder / "clock.new").rename(clock)  # it is read at any moment
+    (spool.folder / "clock.new").rename(clock)  # by a rename, since it may be read at any moment
     spool.drop("c.yaml")
     until(lambda: len(spool.claims()) == 3, "a job is claimed after the clock was set back")
     spool.stop(signal.SIGKILL)
@@ -205,7 +205,7 @@ def test_a_clock_set_back_by_a_year_stops_nothing(spool: Spool) -> None:
 
 
 def test_a_half_written_file_present_at_start_waits_for_its_writer(spool: Spool) -> None:
-    """A writer has the file open when the daemon starts; nothing is taken before it closes it."""
+    """A writer has the file open when the daemon starts; it is not taken before the writer closes it."""
     with (spool.inbox / "a.yaml").open("w") as file:
         file.write("text: The first half")
         file.flush()
@@ -228,7 +228,7 @@ def test_a_half_written_file_whose_writer_died_fails_in_words_and_can_be_dropped
 
 
 def test_half_made_things_of_a_dead_daemon_are_swept_away(spool: Spool) -> None:
-    """Half a result, half a snapshot, half a claim, trash: none is shown, none stays, none stops the start."""
+    """Incomplete results, copies and claims, and trash: none is published, all are removed, the daemon starts."""
     spool.drop("a.yaml")
     assert spool.once().returncode == 0
     staging = next(path for path in (spool.outbox / ".voicespool").iterdir() if path.is_dir())

@@ -163,9 +163,9 @@ def test_pauses_longer_than_the_quiet_time_with_the_file_closed(tmp_path: Path) 
     """What is quiet and closed but can't be read, or announces more, waits for the rest of it."""
     letter = "\N{LATIN SMALL LETTER A WITH ACUTE}".encode()
     pieces: dict[str, tuple[str | bytes, str | bytes, str]] = {
-        "quote.yaml": ('text: "One.', ' Two."\n', "can't be read yet"),
-        "brace.json": ('{"text": "One. Two."', "}", "can't be read yet"),
-        "character.yaml": (b"text: One. Ol" + letter[:1], letter[1:] + b". Two.\n", "can't be read yet"),
+        "quote.yaml": ('text: "One.', ' Two."\n', "can't be parsed yet"),
+        "brace.json": ('{"text": "One. Two."', "}", "can't be parsed yet"),
+        "character.yaml": (b"text: One. Ol" + letter[:1], letter[1:] + b". Two.\n", "can't be parsed yet"),
         "more.yaml": ("text: One. Two.\n---\n", "text: Three.\n", "end is missing"),
     }  # fmt: skip
     with spooling(tmp_path / "spool", ready=PATIENT) as spool:
@@ -196,7 +196,7 @@ def test_where_nobody_can_tell_whether_a_file_is_open(tmp_path: Path) -> None:
                 pytest.skip("only root can make a file of another user")
             file.write("text: One.")
             file.flush()
-            until_listed(spool, "foreign.yaml", "last line has no end")
+            until_listed(spool, "foreign.yaml", "last line has no line end")
             file.write(" Two.\n")
             file.flush()
             assert spoken(spool, "foreign") == "One. Two."

@@ -423,7 +423,7 @@ def test_cancel_of_a_held_file_that_can_not_be_taken_says_so(speaking: Spool) ->
     speaking.prefix = ()
     done = speaking.command("cancel", "team/news")
     assert done.returncode == 1, done.stdout
-    assert "team/news: held (it can't be taken out of its folder: Permission denied" in done.stderr
+    assert "team/news: held (it can't be moved out of its folder: Permission denied" in done.stderr
     assert "so it is not cancelled" in done.stderr
     assert os.listdir(job.parent) == ["news.yaml"]
 

@@ -76,7 +76,7 @@ def serving(*users: str) -> Iterator[Machine]:
         SMB_CONF.parent.mkdir(exist_ok=True)
         SMB_CONF.write_text("\n".join([GLOBAL, *recipe("smb")]))
         for user in users:
-            server.does("smbpasswd", "-a", user, said="secret\nsecret\n")
+            server.does("smbpasswd", "-a", user, stdin="secret\nsecret\n")
         with server.service("smbd", "--foreground", "--no-process-group", "--debug-stdout"):
             until(lambda: not refusals(smb(server, "outbox", "ls")), lambda: smb(server, "outbox", "ls"))
             yield server
@@ -124,7 +124,7 @@ def test_slow_upload_over_smb() -> None:
         with subprocess.Popen(words, env=server.variables, stdin=subprocess.PIPE, text=True, bufsize=1) as client:
             assert client.stdin is not None
             client.stdin.write("text: Half of it\n")
-            until(lambda: "somebody has it open for writing" in STATUS.read_text(), STATUS.read_text)
+            until(lambda: "a program has it open for writing" in STATUS.read_text(), STATUS.read_text)
             client.stdin.write("  and the rest.\n")
         assert client.returncode == 0
         result = SPOOL / "outbox/slow"

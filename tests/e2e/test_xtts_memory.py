@@ -53,9 +53,9 @@ def test_another_model_is_loaded_after_the_first_is_gone(full_xtts: Path, tiny_x
 @pytest.mark.parametrize("rows", [4, 16])
 def test_a_batch_takes_what_the_formula_says(full_xtts: Path, rows: int) -> None:
     """`Gpt.row_bytes` and `Gpt.prefill_bytes` for each row."""
-    taken, said = measured("batch", "xtts", full_xtts, rows).values()
-    log.info("%d rows: %.0f MB, and %.0f MB by the formula", rows, taken / MB, said / MB)
-    assert 0.7 * said < taken < 1.1 * said + 32 * MB
+    taken, predicted = measured("batch", "xtts", full_xtts, rows).values()
+    log.info("%d rows: %.0f MB, and %.0f MB by the formula", rows, taken / MB, predicted / MB)
+    assert 0.7 * predicted < taken < 1.1 * predicted + 32 * MB
 
 
 def test_many_jobs_leave_nothing_behind(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""A process that holds a Worker as the daemon does, for tests that kill it or put it into a memory group.
+"""A process with a Worker, in place of the daemon, for tests that kill it or put it into a memory cgroup.
 
-Arguments: a file with the order as JSON, and a folder of a cgroup to enter first, or nothing. Prints each event as a
+Arguments: a file with the order as JSON, and optionally the folder of a cgroup to enter first. Prints each event as a
 line; `worker PID` comes first.
 """
 

@@ -1,4 +1,4 @@
-"""A worker that breaks in every way under the real daemon: the daemon goes on, and the result says what happened."""
+"""A worker that breaks in every way under the real daemon: the daemon continues, and the result gives the cause."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_failure_that_passes_is_tried_again_and_the_attempts_are_told(spool: S
 
 @pytest.fixture
 def warm(tmp_path: Path) -> Iterator[Spool]:
-    """A daemon whose worker is loaded, with as little patience as leaves time to start another."""
+    """A daemon whose worker is loaded, with time limits just long enough to start another worker."""
     with spooling(tmp_path / "warm", limits={"attempts": 1, "stall_s": 8.0, "stop_grace_s": 1.0}) as spool:
         spool.start()
         spool.drop("first.yaml")
@@ -112,7 +112,7 @@ def failed_in(spool: Spool, name: str) -> dict[str, Any]:
 
 
 def test_a_render_without_progress_or_over_its_time_is_killed_with_all_it_started(warm: Spool) -> None:
-    """The worker and its child are gone before the next job starts; deafness to polite signals does not help them."""
+    """The worker and its child are gone before the next job starts, although they ignore SIGTERM."""
     journal = warm.folder / "journal"
     workers = [warm.worker_pid()]
     warm.drop("stalls.yaml", job("hang_with_child", journal=journal))
@@ -169,7 +169,7 @@ def test_a_job_cancelled_while_it_hangs_ends_after_the_grace(warm: Spool) -> Non
 
 @pytest.fixture
 def memory_group() -> Iterator[Path]:
-    """A cgroup that allows 200 MB; skips where none can be made."""
+    """A cgroup with a limit of 200 MB. Skips if none can be made."""
     count = oom.kill_count()
     if count is None or not count.source.name.startswith("memory."):
         pytest.skip("this machine has no memory cgroup that counts processes ended for memory")
@@ -195,7 +195,7 @@ def memory_group() -> Iterator[Path]:
 def test_a_worker_that_the_kernel_ends_for_memory_does_not_take_the_daemon_along(
     spool: Spool, memory_group: Path
 ) -> None:
-    """Daemon and worker share a limit, as in a container; the worker goes, the words say why, the next job runs."""
+    """Daemon and worker share a limit, as in a container: the worker is killed, ERROR.txt says why, work continues."""
     spool.prefix = ("sh", "-c", f'echo 0 > {memory_group}/cgroup.procs && exec "$@"', "sh")
     spool.config["limits"] = {"attempts": 2}
     spool.drop("a.yaml", job("allocate"))
@@ -204,5 +204,5 @@ def test_a_worker_that_the_kernel_ends_for_memory_does_not_take_the_daemon_along
     manifest = spool.manifest("a.failed")
     assert (manifest["error"]["code"], manifest["attempts"]) == ("worker_oom", 2)
     error = (spool.outbox / "a.failed" / "ERROR.txt").read_text()
-    assert "was ended by the kernel because memory ran out (SIGKILL)" in error
+    assert "was killed by the kernel because memory ran out (SIGKILL)" in error
     assert spool.manifest("b")["status"] == "done"

@@ -1,4 +1,4 @@
-"""A sync client that takes a claim for an accident and puts the file back as it was: `ready.on_duplicate`."""
+"""A sync client that puts a claimed file back unchanged: `ready.on_duplicate`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OLD_NS = 1_700_000_000_123_456_789
 
 
 def put_back(spool: Spool, name: str, text: str = "text: Good morning.\n") -> Path:
-    """As sync clients do: written under another name, given its old times, then renamed."""
+    """Write the file as sync clients do: under another name, with its old times, then renamed."""
     scratch = spool.folder / "scratch"
     scratch.write_text(text)
     os.utime(scratch, ns=(OLD_NS, OLD_NS))
@@ -27,7 +27,7 @@ def skipped(spool: Spool) -> dict[str, str]:
 
 
 def test_a_file_that_comes_back_is_rendered_again_and_the_result_the_log_and_the_status_say_so(spool: Spool) -> None:
-    """Also after a daemon was killed; what was saved again, or has another name, is no such file."""
+    """Also after a kill of the daemon. A file that was saved again, or has another name, is no duplicate."""
     spool.start()
     put_back(spool, "a.yaml")
     assert spool.manifest("a")["warnings"] == []
@@ -51,7 +51,7 @@ def test_a_file_that_comes_back_is_rendered_again_and_the_result_the_log_and_the
 
 
 def test_a_file_that_comes_back_is_left_alone_if_the_configuration_says_so(spool: Spool) -> None:
-    """It lies in the inbox, in nobody's way, with its reason in the status; nothing is lost, and a new text is read."""
+    """It stays in the inbox and blocks nothing; the status has the reason. A changed file is rendered."""
     spool.config["ready"] |= {"on_duplicate": "skip"}
     put_back(spool, "a.yaml")
     assert spool.once().returncode == 0
@@ -68,7 +68,7 @@ def test_a_file_that_comes_back_is_left_alone_if_the_configuration_says_so(spool
     spool.drop("a.yaml")
     assert spool.manifest("a~2")["warnings"] == []
     put_back(spool, "b.yaml")
-    until(lambda: "b.yaml" in skipped(spool), "the other one came back too")
+    until(lambda: "b.yaml" in skipped(spool), "the other file is back too")
     spool.config["ready"] |= {"on_duplicate": "render"}
     spool.write_config()
     assert spool.process is not None
@@ -78,7 +78,7 @@ def test_a_file_that_comes_back_is_left_alone_if_the_configuration_says_so(spool
 
 
 def test_whoever_tries_a_failed_job_again_is_never_taken_for_a_sync_client(spool: Spool) -> None:
-    """Moved back from its result, by hand or by `retry`, it runs, as often as somebody likes."""
+    """Moved back from its result, by hand or by `retry`, it runs every time."""
     spool.config["ready"] |= {"on_duplicate": "skip"}
     spool.start()
     put_back(spool, "a.yaml", "txt: a wrong key\n")

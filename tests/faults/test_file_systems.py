@@ -1,4 +1,4 @@
-"""Real file systems that go away, come back, fill up, turn read-only or break: a hold that ends by itself."""
+"""Real file systems that disappear, return, fill up, turn read-only or break: a hold that ends by itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LONG_TEXT = f"text: One. {'Much more. ' * 30}\nsettings: {{audio_ms: 1000}}\n"
 
 @pytest.fixture
 def mounts(spool: Spool) -> Iterator[None]:
-    """Mounts of the test's own; the daemon is gone before they are."""
+    """Private mounts, removed after the daemon has ended."""
     with private_mounts():
         yield
         if spool.process is not None:
@@ -40,7 +40,7 @@ def mounts(spool: Spool) -> Iterator[None]:
 
 
 def held(spool: Spool, what: str, words: str) -> None:
-    """Wait until the status says that this is on hold, and why."""
+    """Wait until the status shows this hold with these words in its reason."""
     until(
         lambda: any(hold["what"] == what and words in hold["reason"] for hold in spool.status().get("holds", [])),
         f"{what} on hold: {words}; {spool.status().get('holds')}",
@@ -49,7 +49,7 @@ def held(spool: Spool, what: str, words: str) -> None:
 
 
 def opened_on(pid: int, share: Path) -> list[str]:
-    """What a process has open on a file system."""
+    """Files on a file system that a process has open."""
     device, descriptors = share.stat().st_dev, list(Path(f"/proc/{pid}/fd").iterdir())
     return [os.readlink(path) for path in descriptors if os.path.exists(path) and path.stat().st_dev == device]
 
@@ -59,7 +59,7 @@ def no_longer_held(spool: Spool) -> None:
 
 
 def fill_up(folder: Path) -> Path:
-    """Take all the space there is on a file system."""
+    """Fill a file system."""
     filler = folder / ".filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -72,7 +72,7 @@ def fill_up(folder: Path) -> Path:
 
 def until_changed(path: Path) -> None:
     before = path.stat().st_mtime_ns
-    until(lambda: path.stat().st_mtime_ns != before, f"{path.name} is written anew")
+    until(lambda: path.stat().st_mtime_ns != before, f"{path.name} is written again")
 
 
 def chunks_begun(journal: Path) -> list[str]:
@@ -83,7 +83,7 @@ def chunks_begun(journal: Path) -> list[str]:
 
 
 def test_an_inbox_that_is_unmounted_and_back_puts_the_running_job_off_and_goes_on(spool: Spool, mounts: None) -> None:
-    """Chunks that were finished before are not rendered again; nothing is written to the bare mount point."""
+    """Finished chunks are not rendered again; nothing is written to the bare mount point."""
     share, journal, gate = spool.folder / "share", spool.folder / "journal", spool.folder / "gate"
     mount_tmpfs(share)
     mount_again(share, spool.inbox)
@@ -113,7 +113,7 @@ def test_an_inbox_that_is_unmounted_and_back_puts_the_running_job_off_and_goes_o
 
 @pytest.mark.long
 def test_the_mount_point_of_an_inbox_that_stays_away_is_never_taken_for_a_new_inbox(spool: Spool, mounts: None) -> None:
-    """Well beyond the half minute after which a new empty inbox is taken: the share comes back, and work goes on."""
+    """Longer than the half minute after which a new inbox is used: the share returns, and work continues."""
     share = spool.folder / "share"
     mount_tmpfs(share)
     mount_again(share, spool.inbox)
@@ -131,7 +131,7 @@ def test_the_mount_point_of_an_inbox_that_stays_away_is_never_taken_for_a_new_in
 
 
 def test_an_inbox_that_is_deleted_and_made_again_is_a_hold_at_first(spool: Spool) -> None:
-    """Within the half minute nothing is taken from the new one, and nothing is written to it."""
+    """For half a minute nothing is claimed in the new inbox, and nothing is written to it."""
     spool.start()
     os.rename(spool.inbox, spool.folder / "old")
     until(lambda: spool.lines("hold"), "a hold")
@@ -143,7 +143,7 @@ def test_an_inbox_that_is_deleted_and_made_again_is_a_hold_at_first(spool: Spool
 
 
 def test_a_daemon_whose_inbox_is_away_sleeps_between_two_looks(spool: Spool) -> None:
-    """Also when its last event was about the inbox that went: one that spins never gives its processor up by itself."""
+    """Also when its last event was about the lost inbox. A process that spins has no voluntary context switches."""
     spool.start()
     spool.drop("a.yaml")
     spool.result("a")
@@ -163,7 +163,7 @@ def test_a_daemon_whose_inbox_is_away_sleeps_between_two_looks(spool: Spool) -> 
 
 @pytest.mark.long
 def test_an_inbox_that_is_deleted_and_stays_new_for_half_a_minute_is_taken_as_new(spool: Spool) -> None:
-    """What was claimed in the old one is named in the log; the new one works."""
+    """The log names the jobs that were claimed in the old inbox; the new one works."""
     gate = spool.folder / "gate"
     spool.drop("1-running.yaml", f"text: One.\nsettings: {{gate: {gate}}}\n")
     spool.drop("2-queued.yaml")
@@ -180,7 +180,7 @@ def test_an_inbox_that_is_deleted_and_stays_new_for_half_a_minute_is_taken_as_ne
 
 
 def test_a_full_inbox_loses_nothing_and_goes_on_when_there_is_space(spool: Spool, mounts: None) -> None:
-    """What can't be claimed stays where it is, and the log says why: status.json lies on the full disk too."""
+    """Files that can't be claimed stay in the inbox; the log says why, since status.json is on the full disk too."""
     mount_tmpfs(spool.inbox, "size=256k")
     spool.start()
     spool.drop("a.yaml")
@@ -195,7 +195,7 @@ def test_a_full_inbox_loses_nothing_and_goes_on_when_there_is_space(spool: Spool
 
 
 def test_a_disk_that_is_full_at_the_start_is_one_hold_until_there_is_space(spool: Spool, mounts: None) -> None:
-    """A claim that can't be read back is looked at again and again, and told once."""
+    """A claim that can't be read back is checked repeatedly and logged once."""
     mount_tmpfs(spool.inbox, "size=256k")
     spool.drop("a.yaml")
     assert spool.once().returncode == 0
@@ -217,7 +217,7 @@ def test_a_disk_that_is_full_at_the_start_is_one_hold_until_there_is_space(spool
 
 
 def test_an_inbox_that_fills_up_while_a_job_is_rendered_is_a_hold_and_no_failure(spool: Spool, mounts: None) -> None:
-    """The worker can't keep a chunk: no attempt is lost, and the job is done when there is space."""
+    """The worker can't write a chunk: no attempt is counted, and the job is done when there is space."""
     gate = spool.folder / "gate"
     mount_tmpfs(spool.inbox, "size=1m")
     spool.drop("a.yaml", f"text: One. Two. Three.\nsettings: {{gate: {gate}, audio_ms: 2000}}\n")
@@ -234,7 +234,7 @@ def test_an_inbox_that_fills_up_while_a_job_is_rendered_is_a_hold_and_no_failure
 
 def test_an_inbox_that_turns_read_only_holds_its_files_and_goes_on_when_it_may(spool: Spool, mounts: None) -> None:
     mount_tmpfs(spool.inbox)
-    spool.config["ready"]["quiet_s"] = 3.0  # b is not taken before it can't be
+    spool.config["ready"]["quiet_s"] = 3.0  # b is not taken before the inbox is read-only
     spool.start()
     spool.drop("a.yaml")
     spool.result("a")
@@ -250,7 +250,7 @@ def test_an_inbox_that_turns_read_only_holds_its_files_and_goes_on_when_it_may(s
 
 
 def test_an_unmounted_outbox_is_a_hold_and_not_a_fresh_start(spool: Spool, mounts: None) -> None:
-    """An empty mount point stays empty; when the share is back, everything goes on by itself."""
+    """An empty mount point stays empty; when the share is back, work resumes by itself."""
     share = spool.folder / "share"
     mount_tmpfs(share)
     mount_again(share, spool.outbox)
@@ -295,7 +295,7 @@ def test_an_outbox_that_is_gone_or_of_another_spool_is_a_hold(spool: Spool) -> N
 
 
 def test_a_full_outbox_is_a_hold_that_renders_nothing_again(spool: Spool, mounts: None) -> None:
-    """The status says why; when there is space the finished job is published, once; the next ones follow."""
+    """The status says why. When there is space, the finished job is published once, and then the next jobs."""
     journal = spool.folder / "journal"
     mount_tmpfs(spool.outbox, "size=256k")
     spool.start()
@@ -315,7 +315,7 @@ def test_a_full_outbox_is_a_hold_that_renders_nothing_again(spool: Spool, mounts
 
 
 def test_a_result_that_does_not_fit_where_others_do_delays_its_own_job_alone(spool: Spool, mounts: None) -> None:
-    """No hold; when there is room it is published, rendered once."""
+    """No hold; when there is space the result is published, rendered once."""
     journal = spool.folder / "journal"
     mount_tmpfs(spool.outbox, "size=512k")
     spool.start()
@@ -344,7 +344,7 @@ def test_a_read_only_outbox_is_a_hold(spool: Spool, mounts: None) -> None:
 
 
 def test_inbox_and_outbox_on_different_file_systems(spool: Spool, mounts: None) -> None:
-    """A result can't be linked or renamed across: it is copied, and still appears by one rename."""
+    """A result can't be renamed from one to the other: it is copied, and still appears by one rename."""
     mount_tmpfs(spool.outbox)
     assert spool.inbox.stat().st_dev != spool.outbox.stat().st_dev
     spool.drop("radio/a.yaml")
@@ -366,7 +366,7 @@ def test_a_state_folder_on_another_file_system_than_the_inbox_is_refused(spool: 
 
 
 def test_an_input_output_error_on_one_file_holds_that_file_alone(spool: Spool, mounts: None) -> None:
-    """A real disk whose end is gone: the one file whose content lay there is held, the others are done."""
+    """A real disk whose end is missing: the file with its content there is held, the others are done."""
     make_disk_with_an_unreadable_file(spool.folder / "disk", spool.inbox, "lost.yaml")
     with pytest.raises(OSError, match="Input/output error"):
         (spool.inbox / "lost.yaml").read_bytes()
@@ -381,7 +381,7 @@ def test_an_input_output_error_on_one_file_holds_that_file_alone(spool: Spool, m
 
 
 def test_an_outbox_on_a_disk_that_can_not_keep_its_promises_is_a_hold(spool: Spool, mounts: None) -> None:
-    """A real disk that lies thin on another: writes succeed, forcing them to disk does not."""
+    """A real disk in a sparse file on a smaller one: writes succeed, but fsync fails."""
     host = spool.folder / "host"
     mount_tmpfs(host, "size=30m")
     make_disk(host / "disk")
@@ -400,7 +400,7 @@ def test_an_outbox_on_a_disk_that_can_not_keep_its_promises_is_a_hold(spool: Spo
     assert spool.stop() == 0
 
 
-# What can't be had here for real: the answers of shares, given at the system-call boundary.
+# Errors of shares, simulated at the system-call boundary.
 
 
 def trouble(fail_at: str, fail_while: Path) -> dict[str, Any]:
@@ -429,7 +429,7 @@ def trouble(fail_at: str, fail_while: Path) -> dict[str, Any]:
 def test_an_error_on_the_way_to_the_outbox_is_a_hold_and_then_the_job_is_published_once(
     spool: Spool, at: str, words: str
 ) -> None:
-    """Also when the publication was done and only the release of the claim was refused."""
+    """Also when the result was published and only the release of the claim failed."""
     broken = spool.folder / "broken"
     spool.start(**trouble(at, broken))
     spool.drop("a.yaml")
@@ -443,7 +443,7 @@ def test_an_error_on_the_way_to_the_outbox_is_a_hold_and_then_the_job_is_publish
 
 @pytest.mark.parametrize("at", ["rename:/original", "rename:/outbox/a", "rename:/trash/"])
 def test_a_rename_that_worked_and_was_answered_with_an_error(spool: Spool, at: str) -> None:
-    """A request that NFS repeats can report ENOENT although the first one did its work: look, then go on."""
+    """A request that NFS repeats can report ENOENT although the first one succeeded: check, then continue."""
     spool.drop("a.yaml")
     spool.start(**trouble(f"{at}+:ENOENT", spool.folder / "broken"))
     assert spool.manifest("a")["status"] == "done"

@@ -1,4 +1,4 @@
-"""Model files that are broken, or made to do harm: each is refused in words, nothing in it runs, and work goes on."""
+"""Broken and malicious model files: each is refused with a reason, no code in it runs, and work continues."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SPEAKER = "Ana Florence"
 
 @dataclass(frozen=True)
 class Hostile:
-    """A way to make a model file, and what is said of it.
+    """A way to make a model file, and the expected error.
 
     Attributes:
-        make: Gets the path of its weights, with a whole model's companions beside it.
-        words: In the message.
-        cure: In the hint.
+        make: Gets the path for the weights, next to the companion files of a complete model.
+        words: Regular expression for the message.
+        cure: Regular expression for the hint.
     """
 
     make: Callable[[Path], object]
@@ -41,7 +41,7 @@ class Hostile:
 
 @pytest.fixture
 def kinds(tiny_xtts: Path, tmp_path: Path) -> Mapping[str, Hostile]:
-    """Each kind by its name; whatever code runs leaves `witness`."""
+    """Each kind by its name; code that runs creates `witness`."""
     runs = Runs(tmp_path / "witness")
 
     def saved(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
@@ -56,7 +56,7 @@ def kinds(tiny_xtts: Path, tmp_path: Path) -> Mapping[str, Hostile]:
         return lambda path: path.write_bytes(content)
 
     def beside(name: str, content: bytes) -> Callable[[Path], object]:
-        """The whole model, with another file beside it."""
+        """The whole model, with another companion file."""
 
         def make(path: Path) -> None:
             path.hardlink_to(tiny_xtts)
@@ -92,13 +92,13 @@ def kinds(tiny_xtts: Path, tmp_path: Path) -> Mapping[str, Hostile]:
 
 
 def bomb(path: Path) -> None:
-    """One part in a thousand of what it unpacks to."""
+    """A zip bomb: it unpacks to a thousand times its size."""
     with zipfile.ZipFile(torch_zip(path, pickle.dumps({})), "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model/data/0", bytes(64 << 20))
 
 
 def endless(checkpoint: Path) -> Callable[[Path], object]:
-    """The whole model, with a config.json of 64 GB that takes no room on the disk."""
+    """The whole model, with a sparse config.json of 64 GB."""
 
     def make(path: Path) -> None:
         path.hardlink_to(checkpoint)
@@ -119,15 +119,15 @@ def models(kinds: Mapping[str, Hostile], tiny_xtts: Path, tmp_path: Path) -> Pat
 
 @pytest.fixture
 def engine() -> Iterator[Xtts]:
-    one = Xtts()
-    yield one
-    one.close()
+    xtts = Xtts()
+    yield xtts
+    xtts.close()
 
 
 def test_the_engine_refuses_each_in_words(
     engine: Xtts, kinds: Mapping[str, Hostile], models: Path, tmp_path: Path
 ) -> None:
-    """Whoever calls it; a good one is loaded afterwards as if nothing had been."""
+    """A good model can be loaded afterwards."""
     for name, kind in kinds.items():
         with pytest.raises(RequestRefused, match=kind.words) as caught:
             speak(engine, models / name / "model.pth")
@@ -139,16 +139,16 @@ def test_the_engine_refuses_each_in_words(
 
 
 def speak(engine: Xtts, checkpoint: Path) -> int:
-    """How many samples come of it."""
+    """Render a sentence; the number of samples."""
     engine.load(checkpoint, Device(name="cpu", precision="float32"))
     made = list(engine.render([Chunk("Who is there?", "en", 7, speaker=SPEAKER)]))
-    return sum(one[1].samples.size for one in made if one is not None)
+    return sum(chunk[1].samples.size for chunk in made if chunk is not None)
 
 
 def test_the_daemon_fails_each_of_their_jobs_and_goes_on(
     kinds: Mapping[str, Hostile], models: Path, tmp_path: Path
 ) -> None:
-    """Manifest and ERROR.txt say why and what to do; the good jobs among them, first and last, are done."""
+    """Manifest and ERROR.txt say why and what to do; the good jobs, first and last, are done."""
     device = {"name": "cpu", "precision": "float32"}
     with spooling(tmp_path / "spool", device=device) as spool:
         for number, name in enumerate(["good", *kinds, "good"]):

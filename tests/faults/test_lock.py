@@ -1,4 +1,4 @@
-"""One daemon per inbox: the second one leaves, and the first one stops when its lock is not its own any more."""
+"""One daemon per inbox: a second daemon exits, and a daemon that has lost its lock stops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def chunk_begins(journal: Path) -> None:
 
 
 def test_a_second_daemon_says_who_has_the_inbox_and_exits_75(spool: Spool) -> None:
-    """It disturbs neither the first one nor its status; with the first one gone, even by kill -9, it may have it."""
+    """It changes neither the first daemon nor its status. After the first has ended, even by kill -9, it may start."""
     process = spool.start()
     for way in ((), ("--once",)):
         second = spool.command("run", *way)
@@ -34,7 +34,7 @@ def test_a_second_daemon_says_who_has_the_inbox_and_exits_75(spool: Spool) -> No
 
 @pytest.mark.parametrize("how", ["replaced", "gone", "taken over in place"])
 def test_a_daemon_whose_lock_lapsed_stops_without_publishing(spool: Spool, how: str) -> None:
-    """Locks on network file systems can lapse: it looks before each publication, exits 75, leaves the job to others."""
+    """Locks on network file systems can lapse: it checks before each publication, exits 75, and leaves the job."""
     gate, journal = spool.folder / "gate", spool.folder / "journal"
     spool.drop("a.yaml", f"text: One.\nsettings: {{gate: {gate}, journal: {journal}}}\n")
     process = spool.start()

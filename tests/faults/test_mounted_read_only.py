@@ -1,4 +1,4 @@
-"""What a unit's `ReadWritePaths=` leaves out: each folder is named at the start, with its key, before work is done."""
+"""Folders missing in a unit's `ReadWritePaths=`: each is named at the start, with its key, before any work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.spooling import Spool
 
 
 def mounted(*commands: str) -> tuple[str, ...]:
-    """Words before a command that is to see other mounts, as a service of systemd does."""
+    """Words before a command that runs with other mounts, as a service of systemd does."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("needs root, for mounts of its own")
     words = ("unshare", "--mount", "sh", "-e", "-c", "; ".join((*commands, 'exec "$@"')), "sh")
@@ -27,7 +27,7 @@ def read_only(folder: object) -> str:
 
 @pytest.mark.parametrize("key", ["inbox", "outbox", "state_dir"])
 def test_a_folder_that_the_unit_lacks_is_named_before_a_worker_is_started(spool: Spool, key: str) -> None:
-    """Also an outbox that was used before: nothing is rendered that could not be published."""
+    """Also an outbox that was used before, so that nothing is rendered that can't be published."""
     spool.config["state_dir"] = str(spool.folder / "state")
     spool.drop("first.yaml")
     assert spool.once().returncode == 0
@@ -45,7 +45,7 @@ def test_a_folder_that_the_unit_lacks_is_named_before_a_worker_is_started(spool:
 
 
 def test_two_mounts_of_one_file_system_are_told_before_a_claim_fails(spool: Spool) -> None:
-    """As two volumes of a container are, or inbox and state_dir each in `ReadWritePaths=`: no rename crosses them."""
+    """Two volumes of a container, or inbox and state_dir each in `ReadWritePaths=`: files can't be renamed across."""
     spool.config["state_dir"] = str(spool.folder / "state")
     (spool.folder / "state").mkdir()
     job = spool.drop("first.yaml")
@@ -58,12 +58,12 @@ def test_two_mounts_of_one_file_system_are_told_before_a_claim_fails(spool: Spoo
 
 
 def test_a_cache_folder_that_can_not_be_written_is_told_at_the_start(spool: Spool) -> None:
-    """The job is done all the same; what is kept there only saves time."""
+    """The job is still done; the cache only saves time."""
     (spool.folder / "cache").mkdir()
     spool.prefix = mounted(read_only(spool.folder / "cache"))
     spool.drop("first.yaml")
     done = spool.once(VOICESPOOL_CACHE=str(spool.folder / "cache" / "voicespool"))
     assert done.returncode == 0
-    assert "nothing can be kept between starts" in done.stderr
+    assert "the cache folder is not writable" in done.stderr
     assert f'"folder": "{spool.folder}/cache/voicespool"' in done.stderr
     assert "CacheDirectory=" in done.stderr

@@ -1,4 +1,4 @@
-"""Permissions that count, for an ordinary user or for root without its powers: a refusal holds what it concerns."""
+"""Permissions that apply, for an ordinary user or root without capabilities: a refusal holds only what it concerns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.spooling import Spool, until
 
 @contextmanager
 def mode(path: Path, bits: int) -> Iterator[None]:
-    """Other permissions for a while, so that the test can clean up after itself."""
+    """Change permissions temporarily, so that the test can clean up."""
     before = path.stat().st_mode
     path.chmod(bits)
     try:
@@ -29,7 +29,7 @@ def mode(path: Path, bits: int) -> Iterator[None]:
 
 @pytest.fixture
 def ordinary(spool: Spool) -> Iterator[Spool]:
-    """A spool whose daemon may do what permissions say, and no more."""
+    """A spool whose daemon may do only what permissions allow."""
     spool.prefix = as_an_ordinary_user()
     yield spool
     if spool.process is not None:
@@ -41,7 +41,7 @@ def reasons(spool: Spool) -> dict[str, str]:
 
 
 def test_a_file_of_mode_000_and_a_read_only_folder_hold_their_files_alone(ordinary: Spool) -> None:
-    """The others are done, the status says why these are not, and they go on by themselves when they may be had."""
+    """Other files are done, the status says why these are held, and they continue when permissions allow it."""
     secret = ordinary.drop("secret.yaml")
     fixed = ordinary.drop("fixed/a.yaml")
     closed = ordinary.drop("closed/a.yaml")
@@ -53,7 +53,7 @@ def test_a_file_of_mode_000_and_a_read_only_folder_hold_their_files_alone(ordina
             until(lambda: len(reasons(ordinary)) == 3, "both files and the folder are held")
             assert reasons(ordinary) == {
                 "secret.yaml": f"it can't be read: Permission denied; to free it: chmod a+r {secret}",
-                "fixed/a.yaml": "it can't be taken out of its folder: Permission denied; "
+                "fixed/a.yaml": "it can't be moved out of its folder: Permission denied; "
                 f"to free it: chmod u+rwx {fixed.parent}",
                 "closed/": f"it can't be read: Permission denied; to free it: chmod u+rwx {closed.parent}",
             }
@@ -68,7 +68,7 @@ def test_a_file_of_mode_000_and_a_read_only_folder_hold_their_files_alone(ordina
 
 
 def test_a_folder_of_the_outbox_that_takes_no_result_delays_its_own_jobs_alone(ordinary: Spool) -> None:
-    """Nobody else waits, no hold is told, and the job goes on when it can, rendered once."""
+    """Other jobs continue, there is no hold, and the job is published when possible, rendered once."""
     closed = ordinary.outbox / "closed"
     closed.mkdir(parents=True)
     with mode(closed, 0o555):
@@ -95,7 +95,7 @@ def test_a_deferred_job_can_be_cancelled_and_a_passing_run_says_that_it_waits(or
         ordinary.start()
         until(lambda: "closed/a" in reasons(ordinary), "the job is deferred")
         ordinary.drop("closed/a.cancel", "")
-        until(lambda: not (ordinary.inbox / "closed/a.cancel").exists(), "the cancellation is heard")
+        until(lambda: not (ordinary.inbox / "closed/a.cancel").exists(), "the cancellation is handled")
     assert ordinary.manifest("closed/a.cancelled")["status"] == "cancelled"
 
 
@@ -113,7 +113,7 @@ def test_once_says_by_75_that_a_file_is_held_after_all_others_are_done(ordinary:
 
 
 def test_a_share_that_refuses_to_set_permissions_and_times_takes_jobs_and_results(spool: Spool) -> None:
-    """After the data is written `submit`, `cp -p` and the publication meet EPERM: each job is done all the same."""
+    """`submit`, `cp -p` and the publication get EPERM after writing the data; each job is still done."""
     if platform.machine() not in refusing.CALLS:
         pytest.skip("the numbers of this machine's system calls are not known here")
     spool.prefix = refusing.WORDS
@@ -147,7 +147,7 @@ def test_an_outbox_that_turns_read_only_is_a_hold_and_ends_by_itself(ordinary: S
 
 
 def test_an_inbox_not_writable_at_the_first_start_is_a_hold(ordinary: Spool) -> None:
-    """Exit code 75 for a passing run; a daemon waits, and starts to work when it may."""
+    """Exit code 75 with `--once`; a daemon waits, and starts to work when it may."""
     ordinary.drop("a.yaml")
     with mode(ordinary.inbox, 0o555):
         ended = ordinary.once()
@@ -202,7 +202,7 @@ def test_a_folder_that_can_not_be_made_ends_the_start_with_3(ordinary: Spool) ->
 
 @pytest.mark.parametrize("limit", ["max_inotify_watches", "max_inotify_instances"])
 def test_without_inotify_everything_is_found_by_the_scan(spool: Spool, limit: str) -> None:
-    """No watches left, or no inotify at all: slower, and nothing else; new folders are found too."""
+    """Without watches, or without inotify, files and new folders are still found, only later."""
     spool.prefix = with_kernel_limit(limit, 0)
     spool.start()
     spool.drop("a.yaml")

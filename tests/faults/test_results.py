@@ -1,4 +1,4 @@
-"""How the real daemon publishes: what it does with an older result, and whose the new one is."""
+"""How the real daemon publishes: older results, and owner, group and mode of new ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files
 
 @pytest.fixture(params=["here", "another file system"])
 def outbox_somewhere(request: pytest.FixtureRequest, spool: Spool) -> Iterator[Path]:
-    """An outbox on the inbox's file system, or on one of its own."""
+    """An outbox on the inbox's file system, or on another."""
     if request.param == "here":
         spool.outbox.mkdir()
         yield spool.outbox
@@ -32,7 +32,7 @@ def outbox_somewhere(request: pytest.FixtureRequest, spool: Spool) -> Iterator[P
 
 
 def test_replace_moves_the_older_result_aside_and_leaves_other_things_alone(spool: Spool) -> None:
-    """`results.on_existing: replace`: one result of the name, never none for long; a folder that is no result stays."""
+    """`results.on_existing: replace`: there is always one result of the name; a folder that is no result stays."""
     spool.config["results"] = {"on_existing": "replace"}
     spool.drop("a.yaml", "text: First.\n")
     assert spool.once().returncode == 0
@@ -48,7 +48,7 @@ def test_replace_moves_the_older_result_aside_and_leaves_other_things_alone(spoo
 
 
 def test_number_keeps_the_older_results(spool: Spool) -> None:
-    """The default: the later one takes the number, the files in it keep their name."""
+    """The default: the later folder gets a number, the files in it keep their names."""
     spool.start()
     for text, name in (("First.", "a"), ("Second.", "a~2"), ("Third.", "a~3")):
         spool.drop("a.yaml", f"text: {text}\n")
@@ -60,7 +60,7 @@ def test_number_keeps_the_older_results(spool: Spool) -> None:
 
 
 def test_mode_and_group_of_all_that_is_published(spool: Spool) -> None:
-    """`results.mode` and `results.group`: folders, files, and the folders of subfolders; set before it is seen."""
+    """`results.mode` and `results.group` of folders, files and subfolders, set before they are visible."""
     group = next((number for number in os.getgroups() if number != os.getegid()), os.getegid())
     if os.geteuid() == 0:
         group = 12345
@@ -88,7 +88,7 @@ def test_without_mode_the_umask_decides(spool: Spool) -> None:
 
 
 def test_a_group_that_is_not_ours_to_give_is_a_hold(spool: Spool) -> None:
-    """The operator's mistake fails no job."""
+    """An operator's mistake fails no job."""
     spool.prefix = as_an_ordinary_user()
     stranger = max(os.getgroups(), default=0) + 4321
     spool.config["results"] = {"group": stranger}
@@ -106,7 +106,7 @@ def test_a_group_that_is_not_ours_to_give_is_a_hold(spool: Spool) -> None:
 
 
 def shared(folder: Path, group: int, reader: int) -> None:
-    """A folder of a group that the daemon is in or not, with a reader of its own."""
+    """A folder whose group the daemon may or may not be in, with another user who may read."""
     folder.mkdir(exist_ok=True)
     os.chown(folder, -1, group)
     folder.chmod(0o2775)
@@ -114,7 +114,7 @@ def shared(folder: Path, group: int, reader: int) -> None:
 
 
 def made_there(spool: Spool, folder: Path) -> tuple[Rights, Rights]:
-    """What a folder and a file get that an ordinary program makes in a folder, and in the new folder."""
+    """The rights of a folder made by an ordinary program, and of a file in it."""
     script = 'mkdir "$1/.made" && : > "$1/.made/file"'
     subprocess.run([*spool.prefix, "sh", "-c", script, "sh", folder], check=True)
     return Rights.of(folder / ".made"), Rights.of(folder / ".made" / "file")
@@ -181,7 +181,7 @@ def test_a_mode_of_three_digits_leaves_the_group_to_the_folder(spool: Spool) -> 
 @as_root
 @pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "done"])
 def test_a_strangers_file_behind_a_second_name_stays_as_it_is(spool: Spool, cancelled: bool) -> None:
-    """Root's daemon is handed a hard link to somebody's private file, with and without a `.cancel`."""
+    """A daemon of root gets a hard link to a private file, with and without a `.cancel`."""
     private = spool.folder / "private"
     private.write_text("text: Mine.\n")
     private.chmod(0o600)
@@ -202,7 +202,7 @@ def test_a_strangers_file_behind_a_second_name_stays_as_it_is(spool: Spool, canc
 
 
 def test_huge_files_of_nothing_take_no_space_in_the_outbox(spool: Spool) -> None:
-    """Sparse files named as jobs: of each the first 4 KiB are kept, and it says so."""
+    """Sparse files named like jobs: the first 4 KiB of each are kept, and the result says so."""
     for number in range(20):
         with (spool.inbox / f"huge-{number}.yaml").open("wb") as file:
             file.truncate(1 << 36)
@@ -216,7 +216,7 @@ def test_huge_files_of_nothing_take_no_space_in_the_outbox(spool: Spool) -> None
 
 
 def test_no_link_in_the_outbox_leads_a_result_elsewhere(spool: Spool) -> None:
-    """Planted where a folder for results, or a result, would be; the outbox itself may be a link."""
+    """Links in place of a folder for results, or of a result. The outbox itself may be a link."""
     elsewhere, real = spool.folder / "elsewhere", spool.folder / "real"
     elsewhere.mkdir()
     real.mkdir()

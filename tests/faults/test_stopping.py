@@ -1,4 +1,4 @@
-"""Signals, passing runs, the idle worker, and what systemd hears: how the daemon ends and what it leaves."""
+"""How the daemon ends: signals, `--once`, the idle worker, and notifications to systemd."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def test_a_second_signal_does_not_wait_for_the_chunk(spool: Spool) -> None:
     until(lambda: chunks_begun(journal), "the chunk begins")
     worker = spool.worker_pid()
     signalled(spool, signal.SIGTERM)
-    until(lambda: spool.lines("stopping"), "the first is heard")
+    until(lambda: spool.lines("stopping"), "the first signal is handled")
     assert spool.stop() == 0
     assert not is_running(worker)
     assert len(spool.claims()) == 1
 
 
 def test_a_chunk_that_outlasts_the_grace_is_cut_off(spool: Spool) -> None:
-    """One signal is enough: after `stop_grace_s` the worker is killed and the job is put back."""
+    """After `stop_grace_s` the worker is killed and the job is put back, with one signal."""
     journal = spool.folder / "journal"
     spool.config["limits"] = {"stop_grace_s": 0.2}
     spool.drop("a.yaml", with_settings(fault="hang_deaf", journal=journal))
@@ -83,12 +83,12 @@ def test_a_chunk_that_outlasts_the_grace_is_cut_off(spool: Spool) -> None:
 
 
 def test_a_stop_that_ends_in_a_kill_in_the_middle_of_a_chunk_loses_nothing(spool: Spool) -> None:
-    """As systemd and Docker do: TERM, and KILL when their patience is over. The next daemon has the finished chunks."""
+    """TERM, and later KILL, as systemd and Docker do. The next daemon has the finished chunks."""
     journal = spool.folder / "journal"
     once_only = {"only": "Two", "times": 1, "counter": spool.folder / "counter"}
     spool.drop("a.yaml", with_settings(fault="hang_with_child", journal=journal, **once_only))
     process = spool.start()
-    until(lambda: chunks_begun(journal)[2:], "the second chunk is in work, with a process of its own")
+    until(lambda: chunks_begun(journal)[2:], "the second chunk is being rendered, with its own process")
     worker = spool.worker_pid()
     signalled(spool, signal.SIGTERM)
     until(lambda: spool.status()["state"] == "stopping", "the daemon waits for the chunk")
@@ -117,7 +117,7 @@ def test_sighup_takes_over_a_good_configuration_and_keeps_the_old_one_against_a_
     until(lambda: len(spool.lines("reload")) == 1, "it is read again")
     spool.config_file.write_text("defaults: {language: de}\ninbx: elsewhere\n")
     signalled(spool, signal.SIGHUP)
-    until(lambda: len(spool.lines("reload")) == 2, "the bad one is reported")
+    until(lambda: len(spool.lines("reload")) == 2, "the wrong configuration is reported")
     assert "inbx" in spool.lines("reload")[1]["reason"]
     assert "inbox" in spool.lines("reload")[1]["reason"]
     gate.touch()
@@ -136,7 +136,7 @@ def test_sighup_takes_over_a_good_configuration_and_keeps_the_old_one_against_a_
 
 
 def test_a_passing_run_leaves_what_can_not_be_rendered_now_and_says_by_its_exit_code_how_it_went(spool: Spool) -> None:
-    """Empty, foreign and later files keep neither `--once` nor `--until-idle`; a failed job is 1 for `--once` alone."""
+    """Neither run waits for empty, foreign and later files; only `--once` exits with 1 for a failed job."""
     (spool.inbox / "empty.yaml").touch()
     (spool.inbox / "notes.txt").write_text("not a job")
     spool.drop("later.yaml", "text: Later.\nnot_before: 2099-01-01T00:00:00Z\n")
@@ -159,7 +159,7 @@ def test_a_passing_run_leaves_what_can_not_be_rendered_now_and_says_by_its_exit_
 
 
 def test_once_waits_for_a_file_that_is_still_being_written(spool: Spool) -> None:
-    """What becomes ready belongs to the run."""
+    """Files that become ready during the run are rendered."""
     with (spool.inbox / "a.yaml").open("w") as file:
         file.write("text: One.")
         file.flush()
@@ -193,7 +193,7 @@ def test_until_idle_leaves_no_process(spool: Spool) -> None:
 
 
 def processes_of(*sessions: int) -> list[str]:
-    """Command lines of all processes in these sessions: of the daemon, of its worker."""
+    """Command lines of all processes in these sessions, such as the daemon's and its worker's."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -205,7 +205,7 @@ def processes_of(*sessions: int) -> list[str]:
 
 
 def test_the_worker_ends_when_there_is_no_work_and_the_next_job_starts_another(spool: Spool) -> None:
-    """After `device.idle_s` its process is gone and the status says that nothing is loaded; the daemon stays."""
+    """After `device.idle_s` its process is gone and the status shows no loaded model; the daemon continues."""
     spool.config["device"] = {"idle_s": 0.3}
     spool.start()
     spool.drop("a.yaml")
@@ -220,12 +220,12 @@ def test_the_worker_ends_when_there_is_no_work_and_the_next_job_starts_another(s
     assert spool.stop() == 0
 
 
-# What systemd hears.
+# Notifications to systemd.
 
 
 @pytest.fixture
 def systemd(tmp_path: Path) -> Iterator[socket.socket]:
-    """The socket on which a service manager listens."""
+    """The socket of a service manager."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(60)
@@ -233,7 +233,7 @@ def systemd(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def hear(listener: socket.socket, word: str) -> list[str]:
-    """Listen until a datagram has this line; all lines heard on the way."""
+    """Receive datagrams until one has this line; all lines received."""
     heard: list[str] = []
     while word not in heard:
         heard += listener.recv(4096).decode().split("\n")
@@ -243,7 +243,7 @@ def hear(listener: socket.socket, word: str) -> list[str]:
 def test_systemd_hears_ready_watchdog_reloading_and_stopping_from_the_real_daemon(
     spool: Spool, systemd: socket.socket
 ) -> None:
-    """Also while a chunk is rendered the watchdog is fed; ready comes after the start and after each reload."""
+    """The watchdog is notified also during a render; READY follows the start and each reload."""
     gate, journal = spool.folder / "gate", spool.folder / "journal"
     spool.drop("a.yaml", with_settings(gate=gate, journal=journal))
     notify: dict[str, Any] = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": "200000"}

@@ -1,7 +1,7 @@
-"""A stranger who may write into the inbox and means harm, as a user of their own: what they do stays their own trouble.
+"""A malicious user who may write into the inbox: what they do harms only their own jobs.
 
-The daemon is an ordinary user, or root where a test says so; the others are in the group of the inbox, as
-docs/OPERATIONS.md recommends. All of it takes root, and is skipped elsewhere.
+The daemon is an ordinary user, or root in some tests; the others are in the group of the inbox, as
+docs/OPERATIONS.md recommends. Needs root, else skipped.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ def _several_users() -> None:
 @pytest.fixture
 def spool() -> Iterator[Spool]:
     """A spool of an ordinary user, on a share."""
-    with share() as one:
-        yield one
+    with share() as shared:
+        yield shared
 
 
 @pytest.fixture
 def spool_of_root() -> Iterator[Spool]:
-    with share(daemon=None) as one:
-        yield one
+    with share(daemon=None) as shared:
+        yield shared
 
 
 def own_folder(spool: Spool, name: str) -> Path:
-    """A folder of the stranger's in the inbox, out of which the daemon may take files."""
+    """The stranger's folder in the inbox, from which the daemon may move files."""
     with STRANGER.acting():
         folder = spool.inbox / name
         folder.mkdir()
@@ -58,13 +58,13 @@ def own_folder(spool: Spool, name: str) -> Path:
 
 
 def drop(spool: Spool, name: str, user: User = COLLEAGUE, **job: Any) -> None:
-    """Drop a good job of one's own."""
+    """Drop a good job."""
     with user.acting():
         spool.drop(f"{name}.yaml", json.dumps({"text": "Good morning."} | job))
 
 
 def is_published(spool: Spool, name: str) -> None:
-    """A colleague's job is done at the first attempt, and nothing is, or was, on hold but single files."""
+    """Check that a colleague's job is done at the first attempt, and that only single files are or were held."""
     drop(spool, name)
     manifest = spool.manifest(name)
     assert (manifest["status"], manifest["attempts"]) == ("done", 1)
@@ -77,15 +77,15 @@ def was_never_on_hold(spool: Spool) -> None:
 
 
 def reason(spool: Spool, name: str) -> str:
-    """Why a job failed, once it did: its ERROR.txt, and its manifest's words."""
+    """Wait until a job has failed; its ERROR.txt and the manifest's message."""
     return (spool.result(f"{name}.failed") / "ERROR.txt").read_text()
 
 
-# --- an error belongs to the thing that it was met on -----------------------------------------------------------------
+# --- an error concerns only the file that causes it -------------------------------------------------------------------
 
 
 def test_a_job_whose_folder_is_shut_after_the_claim_is_in_nobodys_way(spool: Spool) -> None:
-    """Its file has a second name, so that the daemon looks for the first one, which it may not any more. The others
+    """Its file has a second name, so the daemon looks for the first one, which it may not access any more. Other jobs
     are published, also after a restart; opened again, the job ends in one way or another.
     """
     folder, gate = own_folder(spool, "shut"), spool.folder / "gate"
@@ -108,8 +108,8 @@ def test_a_job_whose_folder_is_shut_after_the_claim_is_in_nobodys_way(spool: Spo
 
 
 def test_a_job_changed_and_its_folder_shut_while_it_is_claimed_is_in_nobodys_way(spool: Spool) -> None:
-    """Its writer goes on writing at the moment of the claim, so that it has to be put back into its folder, which may
-    not be entered any more. The others are published; so they are after a restart, when the stranger is long gone.
+    """Its writer still writes during the claim, so the file must be moved back into its folder, which the daemon may
+    not enter any more. Other jobs are published, also after a restart.
     """
     folder, written = own_folder(spool, "shut"), threading.Event()
     with STRANGER.acting():
@@ -143,8 +143,8 @@ def test_a_job_changed_and_its_folder_shut_while_it_is_claimed_is_in_nobodys_way
 def test_a_cancel_file_whose_folder_is_exchanged_ends_no_render_and_removes_nothing_outside(
     spool: Spool, kind: str
 ) -> None:
-    """From one moment to the next its folder is a file, or a link to a private folder with a file of that name. The
-    render that runs goes on in its worker, nothing is on hold, and what is in the private folder stays.
+    """Its folder is replaced by a file, or by a link to a private folder with a file of that name. The current render
+    continues, nothing is on hold, and the private folder stays as it is.
     """
     private, gate, journal = private_folder(spool, DAEMON), spool.folder / "gate", spool.folder / "journal"
     (private / "mine.cancel").touch()
@@ -168,8 +168,8 @@ def test_a_cancel_file_whose_folder_is_exchanged_ends_no_render_and_removes_noth
 
 
 def test_a_folder_exchanged_for_a_link_while_it_is_listed_shows_no_private_name(spool: Spool) -> None:
-    """The stranger may not list the private folder, the daemon may: its names never get into what everybody reads.
-    The folder is a link from when the daemon has seen it, and opens the one before, until it opens the one behind.
+    """The daemon may list the private folder, the stranger may not: its names never appear in what everybody reads.
+    The folder is a link after the daemon has seen it, while it opens the folder before, until it opens the one after.
     """
     private = private_folder(spool, DAEMON, diary=SECRET)
     for name in ("private.txt", ".private", "private.cancel"):
@@ -199,7 +199,7 @@ def test_a_folder_exchanged_for_a_link_while_it_is_listed_shows_no_private_name(
 
 
 def until_told(spool: Spool, name: str) -> str:
-    """Publish a job, and hand out what status.json said when it was the first to name it as done."""
+    """Publish a job, and return the first status.json that shows it as done."""
     is_published(spool, name)
 
     def told() -> str:
@@ -209,16 +209,16 @@ def until_told(spool: Spool, name: str) -> str:
     return until(told, f"the status tells of {name}")
 
 
-# --- everything has a budget, and the one who exceeds it fails --------------------------------------------------------
+# --- everything has a limit, and jobs that exceed it fail ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Budget:
-    """One limit, lowered, and what exceeds it.
+    """A lowered limit, and a job that exceeds it.
 
     Attributes:
         value: Of the limit.
-        write: Writes a job file, `job.yaml` unless `name` says otherwise, and what it names, into a folder.
+        write: Writes a job file, by default `job.yaml`, and its recordings into a folder.
     """
 
     value: float
@@ -228,7 +228,7 @@ class Budget:
 
 @cache
 def voice(number: int) -> bytes:
-    """A recording of 150 kB, another one for each number."""
+    """A recording of 150 kB, different for each number."""
     return recording(seconds=3.1 + number / 100)
 
 
@@ -287,8 +287,8 @@ def test_a_job_over_a_limit_fails_by_the_name_of_the_limit_and_keeps_nobody(case
 
 
 def test_sparse_recordings_on_a_small_disk_hold_nobody() -> None:
-    """Five times as much as the disk has room for, nearly all of it holes: the job fails, since this is no sound, or
-    waits for room.
+    """Five times the space on the disk, nearly all of it sparse: the job fails, since the files are no audio, or
+    waits for space.
     """
     with private_mounts(), share(disk="size=64m,mode=755") as spool:
         folder = own_folder(spool, "sparse")
@@ -304,8 +304,8 @@ def test_sparse_recordings_on_a_small_disk_hold_nobody() -> None:
 
 
 def test_recordings_that_would_fill_the_disk_wait_for_room_and_hold_nobody() -> None:
-    """Their copies would leave less than `limits.free_bytes`, or a twentieth of the disk: the job says that it waits
-    for that, the others are published, and with more room it is done.
+    """Their copies would leave less than `limits.free_bytes`, or a twentieth of the disk: the status shows that the job
+    waits for that, other jobs are published, and with more space the job is done.
     """
     with private_mounts(), share(disk="size=32m,mode=755") as spool:
         folder, voice = own_folder(spool, "large"), recording(seconds=400.0)
@@ -323,7 +323,7 @@ def test_recordings_that_would_fill_the_disk_wait_for_room_and_hold_nobody() -> 
 
 
 def test_what_is_kept_of_a_file_that_is_too_large_is_a_few_kib(spool: Spool) -> None:
-    """Files of 10 GiB that take no room: each fails by its size, and its result takes next to none."""
+    """Sparse files of 10 GiB: each fails because of its size, and its result takes very little space."""
     folder = own_folder(spool, "large")
     with STRANGER.acting():
         hostile.huge_sparse_files(folder, count=3)
@@ -336,7 +336,7 @@ def test_what_is_kept_of_a_file_that_is_too_large_is_a_few_kib(spool: Spool) -> 
 
 
 def test_a_recording_louder_than_any_sound_fails_at_once(spool: Spool) -> None:
-    """In floating point, a peak of 3e38: its samples say that it is no recording; no attempt is repeated for it."""
+    """A peak of 3e38 in floating point: it fails at the first attempt, without a retry."""
     folder = own_folder(spool, "loud")
     with STRANGER.acting():
         hostile.loudest_recording(folder)
@@ -349,7 +349,7 @@ def test_a_recording_louder_than_any_sound_fails_at_once(spool: Spool) -> None:
 
 @pytest.mark.long
 def test_everything_at_once_is_in_nobodys_way(spool: Spool) -> None:
-    """The whole hostile set: what is wrong in it fails by itself, what is good is done, and a colleague's jobs are
+    """The whole hostile set: its bad files fail, its good jobs are done, and a colleague's jobs are
     published meanwhile. `make bench-hostile` measures for how long they wait.
     """
     staged, models = spool.folder / "staged", spool.folder / "models"
@@ -389,8 +389,8 @@ EVERY_WRONG_JOB = (
 
 @pytest.mark.parametrize("of_root", [False, True], ids=["of the daemon's user", "of a third user, the daemon is root"])
 def test_a_hard_link_to_a_private_file_is_refused_and_the_file_stays_as_it_is(of_root: bool) -> None:
-    """As a job, as one that is cancelled before it is read, and as a recording; the links are made by root, as a server
-    without `protected_hardlinks` lets anybody make them. Nothing of the content is published, shown or kept, and
+    """As a job, as a job cancelled before it is read, and as a recording. Root makes the links, as on a server
+    without `protected_hardlinks`, where every user can. Nothing of the content is published, shown or kept, and
     neither mode nor owner of the file changes.
     """
     owner = COLLEAGUE if of_root else DAEMON
@@ -416,14 +416,14 @@ def test_a_hard_link_to_a_private_file_is_refused_and_the_file_stays_as_it_is(of
 
 
 def as_it_is(path: Path) -> tuple[int, int, int, bytes]:
-    """What nobody may change of a file: mode, owner, group, content."""
+    """Mode, owner, group and content of a file."""
     status = path.stat()
     return status.st_mode, status.st_uid, status.st_gid, path.read_bytes()
 
 
 def test_what_a_daemon_of_root_publishes_is_its_own(spool_of_root: Spool) -> None:
-    """Whether a job was read, cancelled before it was, or set aside for its size: no published file is the one that the
-    stranger dropped, who could still change it.
+    """For jobs that were read, cancelled unread, or too large: no published file is the stranger's own file,
+    which they could still change.
     """
     spool = spool_of_root
     folder = own_folder(spool, "own")
@@ -443,8 +443,8 @@ def test_what_a_daemon_of_root_publishes_is_its_own(spool_of_root: Spool) -> Non
 
 
 def test_nothing_is_published_through_a_link_in_the_outbox(spool: Spool) -> None:
-    """Consumers who may take results away may also put links there: where those lead to, nothing is written. The
-    results are published, under names of their own.
+    """Consumers who may remove results may also create links in the outbox. Nothing is written through them; the
+    results are published under other names.
     """
     elsewhere = spool.folder / "elsewhere"
     elsewhere.mkdir()

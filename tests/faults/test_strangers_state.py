@@ -1,4 +1,4 @@
-"""The spool's own state is out of reach of those who may write into the inbox: as two users, with real daemons."""
+"""Users who may write into the inbox can't change the spool's state: two users, real daemons."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shared() -> Iterator[Spool]:
 
 @pytest.fixture
 def writable() -> Iterator[Spool]:
-    """One whose inbox is not sticky."""
+    """A spool whose inbox is not sticky."""
     with shared_spool(0o2770) as spool:
         yield spool
 
@@ -38,13 +38,13 @@ def ran_once(spool: Spool) -> None:
 
 
 def picture(folder: Path) -> dict[str, tuple[int, ...]]:
-    """What is below a folder: mode, inode, owner, size and time of the last change of each thing."""
+    """Mode, inode, owner, size and time of the last change of everything below a folder."""
     found = {str(path): os.lstat(path) for path in (folder, *folder.rglob("*"))}
     return {path: (*status[:7], status.st_ctime_ns) for path, status in found.items()}
 
 
 def treasury(spool: Spool, owner: User) -> Path:
-    """A folder that the daemon could empty, somewhere else."""
+    """Another folder that the daemon could empty."""
     folder = spool.folder / "elsewhere"
     folder.mkdir()
     (folder / "diary").write_text(TREASURE)
@@ -68,7 +68,7 @@ touch .voicespool/lock && ln -s "$TREASURY" .voicespool/recordings && ln -s "$TR
 
 
 def exchange(spool: Spool, attacker: User) -> int:
-    """What was seen: the state folder renamed, another one put in its place with links out of it."""
+    """Rename the state folder, and put another one with links to other folders in its place."""
     inbox_id = (spool.state / "id").read_text().strip()
     done = attacker.run(
         "sh", "-c", script(spool, EXCHANGE), ID=inbox_id, TREASURY=str(treasury(spool, DAEMON))
@@ -77,7 +77,7 @@ def exchange(spool: Spool, attacker: User) -> int:
 
 
 def test_in_a_sticky_inbox_a_member_of_the_group_can_not_rename_the_state(shared: Spool) -> None:
-    """3770: he drops, and that is all; the state is where it was, and the next job runs."""
+    """3770: they can only drop jobs; the state folder stays, and the next job runs."""
     ran_once(shared)
     before = os.lstat(shared.state).st_ino
     assert exchange(shared, MEMBER) != 0
@@ -88,8 +88,8 @@ def test_in_a_sticky_inbox_a_member_of_the_group_can_not_rename_the_state(shared
 
 
 def test_a_state_folder_of_somebody_else_refuses_the_start_and_nothing_is_touched(writable: Spool) -> None:
-    """2770: he can exchange it. The start says so with exit code 3, and neither his folder nor where its links lead
-    is changed.
+    """2770: they can replace it. The daemon exits with 3, and neither their folder nor the targets of its links
+    are changed.
     """
     ran_once(writable)
     assert exchange(writable, MEMBER) == 0
@@ -106,7 +106,7 @@ def test_a_state_folder_of_somebody_else_refuses_the_start_and_nothing_is_touche
 
 
 def test_a_state_folder_that_is_exchanged_under_a_running_daemon_is_a_hold(writable: Spool) -> None:
-    """It says whose the folder is, writes nothing into it, and goes on when its own is back."""
+    """The daemon names the folder's owner, writes nothing into it, and continues when its own is back."""
     writable.start()
     writable.drop("first.yaml")
     writable.result("first")
@@ -125,7 +125,7 @@ def test_a_state_folder_that_is_exchanged_under_a_running_daemon_is_a_hold(writa
 
 
 def test_a_job_that_runs_while_the_state_is_exchanged_touches_nothing_of_the_other_one(writable: Spool) -> None:
-    """The running job is put off; nothing that it or the next look does reaches what was put at the path."""
+    """The running job is postponed; nothing is written into the folder that was put in place."""
     writable.start()
     writable.drop("long.yaml", "text: One. [pause 100ms] Two.\nsettings: {fault: hang}\n")
     until(lambda: writable.status().get("running"), "the job runs")
@@ -140,7 +140,7 @@ def test_a_job_that_runs_while_the_state_is_exchanged_touches_nothing_of_the_oth
 
 
 def test_links_and_what_is_foreign_in_the_state_refuse_the_start(shared: Spool) -> None:
-    """With a sentence that names the thing; nothing is touched, here or where a link leads. The doctor says the same.
+    """The error names the entry; nothing is changed, here or in a link's target. The doctor reports the same.
 
     `tests/unit/jobs/spool/test_state.py` has every kind.
     """
@@ -183,7 +183,7 @@ def test_a_state_folder_that_is_a_link_refuses_the_start(shared: Spool) -> None:
 
 
 def test_nobody_else_can_lock_the_daemon_out(shared: Spool) -> None:
-    """The lock can't be opened by others, so it can't be held; what an older version left readable is closed."""
+    """Others can't open the lock file, so they can't lock it; a readable one of an older version is closed to them."""
     ran_once(shared)
     (shared.state / "lock").chmod(0o644)
     shared.state.chmod(0o755)
@@ -197,7 +197,7 @@ def test_nobody_else_can_lock_the_daemon_out(shared: Spool) -> None:
 
 
 def test_others_read_the_status_and_nothing_else(shared: Spool) -> None:
-    """status.json alone; the folder does not even show what is in it."""
+    """Only status.json; they can't list the folder."""
     ran_once(shared)
     assert shared.state.stat().st_mode & 0o777 == 0o711
     modes = {path.name: path.stat().st_mode & 0o777 for path in shared.state.iterdir()}
@@ -208,7 +208,7 @@ def test_others_read_the_status_and_nothing_else(shared: Spool) -> None:
 
 
 def test_a_member_of_the_group_is_told_whether_a_daemon_runs(shared: Spool) -> None:
-    """He can't ask for the lock: status.json is believed while it is fresh, and he is told how sure that is."""
+    """They can't check the lock: status.json counts while it is fresh, and the message says how certain this is."""
     shared.start()
     running = MEMBER.voicespool(shared, "status")
     assert running.returncode == 0
@@ -224,7 +224,7 @@ def test_a_member_of_the_group_is_told_whether_a_daemon_runs(shared: Spool) -> N
 
 
 def test_who_may_not_read_the_status_is_told_that_and_not_what_is_not_so(shared: Spool) -> None:
-    """Somebody outside the group: neither `no daemon has run` nor `the inbox holds no job file`."""
+    """A user outside the group gets neither `no daemon has run` nor `the inbox holds no job file`."""
     ran_once(shared)
     for arguments in (("status",), ("status", "--json")):
         told = STRANGER.voicespool(shared, *arguments)
@@ -235,7 +235,7 @@ def test_who_may_not_read_the_status_is_told_that_and_not_what_is_not_so(shared:
 
 
 def test_an_inbox_whose_state_others_could_rename_is_warned_of(writable: Spool, shared: Spool) -> None:
-    """By the doctor and in the log; a sticky one of the daemon's own, or a state folder next to it, is not."""
+    """By the doctor and in the log; not if the daemon owns a sticky inbox, or if the state folder is next to it."""
     sentence = f"other users may write in {writable.inbox}, which is not sticky"
     assert sentence in writable.once().stderr
     examined = writable.command("doctor")

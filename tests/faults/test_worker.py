@@ -1,4 +1,4 @@
-"""The worker process, broken in every way that could be thought of: the daemon's side always knows what happened."""
+"""The worker process, broken in every way that we could think of: the daemon's side always knows the cause."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def log() -> Log:
-    """What was logged."""
+    """The log lines."""
     return []
 
 
@@ -74,7 +74,7 @@ class Recorder:
 
 @pytest.fixture
 def orders(tmp_path: Path) -> Orders:
-    """Makes orders, each with a result folder of its own; keywords are the engine's settings."""
+    """Makes orders, each with its own result folder; keywords are the engine's settings."""
     count = 0
 
     def order(text: str = "One. Two. Three.", engine: str = "faulty", **settings: object) -> Order:
@@ -96,7 +96,7 @@ def finish(worker: Worker) -> list[Event]:
 
 
 def follow(worker: Worker, is_last: Callable[[Event], bool]) -> list[Event]:
-    """Events up to the one asked for, by way of a selector, as the daemon does it."""
+    """Events up to the requested one, read with a selector as in the daemon."""
     events: list[Event] = []
     deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s:
@@ -113,7 +113,7 @@ def render(worker: Worker, order: Order) -> Event:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether no process of that number lives; a zombie that somebody else must reap does not."""
+    """Whether no process of that number is alive; a zombie is not."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     return True
@@ -123,7 +123,7 @@ def printed(log: Log) -> list[str]:
     return [line["line"] for line in log if line["event"] == "worker printed"]
 
 
-# A good day.
+# Without failures.
 
 
 def test_an_order_is_loaded_rendered_and_told_in_that_order(worker: Worker, orders: Orders) -> None:
@@ -180,7 +180,7 @@ def test_another_engine_or_checkpoint_is_loaded_after_the_old_one_is_closed(
 
 
 def test_a_checkpoint_that_was_replaced_is_loaded_anew(worker: Worker, orders: Orders, tmp_path: Path) -> None:
-    """Under its old name; meanwhile nobody takes the old one for loaded."""
+    """Under its old name; meanwhile it is not reported as loaded."""
     checkpoint = str(tmp_path / "a.pth")
     before = CheckpointRef(Path(checkpoint), "a.pth", state=(1, 2, 3))
     first = dataclasses.replace(orders(engine="probe"), checkpoint=before)
@@ -216,7 +216,7 @@ def test_a_job_that_can_not_be_done_leaves_the_loaded_engine_alone(
 def test_a_checkpoint_that_the_engine_refuses_is_told_apart_and_tried_once(
     worker: Worker, orders: Orders, tmp_path: Path
 ) -> None:
-    """The worker goes on; when it comes again, what is loaded by then stays. Another state of it is tried anew."""
+    """The worker continues; if it is ordered again, the loaded engine stays. A changed file is tried again."""
     path = save(tmp_path / "anna.safetensors", refused="its vocabulary is torn")
     base = dataclasses.replace(orders(engine="tuned"), spec={"text": "Hello.", "speaker": "x"})
     torn = dataclasses.replace(base, checkpoint=CheckpointRef(path, "anna", state=(1,)))
@@ -236,7 +236,7 @@ def test_a_checkpoint_that_the_engine_refuses_is_told_apart_and_tried_once(
 
 
 def test_the_order_says_where_models_are(worker: Worker, orders: Orders) -> None:
-    """Another folder may hold another base model: the engine is loaded again, by the same worker."""
+    """Another folder may have another base model, so the same worker loads the engine again."""
     first = dataclasses.replace(orders(engine="probe"), models="/somewhere/models")
     other = dataclasses.replace(first, models="/elsewhere/models", result_dir=orders().result_dir)
     pid = None
@@ -384,7 +384,7 @@ def test_the_death_of_an_idle_worker_is_told_and_hurts_no_job(worker: Worker, or
 
 
 def test_starting_ahead_does_not_hide_the_death_of_a_busy_worker(worker: Worker, orders: Orders) -> None:
-    """A job that is queued in the moment between a worker's death and its notice starts no other in its place."""
+    """A job that is queued between a worker's death and its detection starts no other worker."""
     worker.submit(orders(fault="hang"))
     pid = worker.pid
     assert pid is not None
@@ -448,7 +448,7 @@ def test_what_an_engine_started_dies_when_the_worker_crashes(worker: Worker, ord
     until(lambda: is_gone(child), "the child is gone")
 
 
-# Rubbish.
+# Invalid messages.
 
 
 def test_rubbish_on_the_outputs_forges_nothing(worker: Worker, orders: Orders, log: Log) -> None:
@@ -477,7 +477,7 @@ def test_rubbish_on_the_protocol_is_the_end_of_that_worker(
     died = finish(worker)[-1]
     assert isinstance(died, Died)
     assert died.code == "worker_died"
-    assert died.reason.startswith("sent rubbish instead of a message")
+    assert died.reason.startswith("sent an invalid message")
     assert words in died.reason
     assert died.reason.isprintable()
     assert not psutil.pid_exists(pid)
@@ -490,7 +490,7 @@ def test_a_worker_that_hangs_up_and_lives_on_is_killed(
     monkeypatch.setattr(worker_module, "HUNG_UP_S", 0.05)
     died = render(worker, orders("Hangup.", engine="probe"))
     assert isinstance(died, Died)
-    assert died.reason.startswith("closed its line")
+    assert died.reason.startswith("closed its socket")
 
 
 def test_a_forked_process_that_falls_out_of_an_engine_does_not_speak_for_the_worker(
@@ -585,7 +585,7 @@ def test_fifty_workers_leave_no_file_open_and_no_process(worker: Worker) -> None
 
 
 def test_a_start_that_lacks_open_files_is_a_hold_and_leaves_none_open(worker: Worker) -> None:
-    """At whichever step of the start they run out."""
+    """At every step of the start at which they can run out."""
     worker.start()
     worker.kill()
     with contextlib.ExitStack() as gaps:
@@ -594,7 +594,7 @@ def test_a_start_that_lacks_open_files_is_a_hold_and_leaves_none_open(worker: Wo
 
 
 def fill_gaps(gaps: contextlib.ExitStack) -> None:
-    """Leave no descriptor free below the highest, so that a limit on their number counts from there."""
+    """Leave no free descriptor below the highest, so that a limit on their number applies from there."""
     highest = max(map(int, os.listdir("/proc/self/fd")))
     while (filler := os.open(os.devnull, os.O_RDONLY)) < highest:
         gaps.callback(os.close, filler)
@@ -644,7 +644,7 @@ def test_a_worker_that_hangs_before_it_is_ready_is_a_hold_and_is_killed(
 
 @contextlib.contextmanager
 def stand_in(tmp_path: Path, order: Order, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A daemon of our own to kill."""
+    """A stand-in for the daemon that can be killed."""
     (tmp_path / "order.json").write_bytes(messages.order_line(order))
     command = [sys.executable, str(STAND_IN), str(tmp_path / "order.json"), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -688,7 +688,7 @@ def test_a_worker_whose_line_is_closed_ends_by_itself() -> None:
 
 
 def _group_of(pid: int) -> int | None:
-    """The process group of a living process."""
+    """The process group of a process."""
     with contextlib.suppress(ProcessLookupError):
         return None if is_gone(pid) else os.getpgid(pid)
     return None
@@ -696,7 +696,7 @@ def _group_of(pid: int) -> int | None:
 
 @pytest.fixture
 def memory_group() -> Iterator[Path]:
-    """A cgroup that allows 150 MB; skips where none can be made."""
+    """A cgroup with a limit of 150 MB. Skips if none can be made."""
     count = oom.kill_count()
     if count is None or not count.source.name.startswith("memory."):
         pytest.skip("this machine has no memory cgroup that counts processes ended for memory")
@@ -723,6 +723,6 @@ def test_a_worker_that_the_kernel_ends_for_memory_is_told_apart(
     orders: Orders, tmp_path: Path, memory_group: Path
 ) -> None:
     with stand_in(tmp_path, orders(fault="allocate"), str(memory_group)) as daemon:
-        said, _ = daemon.communicate(timeout=PATIENCE_S)
+        printed, _ = daemon.communicate(timeout=PATIENCE_S)
     assert daemon.returncode == 0
-    assert "Died(reason='was ended by the kernel because memory ran out (SIGKILL)', code='worker_oom'" in said
+    assert "Died(reason='was killed by the kernel because memory ran out (SIGKILL)', code='worker_oom'" in printed

@@ -1,4 +1,4 @@
-"""A worker that can't be started, or ends before it is ready, is a hold: jobs wait, and no attempt is counted."""
+"""A worker that can't be started, or ends before it is ready, causes a hold: jobs wait, no attempt is counted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def jobs(spool: Spool) -> Spool:
 
 
 def held(spool: Spool) -> dict[str, str]:
-    """Reasons of all holds, and of files that are held, once there is one."""
+    """Wait for a hold or a held file; the reasons of all of them."""
 
     def found() -> dict[str, str]:
         status = spool.status()
@@ -47,7 +47,7 @@ def all_done_at_first_try(spool: Spool) -> None:
 
 
 def limited(words: str) -> tuple[str, ...]:
-    """Run the daemon under soft limits of `ulimit`, which may be raised while it runs."""
+    """Run the daemon with soft limits of `ulimit`, which can be raised while it runs."""
     return "sh", "-c", f'ulimit -S {words} && exec "$@"', "sh"
 
 
@@ -57,11 +57,11 @@ def unlimited(spool: Spool, limit: int) -> None:
     resource.prlimit(spool.process.pid, limit, (hard, hard))
 
 
-# What the machine may lack.
+# Resources that may be missing.
 
 
 def test_without_memory_for_a_worker_jobs_wait(jobs: Spool) -> None:
-    """Seen: under a limit on memory the interpreter could not import its libraries, and every job failed."""
+    """With a limit on memory the interpreter can't import its libraries; in an earlier version every job failed."""
     jobs.prefix = limited("-v 120000")
     jobs.start()
     reason = held(jobs)["worker"]
@@ -75,7 +75,7 @@ def test_without_memory_for_a_worker_jobs_wait(jobs: Spool) -> None:
 
 @pytest.mark.parametrize("files", [14, 16, 24, 26])
 def test_without_open_files_jobs_wait(jobs: Spool, files: int) -> None:
-    """However far the daemon gets with what it may open: to its lock, its inbox, a worker's first or last line."""
+    """With limits that stop the daemon at its lock, at its inbox, or at a worker's first or last pipe."""
     jobs.prefix = limited(f"-n {files}")
     jobs.start()
     assert all(reason.partition(" (")[0].endswith("Too many open files") for reason in held(jobs).values())
@@ -86,7 +86,7 @@ def test_without_open_files_jobs_wait(jobs: Spool, files: int) -> None:
 
 @pytest.fixture
 def few_processes() -> Iterator[Path]:
-    """A cgroup whose number of processes and threads can be limited; skips where none can be made."""
+    """A cgroup whose number of processes and threads can be limited. Skips if none can be made."""
     group = PIDS / f"voicespool-test-{os.getpid()}"
     try:
         group.mkdir()
@@ -106,7 +106,7 @@ def few_processes() -> Iterator[Path]:
     ],
 )
 def test_without_processes_jobs_wait(jobs: Spool, few_processes: Path, processes: int, words: str) -> None:
-    """With one the daemon has no thread for file events and scans; with more the worker or its keeper is missing."""
+    """With one process the daemon has no thread for file events and scans; with a few, the worker or keeper fails."""
     (few_processes / "pids.max").write_text(str(processes))
     jobs.prefix = ("sh", "-c", f'echo 0 > {few_processes}/cgroup.procs && exec "$@"', "sh")
     jobs.start()
@@ -116,7 +116,7 @@ def test_without_processes_jobs_wait(jobs: Spool, few_processes: Path, processes
     all_done_at_first_try(jobs)
 
 
-# What may be broken.
+# Broken workers.
 
 
 def broken(spool: Spool, fault: str) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def broken(spool: Spool, fault: str) -> dict[str, Any]:
         ("exit", "ended by itself with exit code 7 before it was ready; it printed: a library that the worker needs"),
         ("kill", "the worker was killed from outside (SIGKILL) before it was ready"),
         ("import", "ModuleNotFoundError: import of numpy halted"),
-        ("rubbish", "the worker sent rubbish instead of a message (loaded before ready)"),
+        ("rubbish", "the worker sent an invalid message (loaded before ready)"),
     ],
 )
 def test_a_worker_that_breaks_before_it_is_ready_is_a_hold(jobs: Spool, fault: str, reason: str) -> None:
@@ -145,7 +145,7 @@ def test_a_worker_that_breaks_before_it_is_ready_is_a_hold(jobs: Spool, fault: s
 
 
 def test_while_no_worker_starts_wrong_jobs_fail_and_cancelled_ones_end(spool: Spool) -> None:
-    """The hold stays for as long as there is something to render, and ends with it. `--once` exits 75 meanwhile."""
+    """The hold lasts while there is something to render. `--once` exits with 75 meanwhile."""
     trouble = broken(spool, "exit")
     spool.drop("a.yaml")
     ended = spool.once(**trouble)
@@ -158,13 +158,13 @@ def test_while_no_worker_starts_wrong_jobs_fail_and_cancelled_ones_end(spool: Sp
     assert list(held(spool)) == ["worker"]
     (spool.inbox / "a.cancel").touch()
     spool.result("a.cancelled")
-    until(lambda: spool.status()["state"] == "idle", "there is nothing left to hold")
+    until(lambda: spool.status()["state"] == "idle", "nothing is left to render")
     assert spool.status()["holds"] == []
     assert spool.stop() == 0
 
 
 def test_an_engine_that_can_not_be_loaded_for_want_of_open_files_is_a_hold(spool: Spool) -> None:
-    """The worker, which may have used them up, is ended; the next daemon has them again and counts no attempt."""
+    """The worker, which may have used them up, is killed; no attempt is counted, and the next daemon does the job."""
     spool.drop("a.yaml")
     spool.start(FAULTY_LOAD="no_files")
     assert held(spool)["work"] == "the engine faulty can't be loaded: Too many open files"
@@ -177,7 +177,7 @@ def test_an_engine_that_can_not_be_loaded_for_want_of_open_files_is_a_hold(spool
 
 
 def test_an_engine_that_memory_does_not_suffice_for_fails_its_job(spool: Spool) -> None:
-    """A model that is too large is no reason to keep other jobs waiting: here memory counts against the job."""
+    """A model that is too large must not delay other jobs, so lack of memory fails the job."""
     spool.config["limits"] = {"attempts": 2}
     spool.drop("a.yaml")
     assert spool.once(FAULTY_LOAD="no_memory").returncode == 1

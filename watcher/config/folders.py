@@ -1,4 +1,4 @@
-"""The folders of a configuration, made at the first start."""
+"""Creates and checks the folders of a configuration."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from jobs.errors import ConfigError, Hold
 from jobs.spool.state import FOLDER_MODE, State
 from watcher.config.settings import Config
 
-OUTBOX_MEMORY = "outbox.json"  # in the state folder: which outbox it was
+OUTBOX_MEMORY = "outbox.json"  # in the state folder: which outbox was used
 
 
 def prepare(config: Config) -> State:
-    """Make the folders that were never there, and check that a claim is one rename. For the daemon's start.
+    """Create the folders at the daemon's start, and check that a claim is one rename.
 
-    The outbox is left alone when the state remembers one: then it was there before, and is away.
+    The outbox is not created if the state folder has a record of one: it existed before, and is gone now.
 
     Returns:
-        The state folder, opened; the caller closes it.
+        The open state folder; the caller closes it.
 
     Raises:
-        ConfigError: a folder was never there and can't be made, is a file, the state folder is not the spool's own,
-            or is on another file system than the inbox.
-        Hold: a folder that is there can't be read or written, or the disk is full or broken.
+        ConfigError: A folder can't be created or is a file; or the state folder is not the spool's own, or is on
+            another file system than the inbox.
+        Hold: An existing folder can't be read or written, or the disk is full or broken.
     """
     _make("inbox", config.inbox)
     if not os.path.lexists(config.state_dir):
@@ -50,7 +50,7 @@ def prepare(config: Config) -> State:
 
 
 def exposed(config: Config) -> str:
-    """Say how others could exchange the state folder for one of theirs; "" when they can't."""
+    """How other users could replace the state folder; "" if they can't."""
     above = config.state_dir.parent
     status = above.stat()
     shown = printable(above)
@@ -63,7 +63,7 @@ def exposed(config: Config) -> str:
 
 
 def _is_own_group(gid: int) -> bool:
-    """Whether a group is this user's alone, as many systems make one for each user, with umask 002."""
+    """Whether a group has only this user. Many systems create such a group for each user, with umask 002."""
     try:
         user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
     except KeyError:
@@ -78,20 +78,22 @@ EXPOSED_CURE = (
 
 
 def same_file_system(config: Config) -> None:
-    """Raise ConfigError when a file can't be renamed from the inbox into the state folder: two file systems, or one
-    that is mounted twice, as two volumes of a container are, or two folders in `ReadWritePaths=` of a unit.
+    """Raise ConfigError if a file can't be renamed from the inbox into the state folder.
+
+    They may be on two file systems, or on two mounts of one, such as two volumes of a container or two folders in a
+    unit's `ReadWritePaths=`.
     """
     if _mounted(config.inbox) != _mounted(config.state_dir):
         raise ConfigError(
             f"state_dir: {printable(config.state_dir)} is not on the file system of the inbox "
-            f"{printable(config.inbox)}, so that a claim can't be one rename",
-            "Remove state_dir, or name a folder on the file system of the inbox. In a container, and in "
-            "ReadWritePaths= of a unit, name the folder that contains both.",
+            f"{printable(config.inbox)}, so job files can't be claimed by renaming them",
+            "Remove state_dir, or set it to a folder on the file system of the inbox. In a container, mount the folder "
+            "that contains both; for a systemd service, add that folder to ReadWritePaths=.",
         )
 
 
 def _mounted(folder: Path) -> tuple[int, str]:
-    """The file system of a folder, and the number of its mount where the system has one."""
+    """Device number of a folder's file system, and the id of its mount if the system has one."""
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return os.fstat(fd).st_dev, mount_of(fd)
@@ -103,20 +105,22 @@ def _make(key: str, folder: Path, mode: int = 0o777) -> None:
     try:
         folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except FileExistsError:
-        raise ConfigError(f"{key}: {printable(folder)} is a file, not a folder", "Name a folder.") from None
+        raise ConfigError(
+            f"{key}: {printable(folder)} is a file, not a folder", f"Set {key} to a folder in config.yaml."
+        ) from None
     except OSError as error:
         refused = key == "state_dir" and error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}
         if refused or error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}:
             raise _refused(key, folder, "written", error) from None
         raise ConfigError(
-            f"{key}: {printable(folder)} is not there and can't be created: {error.strerror}",
+            f"{key}: {printable(folder)} does not exist and can't be created: {error.strerror}",
             f"Create it by hand, or set {key} to another folder.",
         ) from None
     writable(key, folder)
 
 
 def writable(key: str, folder: Path) -> None:
-    """Raise Hold unless this user may read and write in a folder that is there."""
+    """Raise Hold unless this user may read and write in an existing folder."""
     for what, bits in (("written", os.W_OK | os.X_OK), ("read", os.R_OK)):
         if not os.access(folder, bits, effective_ids=True):
             code = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
@@ -124,16 +128,16 @@ def writable(key: str, folder: Path) -> None:
 
 
 def _refused(key: str, folder: Path, what: str, error: OSError) -> Hold:
-    cure = "Let the daemon's user read and write there, on a disk with space. Work resumes by itself."
+    hint = "Let the daemon's user read and write there, on a disk with space. Work resumes by itself."
     if error.errno == errno.EROFS:
-        cure = (
+        hint = (
             f"Mount it for writing. For a systemd service, add the folder that contains `{key}` to ReadWritePaths= of "
             "the unit. Work resumes by itself."
         )
-    return Hold(f"{key}: {printable(folder)} can't be {what}: {error.strerror}", cure)
+    return Hold(f"{key}: {printable(folder)} can't be {what}: {error.strerror}", hint)
 
 
 def _make_if_possible(folder: Path) -> None:
-    """voices/ and models/ are only read: without them, a job that names something in them fails by name."""
+    """For voices/ and models/, which are only read: without them, only jobs that use them fail."""
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

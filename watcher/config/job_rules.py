@@ -1,4 +1,4 @@
-"""From the configuration to the rules for job files; what `defaults` says is checked as if a job said it."""
+"""The rules for job files, from the configuration. `defaults` are checked like keys of a job."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SEPARATE = ({"speaker_wav", "speaker_text"}, {"speaker"})
 
 
 def job_rules(config: Config) -> Rules:
-    """What job files are read by.
+    """The rules for job files.
 
     Raises:
-        ConfigError: `defaults` names an engine, a language, an option or a model that is not there.
+        ConfigError: An engine, language, option or model in `defaults` does not exist.
     """
     defaults = {key: value for key, value in config.defaults.model_dump().items() if value is not None}
     models = Models(config.models, config.allowed_roots)
@@ -30,7 +30,7 @@ def job_rules(config: Config) -> Rules:
         lines = (f"{problem.key}: {problem.message}" for problem in problems)
         raise ConfigError(
             "\n".join(lines),
-            "Fix `defaults` in config.yaml. `voicespool engines` and `voicespool checkpoints list` say what is there.",
+            "Fix `defaults` in config.yaml. See `voicespool engines` and `voicespool checkpoints list`.",
         )
     return Rules(
         engines=engines(),
@@ -49,10 +49,10 @@ def job_rules(config: Config) -> Rules:
 
 
 def _wrong_defaults(defaults: dict[str, Any], models: Models, speaker_text_chars: int) -> Iterator[Problem]:
-    """Jobs made of the defaults, and what is wrong with them.
+    """Problems of test jobs that are made of the defaults.
 
-    Several, since a recording and a built-in voice exclude each other in one job, and the checkpoint decides the
-    engine. What is wrong about a key that the defaults do not have, such as a voice, is left to each job.
+    There are several jobs, since a recording and a built-in voice exclude each other, and a checkpoint decides the
+    engine. A problem with a key that the defaults do not have, such as a missing voice, is left to the real jobs.
     """
     engine = defaults["engine"]
     rules = Rules(engines(), planned(), default_engine=engine, models=models, speaker_text_chars=speaker_text_chars)

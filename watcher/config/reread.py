@@ -1,7 +1,7 @@
-"""config.yaml read again by a running daemon: what takes effect, what needs a restart, and how `status.json` says it.
+"""Reloading config.yaml in a running daemon, and the report about it in status.json.
 
-Keys of `NEEDS_RESTART` stay as they were when the daemon started; every other key takes effect when the file is read
-again. docs/OPERATIONS.md has the table.
+The keys in `NEEDS_RESTART` keep their values until a restart; all others take effect at once. docs/OPERATIONS.md has
+the table.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from jobs.results.report import iso
 from watcher.config.settings import CONFIG_NAME, FOLDERS, Config, Section, apart
 
 NEEDS_RESTART = tuple(name for name in FOLDERS if name != "models")
-"""Claims, lock and file events belong to these folders."""
+"""The folders that the claims, the lock and the file events belong to."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigRead:
-    """How the file was read last.
+    """The last time the file was read.
 
     Attributes:
-        at_s: When, Unix time in seconds.
+        at_s: Unix time in seconds.
         changed: Keys (`limits.attempts`) that took effect then.
-        pending_restart: Keys that wait for a restart.
-        error: What was wrong with it; "" when nothing was.
+        pending_restart: Keys that take effect after a restart.
+        error: What is wrong with the file; "" if nothing.
     """
 
     at_s: float
@@ -37,23 +37,23 @@ class ConfigRead:
 
     @classmethod
     def of(cls, fresh: Config, used: Config, now_s: float) -> ConfigRead:
-        """A reading without error: the file's content compared with what the daemon has used until now."""
+        """A reading without error, compared with the configuration in use until now."""
         keys = tuple(changed_keys(used, fresh))
         pending = tuple(key for key in keys if key in NEEDS_RESTART)
         return cls(now_s, tuple(key for key in keys if key not in pending), pending)
 
 
 def until_restart(fresh: Config, used: Config) -> Config:
-    """A new configuration as far as it takes effect while the daemon runs.
+    """The part of a new configuration that takes effect without a restart.
 
     Raises:
-        ConfigError: Its models overlap a folder that stays until the restart.
+        ConfigError: The new `models` folder overlaps a folder that stays until the restart.
     """
     return apart(fresh.model_copy(update={name: getattr(used, name) for name in NEEDS_RESTART}))
 
 
 def changed_keys(before: Section, after: Section) -> Iterator[str]:
-    """Dotted keys with another value, in the order of the schema."""
+    """Dotted keys whose values differ, in the order of the schema."""
     for name in type(before).model_fields:
         old, new = getattr(before, name), getattr(after, name)
         if isinstance(old, Section):
@@ -62,7 +62,7 @@ def changed_keys(before: Section, after: Section) -> Iterator[str]:
             yield name
 
 
-def told(config: Config, path: Path | None, read: ConfigRead) -> dict[str, Any]:
+def config_in_status(config: Config, path: Path | None, read: ConfigRead) -> dict[str, Any]:
     """`config` in status.json; see `watcher.client.status.Settings`."""
     file = path or Path(CONFIG_NAME)
     return {

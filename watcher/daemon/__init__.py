@@ -1,5 +1,5 @@
 """The loop: wake -> arrivals -> claim -> schedule -> executor -> publish.
 
-Session, intake, arrivals, events, status.json, signals, systemd.
+Session, arrivals, readiness, intake, holds, events, status.json, signals, systemd.
 May import `watcher.readers`, `watcher.executors`, `watcher.client`, `watcher.config`, `jobs`.
 """

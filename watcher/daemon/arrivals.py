@@ -1,129 +1,48 @@
-"""What is in the inbox, and why each file is or is not ready.
+"""Which job files are in the inbox, and why each of them waits.
 
-The scan is the truth, events are hints: they say where to look first, and that a file came by a rename. Work is done
-in small steps, so that the daemon can tend to the running job between any two.
+A sweep of the whole inbox finds everything; file events only hint where to look first, and which files appeared by a
+rename. Work is done in small steps, so that the daemon can look after a running job between any two.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import heapq
 import os
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
-from files.opens import (
-    OTHER_NAMES,
-    content_of,
-    has_other_names,
-    listed,
-    opened_folder,
-    opened_regular,
-    read_at_most,
-    somebody_writes,
-)
-from jobs.errors import JobInvalid
+from files.opens import content_of, listed, opened_folder, opened_regular
 from jobs.names import natural
-from jobs.spec.parse import Document
 from jobs.spool.inbox_names import JOB_SUFFIXES, PAUSE, is_cancel_name, is_job_name, is_walked, why_ignored
-from jobs.spool.places import Places
-from jobs.spool.reading import Reading
-from jobs.spool.store import NOT_REGULAR, deadly, too_large
+from jobs.spool.store import NOT_REGULAR
 from watcher.client.status import SHOWN
-from watcher.config.settings import Limits, ReadyConfig
 from watcher.daemon import refusals
-from watcher.daemon.companions import Companions, Needs
 from watcher.daemon.events import Events
+from watcher.daemon.readiness import Arrival, Readiness, Sighting, Wait
 from watcher.log import log
 
-LOOK_AGAIN_S = 0.5
-ROOM_LOOK_S = 5.0
-LINKED = f"the file {OTHER_NAMES}"
-ENTRIES_A_STEP = 64
-JOBS_A_STEP = 16
-HINTS_A_STEP = 100
-DEEPEST, MAX_BYTES = 64, 4096
-TOO_DEEP = f"more than {DEEPEST} folders deep, or its path has more than {MAX_BYTES} bytes"
-MANY = 10_000
-RUN = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A file that is ready to be claimed.
-
-    Attributes:
-        source: Path in the inbox, `/` separated.
-        status: Its state when it was looked at.
-        data: Its bytes then; b"" when it was not read.
-        documents: What they say; None when they are no job file at all, and then claiming it makes it fail.
-        invalid: Why they are none.
-        set_aside: Why it is not to be read; empty for all others.
-    """
-
-    source: str
-    status: os.stat_result
-    data: bytes = b""
-    documents: tuple[Document, ...] | None = None
-    set_aside: str = ""
-    invalid: JobInvalid | None = None
-
-
-@dataclass(slots=True)
-class Sighting:
-    """A job file that was seen and is not claimed yet. Times are monotonic seconds.
-
-    Attributes:
-        content: Hash of device, inode, size and mtime; another one means that the file changed.
-        still_since: When this content was first seen.
-        moved: It came by a rename, so its writer is done.
-        parsed_since: When it was first readable; what it needs beside it is waited for from then on.
-        due: When to look again; infinity for when something happens.
-        reason: Why it waits, in words; empty before the first look.
-        held: It waits for the operator: the file system refused something.
-        reading: It is being read elsewhere, or has just been.
-        digest: SHA-256, hex, of the bytes that `reading` and `needs` are about.
-        needs: What was read of it before, as far as it says what has to be there too.
-    """
-
-    source: str
-    content: int
-    still_since: float
-    moved: bool
-    sweep: int
-    parsed_since: float = 0.0
-    due: float = 0.0
-    reason: str = ""
-    since: float = 0.0
-    held: bool = False
-    reading: Reading | None = None
-    digest: str = ""
-    needs: Needs | None = None
-
-
-@dataclass(slots=True)
-class ArrivalPolicy:
-    """What the configuration and the file system say about readiness."""
-
-    ready: ReadyConfig
-    limits: Limits
-    network: bool
-
-    @property
-    def quiet_s(self) -> float:
-        return self.ready.network_quiet_s if self.network else self.ready.quiet_s
+ENTRIES_PER_STEP = 64
+JOBS_PER_STEP = 16
+HINTS_PER_STEP = 100
+MAX_SORTED = 10_000
+MAX_SIGHTINGS_WITH_EMPTY = 10_000
+MAX_DEPTH, MAX_PATH_BYTES = 64, 4096
+TOO_DEEP = f"more than {MAX_DEPTH} folders deep, or its path has more than {MAX_PATH_BYTES} bytes"
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a listing of a folder found, as paths in the inbox; of jobs, also runs that are in order."""
+    """Paths in the inbox that were found in one folder.
+
+    Attributes:
+        runs: Further jobs, in sorted lists of MAX_SORTED: sorting all at once would take too long.
+    """
 
     folders: list[str] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
@@ -131,53 +50,32 @@ class Listing:
     cancels: list[str] = field(default_factory=list)
 
 
-class Wait(Exception):
-    """Not ready: why, and when to look again (monotonic seconds)."""
-
-    def __init__(self, reason: str, due: float = float("inf"), *, held: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.due, self.held = reason, due, held
-
-
 @dataclass(slots=True)
 class Arrivals:
-    """The inbox as the spool sees it.
+    """The job files in the inbox that are not claimed yet.
 
     Attributes:
-        read: Has a job file's bytes parsed, given its path in the inbox; None when it has to wait for others.
-        lacks_room: Why recordings can't be copied now, given their paths; "" when they can.
-        deaths: How many daemons have died in a row while reading a file.
-        recall: When a file of this path, digest and modification time (ns) was claimed within the last day, in words.
         clock: Monotonic seconds.
-        cancels: Paths of `NAME.cancel` files found.
-        ignored: Paths left alone, and why; the first 1,000 of the last sweep.
-        ignored_count: How many there are in all.
-        changes: Grows with each change of what there is to tell of the inbox's files.
-        looked_around: Whether the inbox was looked at as a whole since it was opened; all its folders are watched then.
+        cancels: Paths of `NAME.cancel` files.
+        ignored: Ignored paths, and why; the first 1,000 of the last sweep.
+        ignored_count: How many were ignored in all.
+        changes: Increases when anything changes that `status.json` shows of the inbox.
+        swept_once: Whether a sweep has ended since the inbox was opened; all its folders are watched then.
     """
 
     inbox: Path
-    places: Places
-    policy: ArrivalPolicy
+    readiness: Readiness
     events: Events
-    read: Callable[[bytes, str], Reading | None]
-    deaths: Callable[[str], int]
-    lacks_room: Callable[[Sequence[Path]], str] = lambda _paths: ""
-    recall: Callable[[str, str, int], str] = lambda *_: ""
     clock: Callable[[], float] = time.monotonic
     cancels: set[str] = field(default_factory=set)
     ignored: dict[str, str] = field(default_factory=dict)
     ignored_count: int = 0
     changes: int = 0
-    looked_around: bool = False
+    swept_once: bool = False
     _sightings: dict[str, Sighting] = field(default_factory=dict)
     _agenda: list[tuple[float, int, str]] = field(default_factory=list)
     _ticks: Iterator[int] = field(default_factory=count)
-    _companions: Companions = field(default_factory=Companions)
-    _expectant: set[str] = field(default_factory=set)
     _hints: deque[tuple[str, bool]] = field(default_factory=deque)
-    _read_elsewhere: dict[str, Reading] = field(default_factory=dict)
-    _to_be_read: dict[str, None] = field(default_factory=dict)
     _walk: Iterator[None] | None = None
     _sweep: int = 0
     _sweep_began: float = 0.0
@@ -186,20 +84,20 @@ class Arrivals:
     # --- what the daemon calls ---------------------------------------------------------------------
 
     def take_hints(self) -> None:
-        """Look at what events point to, some of it; the rest at the next call."""
+        """Look at some of the paths from file events; at the others in the next calls."""
         hints = self.events.take()
         if hints.lost:
             self.sweep_soon()
         self._hints.extend((path, True) for path in sorted(hints.moved, key=natural))
         self._hints.extend((path, False) for path in sorted(hints.touched - hints.moved, key=natural))
         if not all(map(is_job_name, map(os.path.basename, hints.moved | hints.touched))):
-            self._wake_those_that_wait_for_companions()
-        for _ in range(min(len(self._hints), HINTS_A_STEP)):
+            self._wake_waiting_for_companions()
+        for _ in range(min(len(self._hints), HINTS_PER_STEP)):
             path, moved = self._hints.popleft()
-            self._hinted(path, moved=moved)
+            self._follow_hint(path, moved=moved)
 
     def sweep_soon(self) -> None:
-        """Look at the whole inbox at the next occasion; if that is being done, once more after it."""
+        """Sweep the inbox now, or once more after the current sweep."""
         self._sweep_due = float("-inf")
 
     def next(self, budget_s: float) -> Arrival | None:
@@ -207,9 +105,9 @@ class Arrivals:
         deadline = self.clock() + budget_s
         while (now := self.clock()) < deadline:
             if self._agenda and self._agenda[0][0] <= now:
-                if arrival := self._look_at_due(now):
+                if arrival := self._arrival_due(now):
                     return arrival
-            elif not self._go_on_sweeping(now):
+            elif not self._continue_sweep(now):
                 break
         return None
 
@@ -218,37 +116,38 @@ class Arrivals:
         return self._walk is not None or self.due_in(self.clock()) <= 0
 
     def due_in(self, now: float) -> float:
-        """Seconds until `next` has work, if no event comes first."""
+        """Seconds until `next` has work, if no event happens before."""
         if self._hints:
             return 0.0
         look = self._agenda[0][0] if self._agenda else float("inf")
         return max(0.0, min(self._sweep_due, look) - now)
 
     def settled(self) -> bool:
-        """Whether the inbox was looked at as a whole and every file that still waits may wait for ever."""
+        """Whether a sweep has ended and every waiting file waits for an event that may never happen."""
         swept = self._walk is None and self._sweep_due != float("-inf")
         return (
             swept
-            and not self._to_be_read
+            and not self.readiness.to_be_read
             and all(
                 sighting.held or (sighting.due == float("inf") and sighting.reading is None)
                 for sighting in self._sightings.values()
             )
         )
 
-    def readings_may_have_ended(self) -> None:
-        """Look again at the files that were being read elsewhere, if they have been, and for each of them at one that
-        has to be read; also when none is being read.
+    def check_readings(self) -> None:
+        """Look again at files whose reading has ended, and at as many files that wait for a reader; if nothing is being
+        read, at one.
         """
-        ended = [source for source, reading in self._read_elsewhere.items() if reading.ended]
+        being_read, to_be_read = self.readiness.being_read, self.readiness.to_be_read
+        ended = [source for source, reading in being_read.items() if reading.ended]
         for source in ended:
-            del self._read_elsewhere[source]
+            del being_read[source]
             if (sighting := self._sightings.get(source)) and sighting.reading is not None:
                 self._plan(sighting, self.clock())
-        turns = len(ended) or int(not self._read_elsewhere)
-        while turns and self._to_be_read:
-            source = next(iter(self._to_be_read))
-            del self._to_be_read[source]
+        turns = len(ended) or int(not being_read)
+        while turns and to_be_read:
+            source = next(iter(to_be_read))
+            del to_be_read[source]
             if sighting := self._sightings.get(source):
                 self._plan(sighting, self.clock())
                 turns -= 1
@@ -258,17 +157,17 @@ class Arrivals:
         self.changes += self._sightings.pop(source, None) is not None
 
     def look_again(self, source: str) -> None:
-        """The file changed while it was being claimed: as if it had just come."""
+        """The file changed while it was being claimed: treat it as new."""
         self.forget(source)
         self._sight(source, moved=False)
 
     def hold(self, source: str, reason: str) -> None:
-        """The file system refuses to hand the file over: keep it alone, and try again at the next sweep."""
+        """The file system refused to move this file: hold it until the next sweep."""
         if sighting := self._sightings.get(source):
-            self._wait(sighting, Wait(reason, held=True))
+            self._let_wait(sighting, Wait(reason, held=True))
 
     def waiting(self, *, held: bool) -> list[Sighting]:
-        """Files that wait (or are held), at most 1,000, longest first."""
+        """Files that wait or are held, at most 1,000; those seen first come first."""
         return list(islice((s for s in self._sightings.values() if s.reason and s.held == held), SHOWN))
 
     def counts(self) -> dict[str, int]:
@@ -278,7 +177,7 @@ class Arrivals:
         return {"ready": unseen, "waiting": waiting, "held": held, "ignored": self.ignored_count}
 
     def named(self, name: str) -> list[str]:
-        """Paths of unclaimed job files that `NAME.cancel` means, also those that were not seen yet."""
+        """Paths of unclaimed job files that `NAME.cancel` means, including those not seen before."""
         for suffix in JOB_SUFFIXES:
             for source in (name + suffix, name + suffix.upper()):
                 if source not in self._sightings and is_job_name(os.path.basename(source)):
@@ -290,23 +189,24 @@ class Arrivals:
 
     # --- sweeping ----------------------------------------------------------------------------------
 
-    def _go_on_sweeping(self, now: float) -> bool:
+    def _continue_sweep(self, now: float) -> bool:
+        """Take one step of a sweep; False when none is due."""
         if self._walk is None:
             if self._sweep_due > now:
                 return False
             self._sweep += 1
-            self._walk, self._sweep_began, self._sweep_due = self._sweeping(), now, float("inf")
+            self._walk, self._sweep_began, self._sweep_due = self._sweep_inbox(), now, float("inf")
         if next(self._walk, self) is self:
             self._walk = None
-            self.looked_around = True
+            self.swept_once = True
             ended = self.clock()
-            # A twentieth of the time at most, however large the inbox is; at once if somebody asked meanwhile.
-            pause_s = max(self.policy.ready.scan_s, 20 * (ended - self._sweep_began))
+            # Sweeps take at most a twentieth of the time. The minimum keeps a request of `sweep_soon` made meanwhile.
+            pause_s = max(self.readiness.policy.ready.scan_s, 20 * (ended - self._sweep_began))
             self._sweep_due = min(self._sweep_due, ended + pause_s)
         return True
 
-    def _sweeping(self) -> Iterator[None]:
-        """Walk the inbox, a few entries a step, folders in natural order. Of what is ignored only a part is kept."""
+    def _sweep_inbox(self) -> Iterator[None]:
+        """Walk the inbox, folders in natural order; yields after every few entries."""
         before = self.ignored, self.ignored_count
         self.ignored, self.ignored_count = {}, 0
         folders = [""]
@@ -314,38 +214,42 @@ class Arrivals:
             folder = folders.pop()
             self.events.watch(self.inbox / folder)
             found = Listing()
-            yield from self._listing(folder, found)
-            yield from self._sighting(heapq.merge(*found.runs, sorted(found.jobs, key=_by_name), key=_by_name))
-            self.cancels.update(found.cancels)  # now that the files that they may mean are known
+            yield from self._list_folder(folder, found)
+            yield from self._sight_all(heapq.merge(*found.runs, sorted(found.jobs, key=_by_name), key=_by_name))
+            self.cancels.update(found.cancels)  # after the jobs that they may cancel
             folders.extend(sorted(found.folders, key=_by_name, reverse=True))
             yield
         gone = [sighting.source for sighting in self._sightings.values() if sighting.sweep != self._sweep]
-        yield from self._sighting(gone)
+        yield from self._sight_all(gone)
         self.changes += (self.ignored, self.ignored_count) != before
 
-    def _listing(self, folder: str, found: Listing) -> Iterator[None]:
-        """List a folder. A subfolder that refuses is held; an inbox that does is not there."""
+    def _list_folder(self, folder: str, found: Listing) -> Iterator[None]:
+        """List a folder. A subfolder that can't be listed is held.
+
+        Raises:
+            OSError: The inbox itself can't be listed.
+        """
         try:
             with listed(self.inbox, folder) as entries:
                 for number, entry in enumerate(entries):
-                    self._sort_out(f"{folder}/{entry.name}" if folder else entry.name, entry, found)
-                    if number % ENTRIES_A_STEP == ENTRIES_A_STEP - 1:
+                    self._classify(f"{folder}/{entry.name}" if folder else entry.name, entry, found)
+                    if number % ENTRIES_PER_STEP == ENTRIES_PER_STEP - 1:
                         yield
         except OSError as error:
             if not folder:
                 raise
             if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
-                self._refused(folder + "/", error)
+                self._hold_refused(folder + "/", error)
 
-    def _sort_out(self, source: str, entry: os.DirEntry[str], found: Listing) -> None:
-        """Say of one entry what it is: a folder, a job, a cancellation, or nothing to look at."""
+    def _classify(self, source: str, entry: os.DirEntry[str], found: Listing) -> None:
+        """Add a directory entry to its list, or ignore it with a reason."""
         if _is_too_deep(source):
             self._ignore(source, TOO_DEEP)
         elif _is_folder(entry):
             if is_walked(entry.name):
                 found.folders.append(source)
-            elif self.inbox / source != self.places.state:
-                self._ignore(f"{source}/", "a hidden or system folder; no job is looked for in it")
+            elif self.inbox / source != self.readiness.places.state:
+                self._ignore(f"{source}/", "a hidden or system folder; it is not searched for jobs")
         elif is_cancel_name(entry.name) and entry.is_file(follow_symlinks=False):
             found.cancels.append(source)
         elif not is_job_name(entry.name):
@@ -355,14 +259,14 @@ class Arrivals:
             self._ignore(source, "a symbolic link is never opened")
         else:
             found.jobs.append(source)
-            if len(found.jobs) == RUN:  # so that nothing is ever sorted for long
+            if len(found.jobs) == MAX_SORTED:
                 found.runs.append(sorted(found.jobs, key=_by_name))
                 found.jobs.clear()
 
-    def _sighting(self, sources: Iterable[str]) -> Iterator[None]:
+    def _sight_all(self, sources: Iterable[str]) -> Iterator[None]:
         for number, source in enumerate(sources):
             self._sight(source, moved=False)
-            if number % JOBS_A_STEP == JOBS_A_STEP - 1:
+            if number % JOBS_PER_STEP == JOBS_PER_STEP - 1:
                 yield
 
     def _ignore(self, source: str, reason: str) -> None:
@@ -370,9 +274,10 @@ class Arrivals:
         if len(self.ignored) < SHOWN:
             self.ignored[source] = reason
 
-    # --- seeing ------------------------------------------------------------------------------------
+    # --- sightings ---------------------------------------------------------------------------------
 
-    def _hinted(self, path: str, *, moved: bool) -> None:
+    def _follow_hint(self, path: str, *, moved: bool) -> None:
+        """Look at the path of a file event."""
         source = os.path.relpath(path, self.inbox)
         parts = source.split("/")
         if not all(map(is_walked, parts[:-1])) or _is_too_deep(source):
@@ -389,7 +294,7 @@ class Arrivals:
             self.cancels.add(source)
 
     def _sight(self, source: str, *, moved: bool) -> None:
-        """See a job file: note its state, and look inside when it has been still for long enough."""
+        """Note a job file's state, and plan when to look inside."""
         now = self.clock()
         try:
             status = self._status(source)
@@ -397,7 +302,7 @@ class Arrivals:
             self.forget(source)
             return
         except OSError as error:
-            self._refused(source, error)
+            self._hold_refused(source, error)
             return
         if not stat.S_ISREG(status.st_mode):
             self.forget(source)
@@ -406,15 +311,15 @@ class Arrivals:
                 self.changes += self._walk is None
             return
         content, sighting = content_of(status), self._sightings.get(source)
-        if status.st_size == 0 and sighting is None and len(self._sightings) > MANY:
-            self._ignore(source, "it is empty, as many others are; it is looked at again when it has content")
+        if status.st_size == 0 and sighting is None and len(self._sightings) > MAX_SIGHTINGS_WITH_EMPTY:
+            self._ignore(source, "it is empty, as are many others; it is checked again when it has content")
             return
         if sighting is None or sighting.content != content:
             sighting = Sighting(source, content, now, moved, self._sweep)
             self._sightings[source] = sighting
-            self._plan(sighting, now if moved else now + self.policy.quiet_s)
+            self._plan(sighting, now if moved else now + self.readiness.policy.quiet_s)
             if not moved:
-                self._say(sighting, "it came or changed just now; it may still be written")
+                self._set_reason(sighting, "it appeared or changed just now; it may still be written")
         else:
             sighting.moved |= moved
             if moved or sighting.held or sighting.due == float("inf"):
@@ -422,181 +327,73 @@ class Arrivals:
         sighting.sweep = self._sweep
 
     def _status(self, source: str) -> os.stat_result:
-        """A file's state; on a network file system by opening it, since attributes alone are cached there."""
+        """A file's state. On a network file system the file is opened, since clients cache attributes."""
         with opened_folder(self.inbox, source) as (folder, name):
             status = os.lstat(name, dir_fd=folder)
-            if self.policy.network and stat.S_ISREG(status.st_mode):
+            if self.readiness.policy.network and stat.S_ISREG(status.st_mode):
                 with opened_regular(name, folder) as (_fd, status):
                     pass
             return status
 
-    def _refused(self, source: str, error: OSError) -> None:
+    def _hold_refused(self, source: str, error: OSError) -> None:
+        """Hold a file or folder that the file system refused to open."""
         now = self.clock()
         sighting = self._sightings.setdefault(source, Sighting(source, 0, now, False, self._sweep))
         sighting.sweep = self._sweep
-        self._wait(sighting, Wait(refusals.reason("it can't be read", self.inbox, source, error), held=True))
+        self._let_wait(sighting, Wait(refusals.reason("it can't be read", self.inbox, source, error), held=True))
 
     def _plan(self, sighting: Sighting, due: float) -> None:
         sighting.due = due
         if due != float("inf"):
             heapq.heappush(self._agenda, (due, next(self._ticks), sighting.source))
 
-    def _say(self, sighting: Sighting, reason: str, *, held: bool = False) -> None:
+    def _set_reason(self, sighting: Sighting, reason: str, *, held: bool = False) -> None:
         if reason != sighting.reason:
             sighting.reason, sighting.since = reason, time.time()
             self.changes += 1
-            if held:  # status.json may be on the disk that is full
+            if held:  # logged as well, since status.json may be on the disk that is full
                 log.warning("file held", action="hold", file=sighting.source, reason=reason)
         sighting.held = held
 
-    def _wait(self, sighting: Sighting, wait: Wait) -> None:
-        self._say(sighting, wait.reason, held=wait.held)
+    def _let_wait(self, sighting: Sighting, wait: Wait) -> None:
+        self._set_reason(sighting, wait.reason, held=wait.held)
         self._plan(sighting, wait.due)
 
-    # --- looking inside ----------------------------------------------------------------------------
-
-    def _look_at_due(self, now: float) -> Arrival | None:
+    def _arrival_due(self, now: float) -> Arrival | None:
+        """Look inside the first file of the agenda; None when it is not ready."""
         due, _tick, source = heapq.heappop(self._agenda)
         sighting = self._sightings.get(source)
         if sighting is None or sighting.due != due:
             return None
         try:
-            return self._look(sighting, now)
+            return self.readiness.arrival(sighting, now)
         except Wait as wait:
-            self._wait(sighting, wait)
+            self._let_wait(sighting, wait)
         except (FileNotFoundError, NotADirectoryError):
             self.forget(source)
         except OSError as error:
-            if error.errno in NOT_REGULAR:  # swapped for a link, a pipe or the like
+            if error.errno in NOT_REGULAR:  # it was replaced by a link, a pipe or the like
                 self.forget(source)
             else:
-                self._refused(source, error)
+                self._hold_refused(source, error)
         return None
 
-    def _look(self, sighting: Sighting, now: float) -> Arrival:
-        """Look inside a file that has been still.
-
-        Raises:
-            Wait: It is not ready.
-            OSError: It can't be read, or is gone.
-        """
-        with (
-            opened_folder(self.inbox, sighting.source) as (folder, name),
-            opened_regular(name, folder) as (fd, status),
-        ):
-            self._check_still(sighting, fd, status, now)
-            grace_ends = sighting.still_since + self.policy.ready.unparsable_grace_s
-            has_grace = not sighting.moved and now < grace_ends
-            if reason := self._not_to_be_read(sighting.source, status, os.fstat(folder)):
-                if reason == LINKED and now < grace_ends:  # another name of its writer's own may be about to go
-                    raise Wait(reason, grace_ends)
-                return Arrival(sighting.source, status, set_aside=reason)
-            unknown, data = somebody_writes(fd) is None, read_at_most(fd, self.policy.limits.job_file_bytes)
-        self._note_bytes(sighting, data)
-        self._skip_what_came_back(sighting, status)
-        if sighting.needs is not None and sighting.reading is None:  # it was read before
-            self._wait_for_companions(sighting, now)
-        try:
-            documents = self._documents(sighting, data)
-        except JobInvalid as invalid:
-            if invalid.maybe_unfinished and has_grace:
-                raise Wait(f"it can't be read yet ({invalid.problems[0]})", grace_ends) from None
-            return Arrival(sighting.source, status, data, invalid=invalid)
-        if documents[-1].maybe_unfinished and has_grace:
-            raise Wait("its end is missing; more may come", grace_ends)
-        if unknown and has_grace and not _ends_well(data):
-            raise Wait("its last line has no end; more may come", grace_ends)
-        sighting.needs = Needs.of(documents)
-        self._wait_for_companions(sighting, now)
-        return Arrival(sighting.source, status, data, documents)
-
-    def _check_still(self, sighting: Sighting, fd: int, status: os.stat_result, now: float) -> None:
-        """Raise Wait while somebody may be writing to a file."""
-        if (content := content_of(status)) != sighting.content:
-            sighting.content, sighting.still_since, sighting.moved = content, now, False
-            sighting.parsed_since = 0.0
-        quiet_at = sighting.still_since + self.policy.quiet_s
-        if status.st_size == 0:
-            raise Wait("it is empty")
-        if not sighting.moved and now < quiet_at:
-            raise Wait("it came or changed just now; it may still be written", quiet_at)
-        if somebody_writes(fd) is True:
-            raise Wait("somebody has it open for writing", now + LOOK_AGAIN_S)
-
-    def _note_bytes(self, sighting: Sighting, data: bytes) -> None:
-        """What was read of a file is of use as long as it has the same bytes."""
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != sighting.digest:
-            sighting.digest, sighting.reading, sighting.needs = digest, None, None
-
-    def _documents(self, sighting: Sighting, data: bytes) -> tuple[Document, ...]:
-        """What a file says. Raises JobInvalid, or Wait while it is being read elsewhere."""
-        if sighting.reading is None:
-            sighting.reading = self.read(data, sighting.source)
-        if sighting.reading is None:
-            self._to_be_read[sighting.source] = None
-            raise Wait("it waits until others have been read")
-        if not sighting.reading.ended:
-            self._read_elsewhere[sighting.source] = sighting.reading
-            raise Wait("it is being read")
-        reading, sighting.reading = sighting.reading, None
-        return reading.documents()
-
-    def _not_to_be_read(self, source: str, status: os.stat_result, folder: os.stat_result) -> str:
-        """Why a file is to fail without being read; "" when it is to be read."""
-        limits = self.policy.limits
-        if has_other_names(status, folder):
-            return LINKED
-        if status.st_size > limits.job_file_bytes:
-            return too_large(limits.job_file_bytes)
-        if (deaths := self.deaths(source)) >= limits.daemon_deaths:
-            return deadly(deaths)
-        return ""
-
-    def _skip_what_came_back(self, sighting: Sighting, status: os.stat_result) -> None:
-        """Leave a file alone for as long as it is just what was claimed before, if the configuration says so."""
-        if self.policy.ready.on_duplicate == "render":
-            return
-        if at := self.recall(sighting.source, sighting.digest, status.st_mtime_ns):
-            reason = f"skipped: the same file was claimed at {at} (ready.on_duplicate: skip)"
-            if reason != sighting.reason:
-                log.warning("file skipped", action="skip", file=sighting.source, reason=reason)
-            raise Wait(reason)
-
-    def _wait_for_companions(self, sighting: Sighting, now: float) -> None:
-        """Raise Wait while something that the jobs of a file need is not there, or there is no room for it."""
-        sighting.parsed_since = sighting.parsed_since or now
-        deadline, needs = sighting.parsed_since + self.policy.ready.companions_s, sighting.needs
-        if needs is None or not needs.recordings:
-            return
-        find = partial(self.places.find, job_folder=(self.inbox / sighting.source).parent)
-        if now < deadline and (reason := self._companions.waited_for(needs, find, now, self.policy.quiet_s)):
-            self._expectant.add(sighting.source)
-            raise Wait(reason, min(max(now + 1.0, now + 50 * (self.clock() - now)), deadline))
-        if reason := self.lacks_room(needs.paths):
-            raise Wait(reason, now + ROOM_LOOK_S, held=True)
-
-    def _wake_those_that_wait_for_companions(self) -> None:
+    def _wake_waiting_for_companions(self) -> None:
         now = self.clock()
-        for source in self._expectant:
+        for source in self.readiness.waiting_for_companions:
             if (sighting := self._sightings.get(source)) and sighting.due > now:
                 self._plan(sighting, now)
-        self._expectant.clear()
+        self.readiness.waiting_for_companions.clear()
 
 
 def _is_too_deep(source: str) -> bool:
-    """Whether a path in the inbox has more folders or bytes than a job's may."""
-    return source.count("/") > DEEPEST or len(os.fsencode(source)) > MAX_BYTES
+    """Whether a path in the inbox has more folders or bytes than a job's path may have."""
+    return source.count("/") > MAX_DEPTH or len(os.fsencode(source)) > MAX_PATH_BYTES
 
 
 def _by_name(source: str) -> tuple[tuple[int, str], ...]:
-    """Sort key for what lies in one folder."""
+    """Sort key for the entries of one folder."""
     return natural(source.rpartition("/")[2])
-
-
-def _ends_well(data: bytes) -> bool:
-    """Whether a file looks finished where nobody can tell whether it is still open: its last line has an end."""
-    return data.rstrip(b" \t\0").endswith((b"\n", b"}", b"]"))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

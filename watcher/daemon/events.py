@@ -1,4 +1,4 @@
-"""File events as hints: they say where to look, and that a file came by a rename; nothing depends on them."""
+"""File events as hints: where to look first, and which files appeared by a rename. Nothing depends on them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Hints:
-    """What has happened since it was last asked.
+    """Events since the last call of `Events.take`.
 
     Attributes:
-        moved: Paths that came by a rename, complete as they are.
-        touched: Paths that were made, closed by a writer, or removed.
-        lost: The kernel dropped events: look at everything.
+        moved: Paths that appeared by a rename, so they are complete.
+        touched: Paths that were created, closed by a writer, or removed.
+        lost: Events were dropped: sweep the whole inbox.
     """
 
     moved: set[str] = field(default_factory=set)
@@ -34,20 +34,19 @@ class Hints:
         return bool(self.moved or self.touched or self.lost)
 
 
-MAX_HINTS = 10_000  # more than that, and a look at the whole inbox is cheaper
+MAX_HINTS = 10_000  # beyond that, a sweep is cheaper
 _MOVED_ITSELF = 0x800  # IN_MOVE_SELF
 
 
 class Events:
-    """inotify on single folders, through watchdog's reader thread.
+    """inotify watches on single folders, through watchdog's reader thread.
 
-    watchdog's observers hold a moved-from event back for half a second to pair it with its moved-to, and guess
-    moves when they poll; its reader underneath does neither, so that is what is used. Where there is no inotify,
-    or it runs out of watches, the spool scans.
+    watchdog's observers delay a moved-from event by half a second to pair it with its moved-to event, and guess moves
+    when they poll. The reader below them does neither. Without inotify, or enough watches, the sweeps find the files.
 
     Attributes:
-        wake_fd: Becomes readable when there are hints.
-        trouble: Why some folder is not watched, in words; "" when all are.
+        wake_fd: Readable when there are hints.
+        trouble: Why some folders are not watched; "" when all are.
     """
 
     def __init__(self) -> None:
@@ -67,11 +66,11 @@ class Events:
                 reader = InotifyFD()
                 reader.start()
                 self._reader = reader
-            except (OSError, RuntimeError) as error:  # RuntimeError: no process is left for a thread
+            except (OSError, RuntimeError) as error:  # RuntimeError: a thread can't be started
                 self.trouble = f"no file events ({getattr(error, 'strerror', error)}); the inbox is scanned"
 
     def watch(self, folder: Path) -> None:
-        """Watch one folder, not what lies deeper. Watching it again is cheap."""
+        """Watch one folder, without its subfolders. Watching it again is cheap."""
         path = str(folder)
         if self._reader is None or path in self._descriptors:
             return
@@ -89,13 +88,13 @@ class Events:
             self.trouble = f"not all folders can be watched for events ({error.strerror}); they are scanned"
 
     def _add(self, reader: InotifyFD, path: str, mask: Mask) -> None:
-        """A folder that came from elsewhere in the tree has its watch already, under its path of before."""
+        """Add a watch. A folder that was moved within the tree already has one, under its earlier path."""
         own_id = cast("CallbackId", next(self._next_id))
         descriptor = reader.add_callback(os.fsencode(path), mask, self, own_id)
         if (before := self._ids.get(descriptor)) is not None:
             reader.remove_callbacks([(descriptor, before)])
             self._descriptors.pop(self._paths[descriptor], None)
-        if descriptor < 0:  # what the reader makes of a folder that must not be read
+        if descriptor < 0:  # the reader's answer for a folder without read permission
             reader.remove_callbacks([(descriptor, own_id)])
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         self._paths[descriptor], self._descriptors[path], self._ids[descriptor] = path, descriptor, own_id
@@ -105,7 +104,7 @@ class Events:
         return str(folder) in self._descriptors
 
     def forget(self) -> None:
-        """Drop all watches: the folder tree was replaced by another one."""
+        """Remove all watches."""
         with self._lock:
             watches = list(self._ids.items())
             self._ids.clear()
@@ -116,7 +115,7 @@ class Events:
                 self._reader.remove_callbacks(watches)
 
     def take(self) -> Hints:
-        """Hand out what has happened since the last call."""
+        """Return the hints since the last call."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.wake_fd, 4096)
         with self._lock:
@@ -159,8 +158,8 @@ class Events:
         self._wake()
 
     def _drop(self, wd: WatchDescriptor) -> None:
-        """The folder has another path now, which its watch and those below it do not know."""
-        with self._lock:  # or `watch` could take over one of them meanwhile
+        """Remove the watches of a folder that was moved and of the folders in it: their paths are wrong now."""
+        with self._lock:  # else `watch` could reuse one of them meanwhile
             folder = self._paths.get(wd)
             below = [other for other, path in self._paths.items() if folder and path.startswith(folder + "/")]
             watches = [(moved, self._ids[moved]) for moved in (wd, *below) if moved in self._ids]
@@ -176,5 +175,5 @@ class Events:
         self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # full means that it is readable already; closed means that it is over
+        with contextlib.suppress(OSError):  # if the pipe is full it is readable already; if closed, nobody waits
             os.write(self._wake_write, b"!")

@@ -1,9 +1,8 @@
-"""The running service: one loop that never waits for anything but its own list of things that can happen.
+"""The daemon: one loop that waits for events and looks after the inbox and the jobs.
 
     wake -> arrivals -> claim -> schedule -> executor -> publish
 
-Rendering is the executor's: it is given orders, and its events are one of the things that wake the loop. So there are
-no threads to lock against each other, except the one that reads file events.
+The executor renders; its events wake the loop. The only other thread reads file events, so nothing else needs a lock.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -42,12 +41,12 @@ from jobs.spool.store import read_id
 from watcher.client.status import DaemonState
 from watcher.config import settings as configuration
 from watcher.config.job_rules import job_rules
-from watcher.config.reread import ConfigRead, told, until_restart
+from watcher.config.reread import ConfigRead, config_in_status, until_restart
 from watcher.config.settings import Config
 from watcher.daemon import systemd
 from watcher.daemon.events import Events
 from watcher.daemon.intake import Intake
-from watcher.daemon.session import Deferred, Session
+from watcher.daemon.session import Session
 from watcher.daemon.signals import Signals
 from watcher.daemon.status_writer import RunningJob, StatusWriter
 from watcher.executors.base import Event, Progressed
@@ -56,27 +55,11 @@ from watcher.executors.local.worker import Worker
 from watcher.log import log
 from watcher.readers.pool import Readers
 
-HOLD_LOOKS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 HOLD_NAMES: Mapping[type[Hold], str] = {OutboxGone: "outbox", WorkerUnready: "worker"}
+INBOX_CHECK_S = 1.0
 NEW_INBOX_AFTER_S = 30.0
 FULL = {errno.ENOSPC, errno.EDQUOT}  # one result may be too large where others fit: the folders are tried
 NOT_OF_ONE_JOB = (OF_THE_DISK - FULL) | {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
-INBOX_LOOK_S = 1.0
-
-
-@dataclass(slots=True)
-class Backoff:
-    """When a hold is looked at again: soon at first, then every 10 s. Monotonic seconds."""
-
-    looks: int = 0
-    due: float = 0.0
-
-    def wait(self) -> None:
-        self.due = time.monotonic() + HOLD_LOOKS_S[min(self.looks, len(HOLD_LOOKS_S) - 1)]
-        self.looks += 1
-
-    def over(self) -> None:
-        self.looks, self.due = 0, 0.0
 
 
 def run(config: Config, *, config_path: Path | None, once: bool, until_idle: bool) -> int:
@@ -91,8 +74,8 @@ def run(config: Config, *, config_path: Path | None, once: bool, until_idle: boo
         0, or 1 when `once` and a job failed.
 
     Raises:
-        ConfigError: A folder can't be what it is meant to be.
-        Hold: Another daemon has the inbox; or with `once` or `until_idle`, whatever keeps work from going on.
+        ConfigError: A folder of the configuration can't be used.
+        Hold: Another daemon has the inbox; or with `once` or `until_idle`, something is on hold.
     """
     events = Events()
     try:
@@ -103,175 +86,224 @@ def run(config: Config, *, config_path: Path | None, once: bool, until_idle: boo
             contextlib.closing(Readers(config)) as readers,
         ):
             executor = LocalExecutor(worker, config.limits, config.device.idle_s)
-            return Daemon(config, config_path, once or until_idle, events, signals, executor, readers).run(fail=once)
+            return Daemon(config, config_path, once or until_idle, events, signals, executor, readers).run(once=once)
     finally:
         events.close()
 
 
 class Daemon:
-    """The loop and what it knows. `tend` is one turn of it."""
+    """The loop and its state; `turn` is one turn of the loop.
+
+    Attributes:
+        until_idle: Whether `run` returns when nothing can be rendered now.
+        session, intake: Of the inbox in use; None while it is gone.
+        inbox_id, inbox_device: Of the inbox that was opened last.
+        new_inbox_since_s: When another inbox was first seen in its place, monotonic.
+        lost_jobs: Names of the jobs that were in the inbox when it disappeared.
+        is_working: Whether a turn is working on a job. Turns that it takes meanwhile start no other job.
+    """
 
     def __init__(  # noqa: PLR0913 - made in one place, of all the parts there are
         self,
         config: Config,
         config_path: Path | None,
-        passing: bool,
+        until_idle: bool,
         events: Events,
         signals: Signals,
         executor: LocalExecutor,
         readers: Readers,
     ) -> None:
-        self.config, self.config_path, self.passing = config, config_path, passing
+        self.config, self.config_path, self.until_idle = config, config_path, until_idle
         self.events, self.signals, self.executor, self.readers = events, signals, executor, readers
-        self.status = StatusWriter.beside(config.state_dir)
         self.config_read = ConfigRead(time.time())
-        self.status.settings = told(config, config_path, self.config_read)
+        self.status = StatusWriter.resumed(config.state_dir)
+        self.status.settings = config_in_status(config, config_path, self.config_read)
+        self.holds = self.status.holds
         self.session: Session | None = None
-        self.backoff = Backoff()
+        self.intake: Intake | None = None
         self.inbox_id: str | None = None
         self.inbox_device: int | None = None
-        self.lost: list[str] = []
-        self.hints: dict[str, str] = {}
         self.inbox_checked_s = 0.0
-        self.new_inbox_since: float | None = None
+        self.new_inbox_since_s: float | None = None
+        self.lost_jobs: list[str] = []
         self.is_working = False
-        self.intake: Intake | None = None
         self.watchdog_s = systemd.watchdog_interval_s()
         self.watchdog_due_s = 0.0
-        self.told_changes = 0
+        self.written_changes = (0, 0)
         self.poll = select.poll()
         for descriptor in (signals.fd, events.wake_fd, executor.fileno(), readers.fileno()):
             self.poll.register(descriptor, select.POLLIN)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
-    def run(self, *, fail: bool) -> int:
-        self._open(first=True)
+    def run(self, *, once: bool) -> int:
+        self._open_inbox(first=True)
         log.info("spool starts", action="start", inbox=str(self.config.inbox), outbox=str(self.config.outbox))
-        if cache_folder := cache.unusable():
-            log.warning(
-                "nothing can be kept between starts", action="start", folder=str(cache_folder), hint=cache.CURE
-            )  # fmt: skip
+        if folder := cache.unusable():
+            log.warning("the cache folder is not writable", action="start", folder=str(folder), hint=cache.CURE)
         systemd.ready()
         try:
-            while not self.signals.stop and not self._finished():
-                self.tend()
-            self._let_chunks_end()
-            if fail and not self.signals.stop:
-                self._complain_of_held_files()
+            while not self.signals.stop and not self._is_finished():
+                self.turn()
+            self._stop_jobs()
+            if once and not self.signals.stop:
+                self._fail_if_files_are_held()
         finally:
             self._close()
-        return int(fail and self.status.ended["failed"] > 0)
+        return int(once and self.status.ended["failed"] > 0)
 
-    def tend(self, *, wait: bool = True) -> None:
-        """One turn: wait for something to happen, then look after everything."""
+    def turn(self, *, wait: bool = True) -> None:
+        """Wait for something to happen, then look after everything once."""
         if self.session is not None:
-            pipeline.tidy(self.session.spool)  # first: a job that was given out just now is being rendered meanwhile
-        self._wait(self._idle_for_s() if wait else 0.0)
+            pipeline.tidy(self.session.spool)  # before the wait: an order that was just submitted is being rendered
+        self._wait(self._idle_s() if wait else 0.0)
         self.readers.step()
         self._reload_if_asked()
-        self._look_after_inbox()
+        self._check_inbox()
         if self.intake is not None:
-            with self._inbox_may_go():
+            with self._closing_inbox_on_hold():
                 self.intake.step()
-                if not self.intake.session.left:  # not before it could be used: an inbox may open and yet refuse
-                    self._resumed("inbox")
+                if not self.intake.session.left:  # an inbox may open and still refuse to be read
+                    self.holds.end("inbox")
         if not self.is_working:
             self.is_working = True
             try:
                 self._work()
             finally:
                 self.is_working = False
-        self._tell()
+        self._update_status()
 
     def _work(self) -> None:
-        """Take jobs on that the executor is through with, cancel those that nobody wants, and start the next one."""
+        """Handle the executor's events, cancel running jobs that are no longer wanted, and start the next job."""
         for event in self.executor.events():
-            self._hear(event)
+            self._handle(event)
         if self.executor.is_ready:
-            self._resumed("worker")
+            self.holds.end("worker")
         if self.intake is not None:
             for job_id in self.intake.unwanted & self.status.running.keys():
-                self._call_off(self.status.running[job_id])
-        if self.session is not None and not self.signals.stop and time.monotonic() >= self.backoff.due:
+                self._cancel(self.status.running[job_id])
+        if self.session is not None and not self.signals.stop and time.monotonic() >= self.holds.due_s:
             self._start(self.session)
 
-    def _start(self, session: Session) -> None:
-        """Begin one job, if nothing is in the way. What needs no rendering never waits for a render."""
-        session.queue_again()
-        paused = session.arrivals.paused()
-        if not session.can_start(paused=paused) and not self.status.running and self.status.holds:
-            self._look_for_outbox(session)
-            self._resumed("work", "worker")
-        only_urgent = paused or not self.executor.capacity
-        ticket = session.schedule.choose(time.time(), time.monotonic(), self._warm(), only_urgent=only_urgent)
-        if ticket is not None:
-            self._go_on(session, ticket, lambda: self._begun(session, ticket))
+    def _wait(self, seconds: float) -> None:
+        """Sleep until something happens, at most this long."""
+        for descriptor, _events in self.poll.poll(max(0.0, seconds) * 1000):
+            if descriptor == self.signals.fd:
+                self.signals.drain()
+            elif descriptor == self.events.wake_fd and self.intake is None:
+                self.events.take()  # without an intake nothing else does, and the descriptor would stay readable
 
-    @staticmethod
-    def _begun(session: Session, ticket: Ticket) -> Job | Outcome | None:
-        session.open_outbox()
-        return pipeline.begin(session.spool, ticket.job_id)
+    def _idle_s(self) -> float:
+        """Seconds until there is something to do if nothing happens before."""
+        now, session = time.monotonic(), self.session
+        waits_s = [INBOX_CHECK_S, self.status.due_in()]
+        if self.watchdog_s is not None:
+            waits_s.append(self.watchdog_due_s - now)
+        if session is None or self.intake is None:
+            return min(*waits_s, self.holds.due_s - now)
+        if self.intake.busy or session.spool.released or session.arrivals.busy():
+            return 0.0
+        waits_s += [entry.due_s - now for entry in session.deferred.values()]
+        waits_s.append(session.arrivals.due_in(now))
+        can_render = self.executor.capacity and not session.arrivals.paused()
+        if session.schedule.has_urgent() or (can_render and session.schedule.has_ready(time.time())):
+            waits_s.append(self.holds.due_s - now)
+        if can_render and (start := session.schedule.next_start()) is not None:
+            waits_s.append(start - time.time())
+        return min(waits_s)
 
-    def _call_off(self, running: RunningJob) -> None:
-        """Nobody wants the job that is being rendered: its chunk may end, so that the model stays loaded."""
-        if not running.is_called_off:
-            running.is_called_off = True
-            self.executor.cancel(running.ticket.job_id)
-            name = running.ticket.name
-            log.info("cancelling after this chunk", action="cancelling", job_id=running.ticket.job_id, name=name)
+    def _is_finished(self) -> bool:
+        """With `--once` or `--until-idle`: whether nothing can be rendered now.
 
-    def _let_chunks_end(self) -> None:
-        """The daemon stops: running chunks may end, within limits.stop_grace_s; a second signal does not wait."""
+        Raises:
+            Hold: Something on hold keeps jobs from being rendered.
+        """
+        if not self.until_idle or self.status.running:
+            return False
+        if self.holds:
+            what, entry = next(iter(self.holds.entries.items()))
+            reason = entry.reason if entry.reason.startswith(f"{what}: ") else f"{what}: {entry.reason}"
+            raise Hold(reason, entry.hint)
+        if self.readers.trouble:
+            hint = "Check the daemon's log and `voicespool doctor`, then try again."
+            raise Hold(self.readers.trouble, hint)
+        if self.intake is None or not self.intake.ended or not self.intake.session.arrivals.settled():
+            return False
+        session = self.intake.session
+        if session.can_start(paused=session.arrivals.paused()) or session.being_read or session.spool.released:
+            return False
+        if session.deferred:
+            deferred = next(iter(session.deferred.values()))
+            raise Hold(f"{printable(deferred.ticket.name)}: {deferred.reason}")
+        return True
+
+    def _fail_if_files_are_held(self) -> None:
+        """Raise Hold if the file system refused a file, so that a run from cron does not exit with 0."""
+        held = self.session.arrivals.waiting(held=True) if self.session is not None else []
+        if held:
+            more = f" (and {len(held) - 1} more)" if len(held) > 1 else ""
+            hint = "Let the daemon's user read the file and move it out of its folder."
+            raise Hold(f"held: {printable(held[0].source)}: {held[0].reason}{more}", hint)
+
+    def _stop_jobs(self) -> None:
+        """The daemon stops: let running chunks end within limits.stop_grace_s; a second signal does not wait."""
         if self.status.running:
             log.info("stopping after this chunk", action="stopping")
             systemd.stopping("finishing a chunk")
         for job_id in self.status.running:
             self.executor.cancel(job_id)
         while self.status.running and not self.signals.kill:
-            self.tend()
+            self.turn()
         for running in list(self.status.running.values()):
             self._put_back(running.ticket)
 
-    def _finished(self) -> bool:
-        """With `--once` or `--until-idle`: whether nothing can be rendered now.
+    def _close(self) -> None:
+        systemd.stopping()
+        self.executor.stop(at_once=self.signals.kill)
+        self.status.state = "stopped"
+        self.status.write(self.session)
+        if self.session is not None:
+            while self.session.spool.released:
+                pipeline.tidy(self.session.spool)
+            self.session.close()
+        log.info("spool stopped", action="stop")
 
-        Raises:
-            Hold: Something could, if it were not for this.
-        """
-        if not self.passing or self.status.running:
-            return False
-        if self.status.holds:
-            what, (reason, _) = next(iter(self.status.holds.items()))
-            raise Hold(reason if reason.startswith(f"{what}: ") else f"{what}: {reason}", self.hints[what])
-        if self.readers.trouble:
-            raise Hold(
-                self.readers.trouble, "The log of the daemon and `voicespool doctor` may say more; try again later."
-            )
-        if self.intake is None or not self.intake.ended or not self.intake.session.arrivals.settled():
-            return False
-        session = self.intake.session
-        if session.can_start(paused=session.arrivals.paused()):
-            return False
-        if session.being_read or session.spool.released:
-            return False
-        if session.deferred:
-            raise Hold(_words(next(iter(session.deferred.values()))))
-        return True
+    # --- jobs --------------------------------------------------------------------------------------------------------
 
-    def _complain_of_held_files(self) -> None:
-        """A run from cron that leaves a file behind because the file system refuses it must not look well."""
-        held = self.session.arrivals.waiting(held=True) if self.session is not None else []
-        if held:
-            more = f" (and {len(held) - 1} more)" if len(held) > 1 else ""
-            hint = "Let the user that the spool runs as read the file and take it out of its folder."
-            raise Hold(f"held: {printable(held[0].source)}: {held[0].reason}{more}", hint)
+    def _start(self, session: Session) -> None:
+        """Start one job, if nothing is on hold. A job that needs no rendering never waits for a render."""
+        session.queue_again()
+        paused = session.arrivals.paused()
+        if self.holds and not self.status.running and not session.can_start(paused=paused):
+            self._open_outbox(session)  # no job is there to try it
+            self.holds.end("work", "worker")
+        warm = self.executor.warm
+        ticket = session.schedule.choose(
+            time.time(),
+            time.monotonic(),
+            (warm[0], warm[1] or "") if warm else None,
+            only_urgent=paused or not self.executor.capacity,
+        )
+        if ticket is not None:
+            job_id = ticket.job_id
 
-    # --- one job -----------------------------------------------------------------------------------------------------
+            def begin() -> Job | Outcome | None:
+                session.open_outbox()
+                return pipeline.begin(session.spool, job_id)
 
-    def _hear(self, event: Event) -> None:
+            self._advance(session, ticket, begin)
+
+    def _cancel(self, running: RunningJob) -> None:
+        """Cancel a job after its current chunk, so that the model stays loaded."""
+        if not running.is_cancelling:
+            running.is_cancelling = True
+            ticket = running.ticket
+            self.executor.cancel(ticket.job_id)
+            log.info("cancelling after this chunk", action="cancelling", job_id=ticket.job_id, name=ticket.name)
+
+    def _handle(self, event: Event) -> None:
         running, session = self.status.running.get(event.job_id), self.session
-        if running is None or session is None:  # its inbox went away
+        if running is None or session is None:  # its inbox is gone
             return
         if isinstance(event, Progressed):
             running.progress(event.done, event.total)
@@ -283,33 +315,32 @@ class Daemon:
         if result is None:
             self._put_back(running.ticket)
         elif isinstance(result, Hold):
-            self._off(running.ticket)
-            self._put_off(session, running.ticket, result)
+            self._remove_running(running.ticket)
+            self._postpone(session, running.ticket, result)
         else:
-            ended = result
-            self._go_on(session, running.ticket, lambda: pipeline.finish(session.spool, running.job, ended))
+            self._advance(session, running.ticket, partial(pipeline.finish, session.spool, running.job, result))
 
-    def _go_on(self, session: Session, ticket: Ticket, step: Callable[[], Job | Outcome | None]) -> None:
-        """Take a job a step further: to the executor, into the outbox, or back into the queue."""
+    def _advance(self, session: Session, ticket: Ticket, step: Callable[[], Job | Outcome | None]) -> None:
+        """Take a step with a job, after which it is with the executor, published, or back in the queue."""
         try:
-            with holding("the state folder of the inbox"):  # a disk may fill up at any step
-                came = step()
-            if isinstance(came, Job):
-                self._submit(ticket, came)
+            with holding("the state folder of the inbox"):
+                result = step()
+            if isinstance(result, Job):
+                self._submit(ticket, result)
                 return
         except BeingRead as read:
             session.being_read[ticket.job_id] = ticket, read.reading
         except LockLost:
             raise
         except Hold as hold:
-            self._off(ticket)
-            self._put_off(session, ticket, hold)
+            self._remove_running(ticket)
+            self._postpone(session, ticket, hold)
         else:
-            self._resumed("outbox", "work")
+            self.holds.end("outbox", "work")
             session.deferred.pop(ticket.job_id, None)
-            if came is not None:
-                self._tell_outcome(came)
-        self._off(ticket)
+            if result is not None:
+                self._report(result)
+        self._remove_running(ticket)
 
     def _submit(self, ticket: Ticket, job: Job) -> None:
         """Raises Hold when the executor can't take it."""
@@ -317,233 +348,180 @@ class Daemon:
             self._put_back(ticket)
             return
         self.executor.submit(job.order)
-        before = self.status.running.get(ticket.job_id)
+        earlier_attempt = self.status.running.get(ticket.job_id)
         self.status.running[ticket.job_id] = (
-            RunningJob(ticket, job, time.time()) if before is None else replace(before, job=job)
+            replace(earlier_attempt, job=job) if earlier_attempt else RunningJob(ticket, job, time.time())
         )
         self.status.changed()
 
-    def _off(self, ticket: Ticket) -> None:
-        """A job is not running any more."""
+    def _remove_running(self, ticket: Ticket) -> None:
         if self.status.running.pop(ticket.job_id, None) is not None:
             self.status.changed()
         if self.intake is not None:
             self.intake.unwanted.discard(ticket.job_id)
 
     def _put_back(self, ticket: Ticket) -> None:
-        """The daemon stops: the job stays in its claim, with the chunks that are finished."""
-        self._off(ticket)
+        """The daemon stops: the job stays claimed, with its finished chunks."""
+        self._remove_running(ticket)
         if self.session is not None:
             self.session.schedule.add(ticket)
         log.info("job put back", action="put_back", job_id=ticket.job_id, name=ticket.name)
 
-    def _tell_outcome(self, outcome: Outcome) -> None:
+    def _report(self, outcome: Outcome) -> None:
         self.status.add(outcome)
         doubts = {"doubts": list(outcome.reasons)} if outcome.verdict == "doubtful" else {}
         words = ({"message": outcome.message} if outcome.message else {}) | doubts
-        say = log.warning if words and outcome.status != "cancelled" else log.info
-        say(
+        write = log.warning if words and outcome.status != "cancelled" else log.info
+        write(
             f"job {outcome.status}", action=outcome.status, job_id=outcome.job_id, name=outcome.name,
             folder=str(outcome.folder), duration_s=round(outcome.duration_s, 2), **words,
         )  # fmt: skip
 
-    def _put_off(self, session: Session, ticket: Ticket, hold: Hold) -> None:
-        """Nothing is wrong with the job: it waits where it is, and so does everything behind it."""
+    def _postpone(self, session: Session, ticket: Ticket, hold: Hold) -> None:
+        """Nothing is wrong with the job: defer it behind the others if one of its files is the cause, else hold all."""
         if session is not self.session:
-            return  # the inbox is away, and the job in it
-        if self._is_its_own(session, hold):
+            return  # the inbox is gone, and the job with it
+        if self._concerns_one_job(session, hold):
             log.warning("job deferred", action="defer", job_id=ticket.job_id, name=ticket.name, reason=hold.message)
             session.defer(ticket, hold.message)
             self.status.changed()
             return
         session.schedule.add(ticket)
         if isinstance(hold, InboxGone):
-            self._lose_inbox(hold)
+            self._close_inbox(hold)
         else:
-            session.spool.outbox = None  # found anew, and looked at, before the next try
-            self._hold(HOLD_NAMES.get(type(hold), "work"), hold)
+            session.spool.outbox = None  # opened and checked again before the next job
+            self.holds.begin(HOLD_NAMES.get(type(hold), "work"), hold)
 
-    def _is_its_own(self, session: Session, hold: Hold) -> bool:
-        """Whether the trouble that a job ran into is of some file of its own: the folders themselves are well.
-
-        A disk that is full or broken, or a machine that lacks something, is never one file's fault.
-        """
+    def _concerns_one_job(self, session: Session, hold: Hold) -> bool:
+        """Whether the file system refused a file of one job, while the folders and the disk are well."""
         error = hold.__cause__
         if type(hold) is not Hold or not isinstance(error, OSError) or error.errno in NOT_OF_ONE_JOB:
             return False
         outbox = session.spool.outbox
         return session.spool.store.refuses() is None and (outbox is None or outbox.refuses() is None)
 
-    def _breathe(self, session: Session) -> None:
-        """One turn without waiting, between two slices of something long."""
-        self._tend_while_in_use(session, wait=False)
-
-    def _tend_while_in_use(self, session: Session, *, wait: bool) -> None:
-        """One turn in the middle of a job. The paths of an inbox that is closed may be another one's by now.
+    def _turn_between_slices(self, session: Session) -> None:
+        """Take a turn without waiting, in the middle of a long piece of work.
 
         Raises:
-            InboxGone: It was closed.
+            InboxGone: That turn closed the session; the paths of the work may now lead into another inbox.
         """
-        self.tend(wait=wait)
+        self.turn(wait=False)
         if self.session is not session:
-            raise InboxGone("the inbox went away while a job was read or published")
+            raise InboxGone("the inbox disappeared while a job was read or published")
 
     def _running(self) -> list[Ticket]:
         return [running.ticket for running in self.status.running.values()]
 
-    def _queued(self, ticket: Ticket) -> None:
-        """Let the executor start while the first job is still on its way to it."""
+    def _on_queued(self, ticket: Ticket) -> None:
+        """Let the executor start up while its first order is being prepared."""
         self.status.changed()
-        wanted = ticket.priority != URGENT and not ticket.not_before and not self.status.holds
-        if wanted and self.session is not None and not self.session.arrivals.paused():
+        will_render = ticket.priority != URGENT and not ticket.not_before and not self.holds
+        if will_render and self.session is not None and not self.session.arrivals.paused():
             self.executor.expect()
 
-    # --- holds: the inbox, the outbox ------------------------------------------------------------------------------
+    # --- inbox and outbox --------------------------------------------------------------------------------------------
 
-    def _open(self, *, first: bool = False) -> None:
-        """Open the inbox; what an earlier daemon claimed there is read back in slices."""
+    def _open_inbox(self, *, first: bool = False) -> None:
+        """Open the inbox. The intake then reads back what an earlier daemon claimed there."""
         try:
             with holding("the inbox"):
                 session = Session.open(self.config, self.events)
         except (LockHeld, LockLost):
             raise
         except Hold as hold:
-            self._hold("inbox", hold)
+            self.holds.begin("inbox", hold)
             return
         except ConfigError as error:
             if first:
                 raise
-            self._hold("inbox", Hold(error.message, error.hint))
+            self.holds.begin("inbox", Hold(error.message, error.hint))
             return
         session.spool.elsewhere = self.readers
-        session.spool.breathe, session.spool.at_leisure = partial(self._breathe, session), True
-        self.session, self.inbox_id, self.new_inbox_since = session, session.spool.store.inbox_id, None
-        self.inbox_device = _device(self.config.inbox)
+        session.spool.breathe, session.spool.at_leisure = partial(self._turn_between_slices, session), True
+        self.session, self.intake = session, Intake(session, self._on_queued, self._running)
+        self.inbox_id, self.inbox_device = session.spool.store.inbox_id, _device(self.config.inbox)
+        self.new_inbox_since_s = None
         self.executor.worker.inherited = (session.state.fd,)
-        self.intake = Intake(session, self._queued, self._running)
-        if session.left and "inbox" not in self.status.holds:
+        if session.left and "inbox" not in self.holds.entries:
             log.info("reading back claimed jobs", action="recover", jobs=len(session.left))
-        self._look_for_outbox(session)
+        self._open_outbox(session)
 
-    def _look_after_inbox(self) -> None:
-        """Notice that the inbox went away, came back, or was replaced by a new one."""
+    def _check_inbox(self) -> None:
+        """Notice that the inbox is gone, is back, or was replaced by a new one."""
         now = time.monotonic()
         if self.session is None:
-            if now >= self.backoff.due:
-                self._look_for_inbox(now)
-        elif now - self.inbox_checked_s >= INBOX_LOOK_S:
+            if now >= self.holds.due_s:
+                self._find_inbox(now)
+        elif now - self.inbox_checked_s >= INBOX_CHECK_S:
             self.inbox_checked_s = now
-            with self._inbox_may_go():
+            with self._closing_inbox_on_hold():
                 self.session.spool.store.check()
 
-    def _look_for_inbox(self, now: float) -> None:
-        """The one of before: go on. Another one, empty or not, is taken as new when it has stayed for half a minute.
+    def _find_inbox(self, now: float) -> None:
+        """Open the same inbox at once, and a new one when it has been there for NEW_INBOX_AFTER_S.
 
-        One on another file system is not: it is the mount point of a share that is away.
+        A folder on another file system is never a new inbox: it is the mount point of a share that is gone.
         """
-        if self.inbox_id is None or self._found_inbox() == self.inbox_id:
-            self._open()
+        if self.inbox_id is None or self._found_inbox_id() == self.inbox_id:
+            self._open_inbox()
             return
         if _device(self.config.inbox) != self.inbox_device or not os.path.isdir(self.config.inbox):
-            self.new_inbox_since = None
-        elif self.new_inbox_since is None:
-            self.new_inbox_since = now
-        elif now - self.new_inbox_since >= NEW_INBOX_AFTER_S:
+            self.new_inbox_since_s = None
+        elif self.new_inbox_since_s is None:
+            self.new_inbox_since_s = now
+        elif now - self.new_inbox_since_s >= NEW_INBOX_AFTER_S:
             log.error(
-                "the inbox is a new one; what was claimed in the old one is not here",
-                action="new_inbox", jobs=self.lost[:100], jobs_count=len(self.lost),
+                "the inbox is a new one; it lacks the jobs claimed in the old one",
+                action="new_inbox", jobs=self.lost_jobs[:100], jobs_count=len(self.lost_jobs),
             )  # fmt: skip
-            self._open()
+            self._open_inbox()
             return
-        self.backoff.wait()
+        self.holds.back_off()
 
-    def _found_inbox(self) -> str | None:
+    def _found_inbox_id(self) -> str | None:
         try:
             return read_id(self.config.state_dir)
         except OSError:
             return None
 
     @contextlib.contextmanager
-    def _inbox_may_go(self) -> Iterator[None]:
+    def _closing_inbox_on_hold(self) -> Iterator[None]:
         try:
             with holding("the inbox"):
                 yield
         except LockLost:
             raise
         except Hold as hold:
-            self._lose_inbox(hold)
+            self._close_inbox(hold)
 
-    def _lose_inbox(self, hold: Hold) -> None:
-        """The inbox is away, or its file system refuses: let go of it; its jobs are safe in its own folders."""
+    def _close_inbox(self, hold: Hold) -> None:
+        """The inbox is gone, or its file system refuses: close it. Its jobs are safe in its own folders."""
         session, self.session, self.intake = self.session, None, None
         if session is None:
             return
-        self.lost = [printable(ticket.name) for ticket in session.schedule.first(len(session.schedule))]
-        self.lost[:0] = [printable(ticket.name) for ticket in self._running()]
+        tickets = [*self._running(), *session.schedule.first(len(session.schedule))]
+        self.lost_jobs = [printable(ticket.name) for ticket in tickets]
         self.status.running.clear()
-        self.executor.stop(at_once=True)  # it holds the state folder open too, and an unmount would stay busy
+        self.executor.stop(at_once=True)  # it has the state folder open too, which keeps an unmount busy
         session.close()
         self.events.forget()
-        self._hold("inbox", hold)
+        self.holds.begin("inbox", hold)
 
-    def _look_for_outbox(self, session: Session) -> None:
-        """Open the outbox if it is there, so that a hold shows (and ends) also while there is no job."""
+    def _open_outbox(self, session: Session) -> None:
+        """Open the outbox if it is there, so that its hold begins and ends also without a job."""
         try:
             session.open_outbox()
         except Hold as hold:
-            self._hold("outbox", hold)
+            self.holds.begin("outbox", hold)
         else:
-            self._resumed("outbox")
+            self.holds.end("outbox")
 
-    def _hold(self, what: str, hold: Hold) -> None:
-        before = self.status.holds.get(what)
-        if before is None or before[0] != hold.message:
-            log.warning("on hold", action="hold", what=what, reason=hold.message, hint=hold.hint)
-            self.status.holds[what] = hold.message, before[1] if before else time.time()
-            self.hints[what] = hold.hint
-            self.status.changed()
-        self.backoff.wait()
-
-    def _resumed(self, *whats: str) -> None:
-        for what in whats:
-            if self.status.holds.pop(what, None) is not None:
-                log.info("hold is over", action="resume", what=what)
-                self.status.changed()
-        if not self.status.holds:
-            self.backoff.over()
-
-    # --- small duties ------------------------------------------------------------------------------------------------
-
-    def _wait(self, seconds: float) -> None:
-        """Sleep until something happens, at most so long."""
-        for descriptor, _events in self.poll.poll(max(0.0, seconds) * 1000):
-            if descriptor == self.signals.fd:
-                self.signals.drain()
-            elif descriptor == self.events.wake_fd and self.intake is None:
-                self.events.take()  # nobody else does while the inbox is away, and the descriptor would stay readable
-
-    def _idle_for_s(self) -> float:
-        now, session = time.monotonic(), self.session
-        dues = [INBOX_LOOK_S, self.status.due_in()]
-        if self.watchdog_s is not None:
-            dues.append(self.watchdog_due_s - now)
-        if session is None or self.intake is None:
-            return min(*dues, self.backoff.due - now)
-        if self.intake.busy or session.spool.released:
-            return 0.0
-        dues += [entry.due_s - now for entry in session.deferred.values()]
-        dues.append(session.arrivals.due_in(now))
-        if session.arrivals.busy():
-            return 0.0
-        has_room = self.executor.capacity and not session.arrivals.paused()
-        if session.schedule.has_urgent() or (has_room and session.schedule.has_ready(time.time())):
-            dues.append(self.backoff.due - now)
-        if has_room and (start := session.schedule.next_start()) is not None:
-            dues.append(start - time.time())
-        return min(dues)
+    # --- configuration and status ------------------------------------------------------------------------------------
 
     def _reload_if_asked(self) -> None:
-        """SIGHUP: take over a new configuration; a bad one is reported and the old one stays."""
+        """On SIGHUP, use the new configuration; if it is wrong, report it and keep the old one."""
         if not self.signals.reload:
             return
         self.signals.reload = False
@@ -555,7 +533,7 @@ class Daemon:
             if self.session is not None:
                 self.session.reload(usable)
             else:
-                job_rules(usable)  # says what is wrong with `defaults`
+                job_rules(usable)  # raises ConfigError if `defaults` are wrong
             self.readers.configure(usable)
             self.executor.limits, self.executor.idle_s = usable.limits, usable.device.idle_s
             self.config_read, self.config = ConfigRead.of(fresh, self.config, time.time()), usable
@@ -566,19 +544,20 @@ class Daemon:
             reason = "; ".join(error.message.splitlines())
             self.config_read = replace(self.config_read, at_s=time.time(), changed=(), error=reason)
             log.error("the new configuration is wrong; the old one stays", action="reload", reason=reason)
-        self.status.settings = told(self.config, self.config_path, self.config_read)
+        self.status.settings = config_in_status(self.config, self.config_path, self.config_read)
         self.status.changed()
         systemd.ready()
 
-    def _tell(self) -> None:
-        """Keep status.json and systemd informed."""
+    def _update_status(self) -> None:
+        """Keep status.json and systemd up to date."""
         state = self._state()
         if state != self.status.state:
             self.status.state = state
             self.status.changed()
             systemd.status(state)
-        if self.session is not None and self.session.arrivals.changes != self.told_changes:
-            self.told_changes = self.session.arrivals.changes
+        arrivals_changes = self.session.arrivals.changes if self.session is not None else self.written_changes[1]
+        if (changes := (self.holds.changes, arrivals_changes)) != self.written_changes:
+            self.written_changes = changes
             self.status.changed()
         if self.executor.warm != self.status.warm:
             self.status.warm = self.executor.warm
@@ -593,37 +572,18 @@ class Daemon:
         session = self.session
         if self.signals.stop:
             return "stopping"
-        if self.status.holds or session is None:
+        if self.holds or session is None:
             return "hold"
         paused = session.arrivals.paused()
         if self.status.running or session.can_start(paused=paused):
             return "running"
-        if not session.arrivals.looked_around:
+        if not session.arrivals.swept_once:
             return "starting"
         return "paused" if paused else "idle"
 
-    def _warm(self) -> tuple[str, str] | None:
-        return (self.executor.warm[0], self.executor.warm[1] or "") if self.executor.warm else None
-
-    def _close(self) -> None:
-        systemd.stopping()
-        self.executor.stop(at_once=self.signals.kill)
-        self.status.state = "stopped"
-        self.status.write(self.session)
-        if self.session is not None:
-            while self.session.spool.released:
-                pipeline.tidy(self.session.spool)
-            self.session.close()
-        log.info("spool stopped", action="stop")
-
-
-def _words(deferred: Deferred) -> str:
-    """Why a job waits behind the others."""
-    return f"{printable(deferred.ticket.name)}: {deferred.reason}"
-
 
 def _device(folder: Path) -> int | None:
-    """Which file system a folder lies on; None when it can't be told."""
+    """The device number of a folder's file system; None if the folder can't be read."""
     try:
         return folder.stat().st_dev
     except OSError:

@@ -15,30 +15,28 @@ def reason(what: str, inbox: Path, source: str, error: OSError) -> str:
     """A sentence about what the file system refused.
 
     Args:
-        what: What could not be done, such as "it can't be read".
-        inbox: The inbox.
-        source: Path of the file in it, or of a folder, with a `/` at its end.
-        error: What the system answered.
+        what: What failed, such as "it can't be read".
+        source: Path of the file in the inbox, or of a folder, which ends with `/`.
     """
-    said = f"{what}: {error.strerror}"
+    sentence = f"{what}: {error.strerror}"
     if error.errno not in {errno.EACCES, errno.EPERM}:
-        return said
+        return sentence
     try:
-        cure = _cure(inbox, source)
+        command = _command(inbox, source)
     except OSError:  # it is gone meanwhile
-        cure = ""
-    return f"{said}; to free it: {cure}" if cure else said
+        command = ""
+    return f"{sentence}; to free it: {command}" if command else sentence
 
 
-def _cure(inbox: Path, source: str) -> str:
-    """The command for the first thing on the way that refuses; "" when nothing does that modes decide about."""
+def _command(inbox: Path, source: str) -> str:
+    """The command for the first folder or file on the path whose mode refuses access; "" if no mode does."""
     parts = source.rstrip("/").split("/")
     folders = parts if source.endswith("/") else parts[:-1]
     path = inbox
     for name in folders:
         path /= name
         if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
-            return _opened("rwx", path)
+            return _grant("rwx", path)
     if source.endswith("/"):
         return ""
     file = path / parts[-1]
@@ -49,8 +47,8 @@ def _cure(inbox: Path, source: str) -> str:
     return ""
 
 
-def _opened(rights: str, folder: Path) -> str:
-    """How its owner lets the spool's user into a folder."""
+def _grant(rights: str, folder: Path) -> str:
+    """The command with which its owner lets the daemon's user into a folder."""
     status, groups = os.lstat(folder), {os.getegid(), *os.getgroups()}
     if status.st_uid == os.geteuid():
         return f"chmod u+{rights} {shell_word(folder)}"
@@ -60,7 +58,7 @@ def _opened(rights: str, folder: Path) -> str:
 
 
 def _is_kept_by_sticky(folder: Path, file: Path) -> bool:
-    """Whether only the owner of a file, or of its folder, may take it out: neither is the spool's user."""
+    """Whether only another user may move a file out of a sticky folder."""
     status = os.lstat(folder)
     owners = {status.st_uid, os.lstat(file).st_uid}
     return bool(status.st_mode & stat.S_ISVTX) and os.geteuid() not in owners

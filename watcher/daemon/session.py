@@ -1,4 +1,4 @@
-"""All that belongs to one inbox while its lock is held: opened at the start, and anew when the inbox was away."""
+"""Everything that belongs to one inbox while the daemon holds its lock."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from watcher.config import folders
 from watcher.config.folders import EXPOSED_CURE
 from watcher.config.job_rules import job_rules
 from watcher.config.settings import Config
-from watcher.daemon import arrivals
 from watcher.daemon.arrivals import Arrivals
 from watcher.daemon.events import Events
+from watcher.daemon.readiness import ArrivalPolicy, Readiness
 from watcher.log import log
 
 
 def worker_limits(config: Config) -> JobLimits:
-    """What a worker holds each job to."""
+    """The limits that the worker enforces on each job."""
     return JobLimits(config.limits.audio_s, config.limits.speaker_text_chars)
 
 
 def places(config: Config) -> Places:
-    """Where the configuration lets files named by a job lie."""
+    """The folders from which a job may name files."""
     return Places(config.inbox, config.voices, config.state_dir, config.allowed_roots, config.limits.recording_bytes)
 
 
 def _rules(config: Config) -> Rules:
-    """Rules for a process that must not look at models itself."""
+    """The rules for job files in the daemon, which does not inspect models itself."""
     return replace(job_rules(config), models=ModelsElsewhere())
 
 
-def _bound(snapshots: Snapshots, config: Config) -> None:
+def _set_bounds(snapshots: Snapshots, config: Config) -> None:
     snapshots.job_bytes, snapshots.free_bytes = config.limits.job_bytes, config.limits.free_bytes
 
 
 def publishing(config: Config) -> PublishPolicy:
-    """How the configuration wants results to be published."""
+    """How results are published."""
     results = config.results
     return PublishPolicy(results.on_existing == "replace", results.folder_mode, results.gid)
 
@@ -59,12 +59,11 @@ DEFER_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 @dataclass(slots=True)
 class Deferred:
-    """A job that ran into trouble which is its own: it waits behind the others, longer each time.
+    """A job one of whose files the file system refused: it waits behind the others, longer each time.
 
     Attributes:
-        reason: In words.
-        since_s: Unix time of the first time.
-        due_s: Monotonic; when it is queued again. Infinity while it is.
+        since_s: When it was first deferred, Unix time.
+        due_s: When it is queued again, monotonic; infinity while it is queued.
         times: How often it was deferred.
     """
 
@@ -80,9 +79,9 @@ class Session:
     """An inbox in use.
 
     Attributes:
-        left: Ids of jobs that an earlier daemon claimed and that are not read back yet, oldest last.
-        deferred: Jobs that ran into trouble of their own, by id, until they have ended.
-        being_read: Jobs whose turn came before their file was read again, by id.
+        left: Ids of claimed jobs that are not in the queue yet, oldest last.
+        deferred: Deferred jobs by id, until they end.
+        being_read: Jobs, by id, that were chosen before a reader had read their file again.
     """
 
     config: Config
@@ -97,10 +96,10 @@ class Session:
 
     @classmethod
     def open(cls, config: Config, events: Events) -> Session:
-        """Make the folders, take the lock, find what an earlier daemon left.
+        """Make the folders, take the lock, find the jobs that an earlier daemon claimed.
 
         Raises:
-            ConfigError: A folder can't be what it is meant to be.
+            ConfigError: A folder of the configuration can't be used.
             Hold: Another daemon has the inbox, or the file system refuses something.
         """
         with contextlib.ExitStack() as undo:
@@ -112,15 +111,15 @@ class Session:
                 undo.callback(lock.release)
                 store = Store.open(config.inbox, state)
                 undo.callback(store.close)
-                session = cls._opened(config, events, store, lock)
+                session = cls._of(config, events, store, lock)
                 danger = folders.exposed(config)
             undo.pop_all()
         if danger:
-            log.warning("the state folder is in reach of others", action="start", reason=danger, hint=EXPOSED_CURE)
+            log.warning("other users can replace the state folder", action="start", reason=danger, hint=EXPOSED_CURE)
         return session
 
     @classmethod
-    def _opened(cls, config: Config, events: Events, store: Store, lock: Lock) -> Session:
+    def _of(cls, config: Config, events: Events, store: Store, lock: Lock) -> Session:
         store.empty_trash()
         spool = Spool(
             store=store,
@@ -135,26 +134,25 @@ class Session:
             limits=worker_limits(config),
             models=config.models,
         )
-        _bound(spool.snapshots, config)
+        _set_bounds(spool.snapshots, config)
         spool.snapshots.sweep()
-        incoming = Arrivals(
+        readiness = Readiness(
             inbox=config.inbox,
             places=places(config),
-            policy=arrivals.ArrivalPolicy(config.ready, config.limits, mounts.is_network(config.inbox)),
-            events=events,
+            policy=ArrivalPolicy(config.ready, config.limits, mounts.is_network(config.inbox)),
             read=spool.read,
             deaths=store.deaths,
             lacks_room=spool.snapshots.why_no_room,
             recall=store.lately.recall,
         )
-        schedule = Schedule(config.limits.affinity_s)
-        return cls(config, store.folder, lock, spool, incoming, schedule, left=store.claimed_ids()[::-1])
+        arrivals, schedule = Arrivals(config.inbox, readiness, events), Schedule(config.limits.affinity_s)
+        return cls(config, store.folder, lock, spool, arrivals, schedule, left=store.claimed_ids()[::-1])
 
     def reload(self, config: Config) -> None:
-        """Use another configuration of the same folders from now on.
+        """Use another configuration of the same folders.
 
         Raises:
-            ConfigError: Its `defaults` are wrong; nothing has changed.
+            ConfigError: Its `defaults` are wrong; nothing was changed.
         """
         self.spool.rules = _rules(config)
         self.config = config
@@ -165,25 +163,26 @@ class Session:
         self.spool.limits = worker_limits(config)
         self.spool.models = config.models
         self.spool.snapshots.places = places(config)
-        _bound(self.spool.snapshots, config)
+        _set_bounds(self.spool.snapshots, config)
         if self.spool.outbox is not None:
             self.spool.outbox.policy = publishing(config)
-        self.arrivals.places = places(config)
-        self.arrivals.policy.ready, self.arrivals.policy.limits = config.ready, config.limits
+        readiness = self.arrivals.readiness
+        readiness.places = places(config)
+        readiness.policy.ready, readiness.policy.limits = config.ready, config.limits
         self.schedule.patience_s = config.limits.affinity_s
 
     def can_start(self, *, paused: bool) -> bool:
-        """Whether a job could start now; while paused, only what needs no rendering."""
+        """Whether a job could start now. While paused, only jobs that need no rendering count."""
         return self.schedule.has_urgent() if paused else self.schedule.has_ready(time.time())
 
     def named(self, name: str) -> list[Ticket]:
-        """All jobs that wait for their turn and that `NAME.cancel` means."""
+        """All jobs that `NAME.cancel` means and that have not started."""
         waiting = [entry.ticket for entry in self.deferred.values() if entry.due_s != float("inf")]
         waiting += [ticket for ticket, _reading in self.being_read.values()]
         return [*self.schedule.named(name), *(ticket for ticket in waiting if ticket.is_meant_by(name))]
 
     def waits(self, job_id: str) -> bool:
-        """Whether a job waits for its turn: queued, deferred, or being read."""
+        """Whether a job has not started: it is queued, deferred or being read."""
         return job_id in self.schedule or job_id in self.deferred or job_id in self.being_read
 
     def defer(self, ticket: Ticket, reason: str) -> None:
@@ -193,7 +192,7 @@ class Session:
         entry.due_s = time.monotonic() + DEFER_S[min(entry.times, len(DEFER_S)) - 1]
 
     def queue_again(self) -> None:
-        """Queue the deferred jobs whose time has come, and those that have been read."""
+        """Queue the deferred jobs that are due, and those that have been read."""
         for entry in self.deferred.values():
             if entry.due_s <= time.monotonic():
                 entry.due_s = float("inf")
@@ -205,7 +204,7 @@ class Session:
         """Open the outbox, if it is not open.
 
         Raises:
-            OutboxGone: It was there before, and is not there now or is another one.
+            OutboxGone: It was there before, and is now gone or another one.
             Hold: The file system refuses something.
         """
         if self.spool.outbox is not None:
@@ -214,7 +213,7 @@ class Session:
             store, config = self.spool.store, self.config
             memory = self.state.path / folders.OUTBOX_MEMORY
             outbox = Outbox.open(config.outbox, memory, store.inbox_id, publishing(config))
-            folders.writable("outbox", config.outbox)  # before a model is loaded for what can't be published
+            folders.writable("outbox", config.outbox)  # before a model is loaded for a result that can't be published
             outbox.clean(keep=lambda job_id: store.folder_of(job_id).has_intent)
         self.spool.outbox = outbox
 

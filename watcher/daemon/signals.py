@@ -1,4 +1,4 @@
-"""What the operator asks of the daemon by signals: the first asks it to stop, the second does not wait."""
+"""Signals for the daemon: SIGTERM or SIGINT stops it after the current chunk, a second one at once; SIGHUP reloads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class Signals:
-    """What the operator has asked for. The wake-up descriptor makes `select` return at once."""
+    """Signals received so far; `fd` is readable after each."""
 
     stop: bool = False
     kill: bool = False
@@ -24,7 +24,7 @@ class Signals:
         self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            self._before[number] = signal.signal(number, self._heard)
+            self._before[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -34,7 +34,7 @@ class Signals:
         os.close(self.fd)
         os.close(self._write)
 
-    def _heard(self, number: int, _frame: object) -> None:
+    def _on_signal(self, number: int, _frame: object) -> None:
         if number == signal.SIGHUP:
             self.reload = True
         elif self.stop:

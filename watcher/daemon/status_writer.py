@@ -1,4 +1,4 @@
-"""status.json as the daemon writes it; `watcher.client.status` has its schema and reads it."""
+"""Writes status.json; `watcher.client.status` has its schema and reads it."""
 
 from __future__ import annotations
 
@@ -39,21 +39,22 @@ from watcher.client.status import (
     Warm,
     read,
 )
-from watcher.daemon.arrivals import Sighting
+from watcher.daemon.holds import Holds
+from watcher.daemon.readiness import Sighting
 from watcher.daemon.session import Deferred, Session
 
 AT_MOST_EVERY_S = 1.0
-FAILURES = 10_000
+MAX_FAILURES = 10_000
 _ENDED = ("done", "doubtful", "failed", "repaired", "cancelled")
 
 
 @dataclass(slots=True)
 class RunningJob:
-    """A job that the executor has, and how far it is.
+    """A job that the executor has, and its progress.
 
     Attributes:
         first_chunk: How many chunks an earlier attempt had finished.
-        is_called_off: Whether the executor was asked to stop it because it was cancelled.
+        is_cancelling: Whether the executor was asked to stop it because it was cancelled.
     """
 
     ticket: Ticket
@@ -62,11 +63,11 @@ class RunningJob:
     chunk: int = 0
     chunks: int = 0
     first_chunk: int = 0
-    is_called_off: bool = False
+    is_cancelling: bool = False
 
     def progress(self, done: int, total: int) -> None:
         if not self.chunks:
-            self.first_chunk = done  # kept from an earlier attempt: says nothing about the pace
+            self.first_chunk = done  # cached by an earlier attempt, so they do not count for the pace
         self.chunk, self.chunks = done, total
 
     def eta_s(self, now_s: float) -> float | None:
@@ -76,22 +77,20 @@ class RunningJob:
 
 @dataclass(slots=True)
 class StatusWriter:
-    """What the daemon tells the world about itself.
+    """The daemon's status, and when to write it.
 
     Attributes:
-        state: One word: starting (the inbox was not looked at as a whole yet), running, idle, paused, hold, stopping,
-            stopped.
-        holds: What waits for the operator -> why, and since when (Unix time, seconds).
+        state: starting (before the first complete scan of the inbox), running, idle, paused, hold, stopping or stopped.
         running: The jobs being rendered, by id.
-        ended: Number of jobs that ended since the start, by status; `doubtful` and `repaired` among them.
-        failures: Names of jobs that failed since the start and were not done later -> how often, the last 10,000.
-        settings: The configuration in use; see `watcher.config.reread.told`.
+        ended: Number of jobs that ended since the start, by status, and among them `doubtful` and `repaired`.
+        failures: Names of jobs that failed since the start and were not done later -> how often; the last 10,000.
+        settings: The configuration in use; see `watcher.config.reread.config_in_status`.
     """
 
     state_dir: Path
     started_s: float = field(default_factory=time.time)
     state: DaemonState = "starting"
-    holds: dict[str, tuple[str, float]] = field(default_factory=dict)
+    holds: Holds = field(default_factory=Holds)
     running: dict[str, RunningJob] = field(default_factory=dict)
     warm: tuple[str, str | None] | None = None
     ended: Counter[str] = field(default_factory=Counter)
@@ -102,8 +101,8 @@ class StatusWriter:
     _changed: bool = True
 
     @classmethod
-    def beside(cls, state_dir: Path) -> StatusWriter:
-        """A writer in this state folder that goes on with the results an earlier daemon told of."""
+    def resumed(cls, state_dir: Path) -> StatusWriter:
+        """A writer that starts with the results in an earlier daemon's status.json."""
         writer = cls(state_dir)
         with contextlib.suppress(OSError, ConfigError), State.open(state_dir) as state:
             writer.results.extend(read(state.path).results)
@@ -116,7 +115,9 @@ class StatusWriter:
         self.ended[outcome.status] += 1
         self.ended["doubtful"] += outcome.verdict == "doubtful"
         if outcome.status == "failed":
-            self._failed(outcome.name)
+            self.failures[outcome.name] += 1
+            if len(self.failures) > MAX_FAILURES:
+                del self.failures[next(iter(self.failures))]  # `ended` still counts it as failed
         elif outcome.status == "done":
             self._repaired(outcome.name)
         self.results.append(
@@ -135,13 +136,8 @@ class StatusWriter:
         )
         self.changed()
 
-    def _failed(self, name: str) -> None:
-        self.failures[name] += 1
-        if len(self.failures) > FAILURES:
-            del self.failures[next(iter(self.failures))]  # the oldest stays counted as failed
-
     def _repaired(self, name: str) -> None:
-        """A job of this name is done: its earlier failures need nobody's attention any more."""
+        """A job of this name is done: count its earlier failures as repaired."""
         repaired = self.failures.pop(name, 0)
         self.ended["failed"] -= repaired
         self.ended["repaired"] += repaired
@@ -150,14 +146,12 @@ class StatusWriter:
                 self.results[number] = result.model_copy(update={"done_since": True})
 
     def due_in(self) -> float:
-        """Seconds until it is to be written again: soon after a change, and now and then to show that it is alive."""
+        """Seconds until the next write: soon after a change, else often enough to show that the daemon lives."""
         age = time.monotonic() - self._written_at
         return max(0.0, (AT_MOST_EVERY_S if self._changed else AT_LEAST_EVERY_S) - age)
 
     def write(self, session: Session | None) -> None:
-        """Replace status.json, if it is this daemon's to write. A full or absent disk is no reason to stop: the log
-        says the same.
-        """
+        """Replace status.json if this daemon owns it. Errors are ignored, since the log has the same facts."""
         self._written_at, self._changed = time.monotonic(), False
         with contextlib.suppress(OSError, ConfigError, LockLost), self._own_folder(session) as folder:
             content = to_json(self._content(session).model_dump(mode="json", by_alias=True)) + b"\n"
@@ -165,10 +159,10 @@ class StatusWriter:
 
     @contextlib.contextmanager
     def _own_folder(self, session: Session | None) -> Iterator[Path]:
-        """The state folder, of the session or, while there is none, if nobody else has it.
+        """The session's state folder; without a session, the configured one if no other daemon has it.
 
         Raises:
-            LockLost, ConfigError, OSError: It is not this daemon's.
+            LockLost, ConfigError, OSError: It does not belong to this daemon.
         """
         if session is not None:
             session.lock.check()
@@ -188,8 +182,8 @@ class StatusWriter:
             updated_at=iso(time.time()),
             state=self.state,
             holds=tuple(
-                HoldNow(what=what, reason=printable(reason), since=iso(since))
-                for what, (reason, since) in self.holds.items()
+                HoldNow(what=what, reason=printable(entry.reason), since=iso(entry.since_s))
+                for what, entry in self.holds.entries.items()
             ),
             counts=self._counts(session),
             warm=Warm(engine=self.warm[0], checkpoint=self.warm[1]) if self.warm else None,

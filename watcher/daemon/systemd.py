@@ -1,4 +1,4 @@
-"""What the daemon tells systemd: sd_notify(3) and sd_watchdog_enabled(3), a few bytes to a datagram socket.
+"""Notifications to systemd over its datagram socket; see sd_notify(3) and sd_watchdog_enabled(3).
 
 Without systemd (`$NOTIFY_SOCKET` unset) nothing is sent and nothing fails.
 """
@@ -13,28 +13,28 @@ from collections.abc import Mapping
 from files.printable import printable
 
 SEND_TIMEOUT_S = 1.0
-"""systemd reads at once; a daemon must not stop for a notification that nobody reads."""
+"""systemd reads at once; the daemon must not block on a socket that nobody reads."""
 
 STATUS_CHARS = 200
 
 
 def ready(status: str = "") -> bool:
-    """Say that start or reload is finished."""
+    """Notify that start or reload is finished."""
     return _notify("READY=1", *_status_line(status))
 
 
 def reloading() -> bool:
-    """Say that the configuration is being read again; `ready()` must follow."""
+    """Notify that the configuration is being read again; `ready()` must follow."""
     return _notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def stopping(status: str = "") -> bool:
-    """Say that the daemon is on its way out."""
+    """Notify that the daemon is stopping."""
     return _notify("STOPPING=1", *_status_line(status))
 
 
 def watchdog() -> bool:
-    """Say that the loop still turns."""
+    """Notify that the loop is alive."""
     return _notify("WATCHDOG=1")
 
 
@@ -44,7 +44,7 @@ def status(text: str) -> bool:
 
 
 def watchdog_interval_s(environ: Mapping[str, str] = os.environ) -> float | None:
-    """How often `watchdog()` is to be called: half of what systemd allows; None when it does not watch us."""
+    """How often to call `watchdog()`: half of what systemd allows; None without a watchdog for this process."""
     try:
         allowed_us = int(environ["WATCHDOG_USEC"])
         watched_pid = int(environ.get("WATCHDOG_PID", os.getpid()))
@@ -54,12 +54,12 @@ def watchdog_interval_s(environ: Mapping[str, str] = os.environ) -> float | None
 
 
 def _status_line(text: str) -> tuple[str, ...]:
-    """One `STATUS=` line; a line end in it would start another variable, so it goes through `printable`."""
+    """One `STATUS=` line. A line end in the text would start another variable, hence `printable`."""
     return (f"STATUS={printable(text, STATUS_CHARS)}",) if text else ()
 
 
 def _notify(*lines: str) -> bool:
-    """Send lines to the socket of this moment's `$NOTIFY_SOCKET`; True when they were handed over."""
+    """Send lines to `$NOTIFY_SOCKET`; True when they were sent."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not lines or address[:1] not in {"/", "@"}:
         return False
@@ -69,6 +69,6 @@ def _notify(*lines: str) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.settimeout(SEND_TIMEOUT_S)
             channel.sendto("\n".join(lines).encode("utf-8", "replace"), address)
-    except (OSError, ValueError):  # a notification is a courtesy: the spool works on without
+    except (OSError, ValueError):
         return False
     return True

@@ -1,4 +1,4 @@
-"""Who renders orders. `local` is the worker process on this machine.
+"""Executors render orders. `local` is the worker process on this machine.
 
 One room for each executor.
 May import `watcher.config`, `jobs`.

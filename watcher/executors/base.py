@@ -1,4 +1,4 @@
-"""What the daemon's loop asks of whoever renders orders."""
+"""The protocol between the daemon's loop and an executor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class Progressed:
     """A chunk of an order is finished.
 
     Attributes:
-        done, total: Chunks that are finished, cached ones included, and that the order has.
+        done: Finished chunks, including cached ones.
+        total: All chunks of the order.
     """
 
     job_id: str
@@ -25,11 +26,11 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The executor is through with an order.
+    """An order has ended.
 
     Attributes:
-        result: What was rendered; or why not: the order's own failure, or a hold, which says nothing about the order.
-            None: it was stopped as `cancel` asked, and its finished chunks are kept.
+        result: The rendering; RenderFailed if the order failed; Hold if nothing is wrong with the order. None if
+            `cancel` stopped it; its finished chunks are kept.
     """
 
     job_id: str
@@ -40,7 +41,7 @@ Event = Progressed | Ended
 
 
 class Executor(Protocol):
-    """Renders orders while the loop does other things. No method waits for a render."""
+    """Renders orders while the loop runs. No method waits for a render."""
 
     @property
     def capacity(self) -> int:
@@ -48,34 +49,34 @@ class Executor(Protocol):
 
     @property
     def is_ready(self) -> bool:
-        """Whether it has shown that it can render."""
+        """Whether it has started and can render."""
 
     @property
     def warm(self) -> tuple[str, str | None] | None:
         """Engine and checkpoint that are loaded; None when none is."""
 
     def fileno(self) -> int:
-        """A descriptor that is readable when `events` has something new."""
+        """A descriptor that is readable when there are new events."""
 
     def expect(self) -> None:
-        """An order will come soon: start what takes long. Never raises."""
+        """Start up, since an order follows soon. Never raises."""
 
     def submit(self, order: Order) -> None:
-        """Take an order. `Ended` comes for it once, unless `stop` does first.
+        """Take an order. One `Ended` event follows, unless `stop` is called before.
 
         Raises:
-            Hold: It can't now; nothing is wrong with the order.
+            Hold: The executor can't take it now; nothing is wrong with the order.
         """
 
     def cancel(self, job_id: str) -> None:
-        """Stop an order at the end of the chunk that is being rendered, or after limits.stop_grace_s the hard way."""
+        """Stop an order after its current chunk, or by force after limits.stop_grace_s."""
 
     def events(self) -> Sequence[Event]:
-        """What has happened since the last call; also enforces time limits. Call it every second or oftener."""
+        """Events since the last call. Also enforces time limits: call it at least every second."""
 
     def stop(self, *, at_once: bool) -> None:
-        """Give back memory and devices. Orders that it still has get no `Ended`. It can be used again.
+        """Free memory and devices. Orders that have not ended get no `Ended`. The executor can be used again.
 
         Args:
-            at_once: Do not let anything end by itself.
+            at_once: Kill the worker even if it is idle.
         """

@@ -1,4 +1,4 @@
-"""Processes that read job files which may take long, within bounds of time and memory.
+"""Reader processes: they read job files that may take long, within limits on time and memory.
 
 `pool` is the daemon's side, `main` the process.
 May import `watcher.config`, `watcher.executors.local.process`, `jobs`.

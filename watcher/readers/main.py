@@ -1,9 +1,8 @@
-"""A process that reads job files for the daemon, `python -m watcher.readers.main`: whatever they hold costs a process.
+"""A reader, `python -m watcher.readers.main NICE`: reads job files for the daemon. A bad file only ends this process.
 
-Its argument is how nice it is to others; standard input and output are its line. First comes the configuration, then
-one request after another, each answered by one frame of JSON; a frame is its length in 8 bytes, big-endian, and as many
-bytes. A file that takes more processor time than it may ends the process with SIGPROF, which the daemon understands;
-memory is bounded by the system.
+It gets frames on standard input: the configuration, then requests. It answers each with one frame of JSON on standard
+output. A frame is its length in 8 bytes, big-endian, then that many bytes. A file that takes more than the allowed
+processor time ends the process with SIGPROF; RLIMIT_AS limits memory.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from typing import Any, BinaryIO
 
 LENGTH = struct.Struct(">Q")
 MEMORY_BYTES = 1 << 30
-TOO_MUCH_MEMORY = {"problems": [["reading this file takes more memory than a job file may", "", None]]}
+TOO_MUCH_MEMORY = {"problems": [[f"reading this file takes more than {MEMORY_BYTES >> 30} GiB of memory", "", None]]}
 
 
 def main() -> None:
-    _behave()
+    _configure_process()
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what a plugin prints is no answer
-    configuration = _frame(requests)
+    os.dup2(2, 1)  # plugins that print must not disturb the answers
+    configuration = _next_frame(requests)
 
     from jobs.errors import JobInvalid
     from jobs.spec.parse import parse
@@ -35,21 +34,21 @@ def main() -> None:
     from watcher.config.job_rules import job_rules
 
     rules = job_rules(pickle.loads(configuration))  # noqa: S301 - from our own daemon, as are the requests
-    _say(answers, {})
-    while request := _frame(requests):
+    _send(answers, {})
+    while request := _next_frame(requests):
         suffix, read_s, data = pickle.loads(request)  # noqa: S301
         signal.setitimer(signal.ITIMER_PROF, read_s)
         try:
-            _say(answers, packed(parse(data, suffix, rules)))
+            _send(answers, packed(parse(data, suffix, rules)))
         except JobInvalid as invalid:
-            _say(answers, packed(invalid))
+            _send(answers, packed(invalid))
         except MemoryError:
-            _say(answers, TOO_MUCH_MEMORY | {"maybe_unfinished": False})
+            _send(answers, TOO_MUCH_MEMORY | {"maybe_unfinished": False})
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _behave() -> None:
-    """Signals are for the daemon, which closes the line when it is time to go. No core files, little memory."""
+def _configure_process() -> None:
+    """Ignore signals (the daemon closes standard input instead), write no core files, and limit memory."""
     os.nice(int(sys.argv[1]))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -59,17 +58,17 @@ def _behave() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 
-def _frame(line: BinaryIO) -> bytes:
-    """The next frame; b"" at the end of the line."""
-    head = line.read(LENGTH.size)
-    return line.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
+def _next_frame(requests: BinaryIO) -> bytes:
+    """The next frame; b"" at the end of the file."""
+    head = requests.read(LENGTH.size)
+    return requests.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
 
 
-def _say(line: BinaryIO, answer: dict[str, Any]) -> None:
+def _send(answers: BinaryIO, answer: dict[str, Any]) -> None:
     text = json.dumps(answer, separators=(",", ":")).encode()
     left = memoryview(LENGTH.pack(len(text)) + text)
     while left:
-        left = left[line.write(left) :]
+        left = left[answers.write(left) :]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The daemon's handle on the processes that read job files which may take long: large ones, those that name a model.
+"""The daemon's handle on its readers: processes for job files that may take long, such as those that name a model.
 
-One process for small files, one for large ones, so that the former never wait for the latter. Each is started when it
-is needed, ends when it has had nothing to read for a while, and is replaced when a file kills it or takes longer than
-it may. Nothing here waits for longer than `END_WAIT_S`.
+One reader for small files and one for large files, so that small files never wait for large ones. A reader is started
+when it is needed, ends when it has been idle, and is replaced when a file kills it or takes too long. No call blocks
+for longer than `END_WAIT_S`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from watcher.log import log
 from watcher.readers.main import LENGTH
 
 LARGE_BYTES = 64 << 10
-MAX_SMALL, MAX_LARGE = 256, 16  # that wait at a time, so that their bytes take some 16 MiB in each lane
+MAX_SMALL, MAX_LARGE = 256, 16  # waiting files; at most about 16 MiB in each lane
 IDLE_S = 60.0
 START_AGAIN_S = 2.0
-STUCK_S = 600.0
+MAX_ANSWER_S = 600.0
 END_WAIT_S = 0.5
 READ_BYTES = 1 << 18
-TRIES = 2
+MAX_TRIES = 2
 MAX_ANSWER_BYTES = 64 << 20
 
 
@@ -52,19 +52,19 @@ class _Request:
 
 
 class Readers:
-    """Reads job files elsewhere. Is itself something to select on; see `jobs.spool.reading.ReadElsewhere`."""
+    """Both readers; see `jobs.spool.reading.ReadElsewhere`."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self.config = config
         self._epoll = select.epoll()
         self._small, self._large = _Lane(self, nice=0), _Lane(self, nice=10)
 
     def fileno(self) -> int:
-        """Readable when `step` has something to do; call that every few seconds besides."""
+        """A descriptor that is readable when `step` has something to do; also call `step` every few seconds."""
         return self._epoll.fileno()
 
     def ask(self, data: bytes, suffix: str) -> Reading:
-        """Have a job file read; the reading ends in one of the next calls of `step`."""
+        """Have a job file read. The reading ends in a later call of `step`."""
         request = _Request(data, suffix, Reading())
         lane = self._lane(len(data))
         lane.queue.append(request)
@@ -72,7 +72,7 @@ class Readers:
         return request.reading
 
     def is_full(self, size_bytes: int) -> bool:
-        """Whether as many files of this kind wait as should."""
+        """Whether no more files of this size should be added now."""
         lane = self._lane(size_bytes)
         return len(lane.queue) >= (MAX_LARGE if lane is self._large else MAX_SMALL)
 
@@ -80,18 +80,18 @@ class Readers:
         return self._large if size_bytes > LARGE_BYTES else self._small
 
     def step(self) -> None:
-        """Send and receive what can be."""
+        """Send requests and receive answers, without blocking."""
         self._small.step()
         self._large.step()
 
     @property
     def trouble(self) -> str:
-        """Why files that wait to be read can't be, in words; "" when they can, or none waits."""
+        """Why waiting files can't be read; "" when they can, or none waits."""
         return next((lane.trouble for lane in (self._small, self._large) if lane.queue and lane.trouble), "")
 
     def configure(self, config: Config) -> None:
-        """Read by another configuration from now on; what is being read is read again."""
-        self._config = config
+        """Use another configuration. Files that are being read are read again."""
+        self.config = config
         self._small.end()
         self._large.end()
 
@@ -99,10 +99,6 @@ class Readers:
         self._small.end()
         self._large.end()
         self._epoll.close()
-
-    @property
-    def config(self) -> Config:
-        return self._config
 
     def watch(self, descriptor: int, events: int) -> None:
         with contextlib.suppress(FileExistsError):
@@ -112,16 +108,20 @@ class Readers:
 
 @dataclass(slots=True)
 class _Process:
-    """One reader. What is to be sent and what has come waits in its buffers."""
+    """One reader, with buffers for both directions.
+
+    Attributes:
+        is_ready: Whether it has read the configuration.
+    """
 
     popen: subprocess.Popen[bytes]
     unsent: bytearray = field(default_factory=bytearray)
     unread: bytearray = field(default_factory=bytearray)
-    greeted: bool = False
+    is_ready: bool = False
 
     @classmethod
     def start(cls, nice: int, config: Config) -> _Process:
-        """Raises OSError when this machine can't start one now."""
+        """Raises OSError when a process can't be started now."""
         popen = subprocess.Popen(
             [sys.executable, "-P", "-m", "watcher.readers.main", str(nice)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
@@ -145,12 +145,12 @@ class _Process:
         self.unsent += LENGTH.pack(len(frame)) + frame
 
     def flush(self) -> None:
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # its end is seen when reading
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # `receive` notices the end of the process
             while self.unsent:
                 del self.unsent[: os.write(self.stdin, self.unsent[:READ_BYTES])]
 
     def receive(self) -> bool:
-        """Take in what has come, some of it. False when the line is closed."""
+        """Read what is there; False at the end of the file."""
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self.stdout, READ_BYTES):
                 self.unread += data
@@ -170,8 +170,8 @@ class _Process:
         """Kill and reap it.
 
         Returns:
-            Its exit code as subprocess has it; None while the kernel holds it, most often for a disk that does not
-            answer: then it has to be reaped later.
+            Its exit code, or minus the signal's number; None while the kernel keeps it, usually because a disk does not
+            respond. It must then be reaped later.
         """
         self.popen.kill()
         for stream in (self.popen.stdin, self.popen.stdout):
@@ -183,7 +183,14 @@ class _Process:
 
 @dataclass(slots=True)
 class _Lane:
-    """Requests that one process answers, in order."""
+    """Requests that one reader answers, in order.
+
+    Attributes:
+        since_s: When the reader was started, got its current request or gave its last answer, monotonic.
+        start_at_s: When the next reader may be started, monotonic.
+        lingering: Killed readers that the kernel still keeps.
+        trouble: Why no reader can be started; "" otherwise.
+    """
 
     readers: Readers
     nice: int
@@ -201,22 +208,22 @@ class _Lane:
         if self.process is None and (not self.queue or now_s < self.start_at_s or not self._start(now_s)):
             return
         assert self.process is not None  # noqa: S101 - started above
-        if self.process.greeted and self.current is None and self.queue:
+        if self.process.is_ready and self.current is None and self.queue:
             self._send(self.queue.popleft(), now_s)
         self.process.flush()
         is_open = self.process.receive()
         for frame in self.process.frames():
-            self._take(frame, now_s)
-        limit_s = STUCK_S if self.current else IDLE_S
+            self._accept(frame, now_s)
+        limit_s = MAX_ANSWER_S if self.current else IDLE_S
         if not is_open:
-            self._died(now_s)
+            self._clean_up(now_s)
         elif len(self.process.unread) > MAX_ANSWER_BYTES or now_s - self.since_s > limit_s:
-            self._too_long()
+            self._give_up()
         else:
             self.readers.watch(self.process.stdin, select.EPOLLOUT if self.process.unsent else 0)
 
     def end(self) -> int | None:
-        """End the process; what it was reading is read again by the next one."""
+        """End the reader; the next one reads its current file again."""
         if self.current is not None:
             self.queue.appendleft(self.current)
             self.current = None
@@ -233,69 +240,67 @@ class _Lane:
             self.process = _Process.start(self.nice, self.readers.config)
             self.readers.watch(self.process.stdout, select.EPOLLIN)
         except OSError as error:
-            self._not_started(f"the process that reads job files can't be started: {error.strerror}")
+            self._set_trouble(f"the process that reads job files can't be started: {error.strerror}")
             self.end()
             return False
         return True
 
-    def _not_started(self, why: str) -> None:
-        if why != self.trouble:
-            log.warning("job files that take long are not read now", action="reader", reason=why)
-        self.trouble = why
+    def _set_trouble(self, reason: str) -> None:
+        if reason != self.trouble:
+            log.warning("large job files and those that name a model have to wait", action="reader", reason=reason)
+        self.trouble = reason
 
     def _send(self, request: _Request, now_s: float) -> None:
-        assert self.process is not None  # noqa: S101 - the caller has looked
+        assert self.process is not None  # noqa: S101 - the caller has checked
         self.current, self.since_s = request, now_s
         frame = (request.suffix, self.readers.config.limits.read_s, request.data)
         self.process.send(pickle.dumps(frame))
 
-    def _take(self, frame: bytes, now_s: float) -> None:
+    def _accept(self, frame: bytes, now_s: float) -> None:
+        """End the current reading with the answer in a frame, and send the next request."""
         assert self.process is not None  # noqa: S101 - the frame is from it
-        self.since_s, self.process.greeted, self.trouble = now_s, True, ""
+        self.since_s, self.process.is_ready, self.trouble = now_s, True, ""
         if self.current is not None:
             request, self.current = self.current, None
             try:
                 request.reading.end(unpacked(json.loads(frame), request.data))
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                request.refuse("the process that read this file gave an answer that makes no sense")
+                request.refuse("the process that read this file gave an invalid answer")
         if self.queue:
             self._send(self.queue.popleft(), now_s)
             self.process.flush()
 
-    def _died(self, now_s: float) -> None:
-        """By itself: of the file that it was reading, unless it never began."""
-        assert self.process is not None  # noqa: S101 - the caller has looked
-        request, self.current, greeted = self.current, None, self.process.greeted
+    def _clean_up(self, now_s: float) -> None:
+        """The reader ended by itself. The cause is the file that it was reading, if any."""
+        assert self.process is not None  # noqa: S101 - the caller has checked
+        request, self.current, was_ready = self.current, None, self.process.is_ready
         code = self.end()
         if request is None:
-            if not greeted:
+            if not was_ready:
                 self.start_at_s = now_s + START_AGAIN_S
-                self._not_started(f"the process that reads job files ends at its start ({_named(code)})")
+                self._set_trouble(f"the process that reads job files ends at its start ({_exit_cause(code)})")
             return
         self.start_at_s = now_s
         request.tries += 1
         if code == -signal.SIGPROF:
-            request.refuse(f"reading this file takes longer than limits.read_s ({_seconds(self)}); make it smaller")
-        elif request.tries >= TRIES:
-            request.refuse(f"reading this file ends the process that reads it ({_named(code)})")
+            limit_s = self.readers.config.limits.read_s
+            request.refuse(f"reading this file takes longer than limits.read_s ({limit_s:g} s); make it smaller")
+        elif request.tries >= MAX_TRIES:
+            request.refuse(f"reading this file ends the process that reads it ({_exit_cause(code)})")
         else:
             self.queue.appendleft(request)
 
-    def _too_long(self) -> None:
-        """Idle, or without end: it waits for a disk that does not answer, most likely."""
+    def _give_up(self) -> None:
+        """End a reader that is idle, answers too much or does not answer, usually because a disk does not respond."""
         request, self.current = self.current, None
         self.end()
         if request is not None:
-            request.refuse("reading this file, or a model that it names, takes far too long")
+            request.refuse("reading this file, or a model that it names, takes too long")
 
 
-def _seconds(lane: _Lane) -> str:
-    return f"{lane.readers.config.limits.read_s:g} s"
-
-
-def _named(code: int | None) -> str:
+def _exit_cause(code: int | None) -> str:
     if code is None:
-        return "it closed its line"
+        return "it closed its output"
     with contextlib.suppress(ValueError):
         return signal.Signals(-code).name
     return f"exit code {code}"

@@ -1,13 +1,13 @@
-"""Trouble at the system-call boundary, for the daemon alone. Loaded by Python itself when this folder is on PYTHONPATH.
+"""Faults at system calls, in the daemon only. Python loads this file when its folder is on PYTHONPATH.
 
     KILL_AT=17               kill this process before the 17th call that changes the disk; those for status.json, which
                              is written as often as time goes by, are not counted
     KILL_AT=rename:outbox/   ... before the first such call with this name and this text in its arguments
-    KILL_COUNT=FILE          write how many calls there were
-    FAIL_AT=fsync:outbox/:EIO FAIL_WHILE=FILE   while FILE exists, such calls report this error
-    CLOCK_FILE=FILE          the wall clock is off by so many seconds, read at each look
+    KILL_COUNT=FILE          write the number of calls
+    FAIL_AT=fsync:outbox/:EIO FAIL_WHILE=FILE   while FILE exists, such calls fail with this error
+    CLOCK_FILE=FILE          add the seconds in FILE to the wall clock, read at each call
 
-With a `+` behind the number or text the call is made first. The worker is started with other arguments and not meant.
+With a `+` after the number or text, the call is made first. The worker has other arguments and is not affected.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CALLS = ("rename", "fsync", "link", "mkdir", "unlink", "rmdir", "ftruncate", "pw
 
 
 class _Trouble:
-    """What happens at which call."""
+    """The faults, and the calls at which they happen."""
 
     def __init__(self, environ: dict[str, str]) -> None:
         self.kill_at = environ.get("KILL_AT", "0")
@@ -70,14 +70,14 @@ class _Trouble:
 
 
 def _words(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str:
-    """What a call is made with; names in an open folder with the folder's path."""
+    """The arguments of a call as text; names in an open folder get the folder's path."""
     folders = {0: keywords.get("src_dir_fd", keywords.get("dir_fd")), 1: keywords.get("dst_dir_fd")}
     shown = {at: _shown(fd) for at, fd in folders.items() if fd is not None}
     return " ".join(os.path.join(shown.get(at, ""), _shown(argument)) for at, argument in enumerate(arguments))
 
 
 def _shown(argument: Any) -> str:
-    """A path, the path behind a descriptor, or bytes."""
+    """A path, the path of a descriptor, or bytes."""
     if isinstance(argument, int):
         with contextlib.suppress(OSError):
             return os.readlink(f"/proc/self/fd/{argument}")

@@ -1,7 +1,7 @@
-"""An engine for tests of the worker: says what process it runs in, and misbehaves towards its daemon.
+"""An engine for tests of the worker: reports the process it runs in, and misbehaves towards the daemon.
 
-A plugin with metadata of its own: this folder goes on PYTHONPATH. The text of each chunk says what to do: `write`,
-`endless`, `hangup`, `lie`, `memory`, `disk`, `fork`; anything else is answered with 10 ms of tone.
+A plugin with its own metadata: put this folder on PYTHONPATH. The text of each chunk selects the action: `write`,
+`endless`, `hangup`, `lie`, `memory`, `disk`, `fork`; any other text gives 10 ms of tone.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _write_diary(line: str) -> None:
 
 
 def _lines_to_the_daemon() -> list[int]:
-    """What a library with a wild pointer could write to: every socket that is open here."""
+    """All open sockets, which a faulty library could write to."""
     found = []
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -98,11 +98,11 @@ def _write_without_end() -> None:
 
 
 def _write_a_lie() -> None:
-    """A complete answer, but with a file from elsewhere."""
+    """A complete answer that names a file outside of the result folder."""
     rendering: dict[str, object] = {"files": ["../../../etc/passwd"], "chunks_file": ""}
     rendering |= {key: {} for key in ("engine", "voice", "checks", "timing")}
     rendering |= {key: [] for key in ("audio", "segments", "warnings", "chunks")}
-    _write(json.dumps({"say": "done", "job_id": "x", "rendering": rendering}).encode() + b"\n")
+    _write(json.dumps({"kind": "done", "job_id": "x", "rendering": rendering}).encode() + b"\n")
 
 
 def _hang_up() -> None:
@@ -123,7 +123,7 @@ def _disk_full() -> None:
 
 
 def _fork_and_fall() -> None:
-    """A forked process whose exception nobody catches."""
+    """Fork a process with an uncaught exception."""
     if not os.fork():
         raise RuntimeError("in the fork")
     os.wait()

@@ -1,4 +1,4 @@
-"""Trouble in the worker before it is ready, in no other process. Python loads this when the folder is on PYTHONPATH.
+"""Faults in the worker before it is ready, in no other process. Python loads this when the folder is on PYTHONPATH.
 
 START_FAULT=exit|kill|hang|import|rubbish  START_WHILE=FILE   while FILE exists, each worker breaks in this way
 """
@@ -23,7 +23,7 @@ def _break(fault: str) -> None:
     elif fault == "import":
         sys.modules["numpy"] = None  # type: ignore[assignment]
     elif fault == "rubbish":
-        os.write(int(sys.orig_argv[-3]), b'{"say": "loaded", "load_s": 0}\n')
+        os.write(int(sys.orig_argv[-3]), b'{"kind": "loaded", "job_id": "x", "load_s": 0}\n')
 
 
 if "watcher.executors.local.main" in sys.orig_argv and os.path.exists(os.environ["START_WHILE"]):

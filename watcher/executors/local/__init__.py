@@ -1,5 +1,5 @@
 """The worker process on this machine: one warm engine, killed when in doubt.
 
-One file for each thing that can go wrong with a child process; `main` is the child's own side.
+Each module deals with one thing that can go wrong with a child process; `main` is the child.
 May import `jobs`, `engines`.
 """

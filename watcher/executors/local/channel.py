@@ -1,22 +1,22 @@
-"""The daemon's end of the socket to its worker: whole lines in, whole lines out, never waiting."""
+"""The daemon's end of the socket to its worker: sends and receives whole lines without blocking."""
 
 from __future__ import annotations
 
 import socket
 
-from watcher.executors.local.messages import MAX_MESSAGE_BYTES, NotAMessage
+from watcher.executors.local.messages import MAX_MESSAGE_BYTES, InvalidMessage
 
 READ_BYTES = 1 << 16
 
 
 class WorkerChannel:
-    """Buffers both ways.
+    """Buffers both directions.
 
     Args:
-        channel: A connected, non-blocking stream socket; stays the caller's.
+        channel: A connected, non-blocking stream socket; the caller closes it.
 
     Attributes:
-        hung_up: Whether the other side has closed; nothing is sent or read any more then.
+        hung_up: Whether the worker has closed its end. Then nothing is sent or received any more.
     """
 
     def __init__(self, channel: socket.socket) -> None:
@@ -28,29 +28,29 @@ class WorkerChannel:
 
     @property
     def is_pending(self) -> bool:
-        """Whether something waits for room on the socket."""
+        """Whether bytes wait for room on the socket."""
         return len(self._unsent) > 0 and not self.hung_up
 
     def send(self, line: bytes) -> None:
-        """Send as much as there is room for; `flush` sends the rest."""
+        """Send what the socket has room for; `flush` sends the rest."""
         self._unsent = memoryview(bytes(self._unsent) + line)
         self.flush()
 
     def flush(self) -> None:
-        """Go on sending."""
+        """Send more of what is pending."""
         try:
             while self.is_pending:
                 self._unsent = self._unsent[self._channel.send(self._unsent) :]
         except BlockingIOError:
             pass
         except OSError:
-            self._unsent = memoryview(b"")  # the other side is gone; reading says when all it said is read
+            self._unsent = memoryview(b"")  # the worker is gone; `read` sets `hung_up` after its last line
 
     def read(self, reads: int) -> list[bytes]:
-        """Lines that have come, without their ends, after at most so many reads of 64 KiB.
+        """Received lines without their line ends, after at most `reads` reads of 64 KiB.
 
         Raises:
-            NotAMessage: More than `MAX_MESSAGE_BYTES` without a line end.
+            InvalidMessage: More than `MAX_MESSAGE_BYTES` without a line end.
         """
         for _ in range(reads):
             data = self._receive()
@@ -61,7 +61,7 @@ class WorkerChannel:
         if end < 0:
             self._searched_bytes = len(self._unread)
             if len(self._unread) > MAX_MESSAGE_BYTES:
-                raise NotAMessage(f"more than {MAX_MESSAGE_BYTES >> 20} MiB without a line end")
+                raise InvalidMessage(f"more than {MAX_MESSAGE_BYTES >> 20} MiB without a line end")
             return []
         lines = bytes(self._unread[:end]).split(b"\n")
         del self._unread[: end + 1]

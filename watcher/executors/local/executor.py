@@ -1,4 +1,4 @@
-"""The executor on this machine: one order at a time, in one worker process that is killed when in doubt."""
+"""The executor on this machine: one order at a time, in one worker process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from watcher.executors.local.messages import Died, Done, Failed, Loaded, Progres
 from watcher.executors.local.worker import Worker
 from watcher.log import log
 
-READY_S = 60.0  # a cold disk or a busy machine may take half of that
+READY_S = 60.0  # a cold disk or a busy machine may need half of it
 
 
 @dataclass(slots=True)
@@ -23,27 +23,27 @@ class _Current:
     """The order that the worker has.
 
     Attributes:
-        loaded_s: When its engine was ready (monotonic seconds); None while it is being loaded.
-        asked_s: When the worker was asked to stop; None before.
+        loaded_s: When its engine was loaded, monotonic; None before.
+        stop_asked_s: When the worker was asked to stop, monotonic; None before.
     """
 
     order: Order
     loaded_s: float | None = None
-    asked_s: float | None = None
+    stop_asked_s: float | None = None
 
 
 class LocalExecutor:
-    """See `Executor`.
+    """An `Executor`.
 
     Args:
-        limits: render_s, stall_s and stop_grace_s count here.
-        idle_s: The worker ends after this many seconds without work, and gives memory and GPU back.
+        limits: render_s, stall_s and stop_grace_s apply here.
+        idle_s: The worker ends after this many seconds without work, which frees memory and GPU.
     """
 
     def __init__(self, worker: Worker, limits: Limits, idle_s: float) -> None:
         self.worker, self.limits, self.idle_s = worker, limits, idle_s
         self._current: _Current | None = None
-        self._worked_s = time.monotonic()
+        self._idle_since_s = time.monotonic()
 
     @property
     def capacity(self) -> int:
@@ -62,7 +62,7 @@ class LocalExecutor:
 
     def expect(self) -> None:
         if not self.worker.alive:
-            self._worked_s = time.monotonic()
+            self._idle_since_s = time.monotonic()
             with contextlib.suppress(Hold):
                 self.worker.start()
 
@@ -74,16 +74,16 @@ class LocalExecutor:
 
     def cancel(self, job_id: str) -> None:
         current = self._current
-        if current is not None and current.order.job_id == job_id and current.asked_s is None:
-            current.asked_s = time.monotonic()
+        if current is not None and current.order.job_id == job_id and current.stop_asked_s is None:
+            current.stop_asked_s = time.monotonic()
             self.worker.ask_stop()
 
     def events(self) -> list[Event]:
-        events = [event for said in self.worker.receive() if (event := self._heard(said)) is not None]
+        events = [event for message in self.worker.receive() if (event := self._event(message)) is not None]
         if self._current is not None and (overdue := self._overdue(self._current)) is not None:
             self.worker.kill()
             events.append(overdue)
-        if self._current is None and self.worker.alive and time.monotonic() - self._worked_s > self.idle_s:
+        if self._current is None and self.worker.alive and time.monotonic() - self._idle_since_s > self.idle_s:
             self.worker.close()
         return events
 
@@ -94,58 +94,58 @@ class LocalExecutor:
         else:
             self.worker.close()
 
-    # --- what became of the order ------------------------------------------------------------------------------------
+    # --- events ------------------------------------------------------------------------------------------------------
 
-    def _heard(self, said: messages.Event) -> Event | None:
+    def _event(self, message: messages.Event) -> Event | None:
         current = self._current
         if current is None:  # an idle worker died: the next order starts another one
             return None
-        if isinstance(said, Progress):
-            return Progressed(current.order.job_id, said.done, said.total)
-        if isinstance(said, Loaded):
+        if isinstance(message, Progress):
+            return Progressed(current.order.job_id, message.done, message.total)
+        if isinstance(message, Loaded):
             current.loaded_s = time.monotonic()
             return None
-        return self._ended(current, self._result(said))
+        return self._ended(current, self._result(message))
 
     def _ended(self, current: _Current, result: Rendering | RenderFailed | Hold | None) -> Ended:
-        self._current, self._worked_s = None, time.monotonic()
+        self._current, self._idle_since_s = None, time.monotonic()
         return Ended(current.order.job_id, result)
 
-    def _result(self, said: messages.Event) -> Rendering | RenderFailed | Hold | None:
-        if isinstance(said, Done):
-            return said.rendering
-        if isinstance(said, Failed):
-            if said.retryable:  # the engine may be in disorder: the next attempt gets a fresh worker
+    def _result(self, message: messages.Event) -> Rendering | RenderFailed | Hold | None:
+        if isinstance(message, Done):
+            return message.rendering
+        if isinstance(message, Failed):
+            if message.retryable:  # the engine may be in a bad state: the next attempt gets a fresh worker
                 self.worker.kill()
-            if said.code == Hold.code:
-                return Hold(said.message, said.hint)
-            return RenderFailed(said.message, said.hint, code=said.code, retryable=said.retryable)
-        if isinstance(said, Died):
-            if said.was_ready:
-                return RenderFailed(f"The worker {said.reason}.", code=said.code)
-            printed = f"; it printed: {said.last_line}" if said.last_line else ""
-            return WorkerUnready(f"the worker {said.reason} before it was ready{printed}")
-        assert isinstance(said, Stopped), said  # noqa: S101 - the worker's handle lets nothing else through
+            if message.code == Hold.code:
+                return Hold(message.message, message.hint)
+            return RenderFailed(message.message, message.hint, code=message.code, retryable=message.retryable)
+        if isinstance(message, Died):
+            if message.was_ready:
+                return RenderFailed(f"The worker {message.reason}.", code=message.code)
+            printed = f"; it printed: {message.last_line}" if message.last_line else ""
+            return WorkerUnready(f"the worker {message.reason} before it was ready{printed}")
+        assert isinstance(message, Stopped), message  # noqa: S101 - `Worker.receive` returns nothing else
         return None
 
     # --- time limits -------------------------------------------------------------------------------------------------
 
     def _overdue(self, current: _Current) -> Ended | None:
-        """The end of an order that takes too long; its worker is to be killed."""
+        """`Ended` for an order that exceeds a limit; the caller kills the worker."""
         now = time.monotonic()
-        if current.asked_s is not None and now - current.asked_s > self.limits.stop_grace_s:
+        if current.stop_asked_s is not None and now - current.stop_asked_s > self.limits.stop_grace_s:
             return self._ended(current, None)
-        late = self._late(current, now)
-        return None if late is None else self._ended(current, late)
+        failure = self._timeout(current, now)
+        return None if failure is None else self._ended(current, failure)
 
-    def _late(self, current: _Current, now: float) -> RenderFailed | WorkerUnready | None:
-        own_s = current.order.spec.get("timeout_s")
-        most_s = own_s or self.limits.render_s
-        if current.loaded_s is not None and now - current.loaded_s > most_s:
-            bound = "the job's timeout_s" if own_s else "limits.render_s"
-            more = "Give the job more time" if own_s else "Raise limits.render_s in config.yaml"
+    def _timeout(self, current: _Current, now: float) -> RenderFailed | WorkerUnready | None:
+        own_limit_s = current.order.spec.get("timeout_s")
+        limit_s = own_limit_s or self.limits.render_s
+        if current.loaded_s is not None and now - current.loaded_s > limit_s:
+            key = "the job's timeout_s" if own_limit_s else "limits.render_s"
+            hint = "Raise the job's timeout_s" if own_limit_s else "Raise limits.render_s in config.yaml"
             return RenderFailed(
-                f"Rendering took longer than {bound} ({most_s:g} s).", f"{more}, or split its text.", code="timeout"
+                f"Rendering took longer than {key} ({limit_s:g} s).", f"{hint}, or split its text.", code="timeout"
             )
         silent_s = now - self.worker.last_progress
         if not self.worker.ready:
@@ -153,7 +153,7 @@ class LocalExecutor:
                 return WorkerUnready(f"the worker was not ready after {silent_s:.0f} s")
         elif silent_s > self.limits.stall_s:
             return RenderFailed(
-                f"The render made no progress for limits.stall_s ({self.limits.stall_s:g} s).",
+                f"Rendering made no progress for limits.stall_s ({self.limits.stall_s:g} s).",
                 "If the engine needs longer for one chunk on this machine, raise limits.stall_s in config.yaml.",
                 code="stalled",
             )

@@ -1,4 +1,4 @@
-"""What a worker died of, in words."""
+"""Words for the cause of a worker's death."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CRASHES: Mapping[int, str] = {
 
 
 def cause(returncode: int, oom_before: oom.KillCount | None) -> Died:
-    """What a death means, from the exit status and the kernel's count of processes ended for memory."""
+    """The cause, from the exit status and the kernel's count of processes killed for memory."""
     if returncode >= 0:
         return Died(f"ended by itself with exit code {returncode}")
     known = {number.value: number.name for number in signal.Signals}
     name = known.get(-returncode, f"signal {-returncode}")
     if -returncode == signal.SIGKILL and (now := oom.kill_count()) is not None and now.grew_since(oom_before):
-        return Died("was ended by the kernel because memory ran out (SIGKILL)", "worker_oom", name)
+        return Died("was killed by the kernel because memory ran out (SIGKILL)", "worker_oom", name)
     return Died(CRASHES.get(-returncode, f"was ended by {name}"), "worker_died", name)

@@ -1,9 +1,8 @@
-"""Ties a worker process to its daemon: it never outlives it, and neither does anything that it starts.
+"""Ends a worker process, and everything that it started, when its daemon ends.
 
-Three ties, since each alone has a hole. The kernel's parent-death signal ends the worker itself, but is not
-inherited. A keeper, a tiny process in the worker's own group, waits for the daemon's end of a pipe to close
-and then kills the whole group; it works while an engine hangs in C code. And the worker reads an end of file
-on its socket as the end of its work.
+Three mechanisms, since each alone has a gap. The kernel's parent-death signal kills the worker, but not its children. A
+keeper, a tiny process in the worker's group, waits until the daemon's end of a pipe closes, then kills the group; this
+works even while an engine hangs in C code. And the worker ends when its socket is at the end of file.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ _HIGHEST_FD_AT_START = 64
 
 
 def tie_to(daemon_pid: int, life_fd: int) -> None:
-    """Call first thing in the worker, while it has one thread.
+    """Call this first in the worker, while it has one thread.
 
     Args:
-        daemon_pid: Who started this process.
-        life_fd: Reading end of a pipe whose other end only the daemon has; taken over.
+        daemon_pid: The process that started this one.
+        life_fd: Reading end of a pipe whose other end only the daemon has; closed here.
 
     Raises:
-        OSError: There is no process left for the keeper.
+        OSError: The keeper can't be started.
     """
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(_PR_SET_NAME, b"voicespool-work")
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != daemon_pid:  # it died before the line above, so no signal will come
+    if os.getppid() != daemon_pid:  # it died before the line above, so there will be no signal
         os._exit(1)
     _start_keeper(life_fd, prctl)
 
 
 def end_group() -> NoReturn:
-    """The daemon is gone: end this process and everything that it started, at once."""
+    """Kill this process and everything that it started, since the daemon is gone."""
     try:
         os.killpg(0, signal.SIGKILL)
     finally:
@@ -46,7 +45,7 @@ def end_group() -> NoReturn:
 
 
 def _start_keeper(life_fd: int, prctl: ctypes._NamedFuncPointer) -> None:
-    """Fork twice, so that an engine which waits for its own children does not meet a stranger among them."""
+    """Fork twice, so that the keeper is not a child of the worker: an engine may wait for all its children."""
     middle = os.fork()
     if middle:
         os.close(life_fd)

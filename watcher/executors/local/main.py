@@ -1,7 +1,7 @@
-"""The worker process, `python -m watcher.executors.local.main`: one warm engine, one order after another.
+"""The worker process, `python -m watcher.executors.local.main`: keeps one engine loaded, renders one order at a time.
 
-It alone imports engines. One thread: between chunks it looks whether a stop has come, so that engines may
-fork. What it prints goes to the daemon's log; what it has to say goes over its own socket (see `messages`).
+Only this process imports engines' libraries. It has one thread, so that engines may fork; between chunks it checks for
+a stop message. Its output goes to the daemon's log, its messages over a socket (see `messages`).
 """
 
 from __future__ import annotations
@@ -40,21 +40,20 @@ def main() -> None:
     """Arguments: the file descriptors of the socket and of the life line, and the daemon's pid."""
     socket_fd, life_fd, daemon_pid = map(int, sys.argv[1:4])
     lifeline.tie_to(daemon_pid, life_fd)
-    _behave()
+    _configure_process()
     os.set_inheritable(socket_fd, False)
-    with socket.socket(fileno=socket_fd) as channel:
-        line = DaemonChannel(channel)
+    with socket.socket(fileno=socket_fd) as daemon_socket:
+        channel = DaemonChannel(daemon_socket)
         _import_ahead()
-        line.say(messages.Ready())
-        RenderLoop(line).work()
+        channel.send(messages.Ready())
+        RenderLoop(channel).run()
 
 
-def _behave() -> None:
-    """Be the one that the kernel ends for memory, leave no core files, let signals for the daemon pass by.
+def _configure_process() -> None:
+    """No signals, no core files, and the first process to be killed when memory runs out.
 
-    A service manager sends SIGTERM to all of a service's processes; the daemon then lets the running chunk
-    finish. Handlers that do nothing are not inherited by programs that an engine starts, ignored signals
-    would be.
+    A service manager sends SIGTERM to all processes of a service; the daemon then lets the current chunk finish.
+    Handlers that do nothing are used since programs that an engine starts would inherit ignored signals.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
@@ -66,9 +65,9 @@ def _behave() -> None:
 
 
 def _import_ahead() -> None:
-    """Load what every order needs while the daemon still looks for the first.
+    """Import what every order needs before the first order arrives.
 
-    What fails here would fail every order: the worker ends with it before it is ready, and no job is to blame.
+    An error here would fail every order. It ends the worker before it is ready, so no job fails.
     """
     import numpy  # noqa: F401
     import sentencex  # noqa: F401
@@ -82,26 +81,26 @@ def _import_ahead() -> None:
 class DaemonChannel:
     """The worker's end of the socket."""
 
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
+    def __init__(self, daemon_socket: socket.socket) -> None:
+        self._socket = daemon_socket
         self._unread = b""
         self._pid = os.getpid()
 
-    def say(self, event: messages.Message) -> None:
-        """Waits until the daemon has taken it. Raises ValueError when JSON can't hold it."""
+    def send(self, event: messages.Message) -> None:
+        """Waits until the message is sent. Raises ValueError for NaN and infinity."""
         line = messages.event_line(event)
         self._leave_if_forked()
         try:
-            self._channel.sendall(line)
+            self._socket.sendall(line)
         except OSError:
             lifeline.end_group()
 
     def next(self, *, wait: bool) -> dict[str, Any] | None:
-        """The next message; None when there is none yet and `wait` is false. Hanging up ends the process."""
+        """The next message; None if `wait` is false and there is none. Ends the process when the daemon is gone."""
         self._leave_if_forked()
         while b"\n" not in self._unread:
             try:
-                data = self._channel.recv(1 << 16, 0 if wait else socket.MSG_DONTWAIT)
+                data = self._socket.recv(1 << 16, 0 if wait else socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return None
             except OSError:
@@ -113,40 +112,40 @@ class DaemonChannel:
         return messages.message_from(line)
 
     def _leave_if_forked(self) -> None:
-        """A process that an engine forked and that fell out of the engine's code must not speak for the worker."""
+        """End a process that an engine forked and that returned from the engine's code: it is not the worker."""
         if os.getpid() != self._pid:
             os._exit(1)
 
 
 class RenderLoop:
-    """One order at a time, with the engine kept warm between them."""
+    """Renders one order at a time; the engine stays loaded between orders."""
 
-    def __init__(self, line: DaemonChannel) -> None:
-        self._line = line
+    def __init__(self, channel: DaemonChannel) -> None:
+        self._channel = channel
         self._warm = WarmEngine()
         self._job_id = ""
         self._stop = False
         self._end = False
         self._silent_until_s = 0.0
 
-    def work(self) -> None:
-        """Until the daemon says `end`."""
+    def run(self) -> None:
+        """Render orders until the daemon sends `end`."""
         while not self._end:
-            message = self._line.next(wait=True)
-            if message is not None and message["say"] == "order":
-                self._serve(messages.order_from(message))
+            message = self._channel.next(wait=True)
+            if message is not None and message["kind"] == "order":
+                self._process(messages.order_from(message))
             elif message is not None:
-                self._note(message)
+                self._handle(message)
         self._warm.release()
 
-    def _serve(self, order: Order) -> None:
+    def _process(self, order: Order) -> None:
         self._job_id, self._stop, self._silent_until_s = order.job_id, False, 0.0
         try:
-            self._line.say(messages.Done(order.job_id, self._render(order)))
+            self._channel.send(messages.Done(order.job_id, self._render(order)))
         except RenderStopped:
-            self._line.say(messages.Stopped(order.job_id))
-        except BaseException as error:  # noqa: BLE001 - other people's code; it raises SystemExit too
-            self._line.say(failure(order.job_id, error))
+            self._channel.send(messages.Stopped(order.job_id))
+        except BaseException as error:  # noqa: BLE001 - an engine's code may raise anything, even SystemExit
+            self._channel.send(failure(order.job_id, error))
         self._job_id = ""
 
     def _render(self, order: Order) -> Rendering:
@@ -155,39 +154,39 @@ class RenderLoop:
         engine = _engine_class(order.engine)
         prepared = preparation.prepare(order, engine)
         ready = self._warm.for_order(order, engine)
-        self._line.say(messages.Loaded(order.job_id, ready.load_s))
+        self._channel.send(messages.Loaded(order.job_id, ready.load_s))
         if self._is_stopped():
             raise RenderStopped
         return rendering.render(prepared, ready, self._is_stopped, self._report)
 
     def _report(self, progress: Progress) -> None:
-        """Tell the daemon how far it is, not oftener than people and timeouts need it."""
+        """Send the progress, at most every `PROGRESS_EVERY_S`, and at the end."""
         now_s = time.monotonic()
         if now_s >= self._silent_until_s or progress.done >= progress.total:
             self._silent_until_s = now_s + PROGRESS_EVERY_S
-            self._line.say(messages.Progress(self._job_id, progress.done, progress.total, progress.audio_s))
+            self._channel.send(messages.Progress(self._job_id, progress.done, progress.total, progress.audio_s))
 
     def _is_stopped(self) -> bool:
-        while (message := self._line.next(wait=False)) is not None:
-            self._note(message)
+        while (message := self._channel.next(wait=False)) is not None:
+            self._handle(message)
         return self._stop or self._end
 
-    def _note(self, message: Mapping[str, Any]) -> None:
-        if message["say"] == "end":
+    def _handle(self, message: Mapping[str, Any]) -> None:
+        if message["kind"] == "end":
             self._end = True
-        elif message["say"] == "stop" and message.get("job_id") == self._job_id:
+        elif message["kind"] == "stop" and message.get("job_id") == self._job_id:
             self._stop = True
 
 
 class Shortage(Hold):
-    """No open files or processes are left while an engine is loaded, which has not seen the job's text yet."""
+    """An engine can't be loaded, since the limit on open files or processes is reached. The job is not the cause."""
 
     retryable = True
-    hint = "Raise the limits on open files and processes, or end what uses them up. Work resumes by itself."
+    hint = "Raise the limits on open files and processes, or stop the programs that use them. Work resumes by itself."
 
 
 class WarmEngine:
-    """The engine that is loaded now, if any; another one only after this one is closed."""
+    """The loaded engine, if any. It is closed before another is loaded."""
 
     def __init__(self) -> None:
         self._key: tuple[object, ...] = ()
@@ -195,12 +194,12 @@ class WarmEngine:
         self._refused: tuple[tuple[object, ...], tuple[str, str]] | None = None
 
     def for_order(self, order: Order, engine_class: EngineClass) -> LoadedEngine:
-        """The order's engine, loaded with its model as that was when the order was written.
+        """The order's engine with its model, loaded if needed.
 
         Raises:
             Shortage: Nothing is wrong with the order.
-            CheckpointRefused: The engine can't speak with that checkpoint. What is loaded stays when the same one
-                comes again: jobs that fall back on the base model need not load it each time.
+            CheckpointRefused: The engine can't use that checkpoint. If it is refused again right after, the loaded
+                engine stays, so that jobs that fall back to the base model do not load it each time.
         """
         from jobs.render.rendering import LoadedEngine
 
@@ -228,10 +227,10 @@ class WarmEngine:
         return self._ready
 
     def release(self) -> None:
-        """Give the engine's memory back before anything else takes some."""
+        """Close the engine and free its memory."""
         ready, self._ready = self._ready, None
         if ready is not None:
-            with contextlib.suppress(Exception):  # an engine that can't close is dropped all the same
+            with contextlib.suppress(Exception):
                 ready.engine.close()
             del ready
             gc.collect()
@@ -242,32 +241,32 @@ def _engine_class(name: str) -> EngineClass:
 
     engine_class = registry.engines().get(name)
     if engine_class is None:
-        raise EngineMissing(f"there is no engine {name!r} here")
+        raise EngineMissing(f"the engine {name!r} is not installed")
     return engine_class
 
 
 def failure(job_id: str, error: BaseException) -> Failed:
-    """Make words of whatever an engine raised; a traceback of what nobody foresaw goes to the log."""
+    """The message for an error of an engine; the traceback of an unexpected error is printed."""
     if isinstance(error, EngineError | SpoolError):
         return Failed(job_id, error.code, real_paths(error.message), error.hint, error.retryable)
-    with contextlib.suppress(Exception):  # out of memory, even this can fail
+    with contextlib.suppress(Exception):  # without memory, this can fail too
         lines = traceback.format_exception(error, limit=-LAST_FRAMES)
         sys.stderr.write("".join(lines))
         sys.stderr.flush()
-    said = f"{type(error).__name__}: {real_paths(error)}" if str(error) else type(error).__name__
+    text = f"{type(error).__name__}: {real_paths(error)}" if str(error) else type(error).__name__
     if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return Failed(
             job_id,
             OutOfMemory.code,
-            f"the engine ran out of memory ({said})",
+            f"the engine ran out of memory ({text})",
             OutOfMemory.hint,
             OutOfMemory.retryable,
         )
     if isinstance(error, OSError) and error.errno in OF_THE_DISK:
         return Failed(
-            job_id, Hold.code, said, "Free space, or bring the disk back; work resumes by itself.", retryable=False
+            job_id, Hold.code, text, "Free space, or reconnect the disk; work resumes by itself.", retryable=False
         )
-    return Failed(job_id, EngineError.code, f"the engine failed ({said})", EngineError.hint, EngineError.retryable)
+    return Failed(job_id, EngineError.code, f"the engine failed ({text})", EngineError.hint, EngineError.retryable)
 
 
 if __name__ == "__main__":

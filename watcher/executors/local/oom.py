@@ -1,13 +1,12 @@
-"""Whether the kernel ended a process for want of memory, told by the counters that it keeps.
+"""Whether the kernel killed a process because memory ran out.
 
-A process ended by the kernel shows SIGKILL, like one that somebody killed. The count of such endings, before
-and after, tells them apart: `oom_kill` in `memory.events.local` (cgroup v2) or `memory.oom_control` (v1) of our own
-group, which a worker shares; on machines without these, the whole machine's in `/proc/vmstat`.
+Such a process shows SIGKILL, like one that somebody killed. The kernel's counter, before and after, distinguishes them:
+`oom_kill` in `memory.events.local` (cgroup v2) or `memory.oom_control` (v1) of our cgroup, which the worker shares;
+without these, the counter of the whole machine in `/proc/vmstat`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,10 +18,10 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class KillCount:
-    """How many processes the kernel has ended for memory so far.
+    """How many processes the kernel has killed for memory so far.
 
     Attributes:
-        source: The file that says so; counts of two sources are not comparable.
+        source: The file with the counter; counts from two sources are not comparable.
     """
 
     source: Path
@@ -33,7 +32,7 @@ class KillCount:
 
 
 def kill_count(proc: Path = PROC) -> KillCount | None:
-    """Count now; None where the kernel does not say. About 0.1 ms."""
+    """The current count; None if the kernel has no counter. Takes about 0.1 ms."""
     for source in _sources(proc):
         count = _count(source)
         if count is not None:
@@ -43,8 +42,12 @@ def kill_count(proc: Path = PROC) -> KillCount | None:
 
 @cache
 def _sources(proc: Path) -> tuple[Path, ...]:
-    """Looked up once: a process stays in its group for as long as it lives."""
-    return (*_group_files(proc), proc / "vmstat")
+    """Files that may have the counter, v2 or v1: of our own cgroup, then of its parents, then of the machine.
+
+    Cached, since a process stays in its cgroup.
+    """
+    names = ("memory.events.local", "memory.events", "memory.oom_control")
+    return (*(group / name for group in groups("memory", proc) for name in names), proc / "vmstat")
 
 
 def _count(source: Path) -> int | None:
@@ -53,9 +56,3 @@ def _count(source: Path) -> int | None:
         return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
     except (OSError, ValueError, IndexError):
         return None
-
-
-def _group_files(proc: Path) -> Iterator[Path]:
-    """Where our own group's counters may be, v2 or v1, before those of the groups around it."""
-    for group in groups("memory", proc):
-        yield from (group / name for name in ("memory.events.local", "memory.events", "memory.oom_control"))

@@ -1,8 +1,7 @@
-"""Starting, ending and burying one worker process, with everything that it has started.
+"""Starts, kills and reaps one worker process with everything that it has started.
 
-The process leads a session and a process group of its own. Its pid and group number stay ours until it is
-reaped, so the group is killed before that, and again after its leader is dead: no number is ever signalled
-that could be a stranger's.
+The process leads its own session and process group. Its pid can't be reused before it is reaped, so the group is killed
+before that, and again after its leader is dead: a signal never reaches a process of somebody else.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ POLL_S = 0.002
 class WorkerProcess:
     """A running worker. Attributes `channel`, `stdout_fd`, `stderr_fd` are non-blocking.
 
-    Start it from the main thread: the kernel ends it with the thread that started it.
+    Start it from the main thread: the kernel kills it when the thread that started it ends.
 
     Args:
         python: The interpreter that runs it.
-        inherited: Open descriptors that it gets under the same numbers.
+        inherited: Open descriptors that it inherits under the same numbers.
 
     Raises:
-        WorkerUnready: This machine can't start a process now. Nothing is left of it.
+        WorkerUnready: A process can't be started now. Everything opened for it is closed.
     """
 
     def __init__(self, python: str, inherited: tuple[int, ...] = ()) -> None:
@@ -49,7 +48,7 @@ class WorkerProcess:
             for descriptor in (self.channel.fileno(), self.stdout_fd, self.stderr_fd):
                 os.set_blocking(descriptor, False)
             arguments = map(str, (theirs.fileno(), life_reader, os.getpid()))
-            # Unsafe path off: a folder that strangers write to may be the current one.
+            # -P: strangers may write to the current folder, so nothing is imported from it.
             self._popen = subprocess.Popen(
                 [python, "-P", "-X", "no_debug_ranges", "-m", "watcher.executors.local.main", *arguments],
                 stdin=subprocess.DEVNULL,
@@ -73,11 +72,11 @@ class WorkerProcess:
 
     @property
     def returncode(self) -> int | None:
-        """As subprocess has it: the exit code, or minus the signal's number; None before `kill`."""
+        """The exit code, or minus the signal's number; None before `kill`."""
         return self._popen.returncode
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for its death, at most so long; True when it is dead."""
+        """Wait for its death; True when it is dead."""
         if self.death_fd is not None and not self.exited:
             poll = select.poll()
             poll.register(self.death_fd, select.POLLIN)
@@ -85,24 +84,24 @@ class WorkerProcess:
         return _eventually(lambda: self.exited, timeout_s if self.death_fd is None else 0.0)
 
     def kill(self, timeout_s: float) -> bool:
-        """End the group, reap it, wait until its last process is gone, at most so long; True when it is."""
+        """Kill the group, reap it, and wait until its last process is gone; True when it is."""
         deadline_s = time.monotonic() + timeout_s
         if self._popen.returncode is None:
             self._signal_group()
             if not self.wait(timeout_s):
                 return False
-            self._signal_group()  # what was being forked meanwhile; the dead leader still holds the number
+            self._signal_group()  # for processes forked meanwhile; until the leader is reaped, the number is ours
             self._popen.wait()
         return _eventually(lambda: _group_is_gone(self.pid), deadline_s - time.monotonic())
 
     def close(self) -> None:
-        """Give our ends of all lines back. Call it once, after `kill`."""
+        """Close our ends of its socket and pipes. Call it once, after `kill`."""
         self.channel.close()
         for descriptor in (self.stdout_fd, self.stderr_fd, self._life_fd):
             os.close(descriptor)
         if self.death_fd is not None:
             os.close(self.death_fd)
-            self.death_fd = None  # `kill` may be asked again and then looks every few milliseconds
+            self.death_fd = None  # `kill` may be called again; it polls then
 
     def _signal_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -118,7 +117,7 @@ def _pipe(for_reader: contextlib.ExitStack, for_writer: contextlib.ExitStack) ->
 
 
 def environment_of(ours: Mapping[str, str]) -> dict[str, str]:
-    """Ours, with prints that neither wait nor fail, and without the service manager's lines."""
+    """Our environment for a child: unbuffered UTF-8 output, and without the service manager's variables."""
     private = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID"}
     environment = {key: value for key, value in ours.items() if key not in private}
     environment |= {
@@ -126,13 +125,13 @@ def environment_of(ours: Mapping[str, str]) -> dict[str, str]:
         "PYTHONFAULTHANDLER": "1",
         "PYTHONIOENCODING": "utf-8:backslashreplace",
     }
-    if ROOT.name not in {"site-packages", "dist-packages"}:  # run from a checkout
+    if ROOT.name not in {"site-packages", "dist-packages"}:  # a checkout
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [ours.get("PYTHONPATH"), str(ROOT)]))
     return environment
 
 
 def _death_fd(pid: int) -> int | None:
-    """A descriptor that is readable once the process is dead; None where the kernel or a sandbox has none."""
+    """A descriptor that is readable once the process is dead; None without support by the kernel or sandbox."""
     try:
         return os.pidfd_open(pid)
     except OSError:
@@ -149,7 +148,7 @@ def _eventually(is_true: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def _group_is_gone(group: int) -> bool:
-    """Whether no process of the group lives. Those that fell to us (we may be process 1) are reaped."""
+    """Whether no process of the group is alive. Reaps those that became our children (we may be process 1)."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-group, os.WNOHANG)[0]:
             pass
@@ -159,11 +158,11 @@ def _group_is_gone(group: int) -> bool:
         return True
     except PermissionError:
         pass
-    return not any(_lives_in(group, stat) for stat in Path("/proc").glob("[0-9]*/stat"))
+    return not any(_is_alive_in(group, stat) for stat in Path("/proc").glob("[0-9]*/stat"))
 
 
-def _lives_in(group: int, stat: Path) -> bool:
-    """A dead process that nobody reaps (an init that does not) still counts for the kernel, not for us."""
+def _is_alive_in(group: int, stat: Path) -> bool:
+    """Whether a process is in the group and not dead. `killpg` also finds dead ones that init has not reaped."""
     try:
         state, _, its_group = stat.read_bytes().rpartition(b") ")[2].split()[:3]
     except (OSError, ValueError):

@@ -1,8 +1,7 @@
-"""The daemon's handle on its one worker process: orders go in, events come out, and it can always be killed.
+"""The daemon's handle on its worker process: takes orders, returns events, and can always kill the process.
 
-Nothing here waits for the worker except `kill` and `close`. The handle is itself something to select on: its
-`fileno` is an epoll descriptor that holds the worker's socket, its outputs and its death, and stays the same
-from one worker process to the next.
+Only `kill` and `close` wait for the process. `fileno` is an epoll descriptor for the worker's socket, its outputs and
+its death; it stays the same from one worker process to the next.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from watcher.executors.local.messages import (
     Done,
     Event,
     Failed,
+    InvalidMessage,
     Loaded,
     Message,
-    NotAMessage,
     Progress,
     Ready,
     Stopped,
@@ -40,9 +39,9 @@ from watcher.executors.local.process import WorkerProcess
 __all__ = ["Died", "Done", "Event", "Failed", "Loaded", "Progress", "Stopped", "Worker"]
 
 KILL_WAIT_S = 10.0
-BURY_WAIT_S = 1.0
+REAP_WAIT_S = 1.0
 CLOSE_WAIT_S = 5.0
-CLOSE_LOOK_S = 0.1
+CLOSE_POLL_S = 0.1
 HUNG_UP_S = 2.0
 READS_AT_ONCE = 4
 READS_AT_DEATH = 256
@@ -50,21 +49,22 @@ READS_AT_DEATH = 256
 
 @dataclass
 class _Running:
-    """What belongs to one worker process.
+    """One worker process and what belongs to it.
 
     Attributes:
-        ready: It has said that it takes orders.
+        hung_up_at_s: When it closed its socket, monotonic; None before.
+        ready: Whether it has sent `Ready`.
     """
 
     process: WorkerProcess
-    line: WorkerChannel
+    channel: WorkerChannel
     outputs: dict[int, OutputLog]
     oom_before: oom.KillCount | None
     hung_up_at_s: float | None = None
     ready: bool = False
 
-    def died(self, died: Died) -> Died:
-        """Its death; if it was never ready, with what it printed last, its errors first."""
+    def with_last_line(self, died: Died) -> Died:
+        """For a process that was never ready, adds the last line of its stderr or else stdout."""
         if self.ready:
             return died
         last_lines = [output.last_line for output in reversed(self.outputs.values()) if output.last_line]
@@ -75,21 +75,16 @@ class Worker:
     """One worker process at a time, started when it is needed.
 
     Args:
-        device: The `device` section of the configuration, for orders that carry none.
-        log: A structlog logger; what the worker prints goes there, line by line.
+        device: The `device` section of the configuration, for orders without one.
+        log: A structlog logger, which also gets the worker's output.
         python: The interpreter that runs the worker.
 
     Attributes:
-        inherited: Descriptors that the next process gets under the same numbers.
-        last_progress: When (`time.monotonic()`) the worker last took an order or said something about it.
+        inherited: Descriptors that the next process inherits under the same numbers.
+        last_progress: When the worker last got an order or sent a message, monotonic.
     """
 
-    def __init__(
-        self,
-        device: Mapping[str, Any],
-        log: Any,
-        python: str = sys.executable,
-    ) -> None:
+    def __init__(self, device: Mapping[str, Any], log: Any, python: str = sys.executable) -> None:
         self._device, self._log, self._python = device, log, python
         self.inherited: tuple[int, ...] = ()
         self._epoll = select.epoll()
@@ -109,27 +104,27 @@ class Worker:
         self._epoll.close()
 
     def fileno(self) -> int:
-        """Readable when `receive` has something to do."""
+        """A descriptor that is readable when `receive` has something to do."""
         return self._epoll.fileno()
 
     @property
     def alive(self) -> bool:
-        """Whether there is a worker process that can take an order or does one."""
+        """Whether there is a worker process that is not dead."""
         return self._running is not None and not self._running.process.exited
 
     @property
     def busy(self) -> bool:
-        """Whether an order is out: neither done, failed nor stopped, and its worker not known to be dead."""
+        """Whether the worker has an order that has not ended."""
         return self._order is not None
 
     @property
     def ready(self) -> bool:
-        """Whether the worker has imported what it needs and takes orders."""
+        """Whether the worker has finished its imports."""
         return self._running is not None and self._running.ready
 
     @property
     def warm(self) -> tuple[str, str | None] | None:
-        """Engine and checkpoint that the worker holds loaded, or None."""
+        """Engine and checkpoint that are loaded; None when none is."""
         return self._warm[:2] if self._warm is not None else None
 
     @property
@@ -137,30 +132,26 @@ class Worker:
         return self._running.process.pid if self._running is not None else None
 
     def start(self) -> None:
-        """Start the process if there is none. Returns at once, the process goes on importing by itself.
+        """Start the process if there is none. Returns at once; the process still has to import its libraries.
 
-        While an order is out nothing happens: if its worker is dead, `receive` has to say so first.
+        Does nothing while there is an order: if its worker is dead, `receive` reports that first.
 
         Raises:
-            WorkerUnready: The machine can't start a process now.
-            Hold: The last one was killed and is not gone yet.
+            WorkerUnready: A process can't be started now.
+            Hold: The last process was killed but is not gone yet.
         """
         if self.alive or self.busy:
             return
-        if self._running is not None:  # it died idle, and nobody has asked yet
-            self._bury(self._running)
+        if self._running is not None:  # it died without an order, and `receive` was not called since
+            self._reap(self._running)
         if self._lingering is not None and not self._end(self._lingering, 0.0):
             raise Hold(
                 f"the killed worker (process {self._lingering.pid}) is not gone yet",
-                "The kernel still holds it, most often for a device or a share that does not answer.",
+                "The kernel keeps it, usually because a device or a share does not respond.",
             )
         process = WorkerProcess(self._python, self.inherited)
-        outputs = {
-            process.stdout_fd: self._output("stdout"),
-            process.stderr_fd: self._output("stderr"),
-        }
-        line = WorkerChannel(process.channel)
-        self._running = _Running(process, line, outputs, oom.kill_count())
+        outputs = {process.stdout_fd: self._output("stdout"), process.stderr_fd: self._output("stderr")}
+        self._running = _Running(process, WorkerChannel(process.channel), outputs, oom.kill_count())
         try:
             with holding("the worker can't be started", WorkerUnready):
                 for descriptor in (process.channel.fileno(), *outputs, process.death_fd):
@@ -172,7 +163,7 @@ class Worker:
         self._log.info("worker started", action="worker_started", pid=process.pid)
 
     def submit(self, order: Order) -> None:
-        """Give the worker an order; starts one if needed. One order at a time.
+        """Send an order, one at a time; starts a worker if needed.
 
         Raises:
             Hold: As `start`.
@@ -180,7 +171,7 @@ class Worker:
         if self._order is not None:
             raise RuntimeError(f"the worker still has an order, {self._order.job_id}")
         self.start()
-        assert self._running is not None  # noqa: S101 - start() says Hold otherwise
+        assert self._running is not None  # noqa: S101 - start() raises otherwise
         self._order = order if order.device else replace(order, device=self._device)
         if self._warm != order.model:
             self._warm = None
@@ -189,104 +180,101 @@ class Worker:
         self._send(self._running, messages.order_line(self._order))
 
     def ask_stop(self) -> None:
-        """Ask it to stop at the end of the chunk; `Stopped` answers, or `Done` if that was the last one."""
+        """Ask the worker to stop after the chunk; it answers `Stopped`, or `Done` if that was the last chunk."""
         if self._order is not None and self._running is not None:
             self._send(self._running, messages.stop_line(self._order.job_id))
 
     def receive(self) -> list[Event]:
-        """What has happened since the last call. Never waits for the worker.
-
-        Call it when `fileno` is readable, and every few seconds besides.
-        """
+        """Events since the last call. Call it when `fileno` is readable, and every few seconds."""
         running = self._running
         if running is None:
             return []
-        dead = running.process.exited  # looked at first: what it said before it died is then read below
+        dead = running.process.exited  # checked first, so that all messages sent before the death are read below
         reads = READS_AT_DEATH if dead else READS_AT_ONCE
         events: list[Event] = []
         complaint = None
         try:
             self._read_outputs(running, reads)
             self._read_messages(running, events, reads)
-        except NotAMessage as error:
-            complaint = f"sent rubbish instead of a message ({error}) and was killed for it"
+        except InvalidMessage as error:
+            complaint = f"sent an invalid message ({error}) and was killed"
         if dead:
-            events.append(self._bury(running))
-        elif complaint is None and _is_deaf(running):
-            complaint = "closed its line to the spool and was killed for it"
+            events.append(self._reap(running))
+        elif complaint is None and _is_unreachable(running):
+            complaint = "closed its socket and was killed"
         if complaint is not None and not dead:
             self.kill()
-            events.append(running.died(Died(complaint)))
+            events.append(running.with_last_line(Died(complaint)))
         return events
 
     def kill(self) -> None:
-        """End the worker and all that it started, and wait until they are gone. Without one, nothing happens.
+        """Kill the worker, if there is one, with all that it started, and wait until they are gone.
 
-        A process that the kernel does not let go of within `KILL_WAIT_S` is named in the log, and no other
-        one is started before it is gone.
+        A process that is not gone after `KILL_WAIT_S` is logged, and no other is started before it is gone.
         """
         if self._lingering is not None:
             self._end(self._lingering, KILL_WAIT_S)
         if self._running is not None:
-            self._forget(self._running, KILL_WAIT_S)
+            self._clean_up(self._running, KILL_WAIT_S)
 
     def close(self) -> None:
-        """Let an idle worker end by itself and give everything back; kill it if that takes long."""
+        """Let an idle worker end by itself; kill it if that takes longer than `CLOSE_WAIT_S`."""
         running = self._running
         if running is None:
             return
         self._send(running, messages.end_line())
         deadline_s = time.monotonic() + CLOSE_WAIT_S
         while self.alive and (left_s := deadline_s - time.monotonic()) > 0:
-            self._epoll.poll(min(left_s, CLOSE_LOOK_S))
-            with contextlib.suppress(NotAMessage):
+            self._epoll.poll(min(left_s, CLOSE_POLL_S))
+            with contextlib.suppress(InvalidMessage):
                 self._read_outputs(running, READS_AT_ONCE)
                 self._read_messages(running, [], READS_AT_ONCE)
         self._log.info("worker ended", action="worker_ended", pid=running.process.pid, by_itself=not self.alive)
         self.kill()
 
-    # What it says.
+    # --- messages ----------------------------------------------------------------------------------------------------
 
     def _send(self, running: _Running, line: bytes) -> None:
-        running.line.send(line)
-        self._watch_line(running)
+        running.channel.send(line)
+        self._watch_channel(running)
 
-    def _watch_line(self, running: _Running) -> None:
-        """Wake for room on the socket only while something is to be sent; for nothing once it is closed."""
+    def _watch_channel(self, running: _Running) -> None:
+        """Wait for room on the socket only while bytes are pending, and for nothing once it is closed."""
         descriptor = running.process.channel.fileno()
-        if running.line.hung_up:
+        if running.channel.hung_up:
             self._unwatch(descriptor)
         else:
-            self._epoll.modify(descriptor, select.EPOLLIN | (select.EPOLLOUT if running.line.is_pending else 0))
+            self._epoll.modify(descriptor, select.EPOLLIN | (select.EPOLLOUT if running.channel.is_pending else 0))
 
     def _unwatch(self, descriptor: int) -> None:
-        with contextlib.suppress(OSError):  # a closed line is looked at again until its process is dead
+        with contextlib.suppress(OSError):  # it may be unwatched already
             self._epoll.unregister(descriptor)
 
     def _read_messages(self, running: _Running, events: list[Event], reads: int) -> None:
-        """Add to `events`. Raises NotAMessage at the first line that is none; what came before it counts."""
-        running.line.flush()
+        """Add to `events`. Raises InvalidMessage at the first invalid line, after adding those before it."""
+        running.channel.flush()
         try:
-            for line in running.line.read(reads):
+            for line in running.channel.read(reads):
                 event = messages.event_from(line)
-                self._note(running, event)
+                self._accept(running, event)
                 if not isinstance(event, Ready):
                     events.append(event)
         finally:
-            self._watch_line(running)
-            if running.line.hung_up and running.hung_up_at_s is None:
+            self._watch_channel(running)
+            if running.channel.hung_up and running.hung_up_at_s is None:
                 running.hung_up_at_s = time.monotonic()
 
-    def _note(self, running: _Running, event: Message) -> None:
+    def _accept(self, running: _Running, event: Message) -> None:
+        """Update the worker's state. Raises InvalidMessage if the message is not due now."""
         name = type(event).__name__.lower()
         if isinstance(event, Ready) is running.ready:
-            raise NotAMessage(f"{name} {'after' if running.ready else 'before'} ready")
+            raise InvalidMessage(f"{name} {'after' if running.ready else 'before'} ready")
         running.ready = True
         self.last_progress = time.monotonic()
         if isinstance(event, Ready):
             return
         if self._order is None or event.job_id != self._order.job_id:
-            raise NotAMessage(f"{name} of an order that the worker does not have")
+            raise InvalidMessage(f"{name} for an order that the worker does not have")
         if isinstance(event, Loaded):
             self._warm = self._order.model
         if isinstance(event, Done | Failed | Stopped):
@@ -294,7 +282,7 @@ class Worker:
                 output.break_line()
             self._order = None
 
-    # What it prints.
+    # --- output ------------------------------------------------------------------------------------------------------
 
     def _output(self, stream: str) -> OutputLog:
         def log() -> Any:
@@ -302,8 +290,8 @@ class Worker:
             return self._log.bind(action="worker_output", stream=stream, **job)
 
         return OutputLog(
-            say=lambda line: log().info("worker printed", line=real_paths(line)),
-            say_dropped=lambda lines: log().warning("worker printed too much", lines_left_out=lines),
+            write=lambda line: log().info("worker printed", line=real_paths(line)),
+            write_dropped=lambda lines: log().warning("worker printed too much", lines_left_out=lines),
         )
 
     def _read_outputs(self, running: _Running, reads: int) -> None:
@@ -318,17 +306,17 @@ class Worker:
                     break
                 output.feed(data)
 
-    # How it ends.
+    # --- end ---------------------------------------------------------------------------------------------------------
 
-    def _bury(self, running: _Running) -> Died:
-        """It is dead: end what it leaves behind and say what it died of."""
-        self._forget(running, BURY_WAIT_S)
-        died = running.died(exit_cause.cause(running.process.returncode or 0, running.oom_before))
+    def _reap(self, running: _Running) -> Died:
+        """Clean up after a dead worker."""
+        self._clean_up(running, REAP_WAIT_S)
+        died = running.with_last_line(exit_cause.cause(running.process.returncode or 0, running.oom_before))
         self._log.warning("worker died", action="worker_died", pid=running.process.pid, reason=died.reason)
         return died
 
-    def _forget(self, running: _Running, timeout_s: float) -> None:
-        """End it and all that it started, log its last words, and be without a worker."""
+    def _clean_up(self, running: _Running, timeout_s: float) -> None:
+        """Kill the worker and all that it started, log the rest of its output, and close everything."""
         self._end(running.process, timeout_s)
         self._read_outputs(running, READS_AT_DEATH)
         for output in running.outputs.values():
@@ -340,7 +328,7 @@ class Worker:
         self._running, self._order, self._warm = None, None, None
 
     def _end(self, process: WorkerProcess, timeout_s: float) -> bool:
-        """Kill it and remember it while the kernel holds it; True when it is gone."""
+        """Kill a process; True when it is gone, else remember it as lingering."""
         gone = process.kill(timeout_s)
         if not gone and self._lingering is None:
             self._log.error("killed worker is not gone yet", action="worker_lingers", pid=process.pid)
@@ -348,6 +336,6 @@ class Worker:
         return gone
 
 
-def _is_deaf(running: _Running) -> bool:
-    """Whether it closed its line and yet lives on: of no use, and not about to say why."""
+def _is_unreachable(running: _Running) -> bool:
+    """Whether the worker closed its socket and did not end soon after."""
     return running.hung_up_at_s is not None and time.monotonic() > running.hung_up_at_s + HUNG_UP_S

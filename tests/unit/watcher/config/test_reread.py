@@ -142,8 +142,8 @@ def held_by(session: Session) -> dict[str, Any]:
         "rules": {**plain_values(rules), "token": "another one each time"},
         "snapshots": plain_values(session.spool.snapshots),
         "outbox": session.spool.outbox.policy,
-        "places": session.arrivals.places,
-        "policy": plain_values(session.arrivals.policy),
+        "places": session.arrivals.readiness.places,
+        "policy": plain_values(session.arrivals.readiness.policy),
         "patience_s": session.schedule.patience_s,
     }
 

@@ -133,7 +133,7 @@ def test_what_is_left_out_has_its_default(tmp_path: Path, text: str) -> None:
         ("voices: .", "1: inbox: is inside voices"),
         (
             "state_dir: inbox/state",
-            "1: state_dir: inside the inbox it must be, or be in, a folder whose name starts",
+            "1: state_dir: is visible in the inbox; choose a folder whose name starts",
         ),
         ("state_dir: inbox", "1: inbox: is the same folder as state_dir"),
         ("state_dir: outbox/.state", "1: state_dir: is inside outbox"),

@@ -21,8 +21,9 @@ from jobs.spool.reading import Reading
 from tests.in_process import ENGINES, Voice
 from tests.spooling import until
 from watcher.config.settings import Limits, ReadyConfig
-from watcher.daemon.arrivals import HINTS_A_STEP, LOOK_AGAIN_S, Arrival, ArrivalPolicy, Arrivals, Sighting
+from watcher.daemon.arrivals import HINTS_PER_STEP, Arrivals
 from watcher.daemon.events import Events, Hints
+from watcher.daemon.readiness import LOOK_AGAIN_S, Arrival, ArrivalPolicy, Readiness, Sighting
 
 QUIET_S, NETWORK_QUIET_S, GRACE_S, COMPANIONS_S, SCAN_S = 1.0, 5.0, 10.0, 60.0, 10.0
 DONE = b"text: hello\n"
@@ -66,15 +67,15 @@ class Desk:
         for path in (self.inbox / ".voicespool", self.voices):
             path.mkdir(parents=True)
         self.now, self.events, self.read, self.deaths = 1000.0, Told(), list[str](), dict[str, int]()
-        self.arrivals = Arrivals(
+        self.readiness = Readiness(
             inbox=self.inbox,
             places=Places(self.inbox, self.voices, self.inbox / ".voicespool"),
             policy=ArrivalPolicy(ReadyConfig(), Limits(), network),
-            events=self.events,
             read=self._read,
             deaths=lambda source: self.deaths.get(source, 0),
             clock=lambda: self.now,
         )
+        self.arrivals = Arrivals(self.inbox, self.readiness, self.events, clock=lambda: self.now)
 
     def _read(self, data: bytes, source: str) -> Reading:
         self.read.append(source)
@@ -183,7 +184,7 @@ def test_pauses_longer_than_the_quiet_time_do_not_matter_while_it_is_open(at: De
             at.arrivals.sweep_soon()
             assert at.ready() == []
             assert at.ready(100.0) == []
-            assert at.reason(source) == "somebody has it open for writing"
+            assert at.reason(source) == "a program has it open for writing"
             writer.write(b"lo\n")
             writer.flush()
             assert at.ready(100.0) == []
@@ -210,7 +211,7 @@ def test_a_sparse_file_that_is_filled_later_keeps_its_size_and_is_seen_to_change
     path = at.write("a.yaml", b"\0" * 12)
     at.ready()
     at.ready(QUIET_S)
-    assert "can't be read yet" in at.reason("a.yaml")
+    assert "can't be parsed yet" in at.reason("a.yaml")
     path.write_bytes(b"text: hello\n")
     os.utime(path, ns=(1, 1))
     at.touched(path)
@@ -225,7 +226,7 @@ def test_what_does_not_parse_waits_for_more_bytes_and_then_fails(at: Desk) -> No
     at.write("a.yaml", CUT_OFF)
     at.ready()
     assert at.ready(QUIET_S) == []
-    assert "can't be read yet" in at.reason("a.yaml")
+    assert "can't be parsed yet" in at.reason("a.yaml")
     assert at.ready(GRACE_S - QUIET_S - 0.01) == []
     (arrival,) = at.arrived(0.01)
     assert arrival.documents is None
@@ -256,7 +257,7 @@ def test_a_stream_that_may_go_on_waits_for_its_next_document(at: Desk) -> None:
     path = at.write("a.yaml", b"text: one\n---\n")
     at.ready()
     assert at.ready(QUIET_S) == []
-    assert at.reason("a.yaml") == "its end is missing; more may come"
+    assert at.reason("a.yaml") == "its end is missing; more bytes may follow"
     path.write_bytes(b"text: one\n---\ntext: two\n")
     at.touched(path)
     at.ready()
@@ -270,7 +271,7 @@ def test_where_nobody_can_tell_who_writes_a_last_line_without_an_end_waits(remot
     remote.write("c.json", b'{"text": "hello"}')
     remote.ready()
     assert remote.ready(NETWORK_QUIET_S) == ["b.yaml", "c.json"]
-    assert "no end" in remote.reason("a.yaml")
+    assert "no line end" in remote.reason("a.yaml")
     assert remote.ready(GRACE_S) == ["a.yaml"]
 
 
@@ -385,7 +386,7 @@ def test_a_file_that_waits_is_parsed_when_it_came_and_when_it_goes_whatever_the_
 
 def test_a_recording_that_there_is_no_room_for_holds_its_job_alone(at: Desk) -> None:
     lacking = {at.inbox / "ana.wav"}
-    at.arrivals.lacks_room = lambda paths: "no room" if lacking & set(paths) else ""
+    at.readiness.lacks_room = lambda paths: "no room" if lacking & set(paths) else ""
     at.write("ana.wav")
     at.write("a.yaml", b"text: hello\nspeaker_wav: ana.wav\n")
     at.write("b.yaml")
@@ -399,14 +400,14 @@ def test_a_recording_that_there_is_no_room_for_holds_its_job_alone(at: Desk) -> 
 
 def test_a_file_is_read_elsewhere_while_others_go_on(at: Desk) -> None:
     reading = Reading()
-    at.arrivals.read = lambda data, source: reading if source == "a.yaml" else at._read(data, source)
+    at.readiness.read = lambda data, source: reading if source == "a.yaml" else at._read(data, source)
     at.write("a.yaml")
     at.write("b.yaml")
     at.ready()
     assert at.ready(QUIET_S) == ["b.yaml"]
     assert not at.arrivals.settled()
     reading.end(at._read(DONE, "a.yaml").documents())
-    at.arrivals.readings_may_have_ended()
+    at.arrivals.check_readings()
     assert at.ready() == ["a.yaml"]
     assert at.arrivals.settled()
 
@@ -420,13 +421,13 @@ def test_files_wait_on_disk_while_too_many_are_read(at: Desk) -> None:
             return asked[source]
         return None if any(not one.ended for one in asked.values()) else asked.setdefault(source, Reading())
 
-    at.arrivals.read = read
+    at.readiness.read = read
     for number in range(4):
         at.write(f"{number}.yaml")
     at.ready()
     assert at.ready(QUIET_S) == []
     assert list(asked) == ["0.yaml"]
-    assert at.reason("3.yaml") == "it waits until others have been read"
+    assert at.reason("3.yaml") == "it waits until other files have been read"
     (at.inbox / "1.yaml").unlink()
     at.touched(at.inbox / "1.yaml")
     at.arrivals.take_hints()
@@ -434,7 +435,7 @@ def test_files_wait_on_disk_while_too_many_are_read(at: Desk) -> None:
     for number in (0, 2, 3):
         assert not at.arrivals.settled()
         asked[f"{number}.yaml"].end(at._read(DONE, "a.yaml").documents())
-        at.arrivals.readings_may_have_ended()
+        at.arrivals.check_readings()
         taken += at.ready()
     assert taken == ["0.yaml", "2.yaml", "3.yaml"]
     assert at.arrivals.settled()
@@ -484,11 +485,11 @@ def test_what_is_kept_in_mind_of_recordings_is_bounded(remote: Desk) -> None:
     for name in names:
         (remote.voices / name).write_bytes(b"RIFF")
     for number in range(15):
-        remote.arrivals._companions._still_since(f"old{number}", 1, 0.0)
+        remote.arrivals.readiness.companions._still_since(f"old{number}", 1, 0.0)
     for number in range(1100):
-        remote.arrivals._companions._still_since(f"new{number}", 1, 0.0)
-    assert len(remote.arrivals._companions._seen) == 1000
-    assert "new1099" in remote.arrivals._companions._seen
+        remote.arrivals.readiness.companions._still_since(f"new{number}", 1, 0.0)
+    assert len(remote.arrivals.readiness.companions._seen) == 1000
+    assert "new1099" in remote.arrivals.readiness.companions._seen
 
 
 # --- network -----------------------------------------------------------------------------------------
@@ -536,7 +537,7 @@ def test_a_sweep_asked_for_during_a_sweep_is_not_forgotten_nor_the_last(at: Desk
         at.write(f"b/{number}.txt")
     walk = at.arrivals
     while "a/39.txt" not in walk.ignored:
-        assert walk._go_on_sweeping(at.now)
+        assert walk._continue_sweep(at.now)
     at.write("a/new/job.yaml")
     at.touched(at.inbox / "a/new")
     assert at.ready() == []
@@ -563,9 +564,9 @@ def test_the_next_work_is_known_to_the_moment(at: Desk) -> None:
 def test_every_folder_is_watched_before_it_is_read(at: Desk) -> None:
     at.write("radio/deep/a.yaml")
     at.write(".hidden/a.yaml")
-    before = at.arrivals.looked_around
+    before = at.arrivals.swept_once
     at.ready()
-    assert (before, at.arrivals.looked_around) == (False, True)
+    assert (before, at.arrivals.swept_once) == (False, True)
     assert at.events.watched == {str(at.inbox / name) for name in ("", "radio", "radio/deep")}
 
 
@@ -639,7 +640,7 @@ def test_one_that_can_not_be_claimed_is_held_until_the_next_sweep(at: Desk) -> N
     at.arrivals.take_hints()
     arrival = at.arrivals.next(1.0)
     assert arrival is not None
-    at.arrivals.hold("a.yaml", "it can't be taken out of its folder: Read-only file system")
+    at.arrivals.hold("a.yaml", "it can't be moved out of its folder: Read-only file system")
     assert at.ready() == []
     assert at.arrivals.counts()["held"] == 1
     assert at.ready(SCAN_S + 1.0) == ["a.yaml"]
@@ -694,14 +695,14 @@ def test_only_a_regular_file_cancels(at: Desk, tmp_path: Path) -> None:
 
 
 def test_of_many_events_some_are_looked_at_a_step(at: Desk) -> None:
-    for number in range(3 * HINTS_A_STEP):
+    for number in range(3 * HINTS_PER_STEP):
         at.events.hints.moved.add(str(at.write(f"{number}.yaml")))
     at.arrivals.take_hints()
-    assert len(at.arrivals._sightings) == HINTS_A_STEP
+    assert len(at.arrivals._sightings) == HINTS_PER_STEP
     assert at.arrivals.busy()
     at.arrivals.take_hints()
     at.arrivals.take_hints()
-    assert len(at.arrivals._sightings) == 3 * HINTS_A_STEP
+    assert len(at.arrivals._sightings) == 3 * HINTS_PER_STEP
 
 
 def test_links_pipes_and_folders_with_a_jobs_name_are_never_opened(at: Desk, tmp_path: Path) -> None:

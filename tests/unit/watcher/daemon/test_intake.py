@@ -57,7 +57,7 @@ def test_the_cancellation_of_many_jobs_is_done_one_at_a_time(intake: Intake) -> 
 
     for number in range(1, 30):
         assert (inbox / "a.cancel").exists()
-        intake._go_on()
+        intake._step_once()
         assert cancelled() == number
     (last,) = (ticket for ticket in session.schedule.named("a") if ticket.priority != URGENT)
     session.schedule.remove(last.job_id)  # it was its turn, and it has ended meanwhile

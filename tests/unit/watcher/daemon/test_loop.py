@@ -17,13 +17,13 @@ class Turning(Daemon):
     def __init__(self, before: Session, after: Session) -> None:
         self.session, self.after = before, after
 
-    def tend(self, *, wait: bool = True) -> None:
+    def turn(self, *, wait: bool = True) -> None:
         self.session = self.after
 
 
 def test_a_job_does_not_continue_in_an_inbox_that_was_closed_meanwhile() -> None:
     """The descriptors that its paths go through are another session's by then."""
     before, after = cast(Session, object()), cast(Session, object())
-    Turning(before, before)._breathe(before)
+    Turning(before, before)._turn_between_slices(before)
     with pytest.raises(InboxGone):
-        Turning(before, after)._breathe(before)
+        Turning(before, after)._turn_between_slices(before)

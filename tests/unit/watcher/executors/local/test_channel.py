@@ -9,7 +9,7 @@ import pytest
 
 from watcher.executors.local import channel
 from watcher.executors.local.channel import WorkerChannel
-from watcher.executors.local.messages import NotAMessage
+from watcher.executors.local.messages import InvalidMessage
 
 
 @pytest.fixture
@@ -62,5 +62,5 @@ def test_a_line_without_end_is_refused(
     monkeypatch.setattr(channel, "MAX_MESSAGE_BYTES", 1000)
     line, theirs = ends
     theirs.sendall(b"x" * 2000)
-    with pytest.raises(NotAMessage, match="without a line end"):
+    with pytest.raises(InvalidMessage, match="without a line end"):
         line.read(4)

@@ -14,9 +14,9 @@ from jobs.order import Fallback, JobLimits, Order, Rendering
 from watcher.executors.local.messages import (
     Done,
     Failed,
+    InvalidMessage,
     Loaded,
     Message,
-    NotAMessage,
     Progress,
     Ready,
     Stopped,
@@ -103,22 +103,22 @@ def test_an_order_crosses_as_one_line(checkpoint: CheckpointRef | None, fallback
         b"[1]",
         b"7",
         b"{}",
-        b'{"say": 1}',
-        b'{"say": "died"}',
-        b'{"say": "loaded"}',
-        b'{"say": "loaded", "load_s": 1}',
-        b'{"say": "loaded", "job_id": "id", "load_s": "soon"}',
-        b'{"say": "loaded", "job_id": "id", "load_s": true}',
-        b'{"say": "loaded", "job_id": "id", "load_s": NaN}',
-        b'{"say": "progress", "job_id": "id", "done": 1.5, "total": 2, "audio_s": 0}',
-        b'{"say": "failed", "job_id": "id", "code": "x", "message": "x", "hint": "x", "retryable": 1}',
-        b'{"say": "done", "job_id": "id", "rendering": {}}',
+        b'{"kind": 1}',
+        b'{"kind": "died"}',
+        b'{"kind": "loaded"}',
+        b'{"kind": "loaded", "load_s": 1}',
+        b'{"kind": "loaded", "job_id": "id", "load_s": "soon"}',
+        b'{"kind": "loaded", "job_id": "id", "load_s": true}',
+        b'{"kind": "loaded", "job_id": "id", "load_s": NaN}',
+        b'{"kind": "progress", "job_id": "id", "done": 1.5, "total": 2, "audio_s": 0}',
+        b'{"kind": "failed", "job_id": "id", "code": "x", "message": "x", "hint": "x", "retryable": 1}',
+        b'{"kind": "done", "job_id": "id", "rendering": {}}',
         b"[" * 100_000,
-        b'{"say": "loaded", "job_id": "id", "load_s": ' + b"9" * 10_000 + b"}",
+        b'{"kind": "loaded", "job_id": "id", "load_s": ' + b"9" * 10_000 + b"}",
     ],
 )
 def test_anything_else_is_not_a_message(line: bytes) -> None:
-    with pytest.raises(NotAMessage) as caught:
+    with pytest.raises(InvalidMessage) as caught:
         event_from(line)
     assert str(caught.value).isprintable()
 
@@ -127,12 +127,12 @@ def test_anything_else_is_not_a_message(line: bytes) -> None:
 def test_a_file_outside_the_results_folder_is_not_believed(name: object) -> None:
     message = json.loads(event_line(Done("id", RENDERING)))
     message["rendering"]["files"] = [name]
-    with pytest.raises(NotAMessage):
+    with pytest.raises(InvalidMessage):
         event_from(json.dumps(message).encode())
 
 
 def test_what_a_newer_worker_adds_is_left_aside() -> None:
-    assert event_from(b'{"say": "loaded", "job_id": "id", "load_s": 1.5, "more": [1]}') == Loaded("id", 1.5)
+    assert event_from(b'{"kind": "loaded", "job_id": "id", "load_s": 1.5, "more": [1]}') == Loaded("id", 1.5)
 
 
 def test_words_from_an_engine_become_printable() -> None:

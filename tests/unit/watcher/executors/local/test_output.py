@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.executors.local.output import LAST_WORDS, LINE_CHARS, LINES_PER_WINDOW, WINDOW_S, OutputLog
+from watcher.executors.local.output import LAST_LINES, LINE_CHARS, LINES_PER_WINDOW, WINDOW_S, OutputLog
 
 
 class Heard:
@@ -51,9 +51,9 @@ def test_too_many_lines_are_counted_and_the_last_words_kept() -> None:
     assert len(heard.lines) == LINES_PER_WINDOW
     heard.output.finish()
     assert heard.lines[LINES_PER_WINDOW:] == [
-        f"line {number}" for number in range(LINES_PER_WINDOW + 500 - LAST_WORDS, LINES_PER_WINDOW + 500)
+        f"line {number}" for number in range(LINES_PER_WINDOW + 500 - LAST_LINES, LINES_PER_WINDOW + 500)
     ]
-    assert heard.dropped == [500 - LAST_WORDS]
+    assert heard.dropped == [500 - LAST_LINES]
 
 
 def test_after_a_while_lines_are_shown_again_and_the_gap_named() -> None:
@@ -81,6 +81,6 @@ def test_whatever_comes_is_printable_and_bounded(pieces: list[bytes]) -> None:
     heard.output.finish()
     assert all(line.isprintable() or "\ufffd" in line or line.split() for line in heard.lines)
     assert all(len(line) <= LINE_CHARS + 1 and "\n" not in line and "\x1b" not in line for line in heard.lines)
-    assert len(heard.lines) <= LINES_PER_WINDOW + LAST_WORDS
+    assert len(heard.lines) <= LINES_PER_WINDOW + LAST_LINES
     shown = len(heard.lines) + sum(heard.dropped)
     assert shown == len([line for line in b"".join(pieces).replace(b"\r", b"\n").split(b"\n") if line.strip()])
