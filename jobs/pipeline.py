@@ -27,7 +27,7 @@ from typing import Any, Literal, Protocol
 from engines.checkpoints.reference import CheckpointRef
 from engines.errors import CheckpointRefused
 from files.allowed_paths import NotAllowed
-from files.durable import fsync, nothing, remove_tree
+from files.durable import do_nothing, fsync, remove_tree
 from files.opens import opened_regular, read_at_most
 from files.printable import printable
 from files.tree import Problem
@@ -69,7 +69,7 @@ class Spool:
         readings: Of jobs whose turn came while their file was being read, by id.
         released: Jobs whose claims are to be removed, with the digests of their recordings.
         at_leisure: Whether somebody calls `tidy` again and again; else claims are removed at once.
-        breathe: Called again and again while a large result is copied.
+        after_slice: Called again and again while a large result is copied.
         limits: What a worker holds each job to.
         models: Where engines look for base models and vocoders, besides the caches.
     """
@@ -87,7 +87,7 @@ class Spool:
     readings: dict[str, Reading] = field(default_factory=dict)
     released: deque[tuple[str, tuple[str, ...]]] = field(default_factory=deque)
     at_leisure: bool = False
-    breathe: Callable[[], None] = nothing
+    after_slice: Callable[[], None] = do_nothing
     limits: JobLimits = field(default_factory=JobLimits)
     models: Path | None = None
 
@@ -491,7 +491,7 @@ def _publish(spool: Spool, story: Story) -> Outcome:
             job_file, story.missing = _job_file(claim, spool.longest_bytes)
         with holding("the outbox can't take the result"):
             outbox.check()
-            outbox.assemble(claim.job_id, claim.name, lambda result: _fill(story, job_file, result, spool.breathe))
+            outbox.assemble(claim.job_id, claim.name, lambda result: _fill(story, job_file, result, spool.after_slice))
     except Hold:
         if story.made:
             with holding("the state folder of the inbox"):
@@ -553,13 +553,13 @@ def tidy(spool: Spool) -> None:
         spool.snapshots.let_go(digests)
 
 
-def _fill(story: Story, job_file: bytes | None, result: Assembly, breathe: Callable[[], None]) -> None:
+def _fill(story: Story, job_file: bytes | None, result: Assembly, after_slice: Callable[[], None]) -> None:
     """Write a result's files: the audio or ERROR.txt, the job file, the manifest."""
     if job_file is not None:
         result.write(f"{_stem(story.claim)}{story.claim.suffix}", job_file)
     if story.made:
         for name in story.made.rendering.files:
-            result.copy(story.made.folder / name, name, breathe)
+            result.copy(story.made.folder / name, name, after_slice)
     if story.failure:
         result.write(ERROR_TEXT, report.error_text(story).encode(errors="backslashreplace"))
     result.write(MANIFEST, report.manifest(story).to_json())

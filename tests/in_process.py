@@ -179,7 +179,7 @@ class Desk:
     """Folders below `folder`, opened and dropped as often as a test likes.
 
     Attributes:
-        settings: Of `Spool`: longest_bytes, attempts, deaths, limits, breathe.
+        settings: Of `Spool`: longest_bytes, attempts, deaths, limits, after_slice.
     """
 
     folder: Path

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from files.durable import copy_slices, nothing, write_all
+from files.durable import copy_slices, do_nothing, write_all
 from files.open_folder import OpenFolder, named
 from files.opens import opened_regular
 
@@ -31,8 +31,8 @@ class Assembly:
         with self._created(name) as fd:
             write_all(fd, data)
 
-    def copy(self, source: Path, name: str, breathe: Callable[[], None] = nothing) -> None:
-        """Make a copy of a regular file; a large one in slices, with a call of `breathe` after each.
+    def copy(self, source: Path, name: str, after_slice: Callable[[], None] = do_nothing) -> None:
+        """Make a copy of a regular file; a large one in slices, with a call of `after_slice` after each.
 
         Raises:
             OSError: ENOSPC before anything is written, when the file system has less space than that; ELOOP or EINVAL
@@ -42,7 +42,7 @@ class Assembly:
             disk = os.fstatvfs(made)
             if disk.f_blocks and disk.f_bfree * disk.f_frsize < status.st_size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            copy_slices(fd, made, status.st_size, breathe)
+            copy_slices(fd, made, status.st_size, after_slice)
 
     def sync(self) -> None:
         """Force the files and their names to disk."""

@@ -86,7 +86,7 @@ class Models:
         """As the function `find`."""
         path = PurePosixPath(name)
         if "\0" in name or ".." in path.parts:
-            raise NotAllowed(f"{printable(name)} leads out of the spool's folders")
+            raise NotAllowed(f"{printable(name)} is outside the spool's folders")
         real = self._real(name)
         if path.is_absolute() or real.is_file():
             return self._allowed(name, real)

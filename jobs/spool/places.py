@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 
-from files.allowed_paths import NotAllowed, check_place, leads_out, looked_up, opened_in_place
-from files.opens import has_other_names
+from files.allowed_paths import NotAllowed, check_place, opened_in_place, outside_message, resolved
+from files.opens import maybe_foreign_link
 from files.printable import printable
 from jobs.spec.problems import listed, nearest
 
@@ -58,7 +58,7 @@ class Places:
         candidates = self._candidates(name, job_folder)
         for candidate in (*candidates, *(found for place in candidates for found in _with_ending(name, place))):
             try:
-                real, usable = looked_up(candidate)
+                real, usable = resolved(candidate)
             except FileNotFoundError:
                 self._check_link(name, candidate)
                 continue
@@ -84,7 +84,7 @@ class Places:
         with contextlib.suppress(OSError):
             target = Path(os.path.normpath(candidate.parent / os.readlink(candidate)))
             if not self._is_below(target):
-                raise NotAllowed(leads_out(name))
+                raise NotAllowed(outside_message(name))
 
     def missing(self, name: str, job_folder: Path, *, with_nearest: bool = True) -> str:
         """What to say of a recording that is not there: where it was looked for, and the nearest that is."""
@@ -113,10 +113,10 @@ class Places:
     def _candidates(self, name: str, job_folder: Path) -> list[Path]:
         parts = PurePosixPath(name)
         if "\0" in name or ".." in parts.parts:
-            raise NotAllowed(f"{printable(name)} leads out of the spool's folders")
+            raise NotAllowed(f"{printable(name)} is outside the spool's folders")
         if parts.is_absolute():
             if not self._is_below(parts):
-                raise NotAllowed(leads_out(name))  # whether it is there or not
+                raise NotAllowed(outside_message(name))  # whether it is there or not
             return [Path(name)]
         return [job_folder / name, self.voices / name]
 
@@ -161,7 +161,7 @@ def transcript_beside(recording: Path) -> str | None:
     """The text of `ana.txt` beside `ana.wav`, at most 64 KiB of UTF-8; None when there is none that can be read."""
     try:
         with opened_in_place(recording.with_suffix(".txt")) as (fd, status, folder):
-            if has_other_names(status, folder):
+            if maybe_foreign_link(status, folder):
                 return None  # maybe a private text, of which not a word may be published
             return os.pread(fd, TRANSCRIPT_BYTES, 0).decode("utf-8-sig", errors="replace").strip() or None
     except (OSError, NotAllowed):

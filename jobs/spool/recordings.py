@@ -13,7 +13,7 @@ from pathlib import Path
 
 from files.allowed_paths import NotAllowed, opened_in_place
 from files.durable import link_or_copy, remove_tree, write_sparse
-from files.opens import BLOCK_BYTES, OTHER_NAMES, has_other_names, identity, somebody_writes
+from files.opens import BLOCK_BYTES, HARD_LINKED, identity, is_being_written, maybe_foreign_link
 from files.printable import printable
 from jobs.spool.places import Places
 
@@ -74,17 +74,17 @@ class Snapshots:
         with contextlib.ExitStack() as stack:
             try:
                 fd, status, folder = stack.enter_context(opened_in_place(recording))
-                is_shared = has_other_names(status, folder)
+                is_shared = maybe_foreign_link(status, folder)
             except OSError as error:
                 raise NotAllowed(f"the recording {shown} can't be read: {error.strerror}") from None
             if is_shared:
-                raise NotAllowed(f"the recording {shown} {OTHER_NAMES}")
+                raise NotAllowed(f"the recording {shown} {HARD_LINKED}")
             if status.st_size > self.places.longest_bytes:
                 allowed = self.places.longest_bytes
                 raise NotAllowed(f"{shown} is larger than limits.recording_bytes ({allowed} bytes)")
             if status.st_size == 0:
                 raise NotAllowed(f"the recording {shown} is empty")
-            if somebody_writes(fd):
+            if is_being_written(fd):
                 raise NotAllowed(f"the recording {shown} is still being written")
             yield fd, status
 

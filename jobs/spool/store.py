@@ -20,7 +20,7 @@ from pathlib import Path
 
 from files.durable import from_json, fsync, remove_tree, rename_to_free_name, to_json, write_new
 from files.durable import replace as replace_file
-from files.opens import identity, opened_folder, opened_regular, read_at_most, somebody_writes
+from files.opens import identity, is_being_written, opened_folder, opened_regular, read_at_most
 from jobs.errors import ConfigError, InboxGone, holding
 from jobs.spool.claim import Claim, ClaimFolder
 from jobs.spool.claimed_lately import ClaimedLately
@@ -162,7 +162,7 @@ class Store:
         with opened_regular(claim.folder.original) as (fd, status):
             # What had one name and has two now may be somebody else's: it is looked at again, in its folder.
             is_linked = status.st_nlink > max(1, looked_at.st_nlink)
-            if _content(status) != _content(looked_at) or somebody_writes(fd) or is_linked:
+            if _content(status) != _content(looked_at) or is_being_written(fd) or is_linked:
                 raise Changed
             if status.st_size > longest_bytes:
                 return replace(claim, set_aside=too_large(longest_bytes)).rewrite(), b""
@@ -279,7 +279,7 @@ class Store:
     def _read_again(self, claim: Claim, longest_bytes: int) -> bytes:
         """What was ready before the crash is ready still, unless somebody writes; there is nothing to compare with."""
         with opened_regular(claim.folder.original) as (fd, status):
-            if somebody_writes(fd) or status.st_nlink > 1:  # the latter is for the inbox to judge
+            if is_being_written(fd) or status.st_nlink > 1:  # the latter is for the inbox to judge
                 raise Changed
             return read_at_most(fd, longest_bytes)
 

@@ -24,8 +24,8 @@ BILLION_LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
 DEEP = "- " * 40_000
-TOO_DEEP = "lists and mappings inside each other more than 32 deep"
-OUT = "leads out of the spool's folders"
+TOO_DEEP = "lists and mappings are nested more than 32 levels deep"
+OUT = "is outside the spool's folders"
 BAD: dict[str, tuple[str | bytes, *tuple[str, ...]]] = {
     # name: content, and words that ERROR.txt must have
     "no-yaml.yaml": ("text: [\n", "line 2: this is not YAML"),

@@ -20,14 +20,14 @@ from itertools import count, islice
 from pathlib import Path
 
 from files.opens import (
-    OTHER_NAMES,
+    HARD_LINKED,
     content_of,
-    has_other_names,
+    is_being_written,
     listed,
+    maybe_foreign_link,
     opened_folder,
     opened_regular,
     read_at_most,
-    somebody_writes,
 )
 from jobs.errors import JobInvalid
 from jobs.names import natural
@@ -45,7 +45,7 @@ from watcher.log import log
 
 LOOK_AGAIN_S = 0.5
 ROOM_LOOK_S = 5.0
-LINKED = f"the file {OTHER_NAMES}"
+LINKED = f"the file {HARD_LINKED}"
 ENTRIES_A_STEP = 64
 JOBS_A_STEP = 16
 HINTS_A_STEP = 100
@@ -491,7 +491,7 @@ class Arrivals:
                 if reason == LINKED and now < grace_ends:  # another name of its writer's own may be about to go
                     raise Wait(reason, grace_ends)
                 return Arrival(sighting.source, status, set_aside=reason)
-            unknown, data = somebody_writes(fd) is None, read_at_most(fd, self.policy.limits.job_file_bytes)
+            unknown, data = is_being_written(fd) is None, read_at_most(fd, self.policy.limits.job_file_bytes)
         self._note_bytes(sighting, data)
         self._skip_what_came_back(sighting, status)
         if sighting.needs is not None and sighting.reading is None:  # it was read before
@@ -520,7 +520,7 @@ class Arrivals:
             raise Wait("it is empty")
         if not sighting.moved and now < quiet_at:
             raise Wait("it came or changed just now; it may still be written", quiet_at)
-        if somebody_writes(fd) is True:
+        if is_being_written(fd) is True:
             raise Wait("somebody has it open for writing", now + LOOK_AGAIN_S)
 
     def _note_bytes(self, sighting: Sighting, data: bytes) -> None:
@@ -545,7 +545,7 @@ class Arrivals:
     def _not_to_be_read(self, source: str, status: os.stat_result, folder: os.stat_result) -> str:
         """Why a file is to fail without being read; "" when it is to be read."""
         limits = self.policy.limits
-        if has_other_names(status, folder):
+        if maybe_foreign_link(status, folder):
             return LINKED
         if status.st_size > limits.job_file_bytes:
             return too_large(limits.job_file_bytes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from files.allowed_paths import NotAllowed
-from files.opens import content_of, opened_regular, somebody_writes
+from files.opens import content_of, is_being_written, opened_regular
 from files.printable import printable
 from jobs.spec.parse import Document
 from watcher.client.status import SHOWN
@@ -75,7 +75,7 @@ class Companions:
             return "it is not there"
         try:
             with opened_regular(path) as (fd, status):
-                written = somebody_writes(fd)
+                written = is_being_written(fd)
         except FileNotFoundError:
             return "it is not there"
         except OSError as error:

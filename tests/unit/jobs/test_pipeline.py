@@ -312,7 +312,7 @@ def test_nothing_in_a_result_is_shared_with_the_state_and_a_long_copy_breathes(t
 
     outbox = tmp_path / "outbox"
     with desk(
-        tmp_path / "spool", outbox=outbox, settings={"breathe": lambda: breaths.append(os.listdir(outbox))}
+        tmp_path / "spool", outbox=outbox, settings={"after_slice": lambda: breaths.append(os.listdir(outbox))}
     ) as at:
         at.drop("a.yaml")
         (ticket,) = at.take("a.yaml")

@@ -129,7 +129,7 @@ def test_what_leads_out_is_refused(models: Path, tmp_path: Path, name: str) -> N
     save(tmp_path / "elsewhere/x.pth")
     (models / "anna/link.pth").symlink_to(tmp_path / "secret.pth")
     (models / "out").symlink_to(tmp_path / "elsewhere")
-    assert "leads out of the spool's folders" in refused(models, name)
+    assert "is outside the spool's folders" in refused(models, name)
 
 
 def test_allowed_roots_allow(models: Path, tmp_path: Path) -> None:
