@@ -80,7 +80,7 @@ def opened_regular(path: str | Path, dir_fd: int | None = None) -> Iterator[tupl
         os.close(fd)
 
 
-HARD_LINKED = "is a hard link and may be another user's file; put a copy here instead"
+HARD_LINKED = "has other hard links, so it may be another user's file; put a copy here instead"
 
 
 def maybe_foreign_link(status: os.stat_result, folder: os.stat_result) -> bool:

@@ -588,7 +588,7 @@ def _job_file(claim: Claim, longest_bytes: int) -> tuple[bytes | None, str]:
 def _outcome(story: Story) -> Outcome:
     claim = story.claim
     audio = story.made.rendering.audio if story.made else ()
-    fallback = Fallback.told(story.made.rendering.engine) if story.made else None
+    fallback = Fallback.recorded(story.made.rendering.engine) if story.made else None
     notes = " ".join(map(str, filter(None, [fallback, *claim.warnings])))
     checks = report.checks(story)
     return Outcome(

@@ -254,7 +254,7 @@ def test_instead_of_a_broken_file_the_base_model_speaks_where_the_job_says_so(
     fallback = manifest["engine"]["fallback"]
     assert fallback["wanted"] == "model_last"
     assert reason in fallback["reason"]
-    told = f"the base model takes the place of the checkpoint model_last: {fallback['reason']}"
+    told = f"the base model is used instead of the checkpoint model_last: {fallback['reason']}"
     assert (manifest["warnings"], manifest["checks"]) == ([told], {"verdict": "doubtful", "reasons": [told]})
     assert manifest["request"]["checkpoint"] == "model_last"
     assert manifest["engine"]["checkpoint"] == base["engine"]["checkpoint"]

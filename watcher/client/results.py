@@ -46,7 +46,7 @@ class Result:
         error, engine = self.manifest.get("error"), self.manifest.get("engine")
         if isinstance(error, Mapping):
             return str(error.get("message", ""))
-        return str(Fallback.told(engine) or "") if isinstance(engine, Mapping) else ""
+        return str(Fallback.recorded(engine) or "") if isinstance(engine, Mapping) else ""
 
     @property
     def doubts(self) -> tuple[str, ...]:

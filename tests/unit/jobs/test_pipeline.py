@@ -567,7 +567,7 @@ class Picky:
 
 
 WITH_BASE = "text: hello\ncheckpoint: anna\non_checkpoint_error: base\n"
-INSTEAD = "the base model takes the place of the checkpoint anna: its vocabulary is torn"
+INSTEAD = "the base model is used instead of the checkpoint anna: its vocabulary is torn"
 
 
 def test_a_checkpoint_that_is_refused_when_it_is_loaded_gives_way_to_the_base_model(at: Desk) -> None:
