@@ -44,7 +44,7 @@ from jobs.results.worker_result import ERROR_TEXT
 from jobs.schedule import URGENT, Ticket
 from jobs.spec.job_spec import JobSpec
 from jobs.spec.parse import Document
-from jobs.spec.rules import NotHere, Rules
+from jobs.spec.rules import NeedsModelFiles, Rules
 from jobs.spool import uploads
 from jobs.spool.claim import Claim
 from jobs.spool.lock import Lock
@@ -104,7 +104,7 @@ class Spool:
         suffix = Path(source).suffix.lower()
         if (reading := self._read_here(data, suffix, source)) is not None:
             return reading
-        assert self.elsewhere is not None  # noqa: S101 - only rules without models raise NotHere
+        assert self.elsewhere is not None  # noqa: S101 - only rules without models raise NeedsModelFiles
         return None if self.elsewhere.is_full(len(data)) else self.elsewhere.ask(data, suffix)
 
     def read_claimed(self, data: bytes, claim: Claim) -> Reading:
@@ -118,7 +118,7 @@ class Spool:
     def _read_here(self, data: bytes, suffix: str, whose: str) -> Reading | None:
         """Parse it now; None if that may take long and is to be done elsewhere."""
         if self.elsewhere is None or len(data) <= AT_ONCE_BYTES:
-            with contextlib.suppress(NotHere), self.store.reading(whose):
+            with contextlib.suppress(NeedsModelFiles), self.store.reading(whose):
                 return Reading.at_once(data, suffix, self.rules)
         return None
 

@@ -92,7 +92,7 @@ def lines_of(stage: Stage) -> list[PlannedChunk]:
         RequestRefused: nothing to speak, a wrong pause mark, or more silence than a job may have.
     """
     lines: list[PlannedChunk] = []
-    for index, passage in enumerate(stage.spec.passages()):
+    for index, passage in enumerate(stage.spec.full_segments()):
         lines += _passage(index, passage, stage)
     if not any(line.chunk for line in lines):
         raise RequestRefused("there is nothing to speak in this job", "Its text needs at least one letter or digit.")

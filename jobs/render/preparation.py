@@ -45,7 +45,7 @@ def prepare(order: Order, engine: EngineClass) -> PreparedOrder:
         )
     spec = JobSpec.model_validate(order.spec)
     recordings = recordings_of(spec, order) if info.clones_voices else {}
-    untold = spec.untold(order.transcripts) if info.needs_transcript else ()
+    untold = spec.without_transcript(order.transcripts) if info.needs_transcript else ()
     if untold and order.transcribe == "off":
         raise RequestRefused("; ".join(transcript_wanted(info.name, name) for name in untold), _TRANSCRIPT)
     stage = Stage(order, spec, info, _languages(spec, engine), recordings)
@@ -63,7 +63,7 @@ _TRANSCRIPT = "Word for word, with its punctuation; then put the job file into t
 def _languages(spec: JobSpec, engine: EngineClass) -> Mapping[str, str]:
     """Tag in the job -> the engine's own."""
     languages = {}
-    for tag in {passage.language or "" for passage in spec.passages()}:
+    for tag in {passage.language or "" for passage in spec.full_segments()}:
         matched = engine.match_language(tag or "en")
         if matched is None:
             raise RequestRefused(f"{engine.info().name} does not speak {printable(tag or 'en')}")
@@ -120,7 +120,7 @@ def _check_transcripts(stage: Stage) -> None:
         RequestRefused: What is said in a recording is longer than it may be.
     """
     most = stage.order.limits.speaker_text_chars
-    told = [("speaker_text", passage.speaker_text or "") for passage in stage.spec.passages()]
+    told = [("speaker_text", passage.speaker_text or "") for passage in stage.spec.full_segments()]
     told += ((f"the transcript of {printable(name)}", text) for name, text in stage.transcripts().items())
     for what, text in told:
         if len(text) > most:

@@ -43,7 +43,7 @@ class Spans:
 
     def segments(self) -> tuple[Mapping[str, Any], ...]:
         """For the manifest. What the whole job says as one `text` is not said again."""
-        passages = enumerate(self.stage.spec.passages())
+        passages = enumerate(self.stage.spec.full_segments())
         return tuple(self._segment(passage, self.found[index]) for index, passage in passages if index in self.found)
 
     def _segment(self, passage: Segment, span: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -85,7 +85,7 @@ def voice(stage: Stage, used: Mapping[str, str]) -> Mapping[str, Any]:
     Args:
         used: Path of a recording -> what of its transcript the engine says that it used.
     """
-    passages = stage.spec.passages()
+    passages = stage.spec.full_segments()
     told = _transcripts(stage, passages)
     files = []
     for name, sha256 in stage.recordings.items():

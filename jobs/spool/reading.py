@@ -41,7 +41,7 @@ class Reading:
 
     @classmethod
     def at_once(cls, data: bytes, suffix: str, rules: Rules) -> Reading:
-        """Read it now. Raises NotHere."""
+        """Read it now. Raises NeedsModelFiles."""
         try:
             return cls(parse(data, suffix, rules))
         except JobInvalid as invalid:

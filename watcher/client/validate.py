@@ -183,7 +183,7 @@ def _recordings(
 def _transcripts(documents: Sequence[Document], recordings: Mapping[str, Path]) -> Iterator[Problem]:
     """One for each recording whose transcript an engine needs and that has none."""
     for document in documents:
-        for name in document.untold:
+        for name in document.without_transcript:
             if name in recordings and document.spec is not None and not transcript_beside(recordings[name]):
                 yield Problem(transcript_wanted(str(document.spec.engine), name), "speaker_text")
 

@@ -35,7 +35,7 @@ class Needs:
     @classmethod
     def of(cls, documents: Sequence[Document]) -> Needs:
         names = dict.fromkeys(name for document in documents for name in document.recordings)
-        return cls(tuple(names), frozenset(name for document in documents for name in document.untold))
+        return cls(tuple(names), frozenset(name for document in documents for name in document.without_transcript))
 
 
 @dataclass(slots=True)

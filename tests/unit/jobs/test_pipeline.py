@@ -548,7 +548,7 @@ def test_a_checkpoint_that_goes_while_a_job_waits_fails_it_in_words(at: Desk) ->
     outcome = at.process(ticket, never)
     assert outcome is not None
     assert outcome.status == "failed"
-    assert 'line 2: checkpoint: there is no model "anna"' in (outcome.folder / "ERROR.txt").read_text()
+    assert 'line 2: checkpoint: unknown model "anna"' in (outcome.folder / "ERROR.txt").read_text()
 
 
 class Picky:
@@ -624,7 +624,7 @@ def test_a_checkpoint_that_goes_while_a_job_waits_gives_way_too(at: Desk) -> Non
     assert outcome is not None
     (order,) = worker.orders
     assert order.fallback is not None
-    assert order.fallback.reason == 'there is no model "anna": there are none in models/'
+    assert order.fallback.reason == 'unknown model "anna"; models/ has no model files'
 
 
 def test_a_full_disk_while_a_recording_is_copied_fails_nothing(at: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

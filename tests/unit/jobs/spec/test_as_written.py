@@ -117,7 +117,7 @@ def test_other_comments_are_comments(job: str) -> None:
 def test_of_many_comments_a_few_are_shown() -> None:
     document = only("segments:\n" + "- text: a #b\n" * 1000)
     assert len(document.warnings) == 21
-    assert document.warnings[-1].message == "and 980 more texts that a comment follows"
+    assert document.warnings[-1].message == "and 980 more texts followed by a comment"
 
 
 def test_a_wrong_job_warns_too() -> None:

@@ -14,7 +14,7 @@ from files.tree import Problem
 from jobs.errors import JobInvalid
 from jobs.order import Fallback
 from jobs.spec.parse import Document, parse
-from jobs.spec.rules import ModelsElsewhere, NotHere, Rules
+from jobs.spec.rules import ModelsElsewhere, NeedsModelFiles, Rules
 from jobs.spool.claim import ClaimFolder
 from jobs.spool.reading import Reading, keep_understood, packed, understood, unpacked
 from tests.in_process import ENGINES
@@ -90,7 +90,7 @@ def test_models_come_back(model: Any) -> None:
 def test_a_job_that_names_a_model_can_not_be_read_where_models_are_not_looked_at() -> None:
     rules = replace(RULES, models=ModelsElsewhere())
     assert Reading.at_once(b"text: a", ".yaml", rules).documents()
-    with pytest.raises(NotHere):
+    with pytest.raises(NeedsModelFiles):
         Reading.at_once(b"text: a\ncheckpoint: anna", ".yaml", rules)
 
 
