@@ -48,10 +48,10 @@ from jobs.spec.rules import NeedsModelFiles, Rules
 from jobs.spool import uploads
 from jobs.spool.claim import Claim
 from jobs.spool.lock import Lock
-from jobs.spool.places import transcript_beside
-from jobs.spool.reading import AT_ONCE_BYTES, BeingRead, ReadElsewhere, Reading, keep_understood, understood
+from jobs.spool.places import read_transcript
+from jobs.spool.reading import AT_ONCE_BYTES, BeingRead, Reader, Reading, load_parsed, save_parsed
 from jobs.spool.recordings import MAX_NEAREST, Copies, Snapshots
-from jobs.spool.store import Store, deadly
+from jobs.spool.store import Store, deaths_reason
 
 BEGINNING_BYTES = 4096  # of a job file that is too large to be read
 
@@ -62,7 +62,7 @@ class Spool:
 
     Attributes:
         outbox: None until it was found; `begin` must not be called before.
-        longest_bytes: Of a job file.
+        max_bytes: Of a job file.
         attempts: How often a job is tried that the engine fails on.
         deaths: After so many daemons in a row that died while reading a file, it is not read again.
         elsewhere: Reads what may take long; None where nothing else waits meanwhile.
@@ -80,10 +80,10 @@ class Spool:
     snapshots: Snapshots
     rules: Rules
     device: Mapping[str, Any]
-    longest_bytes: int
+    max_bytes: int
     attempts: int
     deaths: int
-    elsewhere: ReadElsewhere | None = None
+    elsewhere: Reader | None = None
     readings: dict[str, Reading] = field(default_factory=dict)
     released: deque[tuple[str, tuple[str, ...]]] = field(default_factory=deque)
     at_leisure: bool = False
@@ -187,7 +187,7 @@ def take(spool: Spool, arrival: ReadyFile) -> Iterator[Step]:
     """
     if arrival.set_aside:
         return iter([urgent(spool.store.set_aside(arrival.source, arrival.set_aside))])
-    claim, data = spool.store.claim(arrival.source, arrival.status, spool.longest_bytes)
+    claim, data = spool.store.claim(arrival.source, arrival.status, spool.max_bytes)
     if claim.set_aside:
         return iter([urgent(claim)])
     return _enlist(spool, claim, data, (arrival.documents or arrival.invalid) if data == arrival.data else None)
@@ -195,16 +195,16 @@ def take(spool: Spool, arrival: ReadyFile) -> Iterator[Step]:
 
 def put_by(spool: Spool, arrival: ReadyFile) -> str:
     """Claim a ready file whose way into the queue is to begin later, by `resume`. Returns its id; raises as `take`."""
-    return spool.store.claim(arrival.source, arrival.status, spool.longest_bytes)[0].job_id
+    return spool.store.claim(arrival.source, arrival.status, spool.max_bytes)[0].job_id
 
 
 def resume(spool: Spool, job_id: str) -> Iterator[Step]:
     """Read back what an earlier daemon claimed: as `take`. Nothing when it got no further than making a folder."""
-    claim = spool.store.recover(job_id, spool.longest_bytes)
+    claim = spool.store.recover(job_id, spool.max_bytes)
     if claim is None:
         return iter(())
     if spool.store.deaths(job_id) >= spool.deaths and not claim.set_aside:
-        claim = replace(claim, set_aside=deadly(spool.deaths)).rewrite()
+        claim = replace(claim, set_aside=deaths_reason(spool.deaths)).rewrite()
     if claim.set_aside or claim.folder.intent() or claim.folder.is_cancelled:
         return iter([urgent(claim)])
     try:
@@ -247,7 +247,7 @@ def _keep(spool: Spool, claim: Claim, data: bytes, result: Document | JobInvalid
     """
     if len(data) > AT_ONCE_BYTES and not (isinstance(result, Document) and result.model):
         with holding("the state folder of the inbox"):
-            keep_understood(claim.folder, spool.key_of(claim), result)
+            save_parsed(claim.folder, spool.key_of(claim), result)
 
 
 def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> Iterator[Step]:
@@ -299,7 +299,7 @@ def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Cop
                 problems[name] = places.missing(name, folder, with_nearest=len(problems) < MAX_NEAREST)
                 continue
             recordings[name] = yield from copies.take(path, claim.folder.recordings)
-            if text := transcript_beside(path):
+            if text := read_transcript(path):
                 text = text[: spool.limits.speaker_text_chars + 1]  # longer ones are refused later
                 copies.count(len(text.encode()))
                 transcripts[name] = text
@@ -347,7 +347,7 @@ def begin(spool: Spool, job_id: str) -> Job | Outcome | None:
     """
     started_s = time.time()
     with holding("the state folder of the inbox"):
-        claim = spool.store.recover(job_id, spool.longest_bytes)
+        claim = spool.store.recover(job_id, spool.max_bytes)
         if claim is None:
             spool.store.check()  # in an inbox that is away nothing is found either
             return None
@@ -407,7 +407,7 @@ def _understand(spool: Spool, claim: Claim) -> Document:
         data = claim.job_file.read_bytes()
     if hashlib.sha256(data).hexdigest() != claim.sha256:
         raise JobInvalid([Problem("the spool's own copy of the file is damaged on disk")])
-    reading = spool.readings.pop(claim.job_id, None) or understood(claim.folder, spool.key_of(claim), data)
+    reading = spool.readings.pop(claim.job_id, None) or load_parsed(claim.folder, spool.key_of(claim), data)
     if reading is None:
         reading = spool.read_claimed(data, claim)
     if not reading.ended:
@@ -488,7 +488,7 @@ def _publish(spool: Spool, story: Story) -> Outcome:
     claim, outcome, outbox = story.claim, _outcome(story), spool.open_outbox
     try:
         with holding("the state folder of the inbox"):
-            job_file, story.missing = _job_file(claim, spool.longest_bytes)
+            job_file, story.missing = _job_file(claim, spool.max_bytes)
         with holding("the outbox can't take the result"):
             outbox.check()
             outbox.assemble(claim.job_id, claim.name, lambda result: _fill(story, job_file, result, spool.after_slice))
@@ -550,7 +550,7 @@ def tidy(spool: Spool) -> None:
     if spool.released:
         job_id, digests = spool.released.popleft()
         spool.store.remove_released(job_id)
-        spool.snapshots.let_go(digests)
+        spool.snapshots.remove_unused(digests)
 
 
 def _fill(story: Story, job_file: bytes | None, result: Assembly, after_slice: Callable[[], None]) -> None:
@@ -565,7 +565,7 @@ def _fill(story: Story, job_file: bytes | None, result: Assembly, after_slice: C
     result.write(MANIFEST, report.manifest(story).to_json())
 
 
-def _job_file(claim: Claim, longest_bytes: int) -> tuple[bytes | None, str]:
+def _job_file(claim: Claim, max_bytes: int) -> tuple[bytes | None, str]:
     """The job file as its result gets it, and a sentence about what is missing of it, or "".
 
     A file that was never read is a stranger's: it may be huge, or unreadable by now, and neither may keep the spool
@@ -577,8 +577,8 @@ def _job_file(claim: Claim, longest_bytes: int) -> tuple[bytes | None, str]:
         return claim.job_file.read_bytes(), ""
     try:
         with opened_regular(claim.folder.original) as (fd, status):
-            if status.st_size <= longest_bytes:
-                return read_at_most(fd, longest_bytes), ""
+            if status.st_size <= max_bytes:
+                return read_at_most(fd, max_bytes), ""
             beginning = os.pread(fd, BEGINNING_BYTES, 0)
             return beginning, f"Only the first {BEGINNING_BYTES >> 10} KiB of the job file are in this folder."
     except OSError as error:

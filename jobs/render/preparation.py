@@ -13,7 +13,7 @@ from files.printable import printable
 from jobs.order import Order
 from jobs.render.chunk_plan import PlannedChunk, Stage, lines_of, recordings_of
 from jobs.spec.job_spec import JobSpec
-from jobs.spool.places import transcript_wanted
+from jobs.spool.places import transcript_message
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def prepare(order: Order, engine: EngineClass) -> PreparedOrder:
     recordings = recordings_of(spec, order) if info.clones_voices else {}
     untold = spec.without_transcript(order.transcripts) if info.needs_transcript else ()
     if untold and order.transcribe == "off":
-        raise RequestRefused("; ".join(transcript_wanted(info.name, name) for name in untold), _TRANSCRIPT)
+        raise RequestRefused("; ".join(transcript_message(info.name, name) for name in untold), _TRANSCRIPT)
     stage = Stage(order, spec, info, _languages(spec, engine), recordings)
     warnings = (*map(str, filter(None, [order.fallback])), *_unused(stage), *_listened(stage))
     if untold:

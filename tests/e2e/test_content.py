@@ -157,7 +157,7 @@ def test_a_file_whose_reading_kills_the_daemon(tmp_path: Path, deaths: int) -> N
         assert "poison.failed" not in spool.results()
         done = spool.once(**environ)
         assert done.returncode == 1, done.stderr
-        assert f"{deaths} daemons in a row died while they were reading this file" in error_text(spool, "poison")
+        assert f"the daemon died {deaths} times in a row while reading this file" in error_text(spool, "poison")
         assert (spool.outbox / "poison.failed" / "poison.yaml").read_text() == "text: Poison.\n"
         assert spool.manifest("zzz-good")["status"] == "done"
         spool.drop("poison.yaml", "text: Mended.\n")

@@ -274,7 +274,7 @@ def test_what_a_job_for_f5_lacks_is_said_with_its_cure(spool: Spool) -> None:
     spool.drop("b.json", job())
     assert spool.once(HOME=str(spool.folder), **nowhere).returncode == 1
     wanted = {
-        "a.failed": ("engine_refused", 1, "f5 has to know what is said in eva.wav: give `speaker_text`, or"),
+        "a.failed": ("engine_refused", 1, "f5 needs a transcript of eva.wav: give `speaker_text`, or"),
         "b.failed": ("job_invalid", 0, "Run `voicespool models pull vocos`"),
     }
     assert spool.results() == list(wanted)

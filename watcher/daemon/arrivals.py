@@ -35,7 +35,7 @@ from jobs.spec.parse import Document
 from jobs.spool.inbox_names import JOB_SUFFIXES, PAUSE, is_cancel_name, is_job_name, is_walked, why_ignored
 from jobs.spool.places import Places
 from jobs.spool.reading import Reading
-from jobs.spool.store import NOT_REGULAR, deadly, too_large
+from jobs.spool.store import NOT_REGULAR, deaths_reason, too_large_reason
 from watcher.client.status import SHOWN
 from watcher.config.settings import Limits, ReadyConfig
 from watcher.daemon import refusals
@@ -548,9 +548,9 @@ class Arrivals:
         if maybe_foreign_link(status, folder):
             return LINKED
         if status.st_size > limits.job_file_bytes:
-            return too_large(limits.job_file_bytes)
+            return too_large_reason(limits.job_file_bytes)
         if (deaths := self.deaths(source)) >= limits.daemon_deaths:
-            return deadly(deaths)
+            return deaths_reason(deaths)
         return ""
 
     def _skip_what_came_back(self, sighting: Sighting, status: os.stat_result) -> None:

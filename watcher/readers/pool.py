@@ -52,7 +52,7 @@ class _Request:
 
 
 class Readers:
-    """Reads job files elsewhere. Is itself something to select on; see `jobs.spool.reading.ReadElsewhere`."""
+    """Reads job files elsewhere. Is itself something to select on; see `jobs.spool.reading.Reader`."""
 
     def __init__(self, config: Config) -> None:
         self._config = config

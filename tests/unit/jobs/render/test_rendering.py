@@ -343,7 +343,10 @@ def test_a_transcript_that_nobody_gives_is_asked_for_before_a_model_is_loaded(de
     given = {"recordings": {name: str(desk.folder / "0123") for name in ("ana.wav", "rui.wav")}}
     spec = {**job, "language": "en", "engine": "f5", "speaker_wav": ["ana.wav", "rui.wav"]}
     engine = registry.engines()["f5"]
-    with pytest.raises(RequestRefused, match=r"said in ana\.wav: give `speaker_text`, or .* ana\.txt beside it$"):
+    with pytest.raises(
+        RequestRefused,
+        match=r"a transcript of ana\.wav: give `speaker_text`, or .* ana\.txt \(UTF-8\) next to the recording$",
+    ):
         prepare(desk.order(spec, **given, transcripts={"rui.wav": "Bom dia."}), engine)
     prepared = prepare(desk.order(spec, **given, transcripts={"ana.wav": "Good day."}), engine)
     assert [line.chunk.speaker_text for line in prepared.lines if line.chunk] == ["Good day."]
