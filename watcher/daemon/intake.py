@@ -88,7 +88,7 @@ class Intake:
         """Claim a file. One of many jobs waits on disk for its way into the queue while enough others are on theirs."""
         spool = self.session.spool
         if len(arrival.documents or ()) > 1 and not self._has_room:
-            self.session.left.insert(0, pipeline.put_by(spool, arrival))
+            self.session.left.insert(0, pipeline.claim_only(spool, arrival))
         else:
             self.coming.appendleft(pipeline.take(spool, arrival))
 

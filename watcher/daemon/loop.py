@@ -415,8 +415,8 @@ class Daemon:
                 raise
             self._hold("inbox", Hold(error.message, error.hint))
             return
-        session.spool.elsewhere = self.readers
-        session.spool.after_slice, session.spool.at_leisure = partial(self._breathe, session), True
+        session.spool.reader = self.readers
+        session.spool.after_slice, session.spool.removes_later = partial(self._breathe, session), True
         self.session, self.inbox_id, self.new_inbox_since = session, session.spool.store.inbox_id, None
         self.inbox_device = _device(self.config.inbox)
         self.executor.worker.inherited = (session.state.fd,)

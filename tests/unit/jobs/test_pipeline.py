@@ -273,7 +273,7 @@ def test_a_strangers_file_is_neither_published_nor_changed(at: Desk, tmp_path: P
     outcome = at.process(ticket, never)
     assert outcome is not None
     assert sorted(os.listdir(outcome.folder)) == ["ERROR.txt", "manifest.json"]
-    assert "may be somebody else's" in (outcome.folder / "ERROR.txt").read_text()
+    assert "may be another user's file" in (outcome.folder / "ERROR.txt").read_text()
     after = os.stat(private)
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
     assert after.st_nlink == 1
@@ -294,7 +294,7 @@ def test_a_file_that_can_not_be_read_any_more_does_not_hold_the_outbox_up(
     outcome = at.process(ticket, never)
     assert outcome is not None
     assert sorted(os.listdir(outcome.folder)) == ["ERROR.txt", "manifest.json"]
-    assert f"could not read it ({os.strerror(code)})" in (outcome.folder / "ERROR.txt").read_text()
+    assert f"could not be read ({os.strerror(code)})" in (outcome.folder / "ERROR.txt").read_text()
 
 
 def test_nothing_in_a_result_is_shared_with_the_state_and_a_long_copy_breathes(tmp_path: Path) -> None:
