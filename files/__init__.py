@@ -1,5 +1,5 @@
-"""The lowest room: what everything above needs from the file system and from text.
+"""The lowest room: the file system and text, for all other rooms.
 
 Durable writes, safe opens by descriptor, mounts, caches; YAML and JSON as trees with lines; printable text.
-Imports nothing of the others.
+Imports no other room.
 """

@@ -1,4 +1,4 @@
-"""Paths that a job names: what they lead to, and whether it lies in a folder that a job may name."""
+"""Resolves paths that a job names, and checks that they are in the folders that jobs may use."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from files.printable import printable
 
 
 class NotAllowed(Exception):
-    """A job names a file that it may not have; the text is a sentence for its author."""
+    """A job names a file that it may not use; the message is for the author of the job."""
 
 
-def leads_out(name: str) -> str:
+def outside_message(name: str) -> str:
     return (
-        f"{printable(name)} leads out of the spool's folders; the operator can allow its folder with "
+        f"{printable(name)} is outside the spool's folders; the operator can allow its folder with "
         "`allowed_roots` in config.yaml"
     )
 
 
-def looked_up(path: Path) -> tuple[Path, bool]:
-    """The real path of a file, and whether it is a regular one. The kernel follows the links, at most forty of them.
+def resolved(path: Path) -> tuple[Path, bool]:
+    """The real path of a file, and whether it is a regular file. The kernel follows up to 40 links.
 
     Raises:
         OSError: ENOENT, ELOOP and the like.
     """
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)  # O_PATH: resolves the path without opening the file
     try:
         return Path(os.readlink(f"/proc/self/fd/{fd}")), stat.S_ISREG(os.fstat(fd).st_mode)
     finally:
@@ -37,20 +37,20 @@ def looked_up(path: Path) -> tuple[Path, bool]:
 
 
 def check_place(name: str, real: Path, roots: Iterable[Path]) -> None:
-    """Raise NotAllowed unless the real path that a name leads to lies in one of the folders."""
+    """Raise NotAllowed unless `real`, the resolved path of `name`, is in one of the folders."""
     if not any(real.is_relative_to(root.resolve()) for root in roots):
-        raise NotAllowed(leads_out(name))
+        raise NotAllowed(outside_message(name))
 
 
 @contextlib.contextmanager
 def opened_in_place(real: Path) -> Iterator[tuple[int, os.stat_result, os.stat_result]]:
-    """Open a file by its real path, unless a folder on the way was replaced by a link since that was found.
+    """Open a file by its resolved path, and check that no folder on the way was replaced by a link since.
 
     Yields:
-        Its descriptor, its state, and that of the folder it was opened in.
+        Its descriptor, its status, and the status of its folder.
 
     Raises:
-        NotAllowed: It was.
+        NotAllowed: The path now resolves to another file.
         OSError: As `opened_regular`.
     """
     folder = os.open(real.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,7 +1,7 @@
-"""JSON from strangers, read in bounded time and memory: values cost a hundred bytes each, so they are counted first.
+"""A JSON reader for untrusted files that bounds time and memory.
 
-Values are separated by commas and held by brackets. Counting those in the bytes takes no memory, and gives at least as
-many as there are values; those inside of texts count too, which real files have few of.
+A parsed value takes about 100 bytes, so values are counted before parsing: commas and opening brackets in the raw bytes
+are an upper bound. Those inside strings count too; real files have few.
 """
 
 from __future__ import annotations
@@ -11,45 +11,45 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-LARGEST = 4 << 20
-"""Bytes; the vocab.json of XTTS-v2 has 361,219."""
+MAX_BYTES = 4 << 20
+"""The vocab.json of XTTS-v2 has 361,219."""
 MAX_VALUES = 300_000
 """Commas and opening brackets; that vocab.json has 20,000."""
 
 
-class TooMuch(ValueError):
-    """It is larger than anything that is read here; says how, a clause."""
+class TooLarge(ValueError):
+    """The JSON has too many bytes or values; the message is a clause."""
 
 
 _Hook = Callable[[list[tuple[str, Any]]], Any]
 
 
-def read(path: Path, largest: int = LARGEST) -> Any:
-    """What a file says.
+def read(path: Path, max_bytes: int = MAX_BYTES) -> Any:
+    """Parse a file.
 
     Raises:
-        OSError: It can't be read.
-        TooMuch: It is too large, or has too many values.
-        ValueError: It is no JSON, or nested too deep.
+        OSError: The file can't be read.
+        TooLarge: The file is too large, or has too many values.
+        ValueError: The file is not JSON, or nested too deep.
     """
     with path.open("rb") as file:
-        data = file.read(largest + 1)
-    if len(data) > largest:
-        raise TooMuch(f"it is larger than {largest:,} bytes")
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise TooLarge(f"it is larger than {max_bytes:,} bytes")
     return parse(data)
 
 
-def parse(data: bytes, most_values: int = MAX_VALUES, hook: _Hook | None = None) -> Any:
-    """As `read`, from bytes whose number is bounded; in UTF-8, since in others a character may hide a comma.
+def parse(data: bytes, max_values: int = MAX_VALUES, hook: _Hook | None = None) -> Any:
+    """Parse UTF-8 bytes; raises as `read`. Other encodings are refused: their bytes can't be counted.
 
     Args:
-        hook: Makes objects out of pairs, as `object_pairs_hook` of `json`.
+        hook: The `object_pairs_hook` of `json.loads`.
     """
-    if sum(map(data.count, (b",", b"[", b"{"))) > most_values:
-        raise TooMuch(f"it has more than {most_values:,} values")
+    if sum(map(data.count, (b",", b"[", b"{"))) > max_values:
+        raise TooLarge(f"it has more than {max_values:,} values")
     try:
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=hook)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     except UnicodeDecodeError:
-        raise ValueError("it is not text in UTF-8") from None
+        raise ValueError("it is not UTF-8 text") from None

@@ -1,4 +1,4 @@
-"""Where voicespool keeps what it could make again: latents of recordings, digests of checkpoints."""
+"""The cache folder: latents of recordings, digests of checkpoints. Everything in it can be computed again."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import os
 from pathlib import Path
 
 CURE = (
-    "Set VOICESPOOL_CACHE to a folder that the spool's user may write in (in a systemd unit also CacheDirectory=, or "
-    "ReadWritePaths=); until then voices and digests of checkpoints are computed again after each start of a worker."
+    "Set VOICESPOOL_CACHE to a folder that the spool's user can write to (in a systemd unit also CacheDirectory=, or "
+    "ReadWritePaths=). Without it, each worker computes voices and digests of checkpoints again."
 )
 
 
 def folder(name: str) -> Path | None:
-    """A folder of our own for one kind of thing; made if it is not there.
+    """The cache subfolder of this name, created if it is missing.
 
     `$VOICESPOOL_CACHE`, else systemd's `$CACHE_DIRECTORY`, else `voicespool` in `$XDG_CACHE_HOME` or `~/.cache`.
 
     Returns:
-        None where it can't be made or written: then nothing is cached, and everything still works.
+        None if it can't be created or written; then nothing is cached.
     """
     path = _root() / name
     try:
@@ -28,15 +28,16 @@ def folder(name: str) -> Path | None:
 
 
 def unusable() -> Path | None:
-    """Where nothing can be kept although it should be; None when all is well."""
+    """The cache folder if it can't be written, or can't be created; else None."""
     root = _root()
-    there = next(path for path in (root, *root.parents) if os.path.exists(path))  # False where it may not be seen
-    return None if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else root
+    # os.path.exists, not Path.exists: it returns False, instead of raising, for a path inside an unreadable folder.
+    nearest = next(path for path in (root, *root.parents) if os.path.exists(path))
+    return None if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) else root
 
 
 def _root() -> Path:
     for variable in ("VOICESPOOL_CACHE", "CACHE_DIRECTORY"):
-        if given := os.environ.get(variable, "").partition(":")[0]:
-            return Path(given)
+        if value := os.environ.get(variable, "").partition(":")[0]:  # systemd joins several folders with ":"
+            return Path(value)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(home) / "voicespool"

@@ -1,4 +1,4 @@
-"""The SHA-256 of large files, remembered: reading 5 GB takes seconds, and models hardly ever change."""
+"""A cache of SHA-256 digests of large files: hashing 5 GB takes seconds, and models rarely change."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 
 from files import cache
 
-SETTLED_NS = 2 * 10**9  # two changes within the grain of a file system's clock look like one
+SETTLED_NS = 2 * 10**9  # two writes within one tick of the file system's clock have the same mtime
 _BLOCK = 1 << 20
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hex. Remembered by device, inode, size and mtime.
+    """SHA-256 of a file's content, in hex. Cached by device, inode, size and mtime.
 
     Raises:
-        OSError: It can't be read, or changed meanwhile.
+        OSError: The file can't be read, or changed while it was read.
     """
     with path.open("rb") as file:
         before = _state(file.fileno())
-        known = _remembered(before)
+        known = _cached(before)
         if known is not None:
             return known
         hashed = hashlib.sha256()
@@ -31,8 +31,9 @@ def digest(path: Path) -> str:
             hashed.update(block)
         if _state(file.fileno()) != before:
             raise OSError(f"{path.name} changed while it was read")
+    # A file written a moment ago could change again without a new mtime; its digest is not cached.
     if before["mtime_ns"] < time.time_ns() - SETTLED_NS:
-        _remember(before, hashed.hexdigest())
+        _store(before, hashed.hexdigest())
     return hashed.hexdigest()
 
 
@@ -42,29 +43,29 @@ def _state(descriptor: int) -> dict[str, int]:
     return {name.removeprefix("st_"): getattr(status, name) for name in names}
 
 
-def _note(state: dict[str, int]) -> Path | None:
-    """Where a file's digest is kept: one note for each inode, so that they don't pile up with each change."""
+def _entry(state: dict[str, int]) -> Path | None:
+    """Where a file's digest is cached: one entry per inode, so that a changed file overwrites its old entry."""
     folder = cache.folder("digests")
     return folder / f"{state['dev']:x}-{state['ino']:x}.json" if folder is not None else None
 
 
-def _remembered(state: dict[str, int]) -> str | None:
-    note = _note(state)
-    if note is None:
+def _cached(state: dict[str, int]) -> str | None:
+    path = _entry(state)
+    if path is None:
         return None
     try:
-        said = json.loads(note.read_bytes())
-        return str(said["sha256"]) if said["state"] == state else None
+        entry = json.loads(path.read_bytes())
+        return str(entry["sha256"]) if entry["state"] == state else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _remember(state: dict[str, int], sha256: str) -> None:
-    """A full or read-only disk is no reason to fail: it is hashed again next time."""
-    note = _note(state)
-    if note is None:
+def _store(state: dict[str, int], sha256: str) -> None:
+    """Write a cache entry. Errors are ignored: without it, the file is hashed again next time."""
+    path = _entry(state)
+    if path is None:
         return
-    scratch = note.with_suffix(f".{os.getpid()}-{time.monotonic_ns()}")
+    scratch = path.with_suffix(f".{os.getpid()}-{time.monotonic_ns()}")
     with contextlib.suppress(OSError):
         scratch.write_text(json.dumps({"state": state, "sha256": sha256}))
-        scratch.replace(note)
+        scratch.replace(path)

@@ -1,4 +1,4 @@
-"""Writing that survives a power failure: new files, replacements, copies, renames, and removal."""
+"""Writes that survive a power failure: new files, replacements, copies, renames and removal."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from typing import IO, Any
 
 from files.opens import BLOCK_BYTES, opened_regular
 
-SLICE_BYTES, SYNC_BYTES = 8 << 20, 32 << 20  # of a long copy: between two breaths; between two waits for the disk
+SLICE_BYTES = 8 << 20  # `copy_slices` calls `after_slice` this often
+SYNC_BYTES = 32 << 20  # `copy_slices` calls fdatasync this often
 
 
 def fsync(path: Path) -> None:
-    """Force a file, or the names in a folder, to disk."""
+    """Force a file, or the entries of a folder, to disk."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -29,7 +30,7 @@ def fsync(path: Path) -> None:
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write a file that does not exist yet, and force its content to disk. The caller syncs the folder."""
+    """Create a file and force its content to disk. The caller syncs the folder."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(fd, "wb") as file:
         file.write(data)
@@ -38,9 +39,9 @@ def write_new(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def replace(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
-    """Write a file so that readers see the old content or the new, nothing between.
+    """Replace a file atomically: readers see either the old content or the new.
 
-    With `durable` the new content and its name are on disk on return.
+    With `durable`, the new content and its name are on disk on return.
     """
     scratch = path.with_name(f".{path.name}.new")
     scratch.unlink(missing_ok=True)
@@ -56,12 +57,12 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True)
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:
-    """Compact JSON, plain ASCII, so that names that are not UTF-8 survive the round trip."""
+    """Compact ASCII JSON, so that file names that are not UTF-8 survive the round trip."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 def from_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that this program wrote; {} when there is none or a crash left it half-written."""
+    """Read a JSON object that voicespool wrote; {} if the file is missing or was cut short by a crash."""
     try:
         value = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -70,7 +71,7 @@ def from_json(path: Path) -> dict[str, Any]:
 
 
 def write_sparse(file: IO[bytes], block: bytes) -> None:
-    """Write a block, or leave a hole of its length where it is all zeros. `truncate` at the end makes the last one."""
+    """Write a block; a block of zeros becomes a hole. Call `truncate` at the end, in case the last block is a hole."""
     if block.count(0) == len(block):
         file.seek(len(block), os.SEEK_CUR)
     else:
@@ -84,7 +85,7 @@ def sha256_of(path: Path) -> str:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or a durable copy where that can't be (other file system, no hard links)."""
+    """Hard-link a file, or make a durable copy where that is impossible (other file system, no hard links)."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
@@ -94,23 +95,23 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Make a durable copy of a regular file under a new name."""
+    """Copy a regular file to a new name, durably."""
     with opened_regular(source) as (fd, status), target.open("xb") as writer:
         copy_slices(fd, writer.fileno(), status.st_size)
         os.fsync(writer.fileno())
 
 
-def nothing() -> None:
-    """Do nothing between two slices."""
+def do_nothing() -> None:
+    """The default for `after_slice`."""
 
 
-def copy_slices(source: int, target: int, length_bytes: int, breathe: Callable[[], None] = nothing) -> None:
-    """Copy the beginning of one open file into another, empty one.
+def copy_slices(source: int, target: int, length_bytes: int, after_slice: Callable[[], None] = do_nothing) -> None:
+    """Copy the first bytes of an open file into another, empty one.
 
-    `breathe` is called between slices. What is written is forced to disk on the way, so that the last fsync is short.
+    Calls `after_slice` every SLICE_BYTES. Forces data to disk every SYNC_BYTES, so that the final fsync is short.
 
     Raises:
-        OSError: EIO when the source has become shorter; else the system's own.
+        OSError: EIO if the source became shorter, else the error of the system.
     """
     copied = 0
     while copied < length_bytes:
@@ -121,12 +122,13 @@ def copy_slices(source: int, target: int, length_bytes: int, breathe: Callable[[
         if before // SYNC_BYTES != copied // SYNC_BYTES:
             os.fdatasync(target)
         if before // SLICE_BYTES != copied // SLICE_BYTES:
-            breathe()
+            after_slice()
 
 
 def _copy_part(source: int, target: int, offset: int, length_bytes: int) -> int:
-    """Copy some bytes from and to the same place: in the kernel, or through memory where that can't be."""
+    """Copy some bytes at the same offset: in the kernel, or through memory where the kernel can't."""
     try:
+        # Some file systems return 0 instead of an error; pread then shows whether the file ends here.
         if copied := os.copy_file_range(source, target, length_bytes, offset, offset):
             return copied
     except OSError as error:
@@ -136,7 +138,7 @@ def _copy_part(source: int, target: int, offset: int, length_bytes: int) -> int:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of it; one call may write less."""
+    """Write all bytes; a single write(2) may write fewer."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
@@ -147,10 +149,10 @@ _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOS
 
 
 def rename_to_free_name(source: Path, name: str, folder_fd: int) -> bool:
-    """Rename a file to a name in an open folder, unless the name is taken. Returns False when it is.
+    """Rename a file to a name in an open folder. Returns False, and does nothing, if the name exists.
 
-    Where the system can't do that in one step, a hard link fails when the name exists, which a rename does not; a crash
-    between link and unlink leaves both names. Where links can't be made either: look, then rename.
+    Uses renameat2; where it is not supported, link and unlink (a crash between the two leaves both names); where hard
+    links are not supported either, lstat and rename.
     """
     try:
         rename_exclusively(source, name, folder_fd)
@@ -186,21 +188,21 @@ def rename_exclusively(source: Path, name: str, folder_fd: int) -> None:
 
     Raises:
         FileExistsError: The name is taken.
-        OSError: The system's own; EINVAL, ENOSYS or EOPNOTSUPP where it does not offer this.
+        OSError: The error of the system; EINVAL, ENOSYS or EOPNOTSUPP if it does not support this.
     """
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:
+    except AttributeError:  # a C library without this function
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
     if renameat2(_AT_FDCWD, os.fsencode(source), folder_fd, os.fsencode(name), _RENAME_NOREPLACE):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(source))
 
 
 def remove_tree(path: str | Path, dir_fd: int | None = None) -> None:
-    """Remove a folder and all in it, or a file or link; nothing happens when it is gone already.
+    """Remove a folder with its content, a file or a link. Does nothing if it does not exist.
 
     Args:
-        dir_fd: Of the folder that `path` starts in.
+        dir_fd: Descriptor of the folder that `path` is relative to.
     """
     try:
         is_folder = stat.S_ISDIR(os.lstat(path, dir_fd=dir_fd).st_mode)

@@ -1,7 +1,7 @@
-"""JSON as job files use it: strictly RFC 8259, every value with its line, read without recursion.
+"""A JSON reader for job files: strict RFC 8259, with the line of each value, without recursion.
 
-`json.loads` recurses, keeps the last of two equal keys, accepts NaN, and knows no lines; only its string
-scanner is used here. A file holds one object (one job) or an array of them (several).
+`json.loads` recurses, keeps the last of two equal keys, accepts NaN and reports no lines, so only its string scanner
+is used here. A file holds one object (one job) or an array of objects (several jobs).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from json import JSONDecodeError
-from json.decoder import scanstring  # type: ignore[attr-defined]  # C, there since 2.6, not in the stubs
+from json.decoder import scanstring  # type: ignore[attr-defined]  # since Python 2.6, not in the stubs
 from typing import Any
 
 from files.printable import printable
@@ -24,17 +24,18 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _NEWLINE = re.compile(r"\r\n?|\n")
 
 
-def read(text: str, bounds: Bounds, most: int, *, in_yaml: bool = False) -> list[tuple[Tree, str]]:
-    """Read a file: each job in it, with its own part of the text.
+def read(text: str, bounds: Bounds, max_jobs: int, *, in_yaml: bool = False) -> list[tuple[Tree, str]]:
+    """Read a file. Returns each job with its part of the text.
 
     Args:
         text: The whole file, decoded.
-        bounds: For each job.
-        most: More jobs than this are refused.
-        in_yaml: A key that takes text takes `true` and `false` as well, not only numbers, as they are written.
+        bounds: Apply to each job.
+        max_jobs: A file with more jobs is refused.
+        in_yaml: The JSON is in a YAML file: keys that take text also accept unquoted `true` and `false`, not only
+            numbers.
 
     Raises:
-        Unreadable: It is no JSON, neither an object nor an array, or too deep or too large.
+        UnreadableText: Not JSON, neither an object nor an array, too deep, or too large.
     """
     reader = _Reader(text, in_yaml)
     at = reader.space(0)
@@ -50,9 +51,9 @@ def read(text: str, bounds: Bounds, most: int, *, in_yaml: bool = False) -> list
     while True:
         tree, end = reader.value(at, bounds)
         jobs.append((tree, text[at:end]))
-        if len(jobs) > most:
+        if len(jobs) > max_jobs:
             raise UnreadableText(
-                f"more than {most} jobs in one file (limits.documents)", reader.line(at), maybe_unfinished=False
+                f"more than {max_jobs} jobs in one file (limits.documents)", reader.line(at), maybe_unfinished=False
             )
         at = reader.space(end)
         if text[at : at + 1] == "]":
@@ -63,7 +64,7 @@ def read(text: str, bounds: Bounds, most: int, *, in_yaml: bool = False) -> list
 
 @dataclass(slots=True)
 class _Reader:
-    """The text, and where its lines begin."""
+    """The text and the offsets at which its lines start."""
 
     text: str
     in_yaml: bool
@@ -85,16 +86,16 @@ class _Reader:
         return at + 1
 
     def wrong(self, at: int, allowed: str) -> UnreadableText:
-        found = f"`{printable(self.text[at : at + 20])}`" if at < len(self.text) else "the end of the file"
-        return UnreadableText(f"this is not JSON: found {found}, expected {allowed}", self.line(at))
+        excerpt = f"`{printable(self.text[at : at + 20])}`" if at < len(self.text) else "the end of the file"
+        return UnreadableText(f"this is not JSON: found {excerpt}, expected {allowed}", self.line(at))
 
     def nothing_after(self, at: int) -> None:
         at = self.space(at)
         if at < len(self.text):
-            raise self.wrong(at, "nothing after the end; several jobs in one file are written as [{…}, {…}]")
+            raise self.wrong(at, "the end of the file; write several jobs as [{…}, {…}]")
 
     def value(self, at: int, bounds: Bounds) -> tuple[Tree, int]:
-        """One value and all that is in it; returns where it ends."""
+        """Read a value with its content. Returns it and the offset of its end."""
         builder = Builder(bounds)
         at = self._begin(builder, at)
         while builder.stack:
@@ -102,7 +103,7 @@ class _Reader:
         return builder.tree(), at
 
     def _step(self, builder: Builder, at: int) -> int:
-        """The next member or item of the innermost container, or its end."""
+        """Read the next member or item of the innermost container, or its end."""
         container: Any = builder.stack[-1].value
         end, what = ("}", "member") if type(container) is dict else ("]", "item")
         if self.text[at : at + 1] == end:
@@ -121,7 +122,7 @@ class _Reader:
         return self.space(self.expect(":", self.space(end), "`:` after a key"))
 
     def _begin(self, builder: Builder, at: int) -> int:
-        """A scalar as a whole, or the opening bracket of a container."""
+        """Read a scalar, or the opening bracket of a container."""
         char, line = self.text[at : at + 1], self.line(at)
         if char == "{":
             builder.open({}, line)
@@ -143,18 +144,19 @@ class _Reader:
         match = _NUMBER.match(self.text, at)
         if match is None:
             raise self.wrong(at, "a value: text in double quotes, a number, true, false, null, { or [")
-        found = fraction(match[0]) if match[1] or match[2] else number(match[0])
-        fault = TOO_LARGE if found is None else ""
-        builder.put(match[0] if fault else found, line, len(match[0]), written=Written(match[0], line, fault=fault))
+        value = fraction(match[0]) if match[1] or match[2] else number(match[0])
+        fault = TOO_LARGE if value is None else ""
+        # The digits stand in for a number that is too large: a key that takes text accepts them.
+        builder.put(match[0] if fault else value, line, len(match[0]), written=Written(match[0], line, fault=fault))
         return match.end()
 
     def _string(self, builder: Builder, at: int) -> tuple[str, int]:
         try:
             value, end = scanstring(self.text, at + 1, True)
         except JSONDecodeError as error:
-            said = printable(error.msg[:1].lower() + error.msg[1:].removesuffix(" at"))
-            raise UnreadableText(f"this is not JSON: {said}", self.line(error.pos)) from None
+            reason = printable(error.msg[:1].lower() + error.msg[1:].removesuffix(" at"))
+            raise UnreadableText(f"this is not JSON: {reason}", self.line(error.pos)) from None
         if not value.isascii() and _HALF_PAIR.search(value):
-            builder.problem("half of a \\uD800…\\uDFFF pair is no character", self.line(at))
+            builder.problem("an escape from \\uD800 to \\uDFFF is only valid in a pair", self.line(at))
             value = _HALF_PAIR.sub("\ufffd", value)
         return value, end

@@ -1,4 +1,4 @@
-"""What kind of file system a folder lies on, as the kernel's list of mounts tells."""
+"""The type of file system that a folder is on, from the kernel's list of mounts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ NETWORK = {
 
 
 def kind(folder: Path) -> str:
-    """Name of the file system's type, such as `ext4` or `nfs4`; "" where the kernel does not say."""
-    best, found = "", ""
+    """Name of the file system's type, such as `ext4` or `nfs4`; "" if /proc is not available."""
+    deepest, fs_type = "", ""
     path = os.path.realpath(folder)
     try:
         lines = MOUNTS.read_text(errors="surrogateescape").splitlines()
@@ -26,13 +26,13 @@ def kind(folder: Path) -> str:
         before, _, after = line.partition(" - ")
         mount_point = _unescaped(before.split(" ")[4])
         inside = path == mount_point or path.startswith(mount_point.rstrip("/") + "/")
-        if inside and len(mount_point) >= len(best):  # of two mounts in one place the later is seen
-            best, found = mount_point, after.split(" ")[0]
-    return found
+        if inside and len(mount_point) >= len(deepest):  # >=: a later mount at the same path hides the earlier one
+            deepest, fs_type = mount_point, after.split(" ")[0]
+    return fs_type
 
 
 def is_network(folder: Path) -> bool:
-    """Whether other machines may change the folder unseen: no events, attributes cached."""
+    """Whether other machines can change the folder without an inotify event (and with cached attributes)."""
     return kind(folder) in NETWORK
 
 
@@ -41,6 +41,6 @@ def _unescaped(text: str) -> str:
 
 
 def mount_of(fd: int) -> str:
-    """The number of the mount that a descriptor was opened on; "" where the system tells none."""
-    told = Path(f"/proc/self/fdinfo/{fd}").read_text().split()
-    return told[told.index("mnt_id:") + 1] if "mnt_id:" in told else ""
+    """ID of the mount that a descriptor was opened on; "" if the kernel does not report it."""
+    words = Path(f"/proc/self/fdinfo/{fd}").read_text().split()
+    return words[words.index("mnt_id:") + 1] if "mnt_id:" in words else ""

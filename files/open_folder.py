@@ -1,4 +1,4 @@
-"""A folder held open: what is done in it can't be led elsewhere by a link or a rename of its path."""
+"""A folder held open by its descriptor, so that links and renames of its path can't redirect what is done in it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from files.durable import remove_tree
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-class named:  # noqa: N801 - reads as what it does in a `with`; a class, since it is entered a dozen times for each job
-    """Put a path into errors of calls that were given a descriptor, so that people see where it happened."""
+class named:  # noqa: N801 - used like a function in `with`; a class is faster than a generator, and it runs a dozen times per job
+    """Add the path to an OSError of a call that was given a descriptor, so that the message says where."""
 
     __slots__ = ("folder", "name")
 
@@ -31,10 +31,10 @@ class named:  # noqa: N801 - reads as what it does in a `with`; a class, since i
 
 @dataclass(frozen=True, slots=True)
 class OpenFolder:
-    """A folder by its descriptor; closed at the end of a `with`. Errors name the whole path.
+    """An open folder; closed at the end of a `with`. Errors name the whole path.
 
     Attributes:
-        path: Where it was when it was opened: for errors, and to hand out. No call uses it.
+        path: Its path when it was opened, for messages. No system call uses it.
     """
 
     fd: int
@@ -49,7 +49,7 @@ class OpenFolder:
         """Open a folder in this one.
 
         Raises:
-            NotADirectoryError: It is a link or a file.
+            NotADirectoryError: The name is a link or a file.
         """
         with named(self.path, name):
             return OpenFolder(os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=self.fd), self.path / name)
@@ -62,7 +62,7 @@ class OpenFolder:
 
     @contextlib.contextmanager
     def closed_on_error(self) -> Iterator[None]:
-        """Close it if what is done meanwhile fails; otherwise it stays open."""
+        """Close the folder if the body of the `with` fails; otherwise it stays open."""
         try:
             yield
         except BaseException:
@@ -70,7 +70,7 @@ class OpenFolder:
             raise
 
     def has(self, name: str) -> bool:
-        """Whether anything has this name."""
+        """Whether the folder has an entry of this name, a broken link included."""
         with named(self.path, name):
             try:
                 os.lstat(name, dir_fd=self.fd)
@@ -83,12 +83,12 @@ class OpenFolder:
             return os.listdir(self.fd)
 
     def make(self, name: str, mode: int = 0o777) -> None:
-        """Make a folder; the kernel gives it this one's group and default ACL, and applies the umask."""
+        """Make a subfolder. The kernel applies the umask, and this folder's setgid group and default ACL."""
         with named(self.path, name):
             os.mkdir(name, mode, dir_fd=self.fd)
 
     def create(self, name: str, mode: int = 0o666) -> int:
-        """Make a file that does not exist yet, open for writing. Returns its descriptor."""
+        """Create a file. Returns its descriptor, open for writing."""
         with named(self.path, name):
             return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=self.fd)
 
@@ -97,12 +97,12 @@ class OpenFolder:
             os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=into.fd)
 
     def remove(self, name: str) -> None:
-        """Remove a file, a link, or a folder and all in it; nothing happens when it is gone already."""
+        """Remove a file, a link, or a folder with its content. Does nothing if it does not exist."""
         with named(self.path, name):
             remove_tree(name, dir_fd=self.fd)
 
     def sync(self, name: str | None = None) -> None:
-        """Force the names in this folder to disk, or a file in it."""
+        """Force the entries of this folder, or a file in it, to disk."""
         if name is None:
             with named(self.path):
                 os.fsync(self.fd)

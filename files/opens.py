@@ -1,4 +1,4 @@
-"""Files and folders of strangers, opened without a surprise: no link is followed, no pipe waited for."""
+"""Safe opening of untrusted files and folders: never follows a link, never blocks on a FIFO."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BLOCK_BYTES = 1 << 20
-
-
-NEVER_A_LINK = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
+NO_FOLLOW = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
 
 
 @contextlib.contextmanager
 def opened_folder(root: Path, source: str) -> Iterator[tuple[int, str]]:
-    """Open the folder that a file lies in, so that no link on the way below `root` can lead out of it.
+    """Open the folder of a file below `root` without following links below `root`.
 
     Args:
         source: Path of the file below `root`, `/` separated.
 
     Yields:
-        The folder's descriptor, good as `dir_fd` alone, and the file's name in it.
+        The folder's descriptor (O_PATH: only for use as `dir_fd`), and the file's name in it.
 
     Raises:
-        OSError: ENOTDIR for a link or a file where a folder should be, else the system's own.
+        OSError: ENOTDIR if a folder on the way is a link or a file, else the error of the system.
     """
     *folders, name = source.split("/")
     fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -44,7 +42,7 @@ def opened_folder(root: Path, source: str) -> Iterator[tuple[int, str]]:
 
 @contextlib.contextmanager
 def listed(root: Path, source: str) -> Iterator[Iterator[os.DirEntry[str]]]:
-    """List a folder below `root`, entry by entry; no link on the way is followed. `""` is `root` itself.
+    """List a folder below `root` without following links below `root`. `""` is `root` itself.
 
     Raises:
         OSError: As `opened_folder`.
@@ -61,17 +59,18 @@ def listed(root: Path, source: str) -> Iterator[Iterator[os.DirEntry[str]]]:
 
 @contextlib.contextmanager
 def opened_regular(path: str | Path, dir_fd: int | None = None) -> Iterator[tuple[int, os.stat_result]]:
-    """Open a regular file for reading: no link is followed, no FIFO waited for, no device touched.
+    """Open a regular file for reading. Never follows a link, blocks on a FIFO, or opens a device.
 
     Args:
-        dir_fd: Of the folder that `path` starts in, from `opened_folder`.
+        dir_fd: Descriptor of the folder that `path` is relative to, from `opened_folder`.
 
     Raises:
-        OSError: ELOOP for a symbolic link, EINVAL for what is not a regular file, else the system's own.
+        OSError: ELOOP for a symbolic link, EINVAL for anything else but a regular file, else the error of the system.
     """
+    # Opening some devices has side effects, so the type is checked before the open, and again after it.
     if not stat.S_ISREG(os.lstat(path, dir_fd=dir_fd).st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    fd = os.open(path, NEVER_A_LINK, dir_fd=dir_fd)
+    fd = os.open(path, NO_FOLLOW, dir_fd=dir_fd)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -81,17 +80,17 @@ def opened_regular(path: str | Path, dir_fd: int | None = None) -> Iterator[tupl
         os.close(fd)
 
 
-OTHER_NAMES = "has other names (hard links) and may be somebody else's; put a copy here instead of a link"
+HARD_LINKED = "has other hard links, so it may be another user's file; put a copy here instead"
 
 
-def has_other_names(status: os.stat_result, folder: os.stat_result) -> bool:
-    """Whether a file may be somebody else's, linked into a folder by one who may not read it.
+def maybe_foreign_link(status: os.stat_result, folder: os.stat_result) -> bool:
+    """Whether a file may have been hard-linked into a folder by a user who may not read it.
 
-    Not in a folder of its owner, or of ours, in which nobody else can make names.
+    False if only the file's owner or this process's user can create entries in the folder.
 
     Args:
         status: Of the file.
-        folder: Of the folder that it lies in.
+        folder: Of its folder.
     """
     if status.st_nlink < 2:
         return False
@@ -99,12 +98,12 @@ def has_other_names(status: os.stat_result, folder: os.stat_result) -> bool:
 
 
 def content_of(status: os.stat_result) -> int:
-    """A number that changes when a file is replaced or written: of device, inode, size and mtime."""
+    """A number that changes when a file is replaced or written: a hash of device, inode, size and mtime."""
     return hash((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 def read_at_most(fd: int, limit: int) -> bytes:
-    """Read a file from its beginning; at most `limit` + 1 bytes, so that a longer file can be told."""
+    """Read a file from its start, at most `limit` + 1 bytes; the extra byte shows that the file is longer."""
     parts, wanted, offset = [], limit + 1, 0
     while wanted > 0 and (part := os.pread(fd, min(wanted, BLOCK_BYTES), offset)):
         parts.append(part)
@@ -113,15 +112,14 @@ def read_at_most(fd: int, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def somebody_writes(fd: int) -> bool | None:
-    """Tell whether anybody has the file open for writing, by asking for a read lease.
+def is_being_written(fd: int) -> bool | None:
+    """Whether any process has the file open for writing, found by requesting a read lease (fcntl(2)).
 
     Returns:
-        True or False where the system answers; None where it grants no leases (network file systems, files of
-        other users).
+        None if the system grants no lease (network file systems, files of other users).
     """
     try:
-        # A writer that comes while the lease is held raises a signal: one that is ignored by default.
+        # A writer that opens the file during the lease triggers a signal; SIGURG is ignored by default.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -133,5 +131,5 @@ def somebody_writes(fd: int) -> bool | None:
 
 
 def identity(status: os.stat_result) -> tuple[int, int, int, int, int]:
-    """What changes when a file does: device, inode, size, and both of its times (ns)."""
+    """Changes when the file does: device, inode, size, mtime and ctime (ns)."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

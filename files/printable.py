@@ -1,4 +1,4 @@
-"""Text from strangers made safe for a terminal, a log line, a JSON file and a shell."""
+"""Makes untrusted text safe for a terminal, a log line, a JSON file and a shell."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 
 def printable(text: object, limit: int = 2000) -> str:
-    """Make text from strangers safe for a terminal, a log line and a text file.
+    """Make untrusted text safe for a terminal, a log line and a text file.
 
-    Control characters, line and paragraph separators, bidirectional overrides and lone surrogates become
-    `\\xNN` or `\\uNNNN`; tabs become a space; the rest stays. Longer text is cut at `limit` characters with `…`.
+    Control and format characters, line and paragraph separators and lone surrogates become `\\xNN` or `\\uNNNN`; a tab
+    becomes a space. Text longer than `limit` characters is cut and ends in `…`.
     """
     whole = str(text)
     if len(whole) <= limit and whole.isascii() and whole.isprintable():
@@ -24,8 +24,8 @@ def printable(text: object, limit: int = 2000) -> str:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Printable text in lines of at most `width` characters. A `command` in backticks, and any word, stays whole."""
-    whole = _COMMAND.sub(lambda found: found[0].replace(" ", "\0"), text)
+    """Wrap printable text at `width` characters. Words and `commands in backticks` are never broken."""
+    whole = _COMMAND.sub(lambda match: match[0].replace(" ", "\0"), text)
     lines = textwrap.wrap(whole, max(width, 20), break_long_words=False, break_on_hyphens=False)
     return [line.replace("\0", " ") for line in lines]
 
@@ -34,43 +34,41 @@ _COMMAND = re.compile(r"`[^`]+`[^\s\w]*")
 
 
 def short_path(path: object) -> str:
-    """A path as people here would write it: from the current folder where it is in that, else in full; printable."""
+    """A printable path, relative to the current folder if it is inside it."""
     text = printable(path, 5000)
     try:
         here = printable(Path.cwd(), 5000)
-    except OSError:
+    except OSError:  # the current folder was removed
         return text
     return text.removeprefix(f"{here}/") if here != "/" else text
 
 
 def shell_word(path: Path) -> str:
-    """A path as a word of a command that people can paste."""
+    """A path, quoted for a command that people can paste."""
     return shlex.quote(printable(path))
 
 
 def real_paths(text: object) -> str:
-    """Text in which paths that go through an open folder are shown as the paths that they are."""
+    """Replace `/proc/self/fd/N/` in a text by the path of that open folder."""
     return _THROUGH_A_FOLDER.sub(_real_path, str(text))
 
 
 _THROUGH_A_FOLDER = re.compile(r"/proc/self/fd/\d+(?=/)")
 
 
-def _real_path(found: re.Match[str]) -> str:
+def _real_path(match: re.Match[str]) -> str:
     try:
-        return os.readlink(found[0])
+        return os.readlink(match[0])
     except OSError:
-        return found[0]
+        return match[0]
 
 
 def printable_json(text: str) -> str:
-    """The same for JSON that people read too: what steers a terminal can only stand inside its strings, and becomes
-    an escape of theirs.
-    """
-    return _STEERS_A_TERMINAL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    """Make JSON safe for a terminal: control characters, which can only occur inside its strings, become `\\uNNNN`."""
+    return _CONTROLS_A_TERMINAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-_STEERS_A_TERMINAL = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROLS_A_TERMINAL = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def _harmless(char: str) -> bool:

@@ -1,8 +1,8 @@
-"""What a job file's text says, before anybody asks what it means: plain data, with the line of every key.
+"""The plain data of a parsed job file, with the line of every key.
 
-Both readers (`yaml12`, `json_text`) build it without recursion and refuse what is too deep or too much before
-anything recursive sees it. A container may appear in several places (YAML aliases), so lines are kept by
-container, not by path.
+Both readers (`yaml12`, `json_text`) build it without recursion, and refuse data that is too deep or too large before
+recursive code sees it. A container can appear in several places (YAML aliases), so lines are stored by container, not
+by path.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from files.printable import printable
 Scalar = str | int | float | bool | None
 Path = tuple[str | int, ...]
 
-TOO_LARGE = "this number is too large; if text is meant, put it in quotes"
-_MAX_NUMBER = 300
+TOO_LARGE = "the number is too large; put it in quotes if it is text"
+_MAX_NUMBER_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much one document may hold.
+    """Upper bounds for one document.
 
     Attributes:
-        depth: Lists and mappings inside each other, aliases followed.
-        values: Values and keys written in it.
-        aliases: YAML aliases in it.
-        alias_chars: Characters that all its aliases stand for, followed to the end; a mapping costs 8 more.
-        problems: Of one document; more are counted, not shown.
-        file_problems: Of all documents of a file together, about.
+        depth: Nested lists and mappings, with aliases expanded.
+        values: Values and keys.
+        aliases: YAML aliases.
+        alias_chars: Characters of all aliases, fully expanded; each value counts 8 more.
+        problems: Reported problems of one document; further ones are only counted.
+        file_problems: Reported problems of all documents of a file, approximately.
     """
 
     depth: int = 32
@@ -47,9 +47,9 @@ class Problem:
     """One thing that is wrong in a job file.
 
     Attributes:
-        message: What was found and what is allowed, one sentence, safe to print.
-        key: Dotted path (`segments[2].text`), or "" for the file as a whole.
-        line: 1-based line in the file, or None where there is none.
+        message: What was found and what is allowed, in one printable sentence.
+        key: Dotted path (`segments[2].text`), or "" for the whole file.
+        line: 1-based line in the file, or None.
     """
 
     message: str
@@ -65,9 +65,9 @@ class UnreadableText(Exception):
     """A text can't be read.
 
     Args:
-        message: Safe to print.
+        message: Printable.
         line: 1-based.
-        maybe_unfinished: Whether more bytes could mend it.
+        maybe_unfinished: Whether more bytes could fix it.
     """
 
     def __init__(self, message: str, line: int | None, *, maybe_unfinished: bool = True) -> None:
@@ -78,13 +78,13 @@ class UnreadableText(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A value without quotes, as it stands in the file: a key that takes text means this.
+    """The source text of an unquoted value, for keys that take text.
 
     Attributes:
-        text: `3.10` and not 3.1, `no`, `1e3`.
-        line: The one that it ends in, 1-based.
-        comment: What follows it in that line and is no part of it, with its `#`; "" for nothing.
-        fault: Why it is no value where it is not text; "" when it is one.
+        text: Such as `3.10` (the number is 3.1), `no`, `1e3`.
+        line: Its last line, 1-based.
+        comment: The comment that follows it on that line, with its `#`; "" if none.
+        fault: Why it is invalid for a key that does not take text; "" if valid.
     """
 
     text: str
@@ -100,9 +100,9 @@ class Tree:
     Attributes:
         value: Dicts with text keys, lists, text, int, float, bool, None.
         line: Where it starts, 1-based.
-        lines: id of a container in `value` -> the line of each of its keys (dict) or items (list).
-        problems: What is wrong in it though it could be read: keys given twice, tags, endless numbers.
-        written: id of a container -> its keys or items that would be others if they were text -> what stands there.
+        lines: id() of a container in `value` -> the line of each of its keys (dict) or items (list).
+        problems: What is wrong although it could be read: duplicate keys, tags, numbers that are too large.
+        written: id() of a container -> keys or items whose value differs from their source text -> that text.
     """
 
     value: Any
@@ -112,7 +112,7 @@ class Tree:
     written: Mapping[int, Mapping[str | int, Written]] = field(default_factory=dict)
 
     def line_of(self, path: Path) -> int:
-        """The line of a key or item; of the nearest one above it when it is not in the file."""
+        """The line of a key or item; if it is not in the file, of its nearest ancestor."""
         line, value = self.line, self.value
         for step in path:
             try:
@@ -125,7 +125,7 @@ class Tree:
 
 @dataclass(slots=True)
 class _Frame:
-    """A container that is being read; `height`: how deep it is inside; `chars`: what an alias to it costs."""
+    """A container being read; `height`: levels of nesting inside it; `chars`: what an alias to it counts."""
 
     value: Any
     lines: Any
@@ -137,7 +137,7 @@ class _Frame:
 
 @dataclass(slots=True)
 class Builder:
-    """Puts a tree together from what a reader finds, in order: `open`, `key`, `put`, `alias`, `close`."""
+    """Builds a tree from a reader's calls, in the order of the file: `open`, `key`, `put`, `alias`, `close`."""
 
     bounds: Bounds
     root: Any = None
@@ -156,11 +156,11 @@ class Builder:
 
     @property
     def wants_key(self) -> bool:
-        """Whether the next thing is a key of a mapping."""
+        """Whether a key of a mapping is expected next."""
         return bool(self.stack) and self.stack[-1].key is None and type(self.stack[-1].value) is dict
 
     def key(self, key: str, line: int) -> None:
-        """The key of the next value. A second one of the same name is a problem, and the first one counts."""
+        """Set the key of the next value. A duplicate key is a problem; its first value is kept."""
         frame = self.stack[-1]
         self._counted(line)
         frame.chars += len(key)
@@ -175,7 +175,7 @@ class Builder:
     def put(
         self, value: Scalar, line: int, chars: int, anchor: str | None = None, written: Written | None = None
     ) -> None:
-        """A value that holds no others; `chars` is how long it is written, `written` what it would be as text."""
+        """Add a scalar; `chars` is its length in the file, `written` its source text if that differs from the value."""
         self._counted(line)
         if anchor is not None:
             self.anchors[anchor] = (value, 0, chars + 8, written)
@@ -183,11 +183,11 @@ class Builder:
         self._place(value, line, 0, chars + 8)
 
     def open(self, value: dict[str, Any] | list[Any], line: int, anchor: str | None = None) -> None:
-        """A mapping or list begins; its content follows until `close`."""
+        """Start a mapping or list; its content follows until `close`."""
         self._counted(line)
         self._deep_enough(1, line)
         if anchor is not None:
-            self.anchors[anchor] = None
+            self.anchors[anchor] = None  # not complete: an alias to it from inside is an error
         lines: Any = {} if type(value) is dict else []
         self.lines[id(value)] = lines
         self._attach(value, line)
@@ -202,32 +202,32 @@ class Builder:
             self.stack[-1].key = None
 
     def alias(self, name: str, line: int) -> None:
-        """The same value as the anchor of that name."""
+        """Add the value of an anchor again."""
         shown = printable(name, 60)
         self.aliases += 1
         if self.aliases > self.bounds.aliases:
             raise UnreadableText(f"more than {self.bounds.aliases} aliases", line, maybe_unfinished=False)
         if name not in self.anchors:
-            raise UnreadableText(f"`*{shown}` stands for `&{shown}`, which is not above it", line)
+            raise UnreadableText(f"alias `*{shown}` has no anchor `&{shown}` above it", line)
         target = self.anchors[name]
         if target is None:
-            raise UnreadableText(f"`*{shown}` stands inside of what it stands for", line, maybe_unfinished=False)
+            raise UnreadableText(f"alias `*{shown}` is inside its own anchor", line, maybe_unfinished=False)
         value, height, chars, written = target
         self.alias_chars += chars
         if self.alias_chars > self.bounds.alias_chars:
-            message = f"its aliases stand for more than {self.bounds.alias_chars} characters"
+            message = f"aliases expand to more than {self.bounds.alias_chars} characters"
             raise UnreadableText(message, line, maybe_unfinished=False)
         self._deep_enough(height, line)
         self._note(written, line)
         self._place(value, line, height, chars)
 
     def problem(self, message: str, line: int) -> None:
-        """Note what is wrong with the value that is about to be put (or opened)."""
+        """Add a problem of the next value."""
         if len(self.problems) < self.bounds.problems:
             self.problems.append(Problem(message, dotted(self.path()), line))
 
     def path(self) -> Path:
-        """The place of the value that comes next."""
+        """The path of the next value."""
         steps: list[str | int] = []
         for frame in self.stack:
             if type(frame.value) is list:
@@ -237,7 +237,7 @@ class Builder:
         return tuple(steps)
 
     def _note(self, written: Written | None, line: int) -> None:
-        """Keep what stands there for the value that comes next, unless its key was given before."""
+        """Keep the source text of the next value, unless its key is a duplicate."""
         if written is None:
             return
         if written.fault:
@@ -278,23 +278,23 @@ class Builder:
 
     def _deep_enough(self, height: int, line: int) -> None:
         if len(self.stack) + height > self.bounds.depth:
-            message = f"lists and mappings inside each other more than {self.bounds.depth} deep"
+            message = f"lists and mappings are nested more than {self.bounds.depth} levels deep"
             raise UnreadableText(message, line, maybe_unfinished=False)
 
 
 def number(text: str, base: int = 10) -> int | None:
-    """A whole number, or None when it has so many digits that reading it would be an attack."""
-    return int(text, base) if len(text) <= _MAX_NUMBER else None
+    """Parse an integer; None if it has too many digits (int() takes quadratic time)."""
+    return int(text, base) if len(text) <= _MAX_NUMBER_CHARS else None
 
 
 def fraction(text: str) -> float | None:
-    """A number with a point or an exponent; None when it is too long or too large for a float."""
-    value = float(text) if len(text) <= _MAX_NUMBER else inf
+    """Parse a number with a point or an exponent; None if it is too long, or too large for a float."""
+    value = float(text) if len(text) <= _MAX_NUMBER_CHARS else inf
     return None if value in (inf, -inf) else value
 
 
 def dotted(path: Path) -> str:
-    """`("segments", 1, "text")` as `segments[1].text`, safe to print."""
+    """`("segments", 1, "text")` as `segments[1].text`, printable."""
     shown = ""
     for step in path:
         shown += f"[{step}]" if isinstance(step, int) else f".{printable(step, 60)}" if shown else printable(step, 60)

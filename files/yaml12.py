@@ -1,9 +1,9 @@
-"""YAML as job files use it: the 1.2 core schema, read from parser events, so that no file exhausts the stack.
+"""A YAML reader for job files: the 1.2 core schema, built from parser events without recursion.
 
-PyYAML implements YAML 1.1, where `no` is false and `12:30` is 750. Its parser (libyaml's, where it is
-compiled in) only splits the text into events here; what a plain value means is decided by the tables of
-https://yaml.org/spec/1.2.2/#103-core-schema. libyaml's own composer is recursive and crashes on deep nesting;
-its events are not.
+PyYAML implements YAML 1.1, where `no` is false and `12:30` is 750. Only its parser (libyaml's if compiled in) is used
+here, to split the text into events; plain values are resolved by the tables of
+https://yaml.org/spec/1.2.2/#103-core-schema. libyaml's composer recurses and crashes on deep nesting; its event parser
+does not.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _NEWLINE = re.compile(r"\r\n?|\n")
 _COMMENT = re.compile(r"[ \t]+(#[^\r\n]*)")
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-# Line breaks in YAML 1.1, and so to libyaml; ordinary characters since 1.2. They pass its scanner as private
-# ones.
+# Line breaks in YAML 1.1 (and in libyaml), ordinary characters in 1.2. They are replaced by private-use characters for
+# the scanner, and put back afterwards.
 _NOT_BREAKS = re.compile("[\x85\u2028\u2029]")
 _HIDE = {0x85: 0x10FFF0, 0x2028: 0x10FFF1, 0x2029: 0x10FFF2}
 _SHOW = {hidden: shown for shown, hidden in _HIDE.items()}
@@ -41,8 +41,8 @@ class YamlDocument:
     """One document of a YAML stream.
 
     Attributes:
-        text: All of it, with its directives, markers and comments.
-        line: Its first line in the whole file, 1-based.
+        text: Complete, with directives, markers and comments.
+        line: Number of its first line in the file, 1-based.
     """
 
     text: str
@@ -50,10 +50,10 @@ class YamlDocument:
 
 
 def split(text: str) -> Iterator[YamlDocument]:
-    """Cut a stream into its documents, empty ones included.
+    """Split a stream into its documents, empty ones included.
 
-    A line that starts with `---` or `...` always divides documents, even inside quotes and blocks (YAML 1.2,
-    rule 206 c-forbidden), so a document with a mistake does not hide where the next one begins.
+    A line that starts with `---` or `...` always divides documents, even inside quotes and block scalars (YAML 1.2,
+    rule 206 c-forbidden). So an invalid document does not hide the start of the next one.
     """
     begin, marked = 0, False
     line, counted = 1, 0
@@ -65,7 +65,7 @@ def split(text: str) -> Iterator[YamlDocument]:
             end = newline.end() if newline else len(text)
         elif marked or _CONTENT.search(text, begin, marker.start()):
             end = marker.start()
-        else:
+        else:  # the first `---`, with only comments or directives before it: they belong to its document
             marked = True
             continue
         if marked or _CONTENT.search(text, begin, end):
@@ -79,10 +79,10 @@ def read(piece: YamlDocument, bounds: Bounds) -> Tree | None:
     """Read one document.
 
     Returns:
-        None when there is nothing in it but comments.
+        None if the document holds only comments.
 
     Raises:
-        Unreadable: It is no YAML, or too deep, too large, or its aliases stand for too much.
+        UnreadableText: Not YAML, too deep, too large, or its aliases expand to too much.
     """
     _check_characters(piece)
     if tag := _TAG_LINE.match(piece.text):
@@ -105,11 +105,11 @@ def read(piece: YamlDocument, bounds: Bounds) -> Tree | None:
 
 
 def _check_characters(piece: YamlDocument) -> None:
-    if found := _FORBIDDEN.search(piece.text):
+    if match := _FORBIDDEN.search(piece.text):
         raise UnreadableText(
-            f"the character {printable(found[0])} is not allowed in YAML; "
-            'inside double quotes it can be written as an escape, such as "\\x1b"',
-            _line(piece, found.start()),
+            f"the character {printable(match[0])} is not allowed in YAML; "
+            'write it as an escape in double quotes, such as "\\x1b"',
+            _line(piece, match.start()),
         )
 
 
@@ -117,19 +117,19 @@ def _line(piece: YamlDocument, offset: int) -> int:
     return piece.line + len(_NEWLINE.findall(piece.text, 0, offset))
 
 
-# What the YAML library says -> what that means for someone who writes one.
-_PLAIN_WORDS = {
-    "mapping values are not allowed in this context": "`: ` stands where no key can; put a text with a colon in quotes",
-    "found unexpected end of stream": "a quotation mark is opened and not closed",
+# Message of the YAML library -> what to fix in the job file.
+_EXPLANATIONS = {
+    "mapping values are not allowed in this context": "`: ` is not allowed here; put text with a colon in quotes",
+    "found unexpected end of stream": "a quotation mark is not closed",
     "found a tab character that violates indentation": "indent with spaces, not with tabs",
-    "did not find expected ',' or ']'": "a list in [ ] lacks a comma or its end",
-    "did not find expected ',' or '}'": "keys in { } lack a comma or their end",
-    "could not find expected ':'": "a key without its colon, or a text that goes on without being indented",
-    "did not find expected key": "a key was expected; look at the indentation, and at quotation marks inside quotes",
-    "found unknown escape character": r"a `\` inside double quotes begins an escape; use single quotes, or `/`",
-    "did not find expected hexdecimal number": r"`\x`, `\u` and `\U` inside double quotes need a number; use single "
-    "quotes, or `/`",
-    "did not find expected '-' indicator": "a list entry was expected; look at the indentation",
+    "did not find expected ',' or ']'": "a list in [ ] lacks a comma or the closing ]",
+    "did not find expected ',' or '}'": "a mapping in { } lacks a comma or the closing }",
+    "could not find expected ':'": "a key lacks its colon, or a continued line of text lacks its indentation",
+    "did not find expected key": "a key was expected; check the indentation, and quotation marks inside quotes",
+    "found unknown escape character": r"a `\` in double quotes starts an escape; use single quotes, or `/`",
+    "did not find expected hexdecimal number": r"`\x`, `\u` and `\U` in double quotes need a hexadecimal number; "
+    "use single quotes, or `/`",
+    "did not find expected '-' indicator": "a list item was expected; check the indentation",
 }
 
 
@@ -137,17 +137,18 @@ def _unreadable(error: yaml.YAMLError, piece: YamlDocument) -> UnreadableText:
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     context = getattr(error, "context", None)
-    said = _PLAIN_WORDS.get(what) or printable(f"{context}, {what}" if context else what, 200)
+    explanation = _EXPLANATIONS.get(what) or printable(f"{context}, {what}" if context else what, 200)
     if what == "found character that cannot start any token" and mark is not None:
-        said = _no_beginning(piece.text.splitlines()[mark.line : mark.line + 1], mark.column)
-    return UnreadableText(f"this is not YAML: {said}", mark.line + piece.line if mark is not None else piece.line)
+        explanation = _bad_start(piece.text.splitlines()[mark.line : mark.line + 1], mark.column)
+    line = mark.line + piece.line if mark is not None else piece.line
+    return UnreadableText(f"this is not YAML: {explanation}", line)
 
 
-def _no_beginning(lines: list[str], column: int) -> str:
+def _bad_start(lines: list[str], column: int) -> str:
     char = "".join(lines)[column : column + 1]
     if char == "\t":
         return "indent with spaces, not with tabs"
-    return f"a text can't begin with `{printable(char)}`; put it in quotes" if char else "put the text in quotes"
+    return f"text can't start with `{printable(char)}`; put it in quotes" if char else "put the text in quotes"
 
 
 def _container(builder: Builder, event: Any, piece: YamlDocument) -> None:
@@ -176,12 +177,12 @@ def _scalar(builder: Builder, event: Any, piece: YamlDocument) -> None:
     value: Scalar = text
     written: Written | None = None
     if event.implicit[0] and not event.style:
-        if not (text or builder.stack):
+        if not (text or builder.stack):  # the parser reports an empty document as an empty scalar
             return
         value, fault = plain(text)
         comment = _COMMENT.match(piece.text, event.end_mark.index)
         if fault:
-            value = text
+            value = text  # a key that takes text accepts it
         if fault or (value is not None and (comment or value is not text)):
             written = Written(text, event.end_mark.line + piece.line, comment[1] if comment else "", fault)
     else:
@@ -221,10 +222,10 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
 
 
 def plain(text: str) -> tuple[Scalar, str]:
-    """What a value without quotes and tag means in the core schema.
+    """Resolve a value without quotes and tag by the core schema.
 
     Returns:
-        The value, and what is wrong with it ("" when nothing is).
+        The value, and what is wrong with it ("" if nothing).
     """
     if len(text) <= _MAX_WORD and text in _WORDS:
         return _WORDS[text], ""

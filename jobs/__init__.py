@@ -1,4 +1,4 @@
-"""The domain: one job's life, from bytes to a published folder. `pipeline` is the story.
+"""The domain: the life of a job, from a file's bytes to a published folder. Start with `pipeline`.
 
 No events, no terminal, no model, no torch.
 May import `engines`, `files`.

@@ -1,19 +1,19 @@
-"""What can go wrong with the spool and with a job, and what each means for people and programs.
+"""The errors of the spool and of jobs.
 
-    SpoolError                 something to tell the user; never a bug
-    ├── ConfigError            config.yaml or a folder is wrong                      exit code 3
-    ├── Hold                   nothing is wrong with any job; wait and look again     exit code 75
+    SpoolError                 expected errors, reported to the user; never a bug
+    ├── ConfigError            config.yaml or a folder is wrong                     exit code 3
+    ├── Hold                   no job is at fault; the spool waits and checks again  exit code 75
     │   ├── LockHeld           another daemon has this inbox
-    │   ├── LockLost           the lock lapsed (network file systems) and somebody else has it
+    │   ├── LockLost           the lock expired (network file systems), and another process has it
     │   ├── WorkerUnready      the worker can't be started, or ends before it is ready
-    │   ├── InboxGone          the inbox is not there, or is another one
-    │   └── OutboxGone         the outbox is not there, or is not the one of before
-    └── JobError               this job can't be done; it fails, the next one runs    exit code 1
-        ├── JobInvalid         its file is wrong; carries every Problem found
-        ├── RenderFailed       the engine failed, crashed, hung or ran out of time
-        └── Cancelled          somebody asked for it
+    │   ├── InboxGone          the inbox is missing, or is another one
+    │   └── OutboxGone         the outbox is missing, or is another one
+    └── JobError               this job fails; the next one runs                     exit code 1
+        ├── JobInvalid         the job file is wrong; carries every Problem
+        ├── RenderFailed       the engine failed, crashed, hung or exceeded a time limit
+        └── Cancelled          the user cancelled the job
 
-`code` goes to the manifest, `retryable` says whether a fresh worker is worth a try, `hint` tells the user what to do.
+`code` is for the manifest, `retryable` says whether a retry with a fresh worker makes sense, `hint` says what to do.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from files.tree import Problem
 
 
 class SpoolError(Exception):
-    """Something to tell the user.
+    """An expected error, reported to the user without a traceback.
 
     Args:
         message: What is wrong, in one sentence.
-        hint: What to do about it; default: the class's own.
+        hint: What to do about it (default: the hint of the class).
     """
 
     code = "error"
@@ -54,40 +54,43 @@ class ConfigError(SpoolError):
 class Hold(SpoolError):
     code = "hold"
     exit_code = 75
-    hint = "Mend what is named here; nothing is lost, and work goes on from where it is."
+    hint = "Fix the problem above. Nothing is lost; work resumes by itself."
 
 
 class LockHeld(Hold):
     code = "lock_held"
-    hint = "One daemon per inbox: stop the other one, or give this one an inbox of its own."
+    hint = "Only one daemon can serve an inbox. Stop the other one, or configure another inbox."
 
 
 class LockLost(Hold):
     code = "lock_lost"
-    hint = "Another daemon took this inbox over; this one stops without publishing."
+    hint = "This daemon stops without publishing; no job is lost. Run only one daemon per inbox."
 
 
 class WorkerUnready(Hold):
-    """The worker can't be started, or ended before it was ready for an order: that is never a job's fault."""
+    """The worker can't be started, or ended before it was ready for an order. No job is at fault."""
 
     code = "worker_unready"
     hint = (
-        "Free memory, or raise the limits on memory, open files or processes; the log has all that the worker "
-        "printed. Nothing is lost, and work resumes by itself."
+        "Free memory, or raise the limits for memory, open files or processes. The log has the worker's output. "
+        "Nothing is lost; work resumes by itself."
     )
 
 
 class InboxGone(Hold):
     code = "inbox_gone"
     hint = (
-        "Mount the share again; work goes on by itself. If a program deletes `.voicespool` from the inbox, "
-        "set `state_dir` in config.yaml."
+        "Mount the share again; work resumes by itself. If a program deletes `.voicespool` from the inbox, set "
+        "`state_dir` in config.yaml to a folder outside of the inbox, on the same file system."
     )
 
 
 class OutboxGone(Hold):
     code = "outbox_gone"
-    hint = "Mount the share again; work goes on by itself. If a new outbox is meant, see docs on `outbox.json`."
+    hint = (
+        "Mount the share again; work resumes by itself. To change to a new outbox on purpose, see `outbox.json` in "
+        "docs/OPERATIONS.md."
+    )
 
 
 class JobError(SpoolError):
@@ -96,12 +99,12 @@ class JobError(SpoolError):
 
 
 class JobInvalid(JobError):
-    """A job file is wrong. `maybe_unfinished` when more bytes could mend it (syntax, not values)."""
+    """A job file is wrong. `maybe_unfinished`: a syntax error that more bytes could fix."""
 
     code = "job_invalid"
     hint = (
-        "Correct the job file, or what it names, and put it into the inbox again (a copy will do); "
-        "`voicespool validate FILE` checks it beforehand."
+        "Correct the job file, or the files that it names, and put it (or a copy) into the inbox again. "
+        "`voicespool validate FILE` checks it first."
     )
 
     def __init__(self, problems: Sequence[Problem], *, maybe_unfinished: bool = False) -> None:
@@ -111,11 +114,11 @@ class JobInvalid(JobError):
 
 
 class RenderFailed(JobError):
-    """The engine or its worker failed on this job; code and retryable are set by what happened."""
+    """The engine or its worker failed on this job; `code` and `retryable` depend on how."""
 
     code = "engine_failed"
     retryable = True
-    hint = "Put the job file into the inbox again to retry (a copy will do); `voicespool doctor` checks the machine."
+    hint = "To retry, put the job file (or a copy) into the inbox again. `voicespool doctor` checks the machine."
 
     def __init__(
         self, message: str, hint: str | None = None, *, code: str | None = None, retryable: bool = True
@@ -128,16 +131,16 @@ class RenderFailed(JobError):
 
 class Cancelled(JobError):
     code = "cancelled"
-    hint = "Put the job file into the inbox again to run it after all (a copy will do)."
+    hint = "To run it after all, put the job file (or a copy) into the inbox again."
 
 
 OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO})
-"""What a disk or a share answers that is full, read-only, broken or away: never the fault of one file or job."""
+"""Errors of a disk or share that is full, read-only, broken or gone; never the fault of one file or job."""
 
 
 @contextlib.contextmanager
 def holding(what: str, kind: type[Hold] = Hold) -> Iterator[None]:
-    """Turn what the system refuses into a hold: nothing fails for it, the spool looks again later."""
+    """Turn an OSError into a hold: no job fails, the spool checks again later."""
     try:
         yield
     except OSError as error:

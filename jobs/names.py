@@ -1,4 +1,4 @@
-"""From a job's name to the name of its result: one injective function, and numbers for what is taken."""
+"""Maps the name of a job to the name of its result: an injective escape, and a number if the name is taken."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import PurePosixPath
 
 RESULT_MARKS = {"done": "", "failed": ".failed", "cancelled": ".cancelled"}
 
-# 255 bytes is the limit of every common file system; this leaves room for `.cancelled~12345` and `.subtitle`.
+# Common file systems allow 255 bytes; this leaves room for `.cancelled~12345` and `.subtitle`.
 MAX_BYTES = 220
-MAX_FOLDERS_BYTES = 2000  # a path has 4095 in all; escaped, a name can be three times as long as in the inbox
+MAX_FOLDERS_BYTES = 2000  # Linux allows 4095 for a whole path; escaping can triple the length of a name
 
 JOB_SUFFIXES = (".yaml", ".yml", ".json")
-MAX_GIVEN_BYTES = 243  # as a file's name it gets an extension, and a number where it is taken
-_NOT_TYPED = frozenset({"Cc", "Cs", "Zl", "Zp"})
+MAX_JOB_NAME_BYTES = 243  # leaves room for an extension, and a number if the name is taken
+_CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 _FORBIDDEN = frozenset('<>:"/\\|?*%')
 _JOINERS = frozenset("\u200c\u200d")  # part of correct spelling in Indic scripts and of emoji
@@ -25,21 +25,21 @@ _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\.|$)", re.IGNORECASE)
 _RESERVED = re.compile(r"(manifest|error|index\.html?)$", re.IGNORECASE)
 _LOOKS_LIKE_OURS = re.compile(r"(\.(failed|cancelled)|~\d+)$", re.IGNORECASE)
-_SHORTENED = "%~"  # no escape looks like this: after a `%` come two hex digits
+_SHORTENED = "%~"  # can't be an escape: those are a `%` and two hex digits
 
 
 def safe_name(name: str) -> str:
-    """Turn one part of a job's name into a file name that every common system can hold.
+    """Turn one part of a job's name into a file name that is valid on all common systems.
 
-    Ordinary names stay as they are. What can't stay is written as `%XX`, the bytes of its UTF-8 (as in a URL):
-    control characters, `<>:"/\\|?*%`, bytes that are not UTF-8, a last dot or space, a first dot, the names of
-    Windows devices, `manifest`, `error` and `index.html`, and endings that would look like this program's own
-    (`.failed`, `~2`). A name over 220 bytes is cut and ends in `%~` and a hash of the whole.
+    Most names stay unchanged. The following is escaped as `%XX`, the bytes of its UTF-8, as in a URL: control
+    characters, `<>:"/\\|?*%`, bytes that are not UTF-8, a leading dot, a trailing dot or space, and one character of
+    names of Windows devices, of `manifest`, `error` and `index.html`, and of endings that voicespool itself adds
+    (`.failed`, `~2`). A name over 220 bytes is cut, and `%~` and a hash of the whole name are appended.
 
     Different names give different results; the result is never empty.
 
     Args:
-        name: One path part as Python gives it (bytes that are not UTF-8 as lone surrogates).
+        name: One part of a path; bytes that are not UTF-8 as lone surrogates.
     """
     escaped = "".join(char if _allowed(char) else _percent(char) for char in name)
     if escaped[:1] == "." or _DEVICES.match(name) or _RESERVED.match(name):
@@ -56,7 +56,7 @@ def safe_name(name: str) -> str:
 
 
 def safe_folders(parts: Sequence[str]) -> list[str]:
-    """The same for the folders on the way to a result; so many of them that a path could get too long become one."""
+    """Escape the folders of a result. If together they are too long for a path, they become one folder."""
     folders = [safe_name(part) for part in parts]
     return folders if len("/".join(folders).encode()) <= MAX_FOLDERS_BYTES else [safe_name("/".join(parts))]
 
@@ -72,10 +72,10 @@ def _percent(char: str) -> str:
 
 
 def checked_name(name: str) -> str:
-    """Check a name that somebody gives to a job: a path such as `radio/news`; a job file's extension is taken off.
+    """Check a job's name, a path such as `radio/news`, and remove the extension of a job file.
 
     Raises:
-        ValueError: with a sentence, when no job can have this name.
+        ValueError: No job can have this name; the message is a clause.
     """
     for suffix in JOB_SUFFIXES:
         if name.lower().endswith(suffix):
@@ -85,12 +85,12 @@ def checked_name(name: str) -> str:
         raise ValueError("a job needs a name")
     if name.startswith("/") or ".." in parts:
         raise ValueError("a name is a path such as radio/news, without a leading / and without ..")
-    if any(unicodedata.category(char) in _NOT_TYPED for char in name):
-        raise ValueError("a name is text without control characters")
+    if any(unicodedata.category(char) in _CONTROL_CATEGORIES for char in name):
+        raise ValueError("control characters are not allowed in a name")
     if any(part.startswith(".") for part in parts):
-        raise ValueError("no part of a name begins with a dot, since such files are hidden")
-    if any(len(os.fsencode(part)) > MAX_GIVEN_BYTES for part in parts):
-        raise ValueError(f"each part of a name is at most {MAX_GIVEN_BYTES} bytes long")
+        raise ValueError("no part of a name may start with a dot, as hidden files do")
+    if any(len(os.fsencode(part)) > MAX_JOB_NAME_BYTES for part in parts):
+        raise ValueError(f"each part of a name can have at most {MAX_JOB_NAME_BYTES} bytes")
     return "/".join(parts)
 
 
@@ -100,12 +100,12 @@ def numbered(name: str, number: int) -> str:
 
 
 def numbered_document(name: str, number: int, count: int) -> str:
-    """`hello-2` for the second of up to nine documents in a file, `hello-02` for that of ten and more."""
+    """Name of a document in a file: `hello-2`, or `hello-02` if the file has ten or more."""
     return f"{name}-{number:0{len(str(count))}d}"
 
 
 def folded(name: str) -> str:
-    """What two names have in common that are one name on Windows or macOS: neither case nor Unicode form counts."""
+    """Equal for names that are the same on Windows or macOS, which ignore case or Unicode normalisation."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
@@ -113,6 +113,6 @@ MAX_NUMBERS = 8
 
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:
-    """Sort key that puts `part-9` before `part-10`; of a name of a hundred numbers, the first few count as such."""
+    """Sort key for natural order: `part-9` before `part-10`. Only the first 8 numbers of a name count as numbers."""
     parts = enumerate(re.split(r"(\d{1,18})", name, maxsplit=MAX_NUMBERS))
     return tuple((int(part), "") if place % 2 else (-1, part) for place, part in parts)

@@ -1,4 +1,4 @@
-"""What a worker is asked to do with one job, and what it answers: the messages between the two processes."""
+"""The order that the daemon sends to a worker for one job, and the worker's answers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from files.printable import printable
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """What the base model takes the place of, where a job allows it; safe to print.
+    """A checkpoint that can't be used, for which the job allows the base model instead; printable.
 
     Attributes:
-        wanted: The checkpoint, as the job or the configuration names it.
+        wanted: Name of the checkpoint in the job or in the configuration.
         reason: Why it can't be used.
     """
 
@@ -25,24 +25,24 @@ class Fallback:
     reason: str
 
     @classmethod
-    def told(cls, engine: Mapping[str, Any]) -> Fallback | None:
-        """What the `engine` of a rendering or a manifest says of it."""
-        said = engine.get("fallback")
-        if not isinstance(said, Mapping):
+    def recorded(cls, engine: Mapping[str, Any]) -> Fallback | None:
+        """Read it from the `engine` of a rendering or a manifest."""
+        value = engine.get("fallback")
+        if not isinstance(value, Mapping):
             return None
-        return cls(printable(said.get("wanted"), 200), printable(said.get("reason")))
+        return cls(printable(value.get("wanted"), 200), printable(value.get("reason")))
 
     def __str__(self) -> str:
-        return f"the base model takes the place of the checkpoint {self.wanted}: {self.reason}"
+        return f"the base model is used instead of the checkpoint {self.wanted}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
 class JobLimits:
-    """Bounds of one job that only the worker can hold; named as in the `limits` of the configuration.
+    """Limits of one job that only the worker can enforce; named as in `limits` of the configuration.
 
     Attributes:
-        audio_s: Longest audio, pauses included.
-        speaker_text_chars: Longest transcript of a recording, whoever wrote it.
+        audio_s: Maximum length of the audio, pauses included.
+        speaker_text_chars: Maximum length of a transcript, from any source.
     """
 
     audio_s: float = 86_400.0
@@ -51,21 +51,21 @@ class JobLimits:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One job as the worker gets it.
+    """One job as sent to the worker.
 
     Attributes:
         job_id: For log lines.
-        stem: Safe file name without extension for the files made (`hello` gives `hello.wav`).
-        spec: The job, as `JobSpec.packed` has it.
-        engine: Name of the engine, decided.
-        checkpoint: In the state that it was in when the order was written; None for the base model.
-        recordings: Each name in the spec's `speaker_wav` lists -> absolute path of the spool's own copy.
-        transcripts: Each name in the `speaker_wav` lists that has a sidecar transcript -> that text.
-        chunks_dir: Where finished chunks are kept from one attempt to the next; exists.
-        result_dir: An empty folder of this attempt's own, for the finished files.
+        stem: Safe file name without extension for the finished files (`hello` gives `hello.wav`).
+        spec: The job, from `JobSpec.packed`.
+        engine: Name of the engine.
+        checkpoint: With the file's state when the order was written; None for the base model.
+        recordings: Each name in the job's `speaker_wav` -> absolute path of the spool's copy.
+        transcripts: Each of these names with a transcript file (`ana.txt`) -> its text.
+        chunks_dir: Where finished chunks are kept between attempts; exists.
+        result_dir: An empty folder for the finished files of this attempt.
         device: The `device` section of the configuration.
-        models: Absolute path of the folder of models; "" where there is none.
-        fallback: What the base model takes the place of; None when it is not that.
+        models: Absolute path of the models folder; "" if there is none.
+        fallback: Set if the base model replaces an unusable checkpoint.
         transcribe: As in `Rules`.
         limits: See `JobLimits`.
     """
@@ -86,20 +86,20 @@ class Order:
     models: str = ""
 
     def where(self) -> Device:
-        """The device as engines see it."""
+        """The device and the models folder, for engines."""
         known = {field.name for field in fields(Device)} - {"models"}
         section = {key: value for key, value in self.device.items() if key in known}
         return Device(**section, models=Path(self.models) if self.models else None)
 
     @property
     def model(self) -> tuple[str, str | None, tuple[int, ...]]:
-        """What has to be loaded for it: engine, checkpoint and its state; equal where one loading serves both."""
+        """Engine, checkpoint and its state; equal for orders that need the same loaded model."""
         if self.checkpoint is None:
             return self.engine, None, ()
         return self.engine, str(self.checkpoint.path), self.checkpoint.state
 
     def packed(self) -> dict[str, Any]:
-        """As plain data, for `unpacked`; JSON but for what a job's metadata may hold, infinity and NaN."""
+        """As plain data, for `unpacked`. JSON, except that a job's metadata may hold infinity and NaN."""
         value = {field.name: getattr(self, field.name) for field in fields(self)}
         value["checkpoint"] = self.checkpoint.packed() if self.checkpoint else None
         value["fallback"] = asdict(self.fallback) if self.fallback else None
@@ -107,10 +107,10 @@ class Order:
 
     @classmethod
     def unpacked(cls, value: Mapping[str, Any]) -> Order:
-        """The reverse; further keys are left alone.
+        """The reverse of `packed`; unknown keys are ignored.
 
         Raises:
-            TypeError, KeyError: It is none of `packed`'s.
+            TypeError, KeyError: The value is not from `packed`.
         """
         parts = {field.name: value[field.name] for field in fields(cls)}
         parts["checkpoint"] = CheckpointRef.unpacked(parts["checkpoint"]) if parts["checkpoint"] else None
@@ -120,18 +120,18 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """What was made: the parts of the manifest that only the worker knows. JSON through and through.
+    """A finished rendering: the parts of the manifest that only the worker knows, all valid JSON.
 
     Attributes:
         files: Names of the files in `result_dir`, in the order of the manifest.
         engine: name, library, version, checkpoint (name, architecture, sha256, step, validation_loss; or None),
             fallback (wanted, reason; or None), device, precision, settings, seed.
         voice: `{"files": [{"file", "sha256"}]}`, with `transcript` where the engine needs one, and `transcribed_by`
-            where Whisper listened; `{"speaker": name}` for what is not spoken with a recording.
+            if Whisper wrote it; `{"speaker": name}` for the first voice that is not a recording.
         audio: One object per file: file, sha256, format, sample_rate, channels, duration_s, peak_dbfs, loudness_lufs.
-        segments: start_s, end_s, seed, takes, language, speaker or recordings; text where the job has segments.
-        chunks: text, start_s, end_s; empty when they are in a file of their own.
-        chunks_file: Name of that one, among `files`; else "".
+        segments: start_s, end_s, seed, takes, language, speaker or recordings; text if the job has segments.
+        chunks: text, start_s, end_s; empty if they are in `chunks_file`.
+        chunks_file: Name of a file in `files` that holds the chunks instead, or "".
         checks: `{"verdict": "ok" | "doubtful", "reasons": [...]}`.
         timing: load_s, synthesis_s.
         warnings: Sentences.
@@ -151,11 +151,12 @@ class Rendering:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a job is.
+    """Progress of a job.
 
     Attributes:
-        done, total: Chunks that are finished, kept ones included, and that the job has.
-        audio_s: Length of the finished chunks' audio together.
+        done: Finished chunks, those from earlier attempts included.
+        total: Chunks of the job.
+        audio_s: Length of the finished chunks' audio.
     """
 
     done: int
@@ -164,4 +165,4 @@ class Progress:
 
 
 class RenderStopped(Exception):
-    """The rendering was asked to stop, and did after a chunk; what is finished is kept."""
+    """The rendering stopped after a chunk, as requested; finished chunks are kept."""

@@ -1,13 +1,12 @@
-"""One job's life, from a ready file to a published folder. Read it from top to bottom.
+"""The life of a job, from a ready file to a published folder. Read it from top to bottom.
 
-    take      claim -> read again -> split -> copy recordings -> ticket for the queue
-    begin     understand -> an order for the executor
-    finish    what the executor made of it -> publish -> release, or an order for the next attempt
-    resume    after a crash: what is in a claim -> ticket for the queue
+    take      claim -> read -> split -> copy recordings -> ticket for the queue
+    begin     parse -> order for the executor
+    finish    result of the executor -> publish -> release, or order for the next attempt
+    resume    after a crash: claim -> ticket for the queue
 
-Three renames carry a job from one safe state to the next: the claim (inbox -> claimed), the publication (half-made ->
-outbox), the release (claimed -> trash). Whatever happens in between, `resume` and `begin` find their way from what is
-in the folders.
+A job changes its state by three renames: the claim (inbox -> claimed), the publication (staging -> outbox) and the
+release (claimed -> trash). After a crash at any point, `resume` and `begin` continue from the state of the folders.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from typing import Any, Literal, Protocol
 from engines.checkpoints.reference import CheckpointRef
 from engines.errors import CheckpointRefused
 from files.allowed_paths import NotAllowed
-from files.durable import fsync, nothing, remove_tree
+from files.durable import do_nothing, fsync, remove_tree
 from files.opens import opened_regular, read_at_most
 from files.printable import printable
 from files.tree import Problem
@@ -39,39 +38,39 @@ from jobs.results import report, worker_result
 from jobs.results.assembly import Assembly
 from jobs.results.manifest import Status
 from jobs.results.outbox import MANIFEST, Outbox
-from jobs.results.report import Story
+from jobs.results.report import JobRecord
 from jobs.results.worker_result import ERROR_TEXT
 from jobs.schedule import URGENT, Ticket
 from jobs.spec.job_spec import JobSpec
 from jobs.spec.parse import Document
-from jobs.spec.rules import NotHere, Rules
+from jobs.spec.rules import NeedsModelFiles, Rules
 from jobs.spool import uploads
 from jobs.spool.claim import Claim
 from jobs.spool.lock import Lock
-from jobs.spool.places import transcript_beside
-from jobs.spool.reading import AT_ONCE_BYTES, BeingRead, ReadElsewhere, Reading, keep_understood, understood
+from jobs.spool.places import read_transcript
+from jobs.spool.reading import AT_ONCE_BYTES, BeingRead, Reader, Reading, load_parsed, save_parsed
 from jobs.spool.recordings import MAX_NEAREST, Copies, Snapshots
-from jobs.spool.store import Store, deadly
+from jobs.spool.store import Store, deaths_reason
 
-BEGINNING_BYTES = 4096  # of a job file that is too large to be read
+BEGINNING_BYTES = 4096  # of a job file that is too large; its result gets only these
 
 
 @dataclass(slots=True)
 class Spool:
-    """All that a job meets on its way.
+    """The folders, rules and limits of a spool.
 
     Attributes:
-        outbox: None until it was found; `begin` must not be called before.
-        longest_bytes: Of a job file.
-        attempts: How often a job is tried that the engine fails on.
-        deaths: After so many daemons in a row that died while reading a file, it is not read again.
-        elsewhere: Reads what may take long; None where nothing else waits meanwhile.
-        readings: Of jobs whose turn came while their file was being read, by id.
-        released: Jobs whose claims are to be removed, with the digests of their recordings.
-        at_leisure: Whether somebody calls `tidy` again and again; else claims are removed at once.
-        breathe: Called again and again while a large result is copied.
-        limits: What a worker holds each job to.
-        models: Where engines look for base models and vocoders, besides the caches.
+        outbox: None until it is available; `begin` must not be called before.
+        max_bytes: Maximum size of a job file.
+        attempts: Maximum number of failed attempts of a job.
+        deaths: A file is not read again after this many consecutive daemons died while reading it.
+        reader: Reads files that may take long; None if the caller may block.
+        readings: Unfinished readings of jobs that were next in the queue, by job ID.
+        released: Job IDs of released claims, with the digests of their recordings, for `tidy`.
+        removes_later: The caller calls `tidy` regularly; else released claims are removed at once.
+        after_slice: Called after each slice while a large result is copied.
+        limits: Enforced by the worker.
+        models: Folder where engines find base models and vocoders, besides the caches.
     """
 
     store: Store
@@ -80,14 +79,14 @@ class Spool:
     snapshots: Snapshots
     rules: Rules
     device: Mapping[str, Any]
-    longest_bytes: int
+    max_bytes: int
     attempts: int
     deaths: int
-    elsewhere: ReadElsewhere | None = None
+    reader: Reader | None = None
     readings: dict[str, Reading] = field(default_factory=dict)
     released: deque[tuple[str, tuple[str, ...]]] = field(default_factory=deque)
-    at_leisure: bool = False
-    breathe: Callable[[], None] = nothing
+    removes_later: bool = False
+    after_slice: Callable[[], None] = do_nothing
     limits: JobLimits = field(default_factory=JobLimits)
     models: Path | None = None
 
@@ -98,45 +97,45 @@ class Spool:
         return self.outbox
 
     def read(self, data: bytes, source: str) -> Reading | None:
-        """Parse a job file that is in the inbox; where that is done here, it is on disk meanwhile, in case it kills the
-        daemon. None while too many wait to be read elsewhere: its bytes are not to wait in memory.
+        """Parse a job file in the inbox, or give it to the reader. None if too many files wait for the reader: this one
+        then waits in the inbox, not in memory.
         """
         suffix = Path(source).suffix.lower()
         if (reading := self._read_here(data, suffix, source)) is not None:
             return reading
-        assert self.elsewhere is not None  # noqa: S101 - only rules without models raise NotHere
-        return None if self.elsewhere.is_full(len(data)) else self.elsewhere.ask(data, suffix)
+        assert self.reader is not None  # noqa: S101 - only rules without models raise NeedsModelFiles
+        return None if self.reader.is_full(len(data)) else self.reader.ask(data, suffix)
 
     def read_claimed(self, data: bytes, claim: Claim) -> Reading:
-        """The same for a claimed file. Its deaths are counted by its id: its name may be another file's by now."""
+        """The same for a claimed file. Deaths are counted by job ID: its name may belong to another file now."""
         suffix = claim.suffix.lower()
         if (reading := self._read_here(data, suffix, claim.job_id)) is not None:
             return reading
-        assert self.elsewhere is not None  # noqa: S101 - as above
-        return self.elsewhere.ask(data, suffix)
+        assert self.reader is not None  # noqa: S101 - as above
+        return self.reader.ask(data, suffix)
 
     def _read_here(self, data: bytes, suffix: str, whose: str) -> Reading | None:
-        """Parse it now; None if that may take long and is to be done elsewhere."""
-        if self.elsewhere is None or len(data) <= AT_ONCE_BYTES:
-            with contextlib.suppress(NotHere), self.store.reading(whose):
+        """Parse a file now, marked on disk in case it kills the daemon; None if that may take long."""
+        if self.reader is None or len(data) <= AT_ONCE_BYTES:
+            with contextlib.suppress(NeedsModelFiles), self.store.reading(whose):
                 return Reading.at_once(data, suffix, self.rules)
         return None
 
     def key_of(self, claim: Claim) -> str:
-        """Names the bytes of a job and the rules that they are read by."""
+        """Identifies the bytes of a job and the rules used to read them."""
         return f"{claim.sha256}-{self.rules.token}"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a job, for the log and the status.
+    """The outcome of a job, for the log and the status.
 
     Attributes:
-        folder: Of the result, when it was published.
-        duration_s: Of the audio.
-        message: What went wrong, or what took the place of a checkpoint and that the file came back, in words.
-        verdict: Of the checks: `ok` or `doubtful`; "" where there is no audio.
-        reasons: Why it is doubtful, the first few.
+        folder: The published result.
+        duration_s: Length of the audio.
+        message: The error; for a successful job, notes on a replaced checkpoint or a duplicate file.
+        verdict: `ok` or `doubtful`; "" without audio.
+        reasons: The first reasons of the verdict.
     """
 
     job_id: str
@@ -171,51 +170,51 @@ class ReadyFile(Protocol):
 
 
 Step = Ticket | Reading | None
-"""What the way into the queue yields: a job that is in it, a reading to wait for, or None after a slice of work."""
+"""Yielded on the way into the queue: a ticket to queue, a reading to wait for, or None after a slice of work."""
 
 
 def take(spool: Spool, arrival: ReadyFile) -> Iterator[Step]:
-    """Claim a ready file; every document in it becomes a job in the queue.
+    """Claim a ready file; each document in it becomes a job in the queue.
 
     Returns:
-        The rest of the way, a slice at a time: a thousand documents with recordings keep a disk busy for longer than
-        the daemon may be away.
+        The remaining steps, in slices, because a thousand documents with recordings take longer than the daemon's loop
+        may block.
 
     Raises:
-        jobs.spool.store.Changed, FileNotFoundError, OSError: It was not claimed, see `Store.claim`.
-        Hold: It is claimed, but the file system refuses the next step; `resume` takes it from there.
+        jobs.spool.store.Changed, FileNotFoundError, OSError: The file was not claimed, see `Store.claim`.
+        Hold: The file was claimed, but the next step failed; `resume` continues.
     """
     if arrival.set_aside:
         return iter([urgent(spool.store.set_aside(arrival.source, arrival.set_aside))])
-    claim, data = spool.store.claim(arrival.source, arrival.status, spool.longest_bytes)
+    claim, data = spool.store.claim(arrival.source, arrival.status, spool.max_bytes)
     if claim.set_aside:
         return iter([urgent(claim)])
     return _enlist(spool, claim, data, (arrival.documents or arrival.invalid) if data == arrival.data else None)
 
 
-def put_by(spool: Spool, arrival: ReadyFile) -> str:
-    """Claim a ready file whose way into the queue is to begin later, by `resume`. Returns its id; raises as `take`."""
-    return spool.store.claim(arrival.source, arrival.status, spool.longest_bytes)[0].job_id
+def claim_only(spool: Spool, arrival: ReadyFile) -> str:
+    """Claim a ready file, to be queued later by `resume`. Returns its job ID; raises as `take`."""
+    return spool.store.claim(arrival.source, arrival.status, spool.max_bytes)[0].job_id
 
 
 def resume(spool: Spool, job_id: str) -> Iterator[Step]:
-    """Read back what an earlier daemon claimed: as `take`. Nothing when it got no further than making a folder."""
-    claim = spool.store.recover(job_id, spool.longest_bytes)
+    """Continue with a claim of an earlier daemon, as `take`. No steps if its file was never renamed."""
+    claim = spool.store.recover(job_id, spool.max_bytes)
     if claim is None:
         return iter(())
     if spool.store.deaths(job_id) >= spool.deaths and not claim.set_aside:
-        claim = replace(claim, set_aside=deadly(spool.deaths)).rewrite()
+        claim = replace(claim, set_aside=deaths_reason(spool.deaths)).rewrite()
     if claim.set_aside or claim.folder.intent() or claim.folder.is_cancelled:
         return iter([urgent(claim)])
     try:
         data = claim.job_file.read_bytes()
-    except OSError:  # one file's trouble, maybe: `begin` meets it too, and it holds up no other job
+    except OSError:  # maybe of this file alone; `begin` reports it without stopping other jobs
         return iter([urgent(claim)])
     return _enlist(spool, claim, data, None)
 
 
 def _enlist(spool: Spool, claim: Claim, data: bytes, known: tuple[Document, ...] | JobInvalid | None) -> Iterator[Step]:
-    """From a claim to the queue; `known` is what its file says, if that is known."""
+    """From a claim to the queue; `known` is the parsed file, if it was parsed before."""
     reading = Reading(known)
     if known is None:
         with holding("the state folder of the inbox"):
@@ -225,7 +224,7 @@ def _enlist(spool: Spool, claim: Claim, data: bytes, known: tuple[Document, ...]
     try:
         documents = reading.documents()
     except JobInvalid as invalid:
-        _keep(spool, claim, data, invalid)
+        _save_if_large(spool, claim, data, invalid)
         yield urgent(claim)
         return
     copies = spool.snapshots.copies()
@@ -240,18 +239,18 @@ def _enlist(spool: Spool, claim: Claim, data: bytes, known: tuple[Document, ...]
         yield from _ticket(spool, child, document, copies)
 
 
-def _keep(spool: Spool, claim: Claim, data: bytes, result: Document | JobInvalid) -> None:
-    """Remember what a large file says, so that it is not parsed again when its turn comes.
+def _save_if_large(spool: Spool, claim: Claim, data: bytes, result: Document | JobInvalid) -> None:
+    """Save a large parsed file, so that `begin` need not parse it again.
 
-    Not what depends on a model: that is looked at again then, since it may have been replaced.
+    Not if it names a model: that may be replaced until then, and must be checked again.
     """
     if len(data) > AT_ONCE_BYTES and not (isinstance(result, Document) and result.model):
         with holding("the state folder of the inbox"):
-            keep_understood(claim.folder, spool.key_of(claim), result)
+            save_parsed(claim.folder, spool.key_of(claim), result)
 
 
 def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> Iterator[Step]:
-    _keep(spool, claim, document.source, document)
+    _save_if_large(spool, claim, document.source, document)
     if document.spec is not None and document.spec.name and document.spec.name != claim.own_name:
         with holding("the state folder of the inbox"):
             claim = replace(claim, own_name=document.spec.name).rewrite()
@@ -276,18 +275,18 @@ def _model(engine: str, model: CheckpointRef | Fallback | None) -> tuple[str, st
 
 @lru_cache(maxsize=1000)
 def _shared(engine: str, checkpoint: str) -> tuple[str, str]:
-    """One pair for all tickets that share it: 100,000 may wait."""
+    """The same tuple for all tickets with this model: there can be 100,000."""
     return engine, checkpoint
 
 
 def urgent(claim: Claim) -> Ticket:
-    """A ticket for a job that needs no rendering: a failure to report, a result to settle."""
-    name, file_name = claim.name, sys.intern(claim.file_name)  # one for all documents of a file
+    """A ticket for a job that needs no rendering: a failure to report, or a result to publish."""
+    name, file_name = claim.name, sys.intern(claim.file_name)  # one string for all documents of a file
     return Ticket(claim.job_id, name, claim.claimed_ns, URGENT, claim.document, file_name=file_name)
 
 
 def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Copies) -> Generator[None, None, Claim]:
-    """Copy the recordings by content, so that what the job speaks with is what was there when it was claimed."""
+    """Copy the recordings, so that later changes to them do not affect the job."""
     recordings: dict[str, str] = {}
     transcripts: dict[str, str] = {}
     problems: dict[str, str] = {}
@@ -299,8 +298,10 @@ def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Cop
                 problems[name] = places.missing(name, folder, with_nearest=len(problems) < MAX_NEAREST)
                 continue
             recordings[name] = yield from copies.take(path, claim.folder.recordings)
-            if text := transcript_beside(path):
-                text = text[: spool.limits.speaker_text_chars + 1]  # longer ones are refused later
+            if text := read_transcript(path):
+                text = text[
+                    : spool.limits.speaker_text_chars + 1
+                ]  # one character too many, so that the worker refuses it
                 copies.count(len(text.encode()))
                 transcripts[name] = text
         except NotAllowed as error:
@@ -318,87 +319,87 @@ class Job:
     """A job that is being rendered.
 
     Attributes:
-        order: What the executor gets.
-        spec: The job as it was understood.
-        model: What it is to be rendered with; None for the base model.
-        story: What its manifest will say.
+        order: For the executor.
+        spec: The parsed job.
+        model: Its checkpoint, or why the base model is used instead; None for the base model.
+        record: For its manifest.
     """
 
     order: Order
     spec: JobSpec
     model: CheckpointRef | Fallback | None
-    story: Story
+    record: JobRecord
 
     @property
     def claim(self) -> Claim:
-        return self.story.claim
+        return self.record.claim
 
 
 def begin(spool: Spool, job_id: str) -> Job | Outcome | None:
-    """Take one job out of the queue.
+    """Start one job.
 
     Returns:
-        The job with its order, for an executor; or what became of it, where there is nothing to render; None when there
-        was nothing left to do.
+        The job with its order, for an executor; or its outcome, if nothing needs rendering; None if its file is back in
+        the inbox.
 
     Raises:
-        Hold: Nothing is wrong with the job; call again later, finished work is kept.
-        BeingRead: Its file is being read elsewhere; call again when that has ended.
+        Hold: The job is not at fault; call again later. Finished work is kept.
+        BeingRead: The reader is reading its file; call again when the reading has ended.
     """
     started_s = time.time()
     with holding("the state folder of the inbox"):
-        claim = spool.store.recover(job_id, spool.longest_bytes)
+        claim = spool.store.recover(job_id, spool.max_bytes)
         if claim is None:
-            spool.store.check()  # in an inbox that is away nothing is found either
+            spool.store.check()  # raises if the inbox is gone, where nothing is found either
             return None
         if (intent := claim.folder.intent()) and (settled := _settle(spool, claim, intent)):
             return settled
-    story = Story(claim, started_s)
+    record = JobRecord(claim, started_s)
     try:
-        document = _understand(spool, claim)
-        story.spec, story.warnings = document.spec, document.warnings
+        document = _parsed(spool, claim)
+        record.spec, record.warnings = document.spec, document.warnings
         if document.spec is None or claim.problems:
-            raise JobInvalid(document.problems or _without_recordings(claim, document))
-        story.made = worker_result.kept(claim.folder)
-        if story.made is None:
-            return _next_attempt(spool, document.spec, document.model, story)
+            raise JobInvalid(document.problems or _recording_problems(claim, document))
+        record.made = worker_result.kept(claim.folder)
+        if record.made is None:
+            return _next_attempt(spool, document.spec, document.model, record)
     except JobError as error:
-        story.failure = error
-    return _publish(spool, story)
+        record.failure = error
+    return _publish(spool, record)
 
 
 def finish(spool: Spool, job: Job, result: Rendering | JobError) -> Job | Outcome:
-    """Take a job on that an executor is through with.
+    """Continue a job after an executor has finished with it.
 
-    A checkpoint that turns out to be of no use only when it is loaded is not tried again: where the job allows it, the
-    base model takes its place, in the same attempt.
+    A checkpoint that fails to load is not tried again. If the job allows it, the base model is used instead, in the
+    same attempt.
 
     Args:
-        result: What was made, or why nothing was.
+        result: The rendering or the error.
 
     Returns:
-        What became of the job; or the job with the order for its next attempt.
+        The outcome; or the job with the order for its next attempt.
 
     Raises:
-        Hold: Nothing is wrong with the job; call `begin` later.
+        Hold: The job is not at fault; call `begin` later.
     """
-    story = job.story
+    record = job.record
     try:
         if isinstance(result, JobError):
             raise result
-        story.made = worker_result.checked(result, job.order)
+        record.made = worker_result.checked(result, job.order)
     except RenderFailed as failure:
         try:
-            return _next_attempt(spool, job.spec, _model_after(job, failure), story)
+            return _next_attempt(spool, job.spec, _model_after(job, failure), record)
         except RenderFailed as last:
-            story.failure = last
+            record.failure = last
     except JobError as error:
-        story.failure = error
-    return _publish(spool, story)
+        record.failure = error
+    return _publish(spool, record)
 
 
-def _understand(spool: Spool, claim: Claim) -> Document:
-    """Parse the bytes that are the spool's own: what was validated is what runs. Its checkpoint is found anew."""
+def _parsed(spool: Spool, claim: Claim) -> Document:
+    """Parse the spool's copy, so that the validated bytes are the bytes that run. Its checkpoint is looked up again."""
     if claim.folder.is_cancelled:
         raise Cancelled("the job was cancelled")
     if claim.set_aside:
@@ -406,8 +407,8 @@ def _understand(spool: Spool, claim: Claim) -> Document:
     with holding("the claimed job file"):
         data = claim.job_file.read_bytes()
     if hashlib.sha256(data).hexdigest() != claim.sha256:
-        raise JobInvalid([Problem("the spool's own copy of the file is damaged on disk")])
-    reading = spool.readings.pop(claim.job_id, None) or understood(claim.folder, spool.key_of(claim), data)
+        raise JobInvalid([Problem("the spool's copy of the job file is damaged on disk")])
+    reading = spool.readings.pop(claim.job_id, None) or load_parsed(claim.folder, spool.key_of(claim), data)
     if reading is None:
         reading = spool.read_claimed(data, claim)
     if not reading.ended:
@@ -416,31 +417,31 @@ def _understand(spool: Spool, claim: Claim) -> Document:
     return reading.documents()[0]
 
 
-def _without_recordings(claim: Claim, document: Document) -> list[Problem]:
-    """What is wrong with the recordings that it names, each with the line that names it."""
+def _recording_problems(claim: Claim, document: Document) -> list[Problem]:
+    """The problems of the recordings, each with the line that names it."""
     places = {name: document.named_at.get(name, ("", None)) for name in claim.problems}
     return [Problem(sentence, *places[name]) for name, sentence in claim.problems.items()]
 
 
-def _next_attempt(spool: Spool, spec: JobSpec, model: CheckpointRef | Fallback | None, story: Story) -> Job:
-    """Write the order. Failed attempts are counted on disk.
+def _next_attempt(spool: Spool, spec: JobSpec, model: CheckpointRef | Fallback | None, record: JobRecord) -> Job:
+    """Write the order of the next attempt, and count the attempt on disk.
 
     Raises:
-        RenderFailed: The last one was the last.
+        RenderFailed: No attempts are left, or the last failure is not worth a retry.
     """
-    claim, attempts = story.claim, story.claim.folder.attempts()
+    claim, attempts = record.claim, record.claim.folder.attempts()
     failed = [attempt["outcome"] for attempt in attempts if attempt["outcome"]]
     if failed and (len(failed) >= spool.attempts or not failed[-1]["retryable"]):
         raise RenderFailed(**failed[-1])
     with holding("the state folder of the inbox"):
         order = _order(spool, claim, spec, model, len(failed) + 1)
-        if not attempts or attempts[-1]["outcome"]:  # else one is open: a hold that lasts for weeks adds nothing
+        if not attempts or attempts[-1]["outcome"]:  # else one is open: repeated holds add no lines
             claim.folder.note_attempt(started_at=report.now())
-    return Job(order, spec, model, story)
+    return Job(order, spec, model, record)
 
 
 def _model_after(job: Job, failure: RenderFailed) -> CheckpointRef | Fallback | None:
-    """What the next attempt is rendered with; a failure that counts as an attempt is written down."""
+    """The model of the next attempt. Records the failure, unless the base model replaces the checkpoint."""
     if failure.code == CheckpointRefused.code and job.order.checkpoint and job.spec.on_checkpoint_error == "base":
         return Fallback(printable(job.spec.checkpoint, 200), failure.message)
     words = {name: getattr(failure, name) for name in ("message", "hint", "code", "retryable")}
@@ -478,35 +479,35 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fal
 
 
 _INTENDED = ("status", "duration_s", "message", "verdict", "reasons")
-"""What an intent says of the outcome."""
-REASONS_TOLD = 3
+"""Attributes of the outcome that are saved in an intent."""
+MAX_REASONS_SHOWN = 3
 
 
-def _publish(spool: Spool, story: Story) -> Outcome:
-    """Assemble out of sight, write down the intent, rename into sight, let the claim go."""
-    story.attempts = sum(attempt["outcome"] is not None for attempt in story.claim.folder.attempts())
-    claim, outcome, outbox = story.claim, _outcome(story), spool.open_outbox
+def _publish(spool: Spool, record: JobRecord) -> Outcome:
+    """Assemble the result, write the intent, publish by rename, release the claim."""
+    record.attempts = sum(attempt["outcome"] is not None for attempt in record.claim.folder.attempts())
+    claim, outcome, outbox = record.claim, _outcome(record), spool.open_outbox
     try:
         with holding("the state folder of the inbox"):
-            job_file, story.missing = _job_file(claim, spool.longest_bytes)
+            job_file, record.missing = _job_file(claim, spool.max_bytes)
         with holding("the outbox can't take the result"):
             outbox.check()
-            outbox.assemble(claim.job_id, claim.name, lambda result: _fill(story, job_file, result, spool.breathe))
+            outbox.assemble(claim.job_id, claim.name, lambda result: _fill(record, job_file, result, spool.after_slice))
     except Hold:
-        if story.made:
+        if record.made:
             with holding("the state folder of the inbox"):
-                worker_result.keep(claim.folder, story.made)
+                worker_result.keep(claim.folder, record.made)
         raise
     with holding("the state folder of the inbox"):
         intent = {name: getattr(outcome, name) for name in _INTENDED}
         claim.folder.intend(intent | {"outbox": outbox.outbox_id})
-    return _show(spool, outbox, claim, outcome)
+    return _place(spool, outbox, claim, outcome)
 
 
-def _show(spool: Spool, outbox: Outbox, claim: Claim, outcome: Outcome) -> Outcome:
-    """The rename that publishes, while the lock and the inbox are still ours; then the claim is let go."""
+def _place(spool: Spool, outbox: Outbox, claim: Claim, outcome: Outcome) -> Outcome:
+    """Publish by rename, if this daemon still has the lock and the inbox; then release the claim."""
     with holding("the state folder of the inbox"):
-        spool.store.check()  # an inbox that is away is no lost lock, so it comes first
+        spool.store.check()  # first: without the inbox, the lock would seem lost
         spool.lock.check()
     with holding("the outbox can't take the result"):
         folder = outbox.place(claim.job_id, claim.name, outcome.status)
@@ -515,14 +516,14 @@ def _show(spool: Spool, outbox: Outbox, claim: Claim, outcome: Outcome) -> Outco
 
 
 def _settle(spool: Spool, claim: Claim, intent: Mapping[str, Any]) -> Outcome | None:
-    """Finish a publication that a crash or a hold cut short.
+    """Finish a publication that a crash or a hold interrupted.
 
-    The intent is on disk and the half-made folder is gone: it was published, and a consumer may have taken it away.
-    It is still there: it is complete, publish it. Another outbox is configured by now: render anew.
+    If the assembled result is still there, it is complete, and is published. If it is gone, it was published, and a
+    consumer may have removed it. If another outbox is configured now, the job is rendered again (None).
     """
-    told = {name: intent[name] for name in _INTENDED if name in intent}  # an older version wrote fewer
-    told["reasons"] = tuple(told.get("reasons", ()))
-    outcome = Outcome(claim.job_id, claim.name, folder=Path(), sha256=claim.sha256, **told)
+    saved = {name: intent[name] for name in _INTENDED if name in intent}  # an older version wrote fewer
+    saved["reasons"] = tuple(saved.get("reasons", ()))
+    outcome = Outcome(claim.job_id, claim.name, folder=Path(), sha256=claim.sha256, **saved)
     outbox = spool.open_outbox
     with holding("the outbox"):
         outbox.check()
@@ -531,7 +532,7 @@ def _settle(spool: Spool, claim: Claim, intent: Mapping[str, Any]) -> Outcome | 
             return None
         is_assembled = outbox.is_assembled(claim.job_id)
     if is_assembled:
-        return _show(spool, outbox, claim, outcome)
+        return _place(spool, outbox, claim, outcome)
     _release(spool, claim)
     return replace(outcome, folder=outbox.folder)
 
@@ -541,66 +542,65 @@ def _release(spool: Spool, claim: Claim) -> None:
     with holding("the state folder of the inbox"):
         spool.store.release(claim, later=True)
     spool.released.append((claim.job_id, tuple(claim.recordings.values())))
-    if not spool.at_leisure:
+    if not spool.removes_later:
         tidy(spool)
 
 
 def tidy(spool: Spool) -> None:
-    """Remove what one released job has left, while the next one is rendered; what a crash leaves goes at the start."""
+    """Remove the files of one released job, while the next one is rendered. After a crash, the start removes them."""
     if spool.released:
         job_id, digests = spool.released.popleft()
         spool.store.remove_released(job_id)
-        spool.snapshots.let_go(digests)
+        spool.snapshots.remove_unused(digests)
 
 
-def _fill(story: Story, job_file: bytes | None, result: Assembly, breathe: Callable[[], None]) -> None:
+def _fill(record: JobRecord, job_file: bytes | None, result: Assembly, after_slice: Callable[[], None]) -> None:
     """Write a result's files: the audio or ERROR.txt, the job file, the manifest."""
     if job_file is not None:
-        result.write(f"{_stem(story.claim)}{story.claim.suffix}", job_file)
-    if story.made:
-        for name in story.made.rendering.files:
-            result.copy(story.made.folder / name, name, breathe)
-    if story.failure:
-        result.write(ERROR_TEXT, report.error_text(story).encode(errors="backslashreplace"))
-    result.write(MANIFEST, report.manifest(story).to_json())
+        result.write(f"{_stem(record.claim)}{record.claim.suffix}", job_file)
+    if record.made:
+        for name in record.made.rendering.files:
+            result.copy(record.made.folder / name, name, after_slice)
+    if record.failure:
+        result.write(ERROR_TEXT, report.error_text(record).encode(errors="backslashreplace"))
+    result.write(MANIFEST, report.manifest(record).to_json())
 
 
-def _job_file(claim: Claim, longest_bytes: int) -> tuple[bytes | None, str]:
-    """The job file as its result gets it, and a sentence about what is missing of it, or "".
+def _job_file(claim: Claim, max_bytes: int) -> tuple[bytes | None, str]:
+    """The job file for its result, and a sentence about what is missing of it, or "".
 
-    A file that was never read is a stranger's: it may be huge, or unreadable by now, and neither may keep the spool
-    from its work.
+    A file that was never read is not trusted: it may be huge, or unreadable now, and neither may stop the spool.
     """
     if claim.withheld:
-        return None, "The job file is not in this folder: it may be somebody else's."
+        return None, "The job file is not in this folder: it may be another user's file."
     if not claim.never_read:
         return claim.job_file.read_bytes(), ""
     try:
         with opened_regular(claim.folder.original) as (fd, status):
-            if status.st_size <= longest_bytes:
-                return read_at_most(fd, longest_bytes), ""
+            if status.st_size <= max_bytes:
+                return read_at_most(fd, max_bytes), ""
             beginning = os.pread(fd, BEGINNING_BYTES, 0)
             return beginning, f"Only the first {BEGINNING_BYTES >> 10} KiB of the job file are in this folder."
     except OSError as error:
-        return None, f"The job file is not in this folder: the spool could not read it ({error.strerror})."
+        return None, f"The job file is not in this folder: it could not be read ({error.strerror})."
 
 
-def _outcome(story: Story) -> Outcome:
-    claim = story.claim
-    audio = story.made.rendering.audio if story.made else ()
-    fallback = Fallback.told(story.made.rendering.engine) if story.made else None
+def _outcome(record: JobRecord) -> Outcome:
+    claim = record.claim
+    audio = record.made.rendering.audio if record.made else ()
+    fallback = Fallback.recorded(record.made.rendering.engine) if record.made else None
     notes = " ".join(map(str, filter(None, [fallback, *claim.warnings])))
-    checks = report.checks(story)
+    checks = report.checks(record)
     return Outcome(
         claim.job_id,
         claim.name,
-        story.status,
+        record.status,
         Path(),
         claim.sha256,
         duration_s=sum(file["duration_s"] for file in audio),
-        message=story.failure.message if story.failure else notes,
+        message=record.failure.message if record.failure else notes,
         verdict=checks.verdict if checks else "",
-        reasons=tuple(printable(reason) for reason in checks.reasons[:REASONS_TOLD]) if checks else (),
+        reasons=tuple(printable(reason) for reason in checks.reasons[:MAX_REASONS_SHOWN]) if checks else (),
     )
 
 

@@ -1,4 +1,4 @@
-"""Which job is next. Pure: no clock, no folders."""
+"""Decides which job is next. Pure: no clock, no folders."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from itertools import islice
 
 from sortedcontainers import SortedKeyList
 
-URGENT = 10  # above the highest priority a job can ask for
+URGENT = 10  # above the highest priority of a job file
 MAX_URGENT_IN_A_ROW = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A claimed job in the queue; small, because 100,000 may wait.
+    """A claimed job in the queue; small, because there can be 100,000.
 
     Attributes:
-        job_id: Its claim.
-        name: For people, and of its result.
+        job_id: Of its claim.
+        name: Of the job and its result.
         claimed_ns: Unix time, nanoseconds.
-        priority: 0 (last) … 9 (first); URGENT for what needs no rendering (a failure to report, a result to settle).
-        document: 0, or which document of its file it is.
-        not_before: Unix time in seconds before which it must not start; 0 for at once.
-        model: Engine and checkpoint, for keeping a loaded model in use.
-        file_name: That of its file without extension: what `NAME.cancel` may say as well.
+        priority: 0 (last) to 9 (first); URGENT for jobs that need no rendering (a failure to report, a result to
+            publish).
+        document: Its number in a file of several documents, else 0.
+        not_before: Unix time in seconds before which it must not start, or 0.
+        model: Engine and checkpoint, to keep a loaded model in use.
+        file_name: Name of its file without extension; `NAME.cancel` accepts it too.
     """
 
     job_id: str
@@ -37,7 +38,7 @@ class Ticket:
     file_name: str = ""
 
     def is_meant_by(self, name: str) -> bool:
-        """Whether `NAME.cancel` means this job: of that name, or from the file of that name."""
+        """Whether `NAME.cancel` means this job: `name` is its own name, or that of its file."""
         return name in {self.name, self.file_name}
 
 
@@ -48,11 +49,11 @@ def _order(ticket: Ticket) -> tuple[int, int, int]:
 class Schedule:
     """The queue: highest priority first, then oldest first, with two exceptions.
 
-    What needs no rendering goes first, but a thousand failures to report do not keep a job from its turn: after a few
-    of them it is the turn of one.
+    Jobs that need no rendering go first, but after MAX_URGENT_IN_A_ROW of them one job is rendered, so that many
+    failures to report do not block the queue.
 
-    Among jobs of equal priority those for the model that is loaded may go before the oldest, so that two
-    checkpoints in turn do not mean a load for each job. The oldest is passed over for at most `patience_s`.
+    Among jobs of equal priority, those for the loaded model may go before the oldest, so that jobs for two checkpoints
+    do not cause a load each. The oldest job is passed over for at most `patience_s`.
     """
 
     def __init__(self, patience_s: float) -> None:
@@ -71,7 +72,7 @@ class Schedule:
         return job_id in self._tickets
 
     def add(self, ticket: Ticket) -> None:
-        """Queue a job; one that is queued already is replaced."""
+        """Queue a job; replaces a queued ticket of the same job."""
         self.remove(ticket.job_id)
         self._tickets[ticket.job_id] = ticket
         if ticket.not_before:
@@ -80,7 +81,7 @@ class Schedule:
             self._enter(ticket)
 
     def remove(self, job_id: str) -> Ticket | None:
-        """Take a job out of the queue; None when it is not in it."""
+        """Remove a job from the queue; None if it is not queued."""
         ticket = self._tickets.pop(job_id, None)
         if ticket is not None and ticket in self._later:
             self._later.remove(ticket)
@@ -91,13 +92,13 @@ class Schedule:
     def choose(
         self, wall_s: float, steady_s: float, warm: tuple[str, str] | None, *, only_urgent: bool = False
     ) -> Ticket | None:
-        """Say which job is next and take it out of the queue.
+        """Remove the next job from the queue and return it.
 
         Args:
             wall_s: Unix time, for `not_before`.
-            steady_s: Monotonic time, for patience.
-            warm: The model that is loaded.
-            only_urgent: Nothing that is to be rendered.
+            steady_s: Monotonic time, for `patience_s`.
+            warm: The loaded model.
+            only_urgent: Choose only among jobs that need no rendering.
         """
         self._wake(wall_s)
         if not self._ready or (only_urgent and not self.has_urgent()):
@@ -105,6 +106,7 @@ class Schedule:
         oldest = self._ready[0] if only_urgent else self._oldest()
         chosen = self._same_model(oldest, warm) or oldest
         if chosen is not oldest:
+            # The clock of the oldest job starts when it is first passed over, not when it was queued.
             if self._passed_over[0] != oldest.job_id:
                 self._passed_over = oldest.job_id, steady_s
             if steady_s - self._passed_over[1] >= self.patience_s:
@@ -112,10 +114,10 @@ class Schedule:
         return self.remove(chosen.job_id)
 
     def _oldest(self) -> Ticket:
-        """The head of the queue; now and then of the part of it that is to be rendered."""
+        """The head of the queue; after MAX_URGENT_IN_A_ROW urgent jobs, the first one to render."""
         oldest: Ticket = self._ready[0]
         if oldest.priority == URGENT and self._urgent_in_a_row >= MAX_URGENT_IN_A_ROW:
-            place = self._ready.bisect_key_left((-URGENT + 1,))
+            place = self._ready.bisect_key_left((-URGENT + 1,))  # the first ticket below URGENT
             oldest = self._ready[place] if place < len(self._ready) else oldest
         self._urgent_in_a_row = self._urgent_in_a_row + 1 if oldest.priority == URGENT else 0
         return oldest
@@ -126,19 +128,19 @@ class Schedule:
         return bool(self._ready)
 
     def has_urgent(self) -> bool:
-        """Whether something waits that needs no rendering, and so goes on while rendering is paused."""
+        """Whether a job that needs no rendering is ready; such jobs also run while rendering is paused."""
         return bool(self._ready) and self._ready[0].priority == URGENT
 
     def next_start(self) -> float | None:
-        """Unix time of the earliest `not_before` among jobs that wait for theirs."""
+        """The earliest `not_before` (Unix time, seconds) of waiting jobs; None if there is none."""
         return self._later[0].not_before if self._later else None
 
     def first(self, count: int) -> Iterator[Ticket]:
-        """The queue from its head, those that wait for their time last."""
+        """The first tickets of the queue; those with a later `not_before` come last."""
         return islice((ticket for part in (self._ready, self._later) for ticket in part), count)
 
     def named(self, name: str) -> list[Ticket]:
-        """All queued jobs that `NAME.cancel` means: of that name, or from the file of that name."""
+        """All queued jobs that `NAME.cancel` means."""
         return [ticket for ticket in self._tickets.values() if ticket.is_meant_by(name)]
 
     def _wake(self, wall_s: float) -> None:

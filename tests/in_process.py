@@ -179,7 +179,7 @@ class Desk:
     """A spool's folders below `folder`, which a test can open and close repeatedly.
 
     Attributes:
-        settings: Of `Spool`: longest_bytes, attempts, deaths, limits, breathe.
+        settings: Of `Spool`: max_bytes, attempts, deaths, limits, after_slice.
     """
 
     folder: Path
@@ -230,7 +230,7 @@ class Desk:
                 snapshots=Snapshots(self.state / "recordings", Places(self.inbox, self.voices, self.state)),
                 rules=Rules(engines=ENGINES, default_engine="voice", models=Models(self.models)),
                 device={},
-                **{"longest_bytes": 1 << 20, "attempts": 3, "deaths": 10, **self.settings},
+                **{"max_bytes": 1 << 20, "attempts": 3, "deaths": 10, **self.settings},
             )
             spool.snapshots.sweep()
             undo.pop_all()

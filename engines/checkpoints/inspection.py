@@ -279,7 +279,7 @@ _WHOLE_WEIGHTS = "Use the one in float32, float16 or bfloat16 that it was made f
 def _vocabulary_fault(vocab: Path, rows: int) -> str:
     try:
         tokens = _tokens(vocab)
-    except bounded_json.TooMuch as error:
+    except bounded_json.TooLarge as error:
         return f"{vocab.name} beside it can't be read: {error}."
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return f"{vocab.name} beside it can't be read."

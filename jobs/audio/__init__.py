@@ -1,4 +1,4 @@
-"""From chunks' audio to a file: checks, PCM, WAV, loudness.
+"""From the audio of chunks to a file: checks, PCM, WAV.
 
 Runs in the worker process.
 May import `engines.base`, `engines.errors`, `files`.

@@ -1,8 +1,7 @@
-"""Chunks' audio to finished audio: is it speech at all, and one file out of many, block by block.
+"""From the audio of chunks to the finished file: checks, conversion to PCM, and a WAV writer.
 
-Audio is float32 between -1 and 1 where engines hand it over, and 16-bit PCM in the finished file. A value is
-`sample / 32768` on the way in and rounded and clipped on the way out, so that an engine which computes in 16 bits gets
-exactly its own samples into the file.
+Engines return float32 between -1 and 1; the finished file is 16-bit PCM. A 16-bit sample s is s / 32768 as float, and
+`to_pcm` rounds and clips, so the samples of an engine that computes in 16 bits reach the file unchanged.
 """
 
 from __future__ import annotations
@@ -27,49 +26,49 @@ if TYPE_CHECKING:
     Samples = NDArray[np.int16]
 
 FULL_SCALE = 32768
-QUIETEST_PEAK_DBFS = -60.0
+MIN_PEAK_DBFS = -60.0
 FADE_S = 0.003
 SILENCE_BLOCK_S = 1.0
 
-# A WAV counts its bytes in 32 bits; a longer one is RF64 (EBU Tech 3306), which players of long files know.
+# WAV headers have 32-bit sizes; a longer file is written as RF64 (EBU Tech 3306).
 MAX_WAV_BYTES = 2**32 - 1024
 
-# Far outside what anybody calls speech; numbers and symbols take many words for one character.
-SLOWEST_S_PER_CHAR, SLOWEST_S = 0.6, 3.0
-FASTEST_S_PER_CHAR, FEWEST_CHARS_TO_JUDGE = 0.012, 20
-MAX_CLIPPED = 0.001
+# Far outside of normal speech, because numbers and symbols expand to many words per character.
+MAX_S_PER_CHAR, MAX_EXTRA_S = 0.6, 3.0
+MIN_S_PER_CHAR, MIN_CHARS_TO_JUDGE = 0.012, 20
+MAX_CLIPPED = 0.001  # share of all samples
 
 
 def peak_dbfs(peak: float) -> float | None:
-    """Level of a highest absolute sample (1.0 is full scale); None for digital silence."""
+    """A peak (1.0 is full scale) in dBFS; None for digital silence."""
     return round(20 * math.log10(peak), 2) if peak > 0 else None
 
 
 def checked(audio: object, text: str) -> tuple[Audio, list[str]]:
-    """Look whether what an engine returned is speech.
+    """Check that an engine returned plausible speech for a text.
 
     Returns:
-        The audio as float32, and what is doubtful about it, in words.
+        The audio as float32, and sentences about what is doubtful.
 
     Raises:
-        BadAudio: it is none, has another shape, is not finite, or is silent although the text has words.
+        BadAudio: Not audio, not mono, not finite, or silent.
     """
     import numpy as np
 
     samples = getattr(audio, "samples", None)
     rate_hz = getattr(audio, "rate_hz", None)
-    said = f"for {printable(text, 60)!r}"
+    which = f"for {printable(text, 60)!r}"
     if not isinstance(samples, np.ndarray) or not np.issubdtype(samples.dtype, np.floating):
-        raise BadAudio(f"the engine returned no audio {said}")
+        raise BadAudio(f"the engine returned no audio {which}")
     if not isinstance(rate_hz, int) or not 1000 <= rate_hz <= 768_000:
-        raise BadAudio(f"the engine returned audio of {rate_hz} samples a second {said}")
+        raise BadAudio(f"the engine returned audio of {rate_hz} samples per second {which}")
     if samples.ndim != 1:
-        raise BadAudio(f"the engine returned audio of shape {samples.shape} {said}; mono is one dimension")
+        raise BadAudio(f"the engine returned audio of shape {samples.shape} {which}; expected one dimension (mono)")
     if not np.isfinite(samples).all():
-        raise BadAudio(f"the engine returned samples that are not numbers {said}")
+        raise BadAudio(f"the engine returned samples that are NaN or infinite {which}")
     peak = float(np.abs(samples).max()) if samples.size else 0.0
-    if peak < 10 ** (QUIETEST_PEAK_DBFS / 20):
-        raise BadAudio(f"the engine returned silence {said}", "Is the language right? " + BadAudio.hint)
+    if peak < 10 ** (MIN_PEAK_DBFS / 20):
+        raise BadAudio(f"the engine returned silence {which}", "Check the language of the job. " + BadAudio.hint)
     audio = Audio(samples.astype(np.float32, copy=False), rate_hz)
     return audio, list(_doubts(audio, text, peak))
 
@@ -78,23 +77,23 @@ def _doubts(audio: Audio, text: str, peak: float) -> Iterable[str]:
     import numpy as np
 
     duration_s, chars = audio.samples.size / audio.rate_hz, len(text)
-    if duration_s > SLOWEST_S + SLOWEST_S_PER_CHAR * chars:
-        yield f"{duration_s:.1f} s of audio for {chars} characters: more than any speech takes"
-    if chars > FEWEST_CHARS_TO_JUDGE and duration_s < FASTEST_S_PER_CHAR * chars:
+    if duration_s > MAX_EXTRA_S + MAX_S_PER_CHAR * chars:
+        yield f"{duration_s:.1f} s of audio for {chars} characters: longer than any speech"
+    if chars > MIN_CHARS_TO_JUDGE and duration_s < MIN_S_PER_CHAR * chars:
         yield f"{duration_s:.2f} s of audio for {chars} characters: words may be missing"
     if peak > 1 and np.mean(np.abs(audio.samples) > 1) > MAX_CLIPPED:
-        yield "the audio is louder than full scale and was clipped"
+        yield "the audio exceeds full scale and was clipped"
 
 
 def to_pcm(samples: NDArray[np.float32]) -> Samples:
-    """Float to 16 bits: rounded to the nearest, clipped at full scale. Undoes `samples / 32768` exactly."""
+    """Convert float to 16 bits: rounded to the nearest, clipped at full scale. Exact inverse of `samples / 32768`."""
     import numpy as np
 
     return np.clip(np.rint(samples.astype(np.float64) * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
 def faded(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
-    """Both ends brought to zero over a few milliseconds, so that nothing clicks where sound meets silence."""
+    """Fade both ends over 3 ms, to avoid clicks next to silence."""
     import numpy as np
 
     length = min(round(FADE_S * rate_hz), samples.size // 2)
@@ -109,17 +108,17 @@ def faded(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
 
 @dataclass
 class WavWriter:
-    """A mono 16-bit WAV file, written block by block; use as a context. Nothing of it is kept in memory.
+    """A mono 16-bit WAV file, written block by block; use as a context manager.
 
-    Written here and not by libsndfile, which loses what the system says of a full or broken disk: here it arrives as
-    the OSError that it is, and the spool can wait for space.
+    libsndfile does not report why a write failed. Here a full or broken disk raises an OSError, so that the spool can
+    wait for space.
 
     Attributes:
         path: Of the file; must not exist.
         rate_hz: Samples per second.
-        expected_frames: How long it will be; the header comes first and says so.
-        frames: Written so far.
-        peak: Highest absolute sample so far, 1.0 is full scale.
+        expected_frames: Final number of samples; the header, which is written first, contains it.
+        frames: Samples written so far.
+        peak: Highest absolute sample so far; 1.0 is full scale.
     """
 
     path: Path
@@ -146,32 +145,33 @@ class WavWriter:
         self._append(to_pcm(faded(samples, self.rate_hz)))
 
     def silence(self, duration_ms: int) -> None:
-        """Append silence, a second at a time."""
+        """Append silence, in blocks of 1 s."""
         import numpy as np
 
-        left = frames_of(duration_ms, self.rate_hz)
-        block = np.zeros(min(left, round(SILENCE_BLOCK_S * self.rate_hz)), dtype=np.int16)
-        while left:
-            part = block[:left]
+        remaining = frames_of(duration_ms, self.rate_hz)
+        block = np.zeros(min(remaining, round(SILENCE_BLOCK_S * self.rate_hz)), dtype=np.int16)
+        while remaining:
+            part = block[:remaining]
             self._append(part)
-            left -= part.size
+            remaining -= part.size
 
     def _append(self, samples: Samples) -> None:
         if not samples.size:
             return
         self._file.write(samples.astype("<i2", copy=False).tobytes())
         self.frames += samples.size
+        # int() first: abs() of the int16 -32768 overflows.
         self.peak = max(self.peak, abs(int(samples.min())) / FULL_SCALE, int(samples.max()) / FULL_SCALE)
 
     def facts(self) -> Mapping[str, Any]:
-        """What the manifest says of the finished file; reads it back in blocks for its checksum.
+        """The entry of the finished file for the manifest; reads the file for its checksum.
 
         Raises:
-            OSError: it is not as long as its header says.
+            OSError: Its length does not match its header.
         """
         needed = len(wav_header(self.rate_hz, self.expected_frames)) + 2 * self.expected_frames
         if self.path.stat().st_size != needed:
-            raise OSError(errno.EIO, f"the finished audio has another length than the {needed} bytes it should have")
+            raise OSError(errno.EIO, f"the length of the finished audio file is not the expected {needed} bytes")
         return {
             "file": self.path.name,
             "sha256": sha256_of(self.path),
@@ -185,7 +185,7 @@ class WavWriter:
 
 
 def wav_header(rate_hz: int, frames: int) -> bytes:
-    """What stands before the samples of a mono 16-bit file: RIFF (44 bytes), or RF64 (80) when it is too long."""
+    """The header of a mono 16-bit file: RIFF (44 bytes), or RF64 (80 bytes) if the file is too long for RIFF."""
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate_hz, 2 * rate_hz, 2, 16)
     data_bytes = 2 * frames
     if data_bytes <= MAX_WAV_BYTES:
@@ -198,5 +198,5 @@ def wav_header(rate_hz: int, frames: int) -> bytes:
 
 
 def frames_of(duration_ms: int, rate_hz: int) -> int:
-    """Samples in a time."""
+    """Number of samples in a duration."""
     return round(duration_ms * rate_hz / 1000)

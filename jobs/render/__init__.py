@@ -1,4 +1,4 @@
-"""THE WORKER'S STORY: an order becomes a chunk plan, chunks become audio, audio becomes finished files.
+"""The worker's part: from an order to a chunk plan, to audio, to finished files.
 
 Runs in the worker process.
 May import `jobs.spec`, `jobs.spool.places`, `jobs.text`, `jobs.audio`, `engines`.

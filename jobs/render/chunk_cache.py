@@ -1,8 +1,8 @@
-"""Finished chunks, kept from one attempt to the next, so that a restart renders only what is missing.
+"""Finished chunks, kept between attempts, so that a restart renders only missing chunks.
 
-One file for each chunk, named for a hash of everything that decides its audio. It appears by rename and carries a
-checksum of itself. Nothing is forced to disk: what a power failure takes or damages is noticed by the checksum and
-rendered again, which costs less than a flush for every chunk.
+One file per chunk, named by a hash of everything that decides its audio. It is created by rename and contains its
+checksum. Nothing is forced to disk: a chunk that a power failure damages fails its checksum and is rendered again,
+which costs less than an fsync per chunk.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SUFFIX, _UNFINISHED = ".chunk", ".part"
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """Of a chunk's audio."""
+    """Length of a chunk's audio."""
 
     frames: int
     rate_hz: int
@@ -44,12 +44,12 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class ChunkCache:
-    """The chunks of one job in a folder of their own, which exists."""
+    """The finished chunks of one job, in an existing folder."""
 
     folder: Path
 
     def read(self, key: str) -> Audio | None:
-        """A chunk's audio, exactly as it was kept; None when it is not there or damaged."""
+        """A chunk's audio, exactly as it was saved; None if it is missing or damaged."""
         try:
             data = self._path(key).read_bytes()
         except FileNotFoundError:
@@ -60,10 +60,10 @@ class ChunkCache:
         return audio
 
     def keep(self, key: str, audio: Audio) -> Length:
-        """Keep a chunk under its key, whole or not at all.
+        """Save a chunk under its key, atomically.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: The chunk can't be written.
         """
         unfinished = self.folder / (key + _UNFINISHED)
         unfinished.write_bytes(_packed(audio))
@@ -71,7 +71,7 @@ class ChunkCache:
         return Length(audio.samples.size, audio.rate_hz)
 
     def sweep(self) -> None:
-        """Remove what a killed worker left half-written."""
+        """Remove incomplete files of a killed worker."""
         for unfinished in self.folder.glob("*" + _UNFINISHED):
             unfinished.unlink(missing_ok=True)
 
@@ -80,12 +80,12 @@ class ChunkCache:
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
-    """A file name for everything that decides a chunk's audio; the facts are plain data."""
+    """A file name: the hash of everything that decides a chunk's audio, given as plain data."""
     return blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=20).hexdigest()
 
 
 def _packed(audio: Audio) -> bytes:
-    """16 bits a sample where that loses nothing, else 32."""
+    """Encode a chunk with 16 bits per sample if that is lossless, else with 32."""
     pcm = to_pcm(audio.samples)
     kind, samples = (PCM, pcm.astype("<i2")) if _is_lossless(audio, pcm) else (FLOAT, audio.samples.astype("<f4"))
     body = _HEADER.pack(MAGIC, kind, audio.rate_hz, audio.samples.size) + samples.tobytes()

@@ -1,5 +1,5 @@
-"""What is published: the outbox, the result being assembled, the manifest and ERROR.txt.
+"""Results: the outbox, the assembly of a result folder, the manifest and ERROR.txt.
 
-Also what a worker answered, believed as far as it can be checked.
+Also the validation of a worker's answers.
 May import `jobs.spool`, `files`.
 """

@@ -1,4 +1,4 @@
-"""One result being assembled: every file is made in its folder, so that the kernel gives it group and ACL."""
+"""A result being assembled. Its files are created in its folder, so the kernel sets their group and ACL."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from files.durable import copy_slices, nothing, write_all
+from files.durable import copy_slices, do_nothing, write_all
 from files.open_folder import OpenFolder, named
 from files.opens import opened_regular
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """A folder that nobody sees yet.
+    """A result folder that is not published yet.
 
     Attributes:
-        permit: Given the descriptor of a new file: sets the group and the mode that the operator asked for.
+        permit: Sets the configured group and mode of a new file, given its descriptor.
     """
 
     folder: OpenFolder
@@ -27,22 +27,23 @@ class Assembly:
     _names: list[str] = field(default_factory=list)
 
     def write(self, name: str, data: bytes) -> None:
-        """Make a file with this content."""
+        """Create a file with this content."""
         with self._created(name) as fd:
             write_all(fd, data)
 
-    def copy(self, source: Path, name: str, breathe: Callable[[], None] = nothing) -> None:
-        """Make a copy of a regular file; a large one in slices, with a call of `breathe` after each.
+    def copy(self, source: Path, name: str, after_slice: Callable[[], None] = do_nothing) -> None:
+        """Copy a regular file in slices; calls `after_slice` after each.
 
         Raises:
-            OSError: ENOSPC before anything is written, when the file system has less space than that; ELOOP or EINVAL
-                when `source` is not a regular file; else the system's own.
+            OSError: ENOSPC, before anything is written, if there is not enough free space; ELOOP or EINVAL if `source`
+                is not a regular file; else the error of the system.
         """
         with opened_regular(source) as (fd, status), self._created(name) as made:
             disk = os.fstatvfs(made)
+            # Some file systems report 0 blocks in all: their free space is unknown.
             if disk.f_blocks and disk.f_bfree * disk.f_frsize < status.st_size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            copy_slices(fd, made, status.st_size, breathe)
+            copy_slices(fd, made, status.st_size, after_slice)
 
     def sync(self) -> None:
         """Force the files and their names to disk."""
@@ -57,7 +58,7 @@ class Assembly:
             with named(self.folder.path, name):
                 self.permit(fd)
                 yield fd
-                # Begins to write it, so that the fsync of the first file takes what the others need along.
+                # Starts writing to disk without waiting, so that the later fsyncs are short.
                 with contextlib.suppress(OSError):
                     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:

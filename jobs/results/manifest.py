@@ -1,4 +1,4 @@
-"""`manifest.json`: what was made, from what, how, and how well. `voicespool schema manifest` prints its schema."""
+"""The models of `manifest.json`, which describes a result. `voicespool schema manifest` prints their schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Status = Literal["done", "failed", "cancelled"]
 
 
 class ManifestPart(BaseModel):
-    """Frozen; engines may say more than is listed, and readers must allow for that."""
+    """Frozen. Engines may add further keys, so readers must ignore unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
@@ -24,13 +24,13 @@ class Source(ManifestPart):
     """The job file."""
 
     file: str
-    """Path in the inbox; bytes that are not UTF-8 and control characters as `\\xNN`."""
+    """Path in the inbox. Control characters and bytes that are not UTF-8 are escaped as `\\xNN`."""
     sha256: Sha256
-    """Of its bytes; empty when they were not read."""
+    """Of the file's bytes; empty if they were not read."""
     claimed_at: str
     """ISO 8601, UTC."""
     document: int = 0
-    """Which of the file's documents, from 1; 0 when the file is one job."""
+    """Number of the document in the file, from 1; 0 if the file is one job."""
 
 
 class AudioFile(ManifestPart):
@@ -40,78 +40,78 @@ class AudioFile(ManifestPart):
     sha256: Sha256
     format: str
     sample_rate: int
-    """Hz."""
+    """In Hz."""
     channels: int
     duration_s: Seconds
     peak_dbfs: float | None
-    """Highest sample relative to full scale; null for digital silence."""
+    """Peak level in dBFS; null for digital silence."""
     loudness_lufs: float | None = None
-    """Integrated loudness; null where it was not measured."""
+    """Integrated loudness in LUFS; null if it was not measured."""
 
 
 class SpokenSegment(ManifestPart):
-    """What a segment of the job became."""
+    """A segment of the job in the audio."""
 
     text: str | None = None
-    """As the job's `segments` have it; not there where the job is one text, which `request` has."""
+    """From the job's `segments`; missing if the job has one `text`, which is in `request`."""
     start_s: Seconds
     end_s: Seconds
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
-    """The job's, else that of the first chunk; not there for a pause alone."""
+    """The job's seed, else that of the first chunk; missing for a pause alone."""
     takes: int = 1
-    """How often it was rendered before it passed the checks."""
+    """Number of renderings until it passed the checks."""
     language: str | None = None
-    """BCP-47, as the job or the configuration has it."""
+    """BCP-47 tag from the job or the configuration."""
     speaker: str | None = None
-    """The voice where it is no recording: as the job names it, else the engine's name for its own; `default` where it
-    has none."""
+    """The voice if it is not a recording: as named by the job, else the engine's default speaker (`default` if that has
+    no name)."""
     recordings: list[str] = Field(default_factory=list)
-    """Names of the recordings that it was spoken with; `voice.files` has their checksums."""
+    """Names of the reference recordings; `voice.files` has their checksums."""
 
 
 class SpokenChunk(ManifestPart):
-    """What was rendered at once: a sentence, or a part of a long one."""
+    """A part that was rendered in one piece: a sentence, or a part of a long one."""
 
     text: str
-    """As the engine got it."""
+    """As given to the engine."""
     start_s: Seconds
     end_s: Seconds
 
 
 class Checks(ManifestPart):
-    """What the spool thinks of the audio."""
+    """The result of the checks of the audio."""
 
     verdict: Literal["ok", "doubtful"]
     reasons: tuple[str, ...] = ()
 
 
 class Timing(ManifestPart):
-    """Where the time went, in seconds."""
+    """Durations, in seconds."""
 
     queued_s: Seconds
     load_s: Seconds = 0.0
     synthesis_s: Seconds = 0.0
     total_s: Seconds
     real_time_factor: Seconds | None = None
-    """Synthesis time divided by duration; null without audio."""
+    """Synthesis time divided by the length of the audio; null without audio."""
 
 
 class Failure(ManifestPart):
-    """Why there is no audio."""
+    """Why the job failed."""
 
     code: str
     message: str
     hint: str
     retryable: bool
     problems: tuple[dict[str, Any], ...] = ()
-    """For a wrong job file: each problem with `line`, `key` and `message`."""
+    """Each problem of an invalid job file, with `line`, `key` and `message`."""
 
 
 class Manifest(ManifestPart):
     """manifest.json of a result folder.
 
-    What is empty is left out: a key that is not there has nothing to say. Always there are the keys that are required
-    here, `audio`, `warnings` and `attempts`; and inside of `engine` and `metadata` nothing is left out.
+    Keys with an empty value are left out, except required keys, `audio`, `warnings`, `attempts`, and all keys in
+    `engine` and `metadata`.
     """
 
     model_config = ConfigDict(title="voicespool result manifest", populate_by_name=True)
@@ -119,56 +119,54 @@ class Manifest(ManifestPart):
     schema_: Literal[1] = Field(1, alias="schema")
     job_id: str
     name: str
-    """The job file's path in the inbox without extension, or the job's own `name`."""
+    """The job's `name`, else the path of the job file in the inbox without extension."""
     status: Status
     source: Source
     finished_at: str
-    """When the result was made, ISO 8601, UTC."""
+    """When the result was written, ISO 8601, UTC."""
     request: dict[str, Any] | None = None
-    """The job as understood, defaults filled in; not there when the file could not be understood."""
+    """The job with all defaults filled in; missing if the job file is invalid."""
     engine: dict[str, Any] | None = None
-    """name, library, version, checkpoint (`name` in models/, null for the base model, `architecture`, `sha256`,
-    `step`, `validation_loss`, as far as the engine knows them; null where it has no model files), fallback
-    (`wanted` and `reason`, where the base model takes the place of a checkpoint; else null), device, precision,
-    settings as used, seed."""
+    """name, library, version, checkpoint (`name` in models/ or null for the base model, `architecture`, `sha256`,
+    `step`, `validation_loss`, as far as known; null if the engine has no model files), fallback (`wanted` and `reason`
+    if the base model was used instead of a checkpoint; else null), device, precision, settings as used, seed."""
     voice: dict[str, Any] | None = None
-    """`files`: the recordings (`file`, `sha256`; `transcript`, what the engine was told is said in it, where it needs
-    to know; `transcribed_by`, where Whisper wrote it). `speaker`: the first voice that is no recording. `segments` has
-    the voice of each."""
+    """`files`: the reference recordings (`file`, `sha256`; `transcript` if the engine needs one; `transcribed_by` if
+    Whisper wrote it). `speaker`: the first voice that is not a recording. `segments` has the voice of each segment."""
     audio: tuple[AudioFile, ...] = ()
     segments: tuple[SpokenSegment, ...] = ()
-    """One for each of the job's `segments`, or one for its `text`."""
+    """One per segment of the job; one for a job with `text`."""
     chunks: tuple[SpokenChunk, ...] = ()
-    """In the order of the audio, up to 500."""
+    """In the order of the audio, if there are at most 500."""
     chunks_file: str | None = None
-    """Name of the file in this folder that holds `chunks` instead, where there are more."""
+    """Name of the file in this folder that contains `chunks`, if there are more than 500."""
     checks: Checks | None = None
     timing: Timing
     attempts: int = 0
-    """How often rendering was started and its end was seen."""
+    """Number of attempts, without those that ended with the daemon."""
     warnings: tuple[str, ...] = ()
     error: Failure | None = None
     host: str
     version: str
 
     def to_json(self) -> bytes:
-        """Indented JSON with a final newline; text stays readable, what a terminal could trip over is escaped."""
-        kept = without_gaps(self.model_dump(mode="json", by_alias=True))
+        """Indented JSON with a final newline. Text stays readable; characters that control a terminal are escaped."""
+        kept = without_empty(self.model_dump(mode="json", by_alias=True))
         return printable_json(to_json(kept, indent=2, inf_nan_mode="null").decode()).encode() + b"\n"
 
 
-_MEANT = frozenset({"audio", "warnings", "peak_dbfs"})
-"""Keys that stay when they are empty: lists that programs go through, and digital silence."""
-_THEIRS = frozenset({"metadata", "engine"})
-"""What is in them belongs to the job and to the engine."""
+_ALWAYS = frozenset({"audio", "warnings", "peak_dbfs"})
+"""Keys that stay if they are empty: lists that programs iterate over, and null for digital silence."""
+_UNCHANGED = frozenset({"metadata", "engine"})
+"""Data of the job and the engine."""
 
 
-def without_gaps(part: Any) -> Any:
-    """The same JSON without what is empty in it, but for what is the job's or the engine's own."""
+def without_empty(part: Any) -> Any:
+    """The same JSON without empty values, except in `metadata` and `engine`."""
     if isinstance(part, dict):
-        kept = ((key, value if key in _THEIRS else without_gaps(value)) for key, value in part.items())
-        return {key: value for key, value in kept if key in _MEANT or value not in (None, [], {})}
-    return [without_gaps(one) for one in part] if isinstance(part, list | tuple) else part
+        kept = ((key, value if key in _UNCHANGED else without_empty(value)) for key, value in part.items())
+        return {key: value for key, value in kept if key in _ALWAYS or value not in (None, [], {})}
+    return [without_empty(item) for item in part] if isinstance(part, list | tuple) else part
 
 
 def schema() -> dict[str, Any]:

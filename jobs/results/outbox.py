@@ -1,8 +1,8 @@
-"""The outbox: results assembled out of sight, then published by one rename.
+"""The outbox: results are assembled in a hidden folder, then published by one rename.
 
-Everything below the outbox's own path is done through descriptors of folders, opened without following links. Whatever
-is published is made in the folder that it appears in, so that it has what any file made there has: the group of a
-setgid folder, its default ACL, the umask.
+Everything below the outbox's path is accessed through descriptors of folders, opened without following links. A result
+folder is created in the folder where it will be published, so it gets the usual permissions of that place: the group of
+a setgid folder, its default ACL, the umask.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from files.open_folder import OpenFolder
 from jobs.errors import OutboxGone
 from jobs.names import RESULT_MARKS, folded, numbered, safe_folders, safe_name
 from jobs.results.assembly import Assembly
-from jobs.results.outbox_id import SPOOL_FOLDER, found_new, gone, ours_alone, read_id, spool_folder
+from jobs.results.outbox_id import SPOOL_FOLDER, create_id, private_folder, read_id, spool_folder, why_gone
 
 MANIFEST = "manifest.json"
-MAX_NAMES, MAX_FOLDERS = 250_000, 1_000  # about 50 MB, once names of results taken away long ago have piled up
+MAX_NAMES, MAX_FOLDERS = 250_000, 1_000  # of cached names; about 50 MB
 PROBE_BYTES = 64 << 10
-TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})  # a rename never replaces a folder with files in it
+TAKEN = frozenset(
+    {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
+)  # errors of a rename whose target exists and is not an empty folder
 NO_PERMISSIONS = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS})  # exFAT, many SMB mounts
 
 
@@ -36,10 +38,10 @@ class PublishPolicy:
     """How results are published.
 
     Attributes:
-        replace: Move an older result of the same name aside instead of taking the next number.
-        folder_mode: Permissions of result folders; files get the same without execution. None: as the folder they are
-            made in and the umask say.
-        group: Numeric group of what is published. None: as the folder it is made in says.
+        replace: Replace an older result of the same name instead of using the next number.
+        folder_mode: Permissions of result folders; files get the same without the x bits. None: from the parent folder
+            and the umask.
+        group: Numeric group of results. None: from the parent folder.
     """
 
     replace: bool = False
@@ -47,11 +49,11 @@ class PublishPolicy:
     group: int | None = None
 
     def permit_file(self, fd: int) -> None:
-        """Set the group and the mode of a new file, where they are asked for."""
+        """Set the configured group and mode of a new file."""
         self._permit(fd, None if self.folder_mode is None else self.folder_mode & 0o666)
 
     def permit_folder(self, fd: int) -> None:
-        """The same for a folder. As with chmod(1), a mode without special bits leaves an inherited setgid alone."""
+        """Set the configured group and mode of a new folder. Like chmod(1), keeps an inherited setgid bit."""
         mode = self.folder_mode
         if mode is not None and not mode & 0o7000:
             mode |= os.fstat(fd).st_mode & stat.S_ISGID
@@ -71,15 +73,15 @@ class PublishPolicy:
 
 @dataclass(slots=True)
 class Outbox:
-    """Where results appear.
+    """The folder where results are published.
 
-    Every method may raise OSError, with the path that it happened at. Callers ask `refuses` whether that concerns the
-    outbox (a hold) or one folder in it alone.
+    Methods may raise OSError with the path of the error. Callers use `refuses` to find out whether the whole outbox has
+    failed (a hold) or only one folder in it.
 
     Attributes:
-        folder: The outbox itself; its path may contain links.
-        outbox_id: Written into it at first use, so that an unmounted share can't pass for it.
-        staging: Where this inbox's results are assembled, on the outbox's own file system.
+        folder: The outbox; its path may contain links.
+        outbox_id: Written into it at first use, so that an unmounted share is not mistaken for it.
+        staging: Where results of this inbox are assembled, on the outbox's file system.
     """
 
     folder: Path
@@ -91,40 +93,44 @@ class Outbox:
 
     @classmethod
     def open(cls, folder: Path, memory: Path, inbox_id: str, policy: PublishPolicy) -> Outbox:
-        """Open the outbox that `memory` (a file of the inbox's state) remembers, or a new one at first use.
+        """Open an outbox, and create its ID at first use.
+
+        Args:
+            memory: File in the state folder that records the path and ID of the outbox.
 
         Raises:
-            OutboxGone: It was there before and now is not, or is another one; or its `.voicespool` is not ours alone.
+            OutboxGone: The outbox was used before and is missing or another one now, or others can write to its
+                `.voicespool`.
         """
         remembered = from_json(memory)
-        found = read_id(folder)
-        if remembered.get("path") == str(folder) and found != remembered.get("id"):
-            raise OutboxGone(gone(folder, found))
-        if found is None:
-            found = found_new(folder)
-        if remembered != {"path": str(folder), "id": found}:
-            replace(memory, to_json({"path": str(folder), "id": found}))
+        outbox_id = read_id(folder)
+        if remembered.get("path") == str(folder) and outbox_id != remembered.get("id"):
+            raise OutboxGone(why_gone(folder, outbox_id))
+        if outbox_id is None:
+            outbox_id = create_id(folder)
+        if remembered != {"path": str(folder), "id": outbox_id}:
+            replace(memory, to_json({"path": str(folder), "id": outbox_id}))
         with OpenFolder.at(folder) as root, spool_folder(root) as spool:
             with contextlib.suppress(FileExistsError):
                 spool.make(inbox_id, mode=0o700)
-            with ours_alone(spool, inbox_id) as staging:
-                return cls(folder, found, staging.path, policy, os.fstat(staging.fd).st_uid)
+            with private_folder(spool, inbox_id) as staging:
+                return cls(folder, outbox_id, staging.path, policy, os.fstat(staging.fd).st_uid)
 
     def check(self) -> None:
-        """Make sure that the outbox is still the one that was opened.
+        """Check that the outbox is still the one that was opened.
 
         Raises:
             OutboxGone: It is not.
         """
-        if (found := read_id(self.folder)) != self.outbox_id:
+        if (outbox_id := read_id(self.folder)) != self.outbox_id:
             self._names.clear()
-            raise OutboxGone(gone(self.folder, found))
+            raise OutboxGone(why_gone(self.folder, outbox_id))
 
     def refuses(self) -> OSError | None:
-        """Find out whether the outbox as a whole takes no results now, by assembling a small one at its root.
+        """Test whether the outbox accepts results, by assembling a small one at its root.
 
         Returns:
-            What went wrong; None when the trouble lies with one folder in the outbox, or with one large result.
+            The error; None if the outbox works, so that only one folder in it, or one large result, has failed.
         """
         probe = f"probe-{secrets.token_hex(8)}"
         try:
@@ -132,35 +138,35 @@ class Outbox:
             self.assemble(probe, probe, lambda result: result.write("probe", bytes(PROBE_BYTES)))
             with self._opened() as (_, staging):
                 staging.remove(probe)
-        except OutboxGone as gone:
-            return FileNotFoundError(errno.ENOENT, gone.message, str(self.folder))
+        except OutboxGone as error:
+            return FileNotFoundError(errno.ENOENT, error.message, str(self.folder))
         except OSError as error:
             return error
         return None
 
     def assemble(self, job_id: str, name: str, fill: Callable[[Assembly], None]) -> None:
-        """Make a result out of sight: `fill` writes its files into an empty folder, then all is forced to disk.
+        """Assemble a result in the staging folder: `fill` writes its files, then all is forced to disk.
 
         Args:
-            name: The job's name; the result is made for the folder that it will be placed in.
+            name: The job's name; it decides the folder where the result will be published.
         """
         *parents, _ = name.split("/")
         with self._opened() as (root, staging):
             staging.remove(job_id)
-            with self._parent(root, parents) as parent, self._made_for(parent, staging, job_id) as folder:
+            with self._parent(root, parents) as parent, self._created_for(parent, staging, job_id) as folder:
                 assembly = Assembly(folder, self.policy.permit_file)
                 try:
                     fill(assembly)
                     self.policy.permit_folder(folder.fd)
                     assembly.sync()
                 except OSError:
-                    with contextlib.suppress(OSError):  # half a large result would fill the disk for all others
+                    with contextlib.suppress(OSError):  # a large partial result would leave no space for others
                         staging.remove(job_id)
                     raise
-            staging.sync()  # what is not there after a power failure counts as published
+            staging.sync()  # else a power failure could remove it, and a missing result counts as published
 
     def is_assembled(self, job_id: str) -> bool:
-        """Whether a result lies ready to be placed."""
+        """Whether an assembled result is ready to be published."""
         with self._opened() as (_, staging):
             return staging.has(job_id)
 
@@ -172,7 +178,7 @@ class Outbox:
             status: `done`, `failed` or `cancelled`.
 
         Returns:
-            The folder that is now visible.
+            The published folder.
         """
         *parents, last = name.split("/")
         final = safe_name(last) + RESULT_MARKS[status]
@@ -185,7 +191,7 @@ class Outbox:
                 try:
                     staging.move(job_id, parent, target)
                 except OSError as error:
-                    if error.errno in TAKEN:  # another spool that publishes here was quicker
+                    if error.errno in TAKEN:  # another spool has just used this name
                         continue
                     raise
                 self._remember(parent, target)
@@ -197,7 +203,7 @@ class Outbox:
         raise AssertionError("numbers do not end")
 
     def clean(self, keep: Callable[[str], bool]) -> None:
-        """Remove what crashes left half-assembled, except what `keep` (given a job's id) still wants."""
+        """Remove incomplete results of crashes, except those of job IDs for which `keep` returns true."""
         with self._opened() as (_, staging):
             for name in staging.names():
                 if not keep(name):
@@ -205,7 +211,7 @@ class Outbox:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[OpenFolder, OpenFolder]]:
-        """The outbox and its staging folder. Nothing stays open in between, so that a share can be unmounted."""
+        """The outbox and its staging folder. They are open only while used, so that a share can be unmounted."""
         with (
             OpenFolder.at(self.folder) as root,
             root.below(SPOOL_FOLDER) as spool,
@@ -215,7 +221,7 @@ class Outbox:
 
     @contextlib.contextmanager
     def _parent(self, root: OpenFolder, parts: list[str]) -> Iterator[OpenFolder]:
-        """The folder for results of a subfolder; one that is missing is made."""
+        """Open the folder for results of a subfolder; create it if it is missing."""
         folder = OpenFolder(os.dup(root.fd), root.path)
         try:
             for name in safe_folders(parts):
@@ -226,7 +232,7 @@ class Outbox:
             os.close(folder.fd)
 
     def _folder_for_results(self, above: OpenFolder, name: str) -> OpenFolder:
-        """The first folder `name`, `name~2`, … that may hold results: no link, no file, and no result itself."""
+        """The first folder `name`, `name~2`, … that is not a link, a file or a result itself."""
         for number in count(1):
             try:
                 folder = above.below(wanted := numbered(name, number))
@@ -235,7 +241,7 @@ class Outbox:
             except FileNotFoundError:
                 if self._taken(above, wanted):
                     continue
-                return self._made(above, wanted)
+                return self._created(above, wanted)
             with folder.closed_on_error():
                 is_result = folder.has(MANIFEST)
             if not is_result:
@@ -243,28 +249,29 @@ class Outbox:
             os.close(folder.fd)
         raise AssertionError("numbers do not end")
 
-    def _made(self, above: OpenFolder, name: str) -> OpenFolder:
-        """A new folder on the way to results."""
+    def _created(self, above: OpenFolder, name: str) -> OpenFolder:
+        """Create a parent folder of results."""
         try:
             above.make(name)
-        except FileExistsError:  # another spool that publishes here was quicker
+        except FileExistsError:  # another spool has just created it
             return self._folder_for_results(above, name)
         folder = self._own(above, name)
         with folder.closed_on_error():
             try:
                 self.policy.permit_folder(folder.fd)
             except OSError:
-                with contextlib.suppress(OSError):  # or the next try would use it with the wrong group
+                with contextlib.suppress(OSError):  # else the next attempt would use it with the wrong group
                     os.rmdir(name, dir_fd=above.fd)
                 raise
             self._remember(above, name)
             above.sync()
         return folder
 
-    def _made_for(self, parent: OpenFolder, staging: OpenFolder, job_id: str) -> OpenFolder:
-        """A new folder in the staging folder with the group, the ACL and the mode of one that is made in `parent`.
+    def _created_for(self, parent: OpenFolder, staging: OpenFolder, job_id: str) -> OpenFolder:
+        """Create a folder in staging, with the group, ACL and mode of a folder created in `parent`.
 
-        It is made there, under a hidden name, and moved at once. If a crash comes in between, the next try finds it.
+        It is created in `parent`, under a hidden name, and moved at once. After a crash in between, the next attempt
+        removes it.
         """
         hidden = f"{SPOOL_FOLDER}-{job_id}"
         try:
@@ -281,41 +288,41 @@ class Outbox:
         return self._own(staging, job_id)
 
     def _own(self, above: OpenFolder, name: str) -> OpenFolder:
-        """Open a folder that was made just now.
+        """Open a folder that was just created.
 
         Raises:
-            PermissionError: Somebody else put a folder of their own in its place.
+            PermissionError: Another user has replaced it.
         """
         folder = above.below(name)
         with folder.closed_on_error():
             if os.fstat(folder.fd).st_uid != self._owner:
-                raise PermissionError(errno.EPERM, "somebody put another folder in its place", str(folder.path))
+                raise PermissionError(errno.EPERM, "the folder was replaced by another user", str(folder.path))
         return folder
 
     def _taken(self, parent: OpenFolder, name: str) -> bool:
-        """Whether a name is in use, also in another case or Unicode form (one name on Windows and macOS).
+        """Whether a name exists, also in another case or Unicode normalisation (the same name on Windows and macOS).
 
-        Listing a folder of 100,000 results for each new one would make the spool slower with every result, so
-        the names are read once; that a consumer took one away is noticed on a hit.
+        Listing a folder of 100,000 results for each new result would be slow, so names are cached. The cache may
+        contain names that a consumer has removed since; a hit is checked.
         """
         if parent.has(name):
             return True
         key = hash(folded(name))
-        if (there := self._names.get(parent.path, {}).get(key)) is not None and parent.has(there):
+        if (entry := self._names.get(parent.path, {}).get(key)) is not None and parent.has(entry):
             return True
-        if there is not None or parent.path not in self._names:
-            self._names[parent.path] = {hash(folded(entry)): entry for entry in parent.names()}
+        if entry is not None or parent.path not in self._names:
+            self._names[parent.path] = {hash(folded(name)): name for name in parent.names()}
         return key in self._names[parent.path]
 
     def _remember(self, parent: OpenFolder, name: str) -> None:
-        """Note a name that is taken now, if the names beside it are known; there is a bound to what is kept in mind."""
+        """Add a name to the cache, if the names of its folder are cached. A full cache is cleared."""
         if (names := self._names.get(parent.path)) is not None:
             names[hash(folded(name))] = name
             if len(names) > MAX_NAMES or len(self._names) > MAX_FOLDERS:
                 self._names.clear()
 
     def _set_aside(self, parent: OpenFolder, name: str, staging: OpenFolder) -> str | None:
-        """Move an older result out of the way, if that is the policy. Returns its name in the staging folder."""
+        """Move an older result to staging, if the policy is to replace it. Returns its name there."""
         if not self.policy.replace or not _is_result(parent, name):
             return None
         parent.move(name, staging, aside := f"replaced-{secrets.token_hex(8)}")

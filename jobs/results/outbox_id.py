@@ -1,4 +1,4 @@
-"""Whose an outbox is: the id in its `.voicespool`, a folder that nobody but the daemon may put anything into."""
+"""The ID of an outbox, in its `.voicespool`, a folder that only the daemon's user can write to."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MAX_ID_BYTES = 1024
 
 
 def read_id(folder: Path) -> str | None:
-    """The id of an outbox; None when it has none, or is not there.
+    """The ID of an outbox; None if it has none, or does not exist.
 
     Raises:
-        OutboxGone: Its `.voicespool` is not ours alone.
+        OutboxGone: See `private_folder`.
     """
     try:
         with OpenFolder.at(folder) as root, spool_folder(root) as spool, opened_regular("id", spool.fd) as (fd, _):
@@ -29,8 +29,8 @@ def read_id(folder: Path) -> str | None:
         return None
 
 
-def found_new(folder: Path) -> str:
-    """Make an outbox of a folder: write an id into it. Returns the id."""
+def create_id(folder: Path) -> str:
+    """Make a folder an outbox: write a new ID into it. Returns the ID."""
     folder.mkdir(parents=True, exist_ok=True)
     new_id = secrets.token_hex(16)
     with OpenFolder.at(folder) as root:
@@ -51,51 +51,51 @@ def found_new(folder: Path) -> str:
 
 
 def spool_folder(root: OpenFolder) -> OpenFolder:
-    """The `.voicespool` of an outbox; raises as `ours_alone`."""
-    return ours_alone(root, SPOOL_FOLDER)
+    """Open the `.voicespool` of an outbox; raises as `private_folder`."""
+    return private_folder(root, SPOOL_FOLDER)
 
 
-def ours_alone(above: OpenFolder, name: str) -> OpenFolder:
-    """Open a folder that nobody else can have put there, or put something into.
+def private_folder(above: OpenFolder, name: str) -> OpenFolder:
+    """Open a folder that belongs to the daemon's user, and that others can't write to.
 
     Raises:
-        FileNotFoundError: There is none.
-        OutboxGone: It is a link, a file, of another user, or may be written to by others.
+        FileNotFoundError: It does not exist.
+        OutboxGone: It is a link or a file, belongs to another user, or others can write to it.
     """
     try:
         folder = above.below(name)
     except NotADirectoryError:
-        what = "is a link or a file, not a folder of the daemon's own user"
+        what = "is a link or a file, not a folder of the daemon's user"
         raise OutboxGone(
             f"{above.path / name} {what}",
-            "Move it away. Then restore the folder, or begin with a new outbox: see OPERATIONS.md on `outbox.json`.",
+            "Move it away. Then restore the folder, or use a new outbox: see `outbox.json` in docs/OPERATIONS.md.",
         ) from None
     with folder.closed_on_error():
-        if complaint := _not_ours(folder):
-            raise OutboxGone(*complaint)
+        if message_and_hint := _not_private(folder):
+            raise OutboxGone(*message_and_hint)
     return folder
 
 
-def _not_ours(folder: OpenFolder) -> tuple[str, str] | None:
-    """What is wrong with a folder that should be the daemon's alone, and the cure."""
-    found = os.fstat(folder.fd)
-    if found.st_uid == os.geteuid() and not found.st_mode & 0o022:
+def _not_private(folder: OpenFolder) -> tuple[str, str] | None:
+    """Message and hint if a folder is not private to the daemon's user; else None."""
+    status = os.fstat(folder.fd)
+    if status.st_uid == os.geteuid() and not status.st_mode & 0o022:
         return None
-    # A share that knows no owners or modes shows the same ones for everything, also for a file that is surely ours.
+    # A share without owners or modes reports the same ones for all files, so a new private file shows what to expect.
     owner, mode = _of_a_new_file(folder)
-    if found.st_uid != owner:
-        words = f"{folder.path} belongs to user {found.st_uid}, not to the daemon's own ({owner})"
-        return words, "If the daemon runs as another user than before, give the folder and all in it to that user."
-    if found.st_mode & 0o022 and not mode & 0o077:
-        return f"others may write to {folder.path}", f"Run: chmod go-w '{folder.path}'"
+    if status.st_uid != owner:
+        words = f"{folder.path} belongs to user {status.st_uid}, not to the daemon's user ({owner})"
+        return words, "If the daemon now runs as another user, give the folder and its content to that user (chown -R)."
+    if status.st_mode & 0o022 and not mode & 0o077:
+        return f"others can write to {folder.path}", f"Run: chmod go-w '{folder.path}'"
     return None
 
 
 def _of_a_new_file(folder: OpenFolder) -> tuple[int, int]:
-    """Owner and mode that a private file gets which is made in a folder."""
+    """Owner and mode of a private file that is created in a folder."""
     try:
         fd = folder.create(name := f".probe-{secrets.token_hex(8)}", mode=0o600)
-    except PermissionError:
+    except PermissionError:  # compare with what a file system with owners would report
         return os.geteuid(), 0o600
     status = os.fstat(fd)
     os.close(fd)
@@ -103,10 +103,10 @@ def _of_a_new_file(folder: OpenFolder) -> tuple[int, int]:
     return status.st_uid, status.st_mode
 
 
-def gone(folder: Path, found: str | None) -> str:
-    """Why the id that was found is not the one that was expected, in words."""
+def why_gone(folder: Path, outbox_id: str | None) -> str:
+    """Why the ID of an outbox is not the expected one."""
     if not folder.is_dir():
         return f"the outbox {folder} is not there"
-    if found is None:
-        return f"{folder} is there but is not the outbox of before: its .voicespool/id is missing"
-    return f"{folder} is the outbox of another spool: its .voicespool/id is not the one that was remembered"
+    if outbox_id is None:
+        return f"{folder} is not the outbox that was used before: its .voicespool/id is missing"
+    return f"{folder} is the outbox of another spool: its .voicespool/id has changed"

@@ -1,4 +1,4 @@
-"""What a result tells of itself: manifest.json for programs, ERROR.txt for people."""
+"""Writes manifest.json, for programs, and ERROR.txt, for people."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from jobs.spool.claim import Claim
 
 
 @dataclass(slots=True)
-class Story:
-    """How a job went; filled in as it goes.
+class JobRecord:
+    """What the manifest and ERROR.txt report about a job; filled in while it runs.
 
     Attributes:
         started_s: When it left the queue, Unix time in seconds.
-        spec: None when the file could not be understood.
-        attempts: How many ended badly.
-        missing: A sentence about what the result lacks of the job file; "" when it is there as it was.
-        warnings: What is odd about the job file, so that the audio may not be what was meant.
+        spec: None if the job file is invalid.
+        attempts: Number of failed attempts.
+        missing: A sentence about the job file if its result has no complete copy of it, else "".
+        warnings: Problems of the job file because of which the audio may not be as intended.
     """
 
     claim: Claim
@@ -57,67 +57,68 @@ class Story:
         return "cancelled" if isinstance(self.failure, Cancelled) else "failed"
 
 
-def manifest(story: Story) -> Manifest:
-    """manifest.json of a job that has ended."""
-    made = story.made.rendering if story.made else None
-    doubts = tuple(map(str, story.warnings))
+def manifest(record: JobRecord) -> Manifest:
+    """The manifest of a finished job."""
+    made = record.made.rendering if record.made else None
+    doubts = tuple(map(str, record.warnings))
     return Manifest(
         schema=1,
-        job_id=story.claim.job_id,
-        name=printable(story.claim.name),
-        status=story.status,
-        source=_source(story.claim),
+        job_id=record.claim.job_id,
+        name=printable(record.claim.name),
+        status=record.status,
+        source=_source(record.claim),
         finished_at=now(),
-        request=story.spec.model_dump(mode="json", exclude_none=True) if story.spec else None,
+        request=record.spec.model_dump(mode="json", exclude_none=True) if record.spec else None,
         engine=dict(made.engine) if made else None,
         voice=dict(made.voice) if made else None,
         audio=tuple(AudioFile(**audio) for audio in made.audio) if made else (),
         segments=tuple(SpokenSegment(**segment) for segment in made.segments) if made else (),
         chunks=tuple(SpokenChunk(**chunk) for chunk in made.chunks) if made else (),
         chunks_file=made.chunks_file or None if made else None,
-        checks=checks(story),
-        timing=_timing(story),
-        attempts=story.attempts + (made is not None),
-        warnings=(*doubts, *(made.warnings if made else ()), *story.claim.warnings, *filter(None, [story.missing])),
-        error=_failure(story.failure) if story.failure else None,
+        checks=checks(record),
+        timing=_timing(record),
+        attempts=record.attempts + (made is not None),
+        warnings=(*doubts, *(made.warnings if made else ()), *record.claim.warnings, *filter(None, [record.missing])),
+        error=_failure(record.failure) if record.failure else None,
         host=socket.gethostname(),
         version=own_version(),
     )
 
 
-def checks(story: Story) -> Checks | None:
-    """What the worker says of the audio; doubtful where the job file may mean something else; None without audio."""
-    if story.made is None:
+def checks(record: JobRecord) -> Checks | None:
+    """The worker's checks; doubtful if the job file has warnings; None without audio."""
+    if record.made is None:
         return None
-    found = Checks(**story.made.rendering.checks)
-    if not story.warnings:
-        return found
-    return found.model_copy(update={"verdict": "doubtful", "reasons": (*map(str, story.warnings), *found.reasons)})
+    of_audio = Checks(**record.made.rendering.checks)
+    if not record.warnings:
+        return of_audio
+    reasons = (*map(str, record.warnings), *of_audio.reasons)
+    return of_audio.model_copy(update={"verdict": "doubtful", "reasons": reasons})
 
 
-def error_text(story: Story) -> str:
-    """ERROR.txt of a job that failed: what went wrong, where, and what to do about it, in plain words."""
-    claim, error = story.claim, story.failure
+def error_text(record: JobRecord) -> str:
+    """ERROR.txt of a failed job: what is wrong, where, and what to do; "" for a successful job."""
+    claim, error = record.claim, record.failure
     if error is None:
         return ""
     what = "was cancelled" if isinstance(error, Cancelled) else "failed"
     file = printable(claim.source)
-    own = f"Document {claim.document} of {file} {what}; lines are counted from its own beginning."
+    own = f"Document {claim.document} of {file} {what}; line numbers start at the beginning of this document."
     lines = [own if claim.document else f"{file} {what}."]
     if isinstance(error, JobInvalid):
         lines += ["", *(f"  {problem}" for problem in error.problems)]
     elif not isinstance(error, Cancelled):
         lines += ["", f"  {error.message}"]
-    return "\n".join([*lines, "", *filter(None, [story.missing]), error.hint, ""])
+    return "\n".join([*lines, "", *filter(None, [record.missing]), error.hint, ""])
 
 
 def now() -> str:
-    """Now, ISO 8601, UTC, milliseconds."""
+    """The current time as ISO 8601, UTC, milliseconds."""
     return iso(time.time())
 
 
 def iso(seconds: float) -> str:
-    """Unix time as ISO 8601, UTC, milliseconds; what no calendar holds stays a number."""
+    """Unix time as ISO 8601, UTC, milliseconds; out of the range of datetime, the number itself."""
     try:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except (OverflowError, ValueError, OSError):
@@ -126,7 +127,7 @@ def iso(seconds: float) -> str:
 
 @cache
 def own_version() -> str:
-    """The version of voicespool."""
+    """The installed version of voicespool."""
     return version("voicespool")
 
 
@@ -139,12 +140,12 @@ def _source(claim: Claim) -> Source:
     )
 
 
-def _timing(story: Story) -> Timing:
-    claimed_s, made = story.claim.claimed_ns / 1e9, story.made.rendering if story.made else None
+def _timing(record: JobRecord) -> Timing:
+    claimed_s, made = record.claim.claimed_ns / 1e9, record.made.rendering if record.made else None
     times = dict(made.timing) if made else {}
     seconds = sum(file["duration_s"] for file in made.audio) if made else 0.0
     return Timing(
-        queued_s=round(max(0.0, story.started_s - claimed_s), 3),
+        queued_s=round(max(0.0, record.started_s - claimed_s), 3),
         load_s=round(times.get("load_s", 0.0), 3),
         synthesis_s=round(times.get("synthesis_s", 0.0), 3),
         total_s=round(max(0.0, time.time() - claimed_s), 3),

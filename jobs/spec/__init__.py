@@ -1,5 +1,5 @@
-"""From a job file's bytes to a `JobSpec`, or to everything that is wrong with it, with lines.
+"""From a job file's bytes to a `JobSpec`, or to all its problems with their lines.
 
-`parse` is the way in; the other files each check one thing.
+Start with `parse`; each of the other files checks one thing.
 May import `jobs.errors`, `jobs.names`, `jobs.order`, `jobs.text`, `engines.checkpoints`.
 """

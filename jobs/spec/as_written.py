@@ -1,7 +1,7 @@
-"""Text as it was typed: where a key takes text, a value without quotes is what stands in the file.
+"""Restores text as it was typed: keys that take text get the source text of an unquoted value.
 
-To YAML `text: 3.10` is the number 3.1, and ` #42 now` behind `text: Call` is a comment. The first is taken as it is
-written; of the second, which YAML takes away before anybody can ask, the author is warned.
+In YAML, `text: 3.10` is the number 3.1, and in `text: Call #42 now` the part ` #42 now` is a comment. The first is
+restored to "3.10"; the second can't be (a comment may be one), so a warning is added.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ from jobs.spec.job_spec import JobSpec, Segment
 
 MAX_WARNINGS = 20
 _SPOKEN = frozenset({"text", "speaker_text"})
-_WITHOUT_SIGNS = frozenset({"language", "engine"})  # no value of theirs has a #, so that behind them it is a comment
+_NEVER_WITH_HASH = frozenset(
+    {"language", "engine"}
+)  # their values contain no "#", so a "#" after them is always a comment
 _MAX_SHOWN = 60
 
 
 @dataclass(slots=True)
 class AsWritten:
-    """A document with its texts as they were typed.
+    """A document with its text restored.
 
     Attributes:
-        tree: The document as it was read.
-        value: The same, with text where a key takes text.
-        warnings: What was cut from a text, by line.
-        excused: Keys whose value is too large for a number, but is text.
+        tree: The document as read.
+        value: The same data, with source text for keys that take text.
+        warnings: Comments that may have been meant as text, by line.
+        excused: Keys with a number that is too large, but that take text.
+        more: Number of further warnings.
     """
 
     tree: Tree
@@ -52,25 +55,25 @@ class AsWritten:
             self.value = {**self.value, "segments": list(parts)}
 
     def faults(self) -> tuple[Problem, ...]:
-        """What was wrong when the document was read, and is so still."""
+        """The problems of the tree, without those of numbers that turned out to be text."""
         is_text = [p.message == TOO_LARGE and p.key in self.excused for p in self.tree.problems]
         return tuple(problem for problem, excused in zip(self.tree.problems, is_text, strict=True) if not excused)
 
-    def told(self) -> tuple[Problem, ...]:
-        """The warnings in the order of the file, at most 20 and one that counts the others."""
-        more = (Problem(f"and {self.more} more texts that a comment follows"),) if self.more else ()
+    def first_warnings(self) -> tuple[Problem, ...]:
+        """The warnings in the order of the file, at most 20, and one that counts the others."""
+        more = (Problem(f"and {self.more} more texts followed by a comment"),) if self.more else ()
         return (*(self.warnings[line] for line in sorted(self.warnings)), *more)
 
     def _part(self, path: Path, value: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-        """The job or a segment. What it shares with others is copied."""
-        found: dict[str, Any] = {}
+        """Restore the text of the job or of a segment, in a copy: an alias may share the mapping."""
+        restored: dict[str, Any] = {}
         written = self.tree.written.get(id(value), {})
         for key in takes_text(model):
             if key in written:
-                found[key] = self._text((*path, key), key, value[key], written[key])
+                restored[key] = self._text((*path, key), key, value[key], written[key])
             elif isinstance(items := value.get(key), list) and id(items) in self.tree.written:
-                found[key] = self._items((*path, key), key, items)
-        return {**value, **found} if found else value
+                restored[key] = self._items((*path, key), key, items)
+        return {**value, **restored} if restored else value
 
     def _items(self, path: Path, key: str, items: list[Any]) -> list[Any]:
         written: Mapping[str | int, Written] = self.tree.written[id(items)]
@@ -91,25 +94,25 @@ class AsWritten:
 
 
 def _is_cut(key: str, comment: str) -> bool:
-    """Whether a comment may have been meant as text: behind what is spoken any, behind names what looks like `#42`."""
+    """Whether a comment may have been meant as text: any after spoken text, one like `#42` after a name."""
     if key in _SPOKEN:
         return bool(comment)
-    return key not in _WITHOUT_SIGNS and len(comment) > 1 and not comment[1].isspace()
+    return key not in _NEVER_WITH_HASH and len(comment) > 1 and not comment[1].isspace()
 
 
 def _cut(key: str, written: Written) -> str:
     shown = printable(written.comment.rstrip(), _MAX_SHOWN)
-    what = "is not spoken" if key == "text" else "is left out"
-    or_block = f", or below `{key}: |`, indented" if key in _SPOKEN else ""
+    what = "is not spoken" if key == "text" else "is ignored"
+    or_block = f", or indent it below `{key}: |`" if key in _SPOKEN else ""
     return (
-        f"`{shown}` {what}: in YAML a # after a space begins a comment. If it belongs to the text, put the whole text "
+        f"`{shown}` {what}: in YAML, a # after a space starts a comment. If it is part of the text, put the whole text "
         f'in quotes (`{key}: "… {shown}"`){or_block}'
     )
 
 
 @cache
 def takes_text(model: type[BaseModel]) -> tuple[str, ...]:
-    """The keys of a job or a segment that take text, or a list of texts."""
+    """Keys of a job or a segment that take text, or a list of texts."""
     return tuple(key for key, about in model.model_fields.items() if _is_text(about.annotation))
 
 

@@ -1,12 +1,12 @@
-"""What a job calls a model, and which file under models/ that is.
+"""Finds the file under models/ that a job's checkpoint name means.
 
     anna/best_model.pth     a path in models/
-    anna/best_model         the same without its ending
-    anna                    a folder: the `model.*` in it, else the `best_model.*`, else the only one that it holds
-    best_model              a name alone: whatever file or folder of that name there is, however deep
-    anna/best               the one with the lowest validation loss in that folder
+    anna/best_model         the same without the extension
+    anna                    a folder: `model.*` in it, else `best_model.*`, else its only model file
+    best_model              a file or folder of that name in any subfolder
+    anna/best               the file with the lowest validation loss in that folder
 
-A whole path always means that file, so that each can be named. A name that fits several is refused, with a list.
+A complete path always means that file. A name that fits several files is an error that lists them.
 """
 
 from __future__ import annotations
@@ -31,102 +31,106 @@ from jobs.spec.problems import listed, nearest, shown
 PREFERRED = ("model", "best_model")
 BEST = "best"
 MAX_FOLDERS = 10_000
-MAX_LOOKED_AT, MAX_COMPARED = 1_000, 200
+MAX_CANDIDATES, MAX_COMPARED = 1_000, 200  # of names, for "did you mean"
 MAX_REMEMBERED = 1_000
-SETTLED_NS = 2 * 10**9  # two changes within the grain of a file system's clock look like one
+SETTLED_NS = 2 * 10**9  # two changes within one tick of the file system's clock have the same mtime
 
 
 class Unresolved(NotAllowed):
-    """A name that stands for no model, or for several; the text is a sentence for its author."""
+    """A name that fits no model, or several; the message is for the author of the job."""
 
 
 def find(models: Path, name: str, allowed_roots: Sequence[Path] = ()) -> Path:
-    """Find the file that a name stands for.
+    """Find the file that a name means.
 
     Args:
-        models: The folder that models are named in; one that is not there holds none.
+        models: The models folder; may be missing.
         name: As in a job file.
-        allowed_roots: Further folders, for absolute names and for links.
+        allowed_roots: Further folders for absolute paths and targets of links.
 
     Returns:
         Its real path.
 
     Raises:
-        NotAllowed: It leads out of the folders; or, as `Unresolved`, it stands for no model, or for several.
+        NotAllowed: The path is outside the folders.
+        Unresolved: The name fits no model, or several.
     """
     return Models(models, tuple(allowed_roots)).find(name)
 
 
 @dataclass(slots=True)
 class Models:
-    """The models of a spool, by name. Remembers what it has seen, and looks again at what has changed since.
+    """The models of a spool, by name. Caches listings and headers until a folder or file changes.
 
     Attributes:
-        folder, allowed_roots: As for `find`.
+        folder, allowed_roots: As in `find`.
     """
 
     folder: Path
     allowed_roots: tuple[Path, ...] = ()
-    _shelf: ModelsListing | None = None
+    _listing: ModelsListing | None = None
     _known: dict[Path, tuple[int, CheckpointRef]] = field(default_factory=dict)
 
     def refer(self, name: str) -> CheckpointRef:
-        """The model that a name stands for; one that does not load says why. Raises as `find`."""
+        """The model that a name means; its `why_not` says why it does not load. Raises as `find`."""
         return self._reference(self.find(name))
 
-    def lacks(self, model: CheckpointRef) -> str:
-        """What the engine would not find on this machine for a model, and what to do about it; "" when all is there.
+    def missing(self, model: CheckpointRef) -> str:
+        """Which files a model needs that are not on this machine, and what to do; "" if it has all.
 
-        Asked each time: a base model may come or go at any moment.
+        Not cached: a base model may be added or removed at any time.
         """
         missing = requirements.missing(model.needs, self.folder)
         return "" if missing is None else printable(f"{missing.message}. {missing.hint}")
 
     def find(self, name: str) -> Path:
-        """As the function `find`."""
+        """Find a file; see the function `find`."""
         path = PurePosixPath(name)
         if "\0" in name or ".." in path.parts:
-            raise NotAllowed(f"{printable(name)} leads out of the spool's folders")
+            raise NotAllowed(f"{printable(name)} is outside the spool's folders")
         real = self._real(name)
         if path.is_absolute() or real.is_file():
             return self._allowed(name, real)
-        if self._shelf is None or not self._shelf.is_current():
-            self._shelf = ModelsListing.of(self.folder)
+        if self._listing is None or not self._listing.is_current():
+            self._listing = ModelsListing.of(self.folder)
+        # A folder may be named through a link; the listing has it under its real path.
         without_links = PurePosixPath(os.path.relpath(real, self.folder.resolve()))
-        files = self._fitting(path, self._shelf) or self._fitting(without_links, self._shelf)
+        files = self._fitting(path, self._listing) or self._fitting(without_links, self._listing)
         fits = {self._real(file): file for file in files}
         if len(fits) != 1:
-            raise Unresolved(_why_several(name, list(fits.values())) if fits else _why_none(name, self._shelf))
+            raise Unresolved(_why_several(name, list(fits.values())) if fits else _why_none(name, self._listing))
         return self._allowed(name, next(iter(fits)))
 
     def _real(self, name: str) -> Path:
         try:
             return (self.folder / name).resolve()
-        except (OSError, RuntimeError) as error:  # a circle of links
+        except (OSError, RuntimeError) as error:  # a loop of links
             raise NotAllowed(f"{printable(name)} can't be opened: {printable(error)}") from None
 
     def _allowed(self, name: str, real: Path) -> Path:
         check_place(name, real, (self.folder, *self.allowed_roots))
         if not real.is_file():
-            raise Unresolved(f"{printable(name)} is {'no file' if real.exists() else 'not there'}; name a model file")
+            raise Unresolved(
+                f"{printable(name)} {'is not a file' if real.exists() else 'does not exist'}; name a model file"
+            )
         return real
 
-    def _fitting(self, name: PurePosixPath, shelf: ModelsListing) -> Sequence[str]:
-        if (found := shelf.named.get(normalize("NFC", str(name)))) or name.name != BEST:
-            return found or ()
-        return [file for folder in shelf.folders(name.parent) for file in self._best_in(folder, shelf)]
+    def _fitting(self, name: PurePosixPath, listing: ModelsListing) -> Sequence[str]:
+        if (files := listing.by_name.get(normalize("NFC", str(name)))) or name.name != BEST:
+            return files or ()
+        return [file for folder in listing.folders(name.parent) for file in self._best_in(folder, listing)]
 
-    def _best_in(self, folder: str, shelf: ModelsListing) -> list[str]:
-        """The best file in a folder; where none in it says how good it is, the best in each folder below it."""
-        if best := self._best(shelf.held.get(folder, ())):
+    def _best_in(self, folder: str, listing: ModelsListing) -> list[str]:
+        """The best file in a folder; if no file in it has a validation loss, the best of each folder below."""
+        if best := self._best(listing.files_in.get(folder, ())):
             return [best]
-        below = (files for other, files in shelf.held.items() if PurePosixPath(other).is_relative_to(folder))
+        below = (files for other, files in listing.files_in.items() if PurePosixPath(other).is_relative_to(folder))
         return [best for files in below if (best := self._best(files))]
 
     def _best(self, files: Sequence[str]) -> str | None:
-        """The first of those with the lowest validation loss; None when none says its own.
+        """The first file with the lowest validation loss; None if none has a loss.
 
-        A loss of something that no engine speaks with counts only where there is nothing else.
+        A file that no engine can load is chosen only if no other file has a loss.
         """
         losses: dict[str, tuple[bool, float]] = {}
         for file in files:
@@ -137,11 +141,11 @@ class Models:
         return min(losses, key=losses.__getitem__, default=None)
 
     def _reference(self, real: Path) -> CheckpointRef:
-        """What its header says, read again only when the file, or what lies beside it, has changed."""
-        beside = _mtime_ns(real.parent)
-        known = self._known.pop(real, None)
-        if known is None or known[0] != beside or known[1].state != state_of(known[1].files):
-            known = beside, _new_reference(real, self._name(real), self.folder)
+        """The model's header, read again only if the file, a file next to it or its folder has changed."""
+        folder_ns = _mtime_ns(real.parent)
+        known = self._known.pop(real, None)  # and inserted again below: the dict is in order of last use
+        if known is None or known[0] != folder_ns or known[1].state != state_of(known[1].files):
+            known = folder_ns, _new_reference(real, self._name(real), self.folder)
         self._known[real] = known
         if len(self._known) > MAX_REMEMBERED:
             del self._known[next(iter(self._known))]
@@ -154,70 +158,70 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class ModelsListing:
-    """What lay under models/ at one moment.
+    """The content of models/ at one moment.
 
     Attributes:
-        named: Everything that a file may be called, in NFC -> the files that it fits, as paths in models/.
-        held: Every folder with files in it, as a path in models/ -> these files, in natural order.
-        changed: Every folder there is -> its mtime, ns.
-        settled: Whether one more change would show in `changed`.
+        by_name: Every valid name, in NFC -> the files that it fits, as paths in models/.
+        files_in: Every folder with model files, as a path in models/ -> these files, in natural order.
+        mtimes_ns: Every folder -> its mtime, ns.
+        settled: Whether a further change is sure to change an mtime.
     """
 
-    named: Mapping[str, Sequence[str]]
-    held: Mapping[str, Sequence[str]]
-    changed: Mapping[str, int]
+    by_name: Mapping[str, Sequence[str]]
+    files_in: Mapping[str, Sequence[str]]
+    mtimes_ns: Mapping[str, int]
     settled: bool
 
     @classmethod
     def of(cls, models: Path) -> ModelsListing:
-        """Look through models/.
+        """List models/.
 
         Raises:
-            Unresolved: There are too many folders in it.
+            Unresolved: It has too many folders.
         """
         now_ns = time.time_ns()
-        changed = _folders_below(models)
-        held: dict[str, list[str]] = {}
+        mtimes_ns = _folders_below(models)
+        files_in: dict[str, list[str]] = {}
         for file in inspection.candidates(models):
             path = file.relative_to(models)
-            held.setdefault(str(path.parent), []).append(str(path))
-        settled = bool(changed) and max(changed.values()) < now_ns - SETTLED_NS
-        return cls(_names(held), held, changed, settled)
+            files_in.setdefault(str(path.parent), []).append(str(path))
+        settled = bool(mtimes_ns) and max(mtimes_ns.values()) < now_ns - SETTLED_NS
+        return cls(_names(files_in), files_in, mtimes_ns, settled)
 
     def is_current(self) -> bool:
-        """Whether nothing came or went since."""
-        return self.settled and all(_mtime_ns(folder) == mtime_ns for folder, mtime_ns in self.changed.items())
+        """Whether no file was added or removed since."""
+        return self.settled and all(_mtime_ns(folder) == mtime_ns for folder, mtime_ns in self.mtimes_ns.items())
 
     def folders(self, name: PurePosixPath) -> list[str]:
-        """The folders of a name: the one of that path, else those that are called so, however deep."""
+        """The folder of that path, else all folders of that name, in any subfolder."""
         word = normalize("NFC", str(name))
-        there = {str(parent): normalize("NFC", str(parent)) for folder in self.held for parent in _upwards(folder)}
-        whole = [folder for folder, path in there.items() if path == word]
-        return whole or [folder for folder, path in there.items() if path.rpartition("/")[2] == word]
+        paths = {str(parent): normalize("NFC", str(parent)) for folder in self.files_in for parent in _upwards(folder)}
+        exact = [folder for folder, path in paths.items() if path == word]
+        return exact or [folder for folder, path in paths.items() if path.rpartition("/")[2] == word]
 
 
-def _names(held: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
-    """All that the files may be called: their paths, and the last parts of these."""
-    named: dict[str, dict[str, None]] = {}
+def _names(files_in: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+    """All valid names of the files: their paths and the last parts of these, with and without extension; folders."""
+    names: dict[str, dict[str, None]] = {}
     below: dict[str, list[str]] = {}
-    for folder, files in held.items():
+    for folder, files in files_in.items():
         for file in files:
-            _note(named, file, [file])
-            _note(named, str(PurePosixPath(file).with_suffix("")), [file])
-        for parent in _upwards(folder)[:-1]:
+            _add(names, file, [file])
+            _add(names, str(PurePosixPath(file).with_suffix("")), [file])
+        for parent in _upwards(folder)[:-1]:  # without models/ itself
             below.setdefault(parent, []).extend(files)
     for folder, files in below.items():
-        _note(named, folder, _of_folder(held.get(folder, ()), files))
-    return {word: tuple(files) for word, files in named.items()}
+        _add(names, folder, _of_folder(files_in.get(folder, ()), files))
+    return {word: tuple(files) for word, files in names.items()}
 
 
-def _note(named: dict[str, dict[str, None]], path: str, files: Sequence[str]) -> None:
+def _add(names: dict[str, dict[str, None]], path: str, files: Sequence[str]) -> None:
     for word in {path, path.rpartition("/")[2]}:
-        named.setdefault(normalize("NFC", word), {}).update(dict.fromkeys(files))
+        names.setdefault(normalize("NFC", word), {}).update(dict.fromkeys(files))
 
 
 def _of_folder(directly: Sequence[str], below: Sequence[str]) -> Sequence[str]:
-    """What is meant by a folder: a finished model, else the trainer's best, else whatever there is."""
+    """The files that the name of a folder means: `model.*`, else `best_model.*`, else all."""
     for stem in PREFERRED:
         if preferred := [file for file in directly if PurePosixPath(file).stem == stem]:
             return preferred
@@ -225,36 +229,36 @@ def _of_folder(directly: Sequence[str], below: Sequence[str]) -> Sequence[str]:
 
 
 def _upwards(folder: str) -> list[str]:
-    """A folder and those that it lies in, up to `.`, which is models/ itself."""
+    """A folder and its parents, up to `.`, which is models/ itself."""
     path = PurePosixPath(folder)
     return [str(path), *map(str, path.parents)]
 
 
 def _folders_below(models: Path) -> dict[str, int]:
-    """Every folder that models are looked for in, with its mtime (ns) from before it is looked into.
+    """Every folder below models/ that is not hidden, with its mtime (ns) from before it was listed.
 
     Raises:
         Unresolved: There are too many.
     """
-    found: dict[str, int] = {}
-    seen: set[tuple[int, int]] = set()
-    left = [str(models)]
-    while left:
-        folder = left.pop()
+    mtimes_ns: dict[str, int] = {}
+    seen: set[tuple[int, int]] = set()  # links may form a loop
+    pending = [str(models)]
+    while pending:
+        folder = pending.pop()
         with contextlib.suppress(OSError):
             status = os.stat(folder)
             if (status.st_dev, status.st_ino) in seen or not stat.S_ISDIR(status.st_mode):
                 continue
             seen.add((status.st_dev, status.st_ino))
-            found[folder] = status.st_mtime_ns
-            left += [os.path.join(folder, name) for name in os.listdir(folder) if name[0] != "."]
-        if len(found) > MAX_FOLDERS:
-            raise Unresolved(f"models/ has more than {MAX_FOLDERS} folders in it; name the model by its whole path")
-    return found
+            mtimes_ns[folder] = status.st_mtime_ns
+            pending += [os.path.join(folder, name) for name in os.listdir(folder) if name[0] != "."]
+        if len(mtimes_ns) > MAX_FOLDERS:
+            raise Unresolved(f"models/ has more than {MAX_FOLDERS} folders; name the model by its complete path")
+    return mtimes_ns
 
 
 def _new_reference(real: Path, name: str, models: Path) -> CheckpointRef:
-    """What a file's header says. Nothing in the file is run, and the weights are not read."""
+    """Read a file's header. Runs no code from the file, and does not read the weights."""
     try:
         seen = inspection.inspect(real, models)
     except OSError as error:
@@ -275,21 +279,23 @@ def _new_reference(real: Path, name: str, models: Path) -> CheckpointRef:
 
 
 def _why_several(name: str, files: Sequence[str]) -> str:
-    return f"{shown(name)} fits several models: {listed(files)}; name one of them by its path"
+    return f"{shown(name)} fits several models: {listed(files)}; name one by its path"
 
 
-def _why_none(name: str, shelf: ModelsListing) -> str:
-    files = [file for held in shelf.held.values() for file in held]
+def _why_none(name: str, listing: ModelsListing) -> str:
+    files = [file for folder in listing.files_in.values() for file in folder]
     if not files:
-        return f"there is no model {shown(name)}: there are none in models/"
-    if PurePosixPath(name).name == BEST and shelf.folders(PurePosixPath(name).parent):
-        return f"{shown(name)} can't be told: none of these says its validation loss; there is {listed(files)}"
-    alike = nsmallest(MAX_COMPARED, islice(shelf.named, MAX_LOOKED_AT), key=lambda word: abs(len(word) - len(name)))
-    return f"there is no model {shown(name)} in models/; there is {listed(files)}{nearest(name, alike)}"
+        return f"unknown model {shown(name)}; models/ has no model files"
+    if PurePosixPath(name).name == BEST and listing.folders(PurePosixPath(name).parent):
+        return f"can't choose {shown(name)}: none of these files has a validation loss: {listed(files)}"
+    alike = nsmallest(
+        MAX_COMPARED, islice(listing.by_name, MAX_CANDIDATES), key=lambda word: abs(len(word) - len(name))
+    )
+    return f"unknown model {shown(name)}; available in models/: {listed(files)}{nearest(name, alike)}"
 
 
 def _mtime_ns(folder: Path | str) -> int:
-    """0 for one that is not there."""
+    """0 if it can't be read."""
     try:
         return os.stat(folder).st_mtime_ns
     except OSError:

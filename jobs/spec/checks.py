@@ -1,6 +1,6 @@
-"""What makes a well-formed job one that can be done here: its engine, its language, its voice, its settings.
+"""Checks that a well-formed job can be rendered here: its text, engine, language, voice and settings.
 
-Each check names what it finds in `Problems`; none stops the others.
+Each check adds its findings to `Problems`; none stops the others.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HUGE = 1e300
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ESCAPES = {
-    char: f"; in double quotes `\\{escape}` is {what}, so write the name with `/`, or in single quotes"
+    char: f"; in double quotes, `\\{escape}` is {what}: use `/`, or single quotes"
     for char, escape, what in (
-        ("\0", "0", "a zero"),
+        ("\0", "0", "a zero byte"),
         ("\a", "a", "a bell"),
         ("\b", "b", "a backspace"),
         ("\t", "t", "a tab"),
@@ -45,15 +45,15 @@ _ESCAPES = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One job, looked at from all sides.
+    """The checks of one job.
 
     Attributes:
-        spec: The job; with findings, as far as it was understood.
-        rules: What there is.
-        findings: Where problems go.
-        info: The job's engine; None when it names one that is not there.
-        has_recordings: Whether any passage has a recording, or would if it were not wrong.
-        has_default_voice: Whether the configuration has a voice for it.
+        spec: The job; if it has problems already, only its valid part.
+        rules: The configuration and the engines.
+        findings: Collects the problems.
+        info: The job's engine; None if it is unknown.
+        has_recordings: Whether any segment has a recording, be it an invalid one.
+        has_default_voice: Whether the configuration has a voice for the job.
     """
 
     spec: JobSpec
@@ -83,33 +83,33 @@ class Check:
         ]
 
     def text(self) -> None:
-        """Exactly one source of text, with something to speak in it, and not too much."""
-        written = self.findings.tree.value
-        given = [key for key in ("text", "text_file", "segments") if written.get(key) is not None]
-        if len(given) > 1:
-            self.findings.add((given[1],), f"a job takes either text or segments; found {listed(given)}")
-        if not given:
+        """Exactly one source of text, with something to speak, and not too long."""
+        written = self.findings.tree.value  # not the spec: a wrong value was removed there
+        sources = [key for key in ("text", "text_file", "segments") if written.get(key) is not None]
+        if len(sources) > 1:
+            self.findings.add((sources[1],), f"a job takes either text or segments; found {listed(sources)}")
+        if not sources:
             empty = [key for key in ("text", "text_file", "segments") if key in written]
-            found = f"{empty[0]} is empty" if empty else "found neither"
-            self.findings.add(tuple(empty[:1]), f"a job needs text or segments; {found}")
+            why = f"{empty[0]} is empty" if empty else "found neither"
+            self.findings.add(tuple(empty[:1]), f"a job needs text or segments; {why}")
         if written.get("segments") == []:
-            self.findings.add(("segments",), "found an empty list; allowed is a list of passages, each with its `text`")
+            self.findings.add(("segments",), "found an empty list; expected a list of segments, each with its `text`")
         if self.spec.text is not None:
             self._speakable(("text",), self.spec.text)
         for index, segment in enumerate(self.spec.segments):
             self._speakable(("segments", index, "text"), segment.text)
         chars = len(self.spec.text or "") + sum(len(segment.text) for segment in self.spec.segments)
         if chars > self.rules.text_chars:
-            most = self.rules.text_chars
-            message = f"{chars} characters of text; at most {most} are allowed in one job (limits.text_chars)"
-            self.findings.add(tuple(given[:1]), message)
+            limit = self.rules.text_chars
+            message = f"{chars} characters of text; at most {limit} are allowed in one job (limits.text_chars)"
+            self.findings.add(tuple(sources[:1]), message)
 
     def _speakable(self, path: Path, text: str) -> None:
         for sentence in wrong_marks(text):
             self.findings.add(path, printable(sentence))
         if not has_words(text):
-            message = "which has nothing to speak; at least one letter or digit is needed"
-            self.findings.add(path, lambda: f"found {shown(text)}, {message}")
+            message = "nothing to speak; at least one letter or digit is needed"
+            self.findings.add(path, lambda: f"found {shown(text)}; {message}")
 
     def engine(self) -> None:
         name = self.spec.engine or self.rules.default_engine
@@ -119,36 +119,40 @@ class Check:
             self.findings.add(("engine",), f"{printable(name)} is {NOT_YET}: {self.rules.planned[name]}")
             return
         known = sorted(self.rules.engines)
-        message = f"there is no engine {shown(name)}; there is {listed(known)}" + nearest(name, known)
+        message = f"unknown engine {shown(name)}; available: {listed(known)}" + nearest(name, known)
         self.findings.add(("engine",), message)
 
     def language(self, path: Path, tag: str | None) -> None:
-        """The engine speaks it. The default language is checked where the job itself names none."""
+        """The engine supports it. If the job names no language, the default is checked."""
         if tag is None and len(path) == 1 and not self.findings.has(path):
             tag = self.rules.default_language
         if tag is None or self.info is None or not self.info.languages:
             return
-        if not self.rules.speaks(self.info.name, tag):
+        if not self.rules.supports_language(self.info.name, tag):
             name, languages = self.info.name, self.info.languages
             known = (
-                f"it speaks {listed(languages)}" if len(languages) <= 20 else "`voicespool engines` lists those it does"
+                f"supported: {listed(languages)}"
+                if len(languages) <= 20
+                else "`voicespool engines` lists its languages"
             )
-            self.findings.add(path, lambda: f"{name} does not speak {shown(tag)}; {known}{nearest(tag, languages)}")
+            self.findings.add(
+                path, lambda: f"{name} does not support the language {shown(tag)}; {known}{nearest(tag, languages)}"
+            )
 
     def settings(self, path: Path, settings: Mapping[str, Any]) -> None:
-        known = self.info is not None and not _unknown_engine(self.info)
+        known = self.info is not None and not _is_not_installed(self.info)
         options = {option.name: option for option in self.info.options} if self.info is not None else {}
         for name, value in settings.items():
-            if self.findings.full:
+            if self.findings.full:  # a file may have thousands, and each message searches for the nearest name
                 break
             option = options.get(name)
             if option is not None and not fits(option, value):
-                self.findings.add((*path, name), f"found {shown(value)}; allowed is {_range(option)}")
+                self.findings.add((*path, name), f"found {shown(value)}; expected {_range(option)}")
             elif option is None and not _is_plain(value):
-                message = f"found {shown(value)}; allowed is a number, text, true or false"
+                message = f"found {shown(value)}; expected a number, text, true or false"
                 self.findings.add((*path, name), message)
             elif option is None and known and self.info is not None:
-                has = f"those it has are {listed(options)}" if options else "it has none"
+                has = f"available: {listed(options)}" if options else "it has no settings"
                 message = f"{self.info.name} has no setting `{printable(name, 60)}`; {has}{nearest(name, options)}"
                 self.findings.add((*path, name), message)
 
@@ -161,13 +165,13 @@ class Check:
             message = f"{self.info.name} has no built-in voices; give speaker_wav, a recording"
             self.findings.add((*place, "speaker"), message)
         if part.speaker is not None and speakers and part.speaker not in speakers:
-            self.findings.add((*place, "speaker"), lambda: _no_voice(str(part.speaker), speakers))
+            self.findings.add((*place, "speaker"), lambda: _unknown_voice(str(part.speaker), speakers))
         if part.speaker_text is not None and len(part.speaker_text) > self.rules.speaker_text_chars:
-            most = self.rules.speaker_text_chars
-            message = f"{len(part.speaker_text)} characters; at most {most} are allowed (limits.speaker_text_chars)"
+            limit = self.rules.speaker_text_chars
+            message = f"{len(part.speaker_text)} characters; at most {limit} are allowed (limits.speaker_text_chars)"
             self.findings.add((*place, "speaker_text"), message)
         if part.speaker_text is not None and not (part.speaker_wav or self.has_recordings):
-            message = "says what is said in a recording, but there is no speaker_wav"
+            message = "speaker_text is a transcript, but no recording (speaker_wav) is given"
             self.findings.add((*place, "speaker_text"), message)
 
     def recordings(self) -> None:
@@ -175,41 +179,41 @@ class Check:
             for name in part.speaker_wav:
                 if fault := path_fault(name):
                     self.findings.add((*place, "speaker_wav"), f"found {shown(name)}; {fault}")
-        count, most = len(self.spec.recordings()), self.rules.recordings
-        if count > most:
-            message = f"the job names {count} recordings; at most {most} are allowed (limits.recordings)"
+        count, limit = len(self.spec.recordings()), self.rules.recordings
+        if count > limit:
+            message = f"the job names {count} recordings; at most {limit} are allowed (limits.recordings)"
             self.findings.add(("segments",) if self.spec.segments else ("speaker_wav",), message)
 
     def any_voice(self) -> None:
-        """Each passage ends up with a voice where the engine has none of its own."""
+        """Every segment has a voice, if the engine has no default voice."""
         if self.info is None or not self.info.needs_voice or self.has_default_voice:
             return
         if self.findings.has(("speaker",), ("speaker_wav",)):
             return
         needs = f"{self.info.name} needs speaker_wav (a recording)"
-        needs += ", and what is said in it" if self.info.needs_transcript else " or speaker"
-        silent = [not (part.speaker or part.speaker_wav) for part in self.spec.passages()]
-        if all(silent):
+        needs += " and its transcript" if self.info.needs_transcript else " or speaker"
+        voiceless = [not (part.speaker or part.speaker_wav) for part in self.spec.full_segments()]
+        if all(voiceless):
             self.findings.add(("speaker_wav",), needs)
             return
-        for index in (index for index, is_silent in enumerate(silent) if is_silent):
+        for index in (index for index, is_voiceless in enumerate(voiceless) if is_voiceless):
             if self.findings.full:
                 self.findings.more += 1
             elif not self.findings.has(("segments", index)):
                 self.findings.add(("segments", index), f"{needs}, here or for the whole job")
 
     def later(self) -> None:
-        """What is known and checked, but can't be done in this version."""
+        """Keys that are valid, but not available in this version."""
         spec, output = self.spec, self.spec.output
         if spec.text_file is not None:
             fault = path_fault(spec.text_file)
             self.findings.add(("text_file",), f"found {shown(spec.text_file)}; {fault}" if fault else NOT_YET)
         if output.format != "wav":
-            self.findings.add(("output", "format"), f"{output.format} is {NOT_YET}; allowed is wav")
+            self.findings.add(("output", "format"), f"{output.format} is {NOT_YET}; expected wav")
         if output.sample_rate is not None and self.info is not None:
             own_hz = self.info.sample_rate_hz
             if own_hz and output.sample_rate != own_hz:
-                message = f"another rate than the engine's own is {NOT_YET}; {self.info.name} makes {own_hz}"
+                message = f"resampling is {NOT_YET}; the sample rate of {self.info.name} is {own_hz}"
                 self.findings.add(("output", "sample_rate"), message)
         if output.loudness_lufs is not None:
             self.findings.add(("output", "loudness_lufs"), NOT_YET)
@@ -222,7 +226,7 @@ class Check:
         try:
             size = len(json.dumps(self.spec.metadata, allow_nan=False, ensure_ascii=False).encode())
         except ValueError:
-            self.findings.add(("metadata",), "a number in it is not finite, so that it can't be written as JSON")
+            self.findings.add(("metadata",), "contains a number that is not finite, which JSON does not allow")
             return
         if size > self.rules.metadata_bytes:
             message = f"{size} bytes as JSON; at most {self.rules.metadata_bytes} are allowed"
@@ -236,12 +240,12 @@ class Check:
                 self.findings.add(("name",), f"found {shown(self.spec.name)}; {error}")
 
 
-def _no_voice(name: str, speakers: tuple[str, ...]) -> str:
-    return f"there is no voice {shown(name)}; there is {listed(speakers)}{nearest(name, speakers)}"
+def _unknown_voice(name: str, speakers: tuple[str, ...]) -> str:
+    return f"unknown voice {shown(name)}; available: {listed(speakers)}{nearest(name, speakers)}"
 
 
-def _unknown_engine(info: EngineInfo) -> bool:
-    """Whether the engine is not installed, so that nobody can say what it takes."""
+def _is_not_installed(info: EngineInfo) -> bool:
+    """Whether the engine is not installed and does not list its options."""
     return info.missing is not None and not info.options and not info.languages
 
 
@@ -250,22 +254,22 @@ def _is_plain(value: object) -> bool:
 
 
 def path_fault(name: str) -> str:
-    """Why a job may not name a file so, "" when it may. Where it leads is looked up later, link by link."""
-    if found := _CONTROL.search(name):
-        return "control characters are not allowed in the name of a file" + _ESCAPES.get(found[0], "")
+    """Why a file name is not allowed in a job; "" if it is. Links are resolved later."""
+    if match := _CONTROL.search(name):
+        return "control characters are not allowed in a file name" + _ESCAPES.get(match[0], "")
     if _ADDRESS.match(name):
-        return "the name of a file is needed; nothing is downloaded"
+        return "expected a file name; voicespool does not download files"
     if _DRIVE.match(name):
-        return "a path with a drive letter leads nowhere here; put the file into voices/ and give its name alone"
+        return "drive letters are not supported; put the file into voices/ and give only its name"
     if ".." in name.replace("\\", "/").split("/"):
-        return "`..` is not allowed in the name of a file"
+        return "`..` is not allowed in a file name"
     if name.endswith("/") or not name.strip("./ "):
-        return "the name of a file is needed, not of a folder"
+        return "expected the name of a file, not of a folder"
     return ""
 
 
 def fits(option: Option, value: object) -> bool:
-    """Whether an option takes a value: its kind and bounds. A whole number is a number, true is none."""
+    """Whether a value has the type of an option and is within its bounds. A float option takes an int, but no bool."""
     if option.kind is bool or isinstance(value, bool):
         return option.kind is bool and isinstance(value, bool)
     if option.kind is str:

@@ -1,4 +1,4 @@
-"""Which engine a job is for, and which model: what it names, else what follows from the other, else the default."""
+"""Chooses the engine and the model of a job: as named, else the engine of the checkpoint, else the defaults."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ KEY = ("checkpoint",)
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a job is rendered with.
+    """The engine and the model of a job.
 
     Attributes:
-        engine: Its name, which may be nobody's; None when it can't be told.
-        checkpoint: Its name in the job or in the configuration; None where none is named.
-        model: The file of that name, or why the base model takes its place; None also when something is wrong with it.
+        engine: Its name, maybe of an unknown engine; None if the job does not decide it.
+        checkpoint: Its name in the job or in the configuration, or None.
+        model: The checkpoint's file, or why the base model is used instead; None for the base model, or on a problem.
     """
 
     engine: str | None
@@ -32,12 +32,12 @@ class Choice:
 
 
 def choose(spec: JobSpec, rules: Rules, findings: Problems) -> Choice:
-    """Choose for one job. What is wrong with its checkpoint goes to the findings, or lets the base model speak."""
+    """Choose for one job. A problem with its checkpoint is added to `findings`, or the base model is used instead."""
     if findings.has(KEY) or findings.has(("engine",)):
         return Choice(spec.engine)
-    name, said = spec.checkpoint, ""
+    name, origin = spec.checkpoint, ""
     if name is None and _takes_default(spec, rules):
-        name, said = rules.defaults.get("checkpoint"), "defaults.checkpoint in config.yaml: "
+        name, origin = rules.defaults.get("checkpoint"), "defaults.checkpoint in config.yaml: "
     if name is None:
         return Choice(spec.engine or rules.default_engine)
     try:
@@ -49,53 +49,54 @@ def choose(spec: JobSpec, rules: Rules, findings: Problems) -> Choice:
     if rules.on_checkpoint_error(spec) == "base":
         info = rules.info(choice.engine or "")
         if info is not None and info.takes_checkpoints:
-            return Choice(choice.engine, name, Fallback(printable(name, 200), f"{said}{fault}"))
+            return Choice(choice.engine, name, Fallback(printable(name, 200), f"{origin}{fault}"))
         if spec.engine is None:
-            fault += "; name the `engine` whose base model is to take its place"
-    findings.add(KEY, f"{said}{fault}")
+            fault += "; name the `engine` whose base model should be used instead"
+    findings.add(KEY, f"{origin}{fault}")
     return Choice(spec.engine)
 
 
 def _takes_default(spec: JobSpec, rules: Rules) -> bool:
-    """Whether the configuration's checkpoint may be for this job: its engine is open, or takes checkpoints."""
+    """Whether the default checkpoint can apply: the job names no engine, or one that takes checkpoints."""
     info = rules.info(spec.engine) if spec.engine is not None else None
     return spec.engine is None or (info is not None and info.takes_checkpoints)
 
 
 def _chosen(spec: JobSpec, name: str, rules: Rules) -> tuple[Choice, str]:
-    """The choice, and why the engine can't speak with that model, "" when it can.
+    """The choice, and why the engine can't use that model ("" if it can).
 
     Raises:
-        NotAllowed: There is no such model; the text is a sentence.
+        NotAllowed: There is no such model.
     """
     info = rules.info(spec.engine) if spec.engine is not None else None
     if fault := path_fault(name.rstrip("/")):
         raise NotAllowed(f"found {shown(name)}; {fault}")
     if info is not None and not info.takes_checkpoints:
-        raise NotAllowed(f"{info.name} has no checkpoints; leave this out, or `engine`, which follows from it")
+        raise NotAllowed(
+            f"{info.name} has no checkpoints; remove this key, or remove `engine`, which follows from the checkpoint"
+        )
     if rules.models is None:
-        raise NotAllowed("there is no folder of models here")
+        raise NotAllowed("no models folder is configured")
     model = rules.models.refer(name)
     if spec.checkpoint is None and spec.engine is not None and model.engine not in (None, spec.engine):
-        return Choice(spec.engine), ""  # the default one is for another engine: no fault of the job
+        return Choice(spec.engine), ""  # the default checkpoint is for another engine, so it does not apply
     engine = spec.engine or model.engine or rules.default_engine
-    return Choice(engine, name, model), _misfit(model, engine, rules)
+    return Choice(engine, name, model), _why_unusable(model, engine, rules)
 
 
-def _misfit(model: CheckpointRef, engine: str, rules: Rules) -> str:
-    """Why the engine can't speak with the model, "" when it can. A plugin knows its own files; nobody else does."""
+def _why_unusable(model: CheckpointRef, engine: str, rules: Rules) -> str:
+    """Why the engine can't use the model; "" if it can."""
     what = f"{model.name} is a model for {model.engine} ({model.architecture})"
-    if model.engine is None and rules.knows_its_files(engine):
-        return ""
+    if model.engine is None and rules.reads_own_formats(engine):
+        return ""  # only the plugin can check its files
     if model.engine is not None and model.engine != engine:
-        return f"{what}, not for {printable(engine)}; leave `engine` out, since it follows from the checkpoint"
+        return f"{what}, not for {printable(engine)}; remove `engine`, which follows from the checkpoint"
     if model.engine is not None and engine not in rules.engines:
-        return f"{what}: {rules.planned.get(engine, 'there is no such engine here')}"
-    why_not = model.why_not or _lacks(model, engine, rules)
-    return f"{model.name} does not load: {why_not}" if why_not else ""
-
-
-def _lacks(model: CheckpointRef, engine: str, rules: Rules) -> str:
-    """What is not on this machine that the engine needs for the model; without the engine itself nobody asks."""
+        return f"{what}: {rules.planned.get(engine, 'this engine is unknown')}"
+    why_not = model.why_not
     info = rules.info(engine)
-    return rules.models.lacks(model) if rules.models and info is not None and info.missing is None else ""
+    if (
+        not why_not and rules.models and info is not None and info.missing is None
+    ):  # without the engine, that comes first
+        why_not = rules.models.missing(model)
+    return f"{model.name} does not load: {why_not}" if why_not else ""

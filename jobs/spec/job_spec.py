@@ -1,7 +1,6 @@
-"""A job as typed data: what `voicespool schema job` prints, the manifest calls `request`, and a worker
-renders.
+"""The models of a job: the source of `voicespool schema job`, and of `request` in a manifest.
 
-The models hold the shape (keys, kinds, ranges); what depends on the engine or on the configuration is in `checks`.
+The models check keys, types and ranges; `checks` checks what depends on the engine or the configuration.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ YEAR_S = 366 * 86400
 
 
 class SpecPart(BaseModel):
-    """Frozen, and nothing in it that is not known."""
+    """Frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
@@ -36,7 +35,7 @@ def _language(tag: str) -> str:
 
 
 def _moment(value: object) -> object:
-    """A point in time with its zone in whole minutes (RFC 3339); without one, the zone of this machine."""
+    """Parse a date and time with a UTC offset in whole minutes (RFC 3339); without one, local time."""
     moment = datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
     if isinstance(moment, datetime) and (moment.utcoffset() or timedelta()) % timedelta(minutes=1):
         raise ValueError(value)
@@ -49,7 +48,7 @@ def _moment(value: object) -> object:
 
 
 def _settings(value: object) -> object:
-    """An empty value is a setting left out."""
+    """Remove settings with a null value, as if they were left out."""
     if not isinstance(value, dict) or None not in value.values():
         return value
     return {key: setting for key, setting in value.items() if setting is not None}
@@ -78,13 +77,13 @@ Settings = Annotated[
     dict[str, Any],
     BeforeValidator(_settings),
     WithJsonSchema({"type": "object", "additionalProperties": {"type": ["number", "string", "boolean", "null"]}}),
-    Allowed("options of the engine, such as {speed: 1.2}"),
+    Allowed("settings of the engine, such as {speed: 1.2}"),
 ]
 Moment = Annotated[
     datetime,
     BeforeValidator(_moment),
     WithJsonSchema({"type": "string", "examples": ["2026-12-01T08:00:00-03:00"]}),
-    Allowed("a date and time such as 2026-12-01T08:00:00-03:00; without a zone it is this machine's local time"),
+    Allowed("a date and time such as 2026-12-01T08:00:00-03:00 (without a time zone: local time)"),
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**53), Strict(), Allowed("a whole number from 0 to 2**53-1")]
 Priority = Annotated[int, Field(ge=0, le=9), Strict(), Allowed("a whole number from 0 (last) to 9 (first)")]
@@ -105,105 +104,112 @@ SubtitleFormats = Annotated[
 
 
 class Output(SpecPart):
-    """The finished audio."""
+    """The audio file of a result."""
 
     format: Literal["wav", "flac", "mp3", "opus"] = Field(
-        default="wav", description="Kind of audio file. Only wav in this version."
+        default="wav", description="Audio file format. Only wav in this version."
     )
     sample_rate: Annotated[int | None, Field(ge=8000, le=96000), Allowed("a whole number from 8000 to 96000 (Hz)")] = (
         Field(
             default=None,
-            description="Samples per second. Default, and in this version the only choice: the engine's own.",
+            description="Sample rate in Hz. In this version, only the engine's own rate (the default).",
         )
     )
     loudness_lufs: Annotated[float | None, Field(ge=-70, le=0), Allowed("a number from -70 to 0 (LUFS)")] = Field(
-        default=None, description="Loudness to bring the audio to, in LUFS. Not available in this version."
+        default=None, description="Target loudness in LUFS. Not available in this version."
     )
-    subtitles: SubtitleFormats = Field(default=(), description="Subtitle files to make. Not available in this version.")
+    subtitles: SubtitleFormats = Field(default=(), description="Subtitle formats. Not available in this version.")
 
 
 class Segment(SpecPart):
-    """A passage with its own voice, language or settings; what it leaves out is the job's."""
+    """A part of a job with its own text, voice, language or settings. It inherits the other keys from the job, but a
+    segment with its own voice inherits no voice keys."""
 
-    text: Text = Field(description="What to speak. `[pause 800ms]` inside is a pause.")
-    language: Language | None = Field(default=None, description="Language of this passage.")
-    speaker: Name | None = Field(default=None, description="A voice that the model or engine has built in.")
-    speaker_wav: Recordings = Field(default=(), description="Recording or recordings of the voice to speak with.")
-    speaker_text: Text | None = Field(default=None, description="What is said in the first recording.")
-    settings: Settings = Field(default_factory=dict, description="The engine's own options, for this passage.")
+    text: Text = Field(description="Text to speak. `[pause 800ms]` inserts a pause.")
+    language: Language | None = Field(default=None, description="Language of this segment: a BCP-47 tag.")
+    speaker: Name | None = Field(default=None, description="A voice built into the model or engine.")
+    speaker_wav: Recordings = Field(default=(), description="Reference recording of the voice, or several.")
+    speaker_text: Text | None = Field(default=None, description="Transcript of the first recording.")
+    settings: Settings = Field(default_factory=dict, description="Settings of the engine for this segment.")
     pause_after_ms: Annotated[int, Field(ge=0, le=60_000), Allowed("a whole number from 0 to 60000 (milliseconds)")] = (
-        Field(default=0, description="Silence after this passage, in milliseconds.")
+        Field(default=0, description="Silence after this segment, in milliseconds. 0: a natural pause.")
     )
 
 
 class JobSpec(SpecPart):
-    """A job file: what to speak, and how. Exactly one of text, text_file and segments is required."""
+    """A job: what to speak, and how. Exactly one of text, text_file and segments is required."""
 
-    text: Text | None = Field(default=None, description="What to speak. `[pause 800ms]` inside is a pause.")
+    text: Text | None = Field(default=None, description="Text to speak. `[pause 800ms]` inserts a pause.")
     text_file: Annotated[FileName | None, Allowed("the name of a text file")] = Field(
-        default=None, description="A file that holds the text. Not available in this version."
+        default=None, description="File that contains the text. Not available in this version."
     )
     segments: Annotated[
-        tuple[Annotated[Segment, Allowed("a passage such as {text: Hello}")], ...],
+        tuple[Annotated[Segment, Allowed("a segment such as {text: Hello}")], ...],
         Strict(False),
         Field(json_schema_extra={"minItems": 1}),
-        Allowed("a list of passages, each with its `text`"),
+        Allowed("a list of segments, each with its `text`"),
     ] = Field(
         default=(),
-        description="Passages with voices, languages and settings of their own, spoken one after the other.",
+        description="Parts with their own voice, language or settings, spoken in order.",
     )
     language: Language | None = Field(
-        default=None, description="Language of the text: a BCP-47 tag. Default: the spool's."
+        default=None, description="Language of the text: a BCP-47 tag. Default: from config.yaml."
     )
     engine: Name | None = Field(
-        default=None, description="What speaks. `voicespool engines` lists them. Default: the spool's."
+        default=None,
+        description="Engine that renders the job; `voicespool engines` lists them. Default: the engine of the "
+        "checkpoint, else from config.yaml.",
     )
     checkpoint: Annotated[FileName | None, Allowed("the name of a model")] = Field(
         default=None,
-        description="A fine-tuned model: a name under models/, or a path in it. Default: the engine's base model.",
+        description="Fine-tuned model: a name or a path in models/. Default: from config.yaml, else the base model.",
     )
     speaker_wav: Recordings = Field(
         default=(),
-        description="Recording or recordings of the voice: next to the job file first, then in voices/. "
-        "The ending may be left out.",
+        description="Reference recording of the voice, or several: next to the job file, else in voices/. "
+        "The extension may be left out.",
     )
-    speaker_text: Text | None = Field(default=None, description="What is said in the first recording.")
-    speaker: Name | None = Field(default=None, description="Instead: a voice that the model or engine has built in.")
+    speaker_text: Text | None = Field(default=None, description="Transcript of the first recording.")
+    speaker: Name | None = Field(
+        default=None, description="A voice built into the model or engine, instead of speaker_wav."
+    )
     seed: Seed | None = Field(
-        default=None, description="For engines with chance in them. Default: follows from the text."
+        default=None, description="Decides the random choices of an engine. Default: derived from the text."
     )
     settings: Settings = Field(
-        default_factory=dict, description="The engine's own options; `voicespool engines` lists them."
+        default_factory=dict, description="Settings of the engine; `voicespool engines` lists them."
     )
     output: Annotated[Output, Allowed("keys such as {format: wav}")] = Field(
-        default=Output(), description="The finished audio: its format and rate."
+        default=Output(), description="Format of the finished audio."
     )
-    priority: Priority = Field(default=5, description="0 (last) to 9 (first).")
-    not_before: Moment | None = Field(default=None, description="Do not start before. Without a zone: local time.")
+    priority: Priority = Field(default=5, description="Order in the queue: 0 (last) to 9 (first).")
+    not_before: Moment | None = Field(
+        default=None, description="Earliest start: a date and time. Without a time zone: local time."
+    )
     timeout_s: Seconds | None = Field(
-        default=None, description="Longest time to render, in seconds. Default: the spool's limits.render_s."
+        default=None, description="Maximum rendering time, in seconds. Default: limits.render_s in config.yaml."
     )
     on_checkpoint_error: Literal["fail", "base"] = Field(
         default="fail",
-        description="When the checkpoint does not load: fail, or render with the base model and say so.",
+        description="If the checkpoint does not load: fail, or render with the base model and add a warning.",
     )
     metadata: Annotated[dict[str, Any], Allowed("keys with values of your own")] = Field(
-        default_factory=dict, description="Yours; comes back in the manifest."
+        default_factory=dict, description="Your own data; copied to the manifest."
     )
     name: Annotated[FileName | None, Allowed("a name such as evening/news")] = Field(
-        default=None, description="Name of the result; `/` makes subfolders. Default: that of the job file."
+        default=None, description="Name of the result; `/` makes subfolders. Default: the name of the job file."
     )
 
     def packed(self) -> dict[str, Any]:
-        """As plain data that JSON can hold, for `model_validate`: what was left out stays left out."""
+        """As plain data for JSON and `model_validate`, without keys that the job does not set."""
         return self.model_dump(mode="json", exclude_unset=True)
 
-    def passages(self) -> tuple[Segment, ...]:
-        """The segments with everything filled in that the job says for all; `text` makes one segment."""
+    def full_segments(self) -> tuple[Segment, ...]:
+        """The segments with the inherited keys of the job filled in; `text` gives one segment."""
         return tuple(map(self._filled, self.segments or (Segment(text=self.text or " "),)))
 
     def _filled(self, segment: Segment) -> Segment:
-        """A segment that names a voice of its own takes nothing of the job's voice."""
+        """Fill in a segment. One with its own voice inherits no voice keys."""
         update: dict[str, Any] = {
             "language": segment.language or self.language,
             "settings": {**self.settings, **segment.settings},
@@ -216,18 +222,18 @@ class JobSpec(SpecPart):
             }
         return segment.model_copy(update=update)
 
-    def untold(self, transcripts: Container[str]) -> tuple[str, ...]:
-        """Recordings that passages speak with, and of which neither the job nor `transcripts` tells what is said."""
-        voices = (passage for passage in self.passages() if passage.speaker_wav and passage.speaker_text is None)
-        names = (passage.speaker_wav[0] for passage in voices)
+    def without_transcript(self, transcripts: Container[str]) -> tuple[str, ...]:
+        """The first recording of each segment, if neither the job nor `transcripts` has its transcript."""
+        cloned = (segment for segment in self.full_segments() if segment.speaker_wav and segment.speaker_text is None)
+        names = (segment.speaker_wav[0] for segment in cloned)
         return tuple(dict.fromkeys(name for name in names if name not in transcripts))
 
     def recordings(self) -> tuple[str, ...]:
-        """Every recording that it names, once each, in order."""
+        """Every recording that the job names, without duplicates, in order."""
         return tuple(self.named_at())
 
     def named_at(self) -> dict[str, tuple[str | int, ...]]:
-        """Every recording that it names -> the place of the list in which it does so first, as in `tree.Path`."""
+        """Every recording that the job names -> the path of the key that names it first, as in `tree.Path`."""
         places: dict[str, tuple[str | int, ...]] = dict.fromkeys(self.speaker_wav, ("speaker_wav",))
         for index, segment in enumerate(self.segments):
             for name in segment.speaker_wav:

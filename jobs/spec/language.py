@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_LONGEST = 60
+_MAX_CHARS = 60
 _TAG = re.compile(
     r"""
     [a-z]{2,3}                                  # language
@@ -20,12 +20,12 @@ _TAG = re.compile(
 
 
 def canonical_language(tag: str) -> str | None:
-    """Write a tag the usual way: `pt_br` as `pt-BR`, `ZH-hant-tw` as `zh-Hant-TW`; None when it is no tag.
+    """The canonical form of a tag: `pt_br` gives `pt-BR`, `ZH-hant-tw` gives `zh-Hant-TW`; None if it is not a tag.
 
-    The form follows RFC 5646, sections 2.1 and 2.1.1; whether its parts are registered is not looked up.
+    Follows RFC 5646, sections 2.1 and 2.1.1; does not check that the subtags are registered.
     """
     lower = tag.strip().replace("_", "-").lower()
-    match = _TAG.fullmatch(lower) if len(lower) <= _LONGEST else None
+    match = _TAG.fullmatch(lower) if len(lower) <= _MAX_CHARS else None
     if match is None:
         return None
     for part, form in (("script", str.title), ("region", str.upper)):

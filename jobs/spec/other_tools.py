@@ -1,11 +1,11 @@
-"""Keys of other tools, and the key that does the same here: what people type who come from there."""
+"""Maps keys of other TTS tools to the equivalent key of a job file, for error messages."""
 
 from __future__ import annotations
 
-_HERE = {
+_KEYS_OF_OTHERS = {
     "`text`": "input content gen_text input_text text_input tts_text prompt ssml sentence",
     "`segments`": "sentences paragraphs passages parts dialogue script",
-    "`speaker` (a voice that the model or engine has built in) or `speaker_wav` (a recording of the voice)": (
+    "`speaker` (a voice built into the model or engine) or `speaker_wav` (a reference recording)": (
         "voice voice_id voice_name speaker_id speaker_name speaker_idx narrator"
     ),
     "`speaker_wav`": (
@@ -29,13 +29,13 @@ _HERE = {
 
 
 def _form(key: str) -> str:
-    """`refAudio`, `ref-audio` and `ref_audio` are one key."""
+    """Equal for `refAudio`, `ref-audio` and `ref_audio`."""
     return key.lower().replace("_", "").replace("-", "")
 
 
-_FORMS = {_form(key): here for here, keys in _HERE.items() for key in keys.split()}
+_EQUIVALENTS = {_form(key): own for own, keys in _KEYS_OF_OTHERS.items() for key in keys.split()}
 
 
-def here(key: str) -> str:
-    """What to write here for a key of another tool, in words; "" for one that none is known for."""
-    return _FORMS.get(_form(key), "")
+def equivalent(key: str) -> str:
+    """What to write instead of a key of another tool; "" if none is known."""
+    return _EQUIVALENTS.get(_form(key), "")

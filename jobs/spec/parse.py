@@ -1,9 +1,9 @@
-"""Bytes of a job file -> jobs, or everything that is wrong with them, at once.
+"""Parses a job file: from bytes to jobs, or to all of their problems.
 
-    bytes -> text (decode) -> trees (yaml12, json_text) -> JobSpec (shape) -> engine and model (choice) ->
-    can it be done (checks) -> defaults
+    bytes -> text (decode) -> trees (yaml12, json_text) -> JobSpec (shape) -> engine and model (engine_choice) ->
+    checks -> defaults
 
-No file is touched but by `rules.models`, which looks at what lies under models/ and at the headers there.
+Reads no file except through `rules.models`, which lists models/ and reads the headers of model files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jobs.spec.shape import shape
 __all__ = ["Document", "Rules", "parse"]
 
 SHOWN_AT_LEAST = 3
-"""Problems of each document, however many the documents before it have."""
+"""Problems shown for each document, even if earlier documents used up `Bounds.file_problems`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +37,17 @@ class Document:
     """One job of a file.
 
     Attributes:
-        spec: The job with all defaults filled in, or None when something is wrong with it.
-        problems: What is wrong, in the order of the file; empty when there is a spec.
-        model: The checkpoint that it names, or that the configuration names for it; None for the base model.
-        source: This document as a job file of its own, with the suffix of the file it came in; of a file with
-            one document, the file, byte for byte.
-        recordings: Every recording it names, once each, in order; with problems, as far as they could be
-            read.
-        named_at: Of each recording that the file itself names, the key and the line where it first does.
-        warnings: What is odd, but not wrong, in the order of the file: text that YAML takes for a comment.
-        untold: Those of them whose words its engine has to know, and neither the job nor Whisper tells.
-        maybe_unfinished: The last document of a stream breaks off, or a `---` with nothing behind it follows: more
-            bytes may be on their way.
+        spec: The job with all defaults filled in, or None if it has problems.
+        problems: In the order of the file; empty if there is a spec.
+        model: The checkpoint from the job or the configuration; None for the base model.
+        source: This document as a job file with the suffix of its file; for a file with one document, the unchanged
+            bytes of the file.
+        recordings: Every recording that it names, without duplicates, in order; if it has problems, as far as they
+            could be read.
+        named_at: Recording -> key and line of its first use in the file.
+        warnings: In the order of the file: comments that may have been meant as text.
+        without_transcript: Recordings whose transcript the engine needs, and that neither the job nor Whisper provides.
+        maybe_unfinished: The last document is cut off, or an empty `---` follows it: more bytes may follow.
     """
 
     spec: JobSpec | None
@@ -57,7 +56,7 @@ class Document:
     recordings: tuple[str, ...]
     maybe_unfinished: bool = False
     model: CheckpointRef | Fallback | None = None
-    untold: tuple[str, ...] = ()
+    without_transcript: tuple[str, ...] = ()
     named_at: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
 
@@ -66,15 +65,15 @@ def parse(data: bytes, suffix: str, rules: Rules) -> tuple[Document, ...]:
     """Read a job file.
 
     Args:
-        data: All of it, at most a few MiB (the caller sees to that).
+        data: The whole file; the caller limits its size.
         suffix: `.yaml`, `.yml` or `.json`, in any case.
         rules: The configuration and the engines.
 
     Returns:
-        At least one document. A document that is wrong leaves the others alone.
+        At least one document. An invalid document does not affect the others.
 
     Raises:
-        JobInvalid: The file as a whole can't be read, or holds no document.
+        JobInvalid: The file can't be read at all, or holds no document.
     """
     try:
         text = decode(data)
@@ -87,19 +86,20 @@ def parse(data: bytes, suffix: str, rules: Rules) -> tuple[Document, ...]:
         (only,) = documents
         return (replace(only, source=data),)
     uses = sum(len(document.recordings) for document in documents)
-    if uses > rules.recording_uses:  # each is looked for, copied and described
-        message = f"the jobs of this file name {uses} recordings together; at most {rules.recording_uses} are allowed"
-        raise JobInvalid([Problem(f"{message} (limits.recording_uses), so make several files of it")])
+    if uses > rules.recording_uses:  # the daemon searches for and copies each of them
+        message = f"the jobs of this file name {uses} recordings; at most {rules.recording_uses} are allowed"
+        raise JobInvalid([Problem(f"{message} (limits.recording_uses); split the file")])
     return tuple(documents)
 
 
 def decode(data: bytes) -> str:
-    """UTF-8 with or without byte order mark, or UTF-16 with one.
+    """Decode UTF-8 with or without a byte order mark, or UTF-16 with one.
 
     Raises:
-        Unreadable: It is something else, or breaks off in the middle of a character.
+        UnreadableText: Another encoding, or cut off inside a character.
     """
     encoding = "utf-8-sig"
+    # Before UTF-16: the UTF-32 mark starts with the UTF-16 mark.
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         raise UnreadableText("this is UTF-32; save it as UTF-8", 1)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -109,32 +109,32 @@ def decode(data: bytes) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         name = "UTF-8" if encoding == "utf-8-sig" else "UTF-16"
-        found = f"byte 0x{error.object[error.start]:02x}" if error.start < len(error.object) else "the end"
-        raise UnreadableText(f"this is not {name} ({found} in line {line}); save it as UTF-8", line) from None
+        what = f"byte 0x{error.object[error.start]:02x}" if error.start < len(error.object) else "the end"
+        raise UnreadableText(f"this is not {name} ({what} in line {line}); save it as UTF-8", line) from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        message = "there are zero bytes in it: still being written, no text, or UTF-16 without byte order mark"
+        message = "zero bytes in the file: still being written, not text, or UTF-16 without a byte order mark"
         raise UnreadableText(message, line)
     return text
 
 
 def _json(text: str, rules: Rules) -> list[Document]:
-    jobs, left = json_text.read(text, rules.bounds, rules.documents), _Left(rules.bounds)
-    return [left.less(_document(tree, part.encode(), rules, left.most)) for tree, part in jobs]
+    jobs, budget = json_text.read(text, rules.bounds, rules.documents), _ProblemBudget(rules.bounds)
+    return [budget.spend(_document(tree, part.encode(), rules, budget.next_document)) for tree, part in jobs]
 
 
 @dataclass(slots=True)
-class _Left:
-    """How many problems of a file are still to be shown: a thousand wrong documents are named, but briefly."""
+class _ProblemBudget:
+    """Limits the problems shown for a file, so that each of a thousand invalid documents is reported, but briefly."""
 
     bounds: Bounds
     shown: int = 0
 
     @property
-    def most(self) -> int:
+    def next_document(self) -> int:
         return min(self.bounds.problems, max(SHOWN_AT_LEAST, self.bounds.file_problems - self.shown))
 
-    def less(self, document: Document) -> Document:
+    def spend(self, document: Document) -> Document:
         self.shown += len(document.problems)
         return document
 
@@ -148,19 +148,20 @@ def _yaml(text: str, rules: Rules) -> list[Document]:
                 f"more than {rules.documents} jobs in one file (limits.documents)", piece.line, maybe_unfinished=False
             )
     documents: list[Document] = []
-    left = _Left(rules.bounds)
+    budget = _ProblemBudget(rules.bounds)
     unreadable: UnreadableText | None = None
     for piece in pieces:
         try:
             tree = _json_in_yaml(piece, rules) or yaml12.read(piece, rules.bounds)
         except UnreadableText as error:
-            error.maybe_unfinished &= piece is pieces[-1]
+            error.maybe_unfinished &= piece is pieces[-1]  # more bytes can only complete the last document
             broken = Document(None, (error.problem,), piece.text.encode(), (), error.maybe_unfinished)
             documents.append(broken)
             unreadable = error
             continue
         if tree is not None:
-            documents.append(left.less(_document(tree, piece.text.encode(), rules, left.most)))
+            documents.append(budget.spend(_document(tree, piece.text.encode(), rules, budget.next_document)))
+        # A writer may have paused after `---`.
         elif piece is pieces[-1] and documents and piece.text.startswith("---"):
             documents[-1] = replace(documents[-1], maybe_unfinished=True)
     if unreadable is not None and len(documents) == 1:
@@ -169,7 +170,7 @@ def _yaml(text: str, rules: Rules) -> list[Document]:
 
 
 def _json_in_yaml(piece: yaml12.YamlDocument, rules: Rules) -> Tree | None:
-    """JSON is YAML, and programs write it so, with escapes (`\\ud83d\\ude00`) that libyaml refuses."""
+    """Read JSON in a YAML file, with escapes (`\\ud83d\\ude00`) that libyaml refuses; None if it is not JSON."""
     if piece.line > 1 or not piece.text.lstrip().startswith("{"):
         return None
     try:
@@ -178,8 +179,8 @@ def _json_in_yaml(piece: yaml12.YamlDocument, rules: Rules) -> Tree | None:
         return None
 
 
-def _document(tree: Tree, source: bytes, rules: Rules, most_problems: int) -> Document:
-    spec, findings = shape(tree, most_problems)
+def _document(tree: Tree, source: bytes, rules: Rules, max_problems: int) -> Document:
+    spec, findings = shape(tree, max_problems)
     if spec is None:
         return Document(None, findings.problems(), source, (), warnings=findings.warnings)
     choice = choose(spec, rules, findings)
@@ -192,7 +193,9 @@ def _document(tree: Tree, source: bytes, rules: Rules, most_problems: int) -> Do
     problems = findings.problems()
     named_at = {name: (dotted(path), tree.line_of(path)) for name, path in spec.named_at().items()}
     if problems:
-        names = tuple(name for name in named_at if not path_fault(name))  # nobody waits for what can never be there
+        names = tuple(
+            name for name in named_at if not path_fault(name)
+        )  # the daemon waits for recordings; these can never arrive
         return Document(None, problems, source, names, named_at=named_at, warnings=findings.warnings)
     spec = _with_defaults(spec, rules, choice, info).model_copy(update=voice)
     is_needed = info is not None and info.needs_transcript and rules.transcribe == "off"
@@ -202,15 +205,15 @@ def _document(tree: Tree, source: bytes, rules: Rules, most_problems: int) -> Do
         source,
         spec.recordings(),
         model=choice.model,
-        untold=spec.untold(()) if is_needed else (),
+        without_transcript=spec.without_transcript(()) if is_needed else (),
         named_at=named_at,
         warnings=findings.warnings,
     )
 
 
 def _with_defaults(spec: JobSpec, rules: Rules, choice: Choice, info: EngineInfo | None) -> JobSpec:
-    """What the configuration says for all jobs, where this one says nothing and its engine can do it."""
-    given = spec.model_fields_set
+    """Fill in the defaults of the configuration, where the job sets nothing and its engine supports them."""
+    explicit = spec.model_fields_set
     defaults = {key: value for key, value in rules.defaults.items() if value is not None}
     update: dict[str, Any] = {
         "engine": choice.engine,
@@ -220,7 +223,7 @@ def _with_defaults(spec: JobSpec, rules: Rules, choice: Choice, info: EngineInfo
     if spec.name is not None:
         update["name"] = checked_name(spec.name)
     for key in ("seed", "priority", "timeout_s", "on_checkpoint_error"):
-        if key in defaults and key not in given:
+        if key in defaults and key not in explicit:
             update[key] = defaults[key]
     if "output" in defaults:
         update["output"] = Output.model_validate({**defaults["output"], **spec.output.model_dump(exclude_unset=True)})
@@ -232,20 +235,20 @@ def _with_defaults(spec: JobSpec, rules: Rules, choice: Choice, info: EngineInfo
 
 
 def _usable(settings: Mapping[str, Any], info: EngineInfo | None) -> dict[str, Any]:
-    """The defaults that this engine has; what only another engine has is no fault of the job."""
+    """The default settings that this engine supports; the others are for other engines."""
     options = {option.name: option for option in info.options} if info is not None else {}
     return {name: value for name, value in settings.items() if name in options and fits(options[name], value)}
 
 
 def _typed(settings: Mapping[str, Any], info: EngineInfo | None) -> dict[str, Any]:
-    """`speed: 1` and `speed: 1.0` are the same job: whole numbers become what the option is."""
+    """Convert whole numbers for float options, so that `speed: 1` and `speed: 1.0` give the same job."""
     fractions = {option.name for option in info.options if option.kind is float} if info is not None else set()
     return {name: float(value) if name in fractions else value for name, value in settings.items()}
 
 
 def _default_voice(spec: JobSpec, rules: Rules, choice: Choice, info: EngineInfo | None) -> dict[str, Any]:
-    """For a job without a voice: the default recording where the engine can use it, else the default speaker where
-    the engine has that one, or does not say whom it has and is what jobs get that name neither engine nor checkpoint.
+    """The default voice for a job without one: the default recording if the engine clones voices, else the default
+    speaker if the engine has it. An engine that lists no speakers gets it only if it is the default engine.
     """
     if info is None or spec.speaker is not None or spec.speaker_wav:
         return {}
@@ -254,6 +257,6 @@ def _default_voice(spec: JobSpec, rules: Rules, choice: Choice, info: EngineInfo
         names = (recordings,) if isinstance(recordings, str) else tuple(recordings)
         return {"speaker_wav": names, "speaker_text": spec.speaker_text or defaults.get("speaker_text")}
     speaker, checkpoint = defaults.get("speaker"), defaults.get("checkpoint")
-    usual = info.name == rules.default_engine if checkpoint is None else choice.checkpoint == checkpoint
-    known = speaker in info.speakers if info.speakers else usual
-    return {"speaker": speaker} if speaker is not None and known else {}
+    is_default = info.name == rules.default_engine if checkpoint is None else choice.checkpoint == checkpoint
+    has_speaker = speaker in info.speakers if info.speakers else is_default
+    return {"speaker": speaker} if speaker is not None and has_speaker else {}

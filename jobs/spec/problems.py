@@ -1,6 +1,6 @@
-"""Everything that is wrong with a job or a configuration, with line and key, in words for the person who wrote it.
+"""Collects the problems of a job file or a configuration, with line and key, for its author.
 
-`Problems` collects, `Format` translates what pydantic finds: unknown keys, wrong kinds, values out of range.
+`Problems` collects them; `Format` explains pydantic's errors: unknown keys, wrong types, values out of range.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ _MAX_SHOWN = 60
 _MAX_COMPARED = 40
 _MAX_LISTED = 8
 NOT_YET = "not available in this version"
-_REFUSED = "refused"
+_REFUSED = "refused"  # type of errors made by `refused`
 
 
 @dataclass(slots=True)
 class Problems:
-    """Collects problems of one document; the first one for each key counts.
+    """The problems of one document; only the first one for each key is kept.
 
     Attributes:
         tree: The document, for lines.
-        most: Further problems are counted, not kept.
-        moved: Settings that are written at the top level, in the older form.
-        warnings: What is odd, but not wrong.
+        max_problems: Further problems are only counted.
+        moved: Settings that the file has at the top level, in the older form.
+        warnings: Sentences about values that may be mistakes.
+        found: Key -> its problem.
+        more: Number of further problems.
     """
 
     tree: Tree
-    most: int
+    max_problems: int
     moved: frozenset[str] = frozenset()
     warnings: tuple[Problem, ...] = ()
     found: dict[str, Problem] = field(default_factory=dict)
@@ -52,10 +54,11 @@ class Problems:
 
     @property
     def full(self) -> bool:
-        return len(self.found) >= self.most
+        return len(self.found) >= self.max_problems
 
     def add(self, path: Path, message: str | Callable[[], str]) -> None:
-        """Note what is wrong at a place. A message that costs something is a function, called only if it is shown."""
+        """Add a problem at a path. Pass a slow message as a function; it is called only if the problem is kept."""
+        # The file has such a setting at the top level, so the message must name it there.
         if path[:1] == ("settings",) and path[1:2] and path[1] in self.moved:
             path = path[1:]
         key = dotted(path)
@@ -68,12 +71,12 @@ class Problems:
         self.found[key] = Problem(sentence, key, self.tree.line_of(path))
 
     def has(self, *paths: Path) -> bool:
-        """Whether something is wrong at one of these places or inside of it."""
+        """Whether there is a problem at one of these paths or below it."""
         places = [dotted(path) for path in paths]
         return any(_inside(key, place) for place in places for key in self.found)
 
     def problems(self) -> tuple[Problem, ...]:
-        """All of them in the order of the file."""
+        """All problems in the order of the file."""
         in_order = sorted(self.found.values(), key=lambda problem: problem.line or 0)
         if self.more:
             in_order.append(Problem(f"and {self.more} more like these"))
@@ -86,20 +89,20 @@ def _inside(key: str, place: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What a key takes, in words that follow "allowed is"; stands in the annotation of the key."""
+    """What a key takes, in words that follow "expected"; part of the annotation of the key."""
 
     words: str
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A kind of file, such as job files: its keys, and what people write instead of them.
+    """A file format, such as that of job files: its keys, and advice on unknown keys.
 
     Attributes:
-        model: Keys, kinds and ranges. What a key takes is said by its `Allowed`, its choices or its section; its
+        model: Keys, types and ranges. What a key takes is described by its `Allowed`, its choices or its section;
             validators raise `refused`.
-        further: Keys at the top level that the model does not have.
-        instead: Key that the model does not have -> what to do about it, a clause; "" for one that is nobody's.
+        further: Further keys at the top level, which the model does not have.
+        instead: Unknown key -> what to write instead, a clause; "" if unknown.
     """
 
     model: type[BaseModel]
@@ -107,36 +110,36 @@ class Format:
     instead: Callable[[str], str] = lambda _key: ""
 
     def explain(self, error: ValidationError, data: Any, problems: Problems) -> None:
-        """Add what pydantic has found in `data` to `problems`, one sentence for each key."""
-        found: dict[Path, list[ErrorDetails]] = {}
+        """Add pydantic's errors in `data` to `problems`, one sentence for each key."""
+        by_path: dict[Path, list[ErrorDetails]] = {}
         for detail in error.errors(include_url=False, include_context=False, include_input=False):
             path = detail["loc"] if detail["type"] == "missing" else _reached(detail["loc"], data)
-            found.setdefault(path, []).append(detail)
-        outer = {path[:steps] for path in found for steps in range(len(path))}
-        for path, details in found.items():
-            if path not in outer:  # "too few good items" says nothing where each item has its own problem
+            by_path.setdefault(path, []).append(detail)
+        outer = {path[:steps] for path in by_path for steps in range(len(path))}
+        for path, details in by_path.items():
+            if path not in outer:  # "too few valid items" adds nothing if each item has its own problem
                 problems.add(path, partial(self._sentence, path, details, data))
 
     def _sentence(self, path: Path, details: Sequence[ErrorDetails], data: Any) -> str:
-        """What is wrong at one place; several details are the alternatives that the value could have been."""
+        """The message for one path; several details are the alternatives of a union."""
         kinds = {detail["type"] for detail in details}
         if "extra_forbidden" in kinds:
             return self._unknown(path)
         kind = _kind(self.model, path)
         words, choices = _words(kind), _choices(kind)
         if "missing" in kinds:
-            return f"is missing; needed is {words}"
+            return f"missing; expected {words}"
         for step in path:
             data = data[step]
         for detail in details:
             if detail["type"] == _REFUSED:
                 return NOT_YET if detail["msg"] == NOT_YET else f"found {shown(data)}; {detail['msg']}"
         if words == "text" and isinstance(data, int | float):
-            return f"found {shown(data)}; allowed is text: put it in quotes to have it spoken"
-        return f"found {shown(data)}; allowed is {words}{nearest(data, choices)}"
+            return f"found {shown(data)}; expected text: put it in quotes"
+        return f"found {shown(data)}; expected {words}{nearest(data, choices)}"
 
     def _unknown(self, path: Path) -> str:
-        """Where a key belongs that is none here, else the nearest one: of this section first, then of the others."""
+        """The message for an unknown key: where it belongs, else what to write instead, else the nearest known key."""
         key = str(path[-1])
         here = _section(_kind(self.model, path[:-1])) or self.model
         known: dict[str, str] = {name: name for name in here.model_fields}
@@ -154,12 +157,12 @@ class Format:
 
 
 def refused(clause: str) -> PydanticCustomError:
-    """What a validator of a `Format` raises: why a value is wrong, a clause that follows "found X; "."""
+    """The error that validators of a `Format` raise. `clause` says why a value is wrong; it follows "found X; "."""
     return PydanticCustomError(_REFUSED, "{clause}", {"clause": clause})
 
 
 def _reached(loc: Path, data: Any) -> Path:
-    """The part of pydantic's location that is in the data; the rest names alternatives of a union."""
+    """The part of pydantic's location that exists in the data; the rest names alternatives of a union."""
     for steps, step in enumerate(loc):
         try:
             data = data[step]
@@ -169,7 +172,7 @@ def _reached(loc: Path, data: Any) -> Path:
 
 
 def _kind(model: type[BaseModel], path: Path) -> Any:
-    """The annotation of what belongs at a path, as deep as the model describes it."""
+    """The annotation of the value at a path, or of its nearest ancestor in the model."""
     kind: Any = model
     for step in path:
         if isinstance(step, int):
@@ -184,7 +187,7 @@ def _kind(model: type[BaseModel], path: Path) -> Any:
 
 
 def _parts(kind: Any) -> Iterator[Any]:
-    """What is said about a value, its kinds, and those of its items, in this order."""
+    """The metadata of a value, its types, and those of its items, in this order."""
     if isinstance(kind, FieldInfo):
         yield from kind.metadata
         yield from _parts(kind.annotation)
@@ -201,7 +204,7 @@ def _section(kind: Any) -> type[BaseModel] | None:
 
 
 def _sections(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    """The model and its parts, each with the key under which it is; parts have no parts."""
+    """The model and its sections, each with its key; sections are not nested."""
     yield "", model
     for name, about in model.model_fields.items():
         if section := _section(about):
@@ -213,14 +216,14 @@ def _choices(kind: Any) -> tuple[str, ...]:
 
 
 def _words(kind: Any) -> str:
-    """What a key takes: as its `Allowed` says, else one of its choices, else a section."""
-    said = next((part.words for part in _parts(kind) if isinstance(part, Allowed)), "")
+    """What a key takes: the words of its `Allowed`, else its choices, else a section."""
+    words = next((part.words for part in _parts(kind) if isinstance(part, Allowed)), "")
     *others, last = _choices(kind) or ("keys with values",)
-    return said or " or ".join(filter(None, [", ".join(others), last]))
+    return words or " or ".join(filter(None, [", ".join(others), last]))
 
 
 def shown(value: Any) -> str:
-    """A value as a person would say it, safe to print, never long."""
+    """A short printable description of a value."""
     match value:
         case None:
             return "nothing"
@@ -236,13 +239,13 @@ def shown(value: Any) -> str:
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """` did you mean …?` with the nearest known word, or "" when none is near."""
+    """`; did you mean …?` with the nearest known word, or "" if none is near."""
     near = closest(word, known) if isinstance(word, str) else ""
     return f"; did you mean `{near}`?" if near else ""
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """The known word that is most like another, or "" when none is near."""
+    """The nearest known word, or "" if none is near."""
     return _closest(word, tuple(known)) if len(word) <= _MAX_COMPARED else ""
 
 
@@ -250,14 +253,15 @@ def closest(word: str, known: Iterable[str]) -> str:
 def _closest(word: str, known: tuple[str, ...]) -> str:
     by_form = {name.lower().replace("-", "_"): name for name in known}
     form = word.strip().lower().replace("-", "_")
+    # `wav` means `speaker_wav`: a complete part of a key is nearer than any key with similar letters.
     parts = [name for name in by_form if len(form) > 2 and form in name.split("_")]
     close = parts[:1] or get_close_matches(form, by_form, n=1, cutoff=0.6)
     return by_form[close[0]] if close else ""
 
 
-def listed(names: Collection[str], most: int = 20) -> str:
+def listed(names: Collection[str], max_names: int = 20) -> str:
     """`a, b and c`; a long list is cut."""
-    shown_names = [printable(name, _MAX_SHOWN) for name in list(names)[:most]]
-    if len(names) > most:
-        return ", ".join(shown_names) + f" and {len(names) - most} more"
+    shown_names = [printable(name, _MAX_SHOWN) for name in list(names)[:max_names]]
+    if len(names) > max_names:
+        return ", ".join(shown_names) + f" and {len(names) - max_names} more"
     return " and ".join(filter(None, [", ".join(shown_names[:-1]), *shown_names[-1:]]))

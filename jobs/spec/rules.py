@@ -1,4 +1,4 @@
-"""What reading a job file depends on besides the file: the configuration and the engines there are."""
+"""The configuration and the engines, as far as reading a job file depends on them."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from jobs.spec.checkpoint_names import Models
 from jobs.spec.job_spec import JobSpec
 
 
-class NotHere(Exception):
-    """A job file can't be read here: it takes a look at files of models."""
+class NeedsModelFiles(Exception):
+    """A job file can't be read in this process, because it names a model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelsElsewhere:
-    """Stands for a spool's models in a process that must not look at their files."""
+    """Replaces `Models` in the daemon, which must not read model files: every method raises NeedsModelFiles."""
 
     def refer(self, name: object) -> NoReturn:
-        raise NotHere(str(name))
+        raise NeedsModelFiles(str(name))
 
-    find = lacks = refer
+    find = missing = refer
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Rules for all job files; make it once, it remembers what engines say of themselves.
+    """Rules for all job files. Create once: it caches what engines report about themselves.
 
     Attributes:
-        engines: Name -> class, as `engines.registry.engines()` has it.
-        planned: Engines of later versions: name -> sentence that says so.
+        engines: Name -> class, from `engines.registry.engines()`.
+        planned: Engines of later versions: name -> message.
         default_engine, default_language: For jobs that name none.
-        models: Where checkpoints are looked up; None where none may be named.
-        token: Names these rules: what was read by others may mean something else.
-        defaults: What jobs get that do not say otherwise: any of checkpoint, speaker, speaker_wav, speaker_text, seed,
-            settings, output, priority, timeout_s, on_checkpoint_error. None counts as not there.
-        transcribe: `whisper` where it listens to recordings without a transcript, else `off`.
-        text_chars: Longest text of one job.
-        documents: Most jobs in one file.
-        metadata_bytes: Largest `metadata`, as JSON.
-        recordings: Most different recordings that one job may name.
-        recording_uses: Most that all jobs of one file may name; each counts those that it names.
-        speaker_text_chars: Longest `speaker_text`.
-        bounds: For reading, before anybody asks what it means.
+        models: Finds checkpoints; None if jobs may not name any.
+        token: Identifies these rules; a file that was read by other rules must be read again.
+        defaults: For keys that a job does not set: any of checkpoint, speaker, speaker_wav, speaker_text, seed,
+            settings, output, priority, timeout_s, on_checkpoint_error. None: not set.
+        transcribe: `whisper` if recordings without a transcript are transcribed, else `off`.
+        text_chars: Maximum length of the text of one job.
+        documents: Maximum number of jobs in one file.
+        metadata_bytes: Maximum size of `metadata` as JSON.
+        recordings: Maximum number of different recordings in one job.
+        recording_uses: Maximum number of recordings in one file, summed over its jobs.
+        speaker_text_chars: Maximum length of `speaker_text`.
+        bounds: For the YAML and JSON readers.
     """
 
     engines: Mapping[str, EngineClass]
@@ -68,26 +68,26 @@ class Rules:
     _known: dict[str, EngineInfo] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def info(self, engine: str) -> EngineInfo | None:
-        """What an engine says of itself, asked once; None when there is no such engine."""
+        """The description of an engine, cached; None if there is no such engine."""
         if engine not in self._known and engine in self.engines:
             self._known[engine] = self.engines[engine].info()
         return self._known.get(engine)
 
     def on_checkpoint_error(self, spec: JobSpec) -> str:
-        """What a job wants done when its checkpoint can't be used: `fail` or `base`."""
-        given = "on_checkpoint_error" in spec.model_fields_set
-        return spec.on_checkpoint_error if given else self.defaults.get("on_checkpoint_error") or "fail"
+        """What to do with a job whose checkpoint can't be used: `fail` or `base`."""
+        is_set = "on_checkpoint_error" in spec.model_fields_set
+        return spec.on_checkpoint_error if is_set else self.defaults.get("on_checkpoint_error") or "fail"
 
-    def speaks(self, engine: str, tag: str) -> bool:
-        """Whether an engine speaks a language. A plugin that breaks over the question must not take the daemon with
-        it: the worker asks again, and its result says how it broke.
+    def supports_language(self, engine: str, tag: str) -> bool:
+        """Whether an engine supports a language. True if a plugin raises: the worker asks again and reports the error,
+        which must not end the daemon.
         """
         try:
             return self.engines[engine].match_language(tag) is not None
         except Exception:  # noqa: BLE001 - other people's code
             return True
 
-    def knows_its_files(self, engine: str) -> bool:
-        """Whether an engine takes checkpoints that it alone can tell: a plugin, with files of its own kind."""
+    def reads_own_formats(self, engine: str) -> bool:
+        """Whether an engine takes checkpoints in formats that voicespool does not recognise, as a plugin may."""
         info = self.info(engine)
         return info is not None and info.takes_checkpoints and engine not in inspection.ENGINES

@@ -1,7 +1,7 @@
-"""From plain data to a `JobSpec`: keys, kinds and ranges.
+"""Validates plain data as a `JobSpec`: keys, types and ranges.
 
-What is wrong is taken out and the rest read again, so that one wrong key does not hide what `checks` would
-say about the others.
+Invalid values are removed and the rest is validated again, so that one wrong key does not hide problems that `checks`
+finds in the others.
 """
 
 from __future__ import annotations
@@ -22,55 +22,55 @@ LEGACY_SETTINGS = ("speed", "temperature", "repetition_penalty", "length_penalty
 _PLACEHOLDER = {"text": "x"}
 
 
-def shape(tree: Tree, most: int) -> tuple[JobSpec | None, Problems]:
+def shape(tree: Tree, max_problems: int) -> tuple[JobSpec | None, Problems]:
     """Read a document as a job.
 
     Returns:
-        The job as far as it could be understood (None: not at all), and what is wrong with it, or odd. In a job that
-        has findings, wrong values are left out and segments without text say "x".
+        The job and its problems and warnings. In a job with problems, invalid values are left out, and segments without
+        text have the text "x". The job is None if nothing of it is valid.
     """
     if not isinstance(tree.value, dict):
-        findings = Problems(tree, most)
-        findings.add((), f"a job is keys with values, such as `text: Hello`; found {shown(tree.value)}")
+        findings = Problems(tree, max_problems)
+        findings.add((), f"a job must be keys with values, such as `text: Hello`; found {shown(tree.value)}")
         return None, findings
     typed = AsWritten(tree)
-    data = _without_nothing(typed.value)
+    data = _without_nulls(typed.value)
     moved = frozenset(key for key in LEGACY_SETTINGS if key in data)
-    findings = Problems(replace(tree, problems=typed.faults()), most, moved, typed.told())
+    findings = Problems(replace(tree, problems=typed.faults()), max_problems, moved, typed.first_warnings())
     if moved:
-        _fold(data, moved, findings)
+        _move_to_settings(data, moved, findings)
     try:
         return JobSpec.model_validate(data), findings
     except ValidationError as error:
         wrong = error
     JOB_FILE.explain(wrong, data, findings)
     try:
-        return JobSpec.model_validate(_mended(data, wrong)), findings
+        return JobSpec.model_validate(_without_invalid(data, wrong)), findings
     except ValidationError:
         return None, findings
 
 
-def _without_nothing(value: Mapping[str, Any]) -> dict[str, Any]:
-    """An empty value is a key left out; an unknown key stays, to be named."""
+def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove keys with a null value, as if they were left out. Unknown keys stay, to be reported."""
     data = {key: item for key, item in value.items() if item is not None or key not in JobSpec.model_fields}
     if isinstance(output := data.get("output"), dict):
-        data["output"] = _filled(output, Output)
+        data["output"] = _non_null(output, Output)
     if isinstance(segments := data.get("segments"), list):
-        data["segments"] = [_filled(part, Segment) if isinstance(part, dict) else part for part in segments]
+        data["segments"] = [_non_null(part, Segment) if isinstance(part, dict) else part for part in segments]
     return data
 
 
-def _filled(value: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+def _non_null(value: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     if None not in value.values():
         return value
     return {key: item for key, item in value.items() if item is not None or key not in model.model_fields}
 
 
-def _fold(data: dict[str, Any], moved: frozenset[str], findings: Problems) -> None:
-    """Put `speed` and its like, written at the top level, where they belong."""
+def _move_to_settings(data: dict[str, Any], moved: frozenset[str], findings: Problems) -> None:
+    """Move `speed` and other settings from the top level (the older form) to `settings`."""
     settings = data.get("settings", {})
     old = {key: data.pop(key) for key in LEGACY_SETTINGS if key in moved}
-    if not isinstance(settings, dict):
+    if not isinstance(settings, dict):  # reported by the validation
         return
     for key in old:
         if key in settings:
@@ -79,33 +79,33 @@ def _fold(data: dict[str, Any], moved: frozenset[str], findings: Problems) -> No
 
 
 def _instead(key: str) -> str:
-    """Where a setting belongs, or what does here what another tool's key does."""
+    """Where a setting belongs, or the equivalent of another tool's key."""
     if key in LEGACY_SETTINGS:
         return "it belongs under `settings`"
-    return f"here it is {instead}" if (instead := other_tools.here(key)) else ""
+    return f"use {instead}" if (instead := other_tools.equivalent(key)) else ""
 
 
 JOB_FILE = Format(JobSpec, LEGACY_SETTINGS, _instead)
 
 
-def _mended(data: dict[str, Any], wrong: ValidationError) -> dict[str, Any]:
-    """The data without what is wrong in it. Copies what it changes: a mapping may stand in several places."""
-    mended = dict(data)
-    if isinstance(mended.get("segments"), list):
-        mended["segments"] = [
-            {**_PLACEHOLDER, **part} if isinstance(part, dict) else _PLACEHOLDER for part in mended["segments"]
+def _without_invalid(data: dict[str, Any], wrong: ValidationError) -> dict[str, Any]:
+    """The data without invalid values, in a copy: an alias may share a mapping."""
+    valid = dict(data)
+    if isinstance(valid.get("segments"), list):
+        valid["segments"] = [
+            {**_PLACEHOLDER, **part} if isinstance(part, dict) else _PLACEHOLDER for part in valid["segments"]
         ]
-    if isinstance(mended.get("output"), dict):
-        mended["output"] = dict(mended["output"])
+    if isinstance(valid.get("output"), dict):
+        valid["output"] = dict(valid["output"])
     for detail in wrong.errors(include_url=False, include_context=False, include_input=False):
         match detail["loc"]:
             case ("segments", int(index), str(key), *_):
-                mended["segments"][index].pop(key, None)
-                mended["segments"][index].setdefault("text", "x")
+                valid["segments"][index].pop(key, None)
+                valid["segments"][index].setdefault("text", "x")
             case ("segments", int()):
                 pass
-            case ("output", str(key), *_) if isinstance(mended.get("output"), dict):
-                mended["output"].pop(key, None)
+            case ("output", str(key), *_) if isinstance(valid.get("output"), dict):
+                valid["output"].pop(key, None)
             case (str(key), *_):
-                mended.pop(key, None)
-    return mended
+                valid.pop(key, None)
+    return valid

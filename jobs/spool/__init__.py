@@ -1,4 +1,4 @@
-"""The state folder: folders are states, and every change of state is one rename.
+"""The state folder: each state of a job is a folder, and each change of state is one rename.
 
 Claims, the lock, copies of recordings, names in the inbox.
 May import `jobs.spec`, `files`.

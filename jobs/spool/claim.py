@@ -1,4 +1,4 @@
-"""One claimed job on disk: the folder with all its files and markers, and what is known of the job."""
+"""A claimed job on disk: its folder, with all paths and markers in it, and its description."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobs.names import numbered_document
 
 @dataclass(frozen=True, slots=True)
 class ClaimFolder:
-    """`claimed/ID`, the job's own until it is released; every path and marker in it has its name here.
+    """The folder `claimed/ID` of a job; all paths and markers in it are defined here.
 
     Attributes:
         path: Absolute.
@@ -39,41 +39,41 @@ class ClaimFolder:
 
     @property
     def description(self) -> Path:
-        """What is known of the job, as JSON; see `Claim`."""
+        """The description of the job, as JSON; see `Claim`."""
         return self.path / "claim.json"
 
     @property
     def understood(self) -> Path:
-        """What a large job file says; see `jobs.spool.reading`."""
+        """The parsed content of a large job file; see `jobs.spool.reading`."""
         return self.path / "understood.json"
 
     @property
     def recordings(self) -> Path:
-        """Copies of the recordings that the job names, by content."""
+        """Copies of the job's recordings, named by their digest."""
         return self.path / "recordings"
 
     @property
     def chunks(self) -> Path:
-        """Finished chunks, kept from one attempt to the next."""
+        """Finished chunks, kept between attempts."""
         return self.path / "chunks"
 
     def attempt(self, number: int) -> Path:
-        """Where an attempt writes its files; counted from 1."""
+        """Output folder of an attempt, from 1."""
         return self.path / f"attempt-{number}"
 
     @property
     def rendered(self) -> Path:
-        """Finished files that the outbox did not take yet; see `jobs.results.worker_result`."""
+        """Describes finished files that are not published yet; see `jobs.results.worker_result`."""
         return self.path / "rendered.json"
 
-    # --- not wanted any more ---
+    # --- cancelled ---
 
     @property
     def is_cancelled(self) -> bool:
         return self._cancelled.exists()
 
     def cancel(self) -> None:
-        """Note that the job is not wanted any more, durably."""
+        """Mark the job as cancelled, durably."""
         if not self.is_cancelled:
             write_new(self._cancelled, b"")
             fsync(self.path)
@@ -89,7 +89,7 @@ class ClaimFolder:
         return self.path / "attempts"
 
     def attempts(self) -> list[dict[str, Any]]:
-        """All attempts at a job: `{"started_at", "outcome"}`, outcome None for one that a daemon did not see end."""
+        """All attempts: `{"started_at", "outcome"}`; outcome None if it succeeded, or ended with the daemon."""
         attempts: list[dict[str, Any]] = []
         with contextlib.suppress(FileNotFoundError):
             for line in self._attempts.read_text().splitlines():
@@ -102,10 +102,10 @@ class ClaimFolder:
         return attempts
 
     def note_attempt(self, **entry: Any) -> None:
-        """Append to the record of attempts: `started_at=…` before the work starts, `outcome=…` when it failed.
+        """Append to the record of attempts: `started_at=…` before the work starts, `outcome=…` if it failed.
 
-        Only an outcome is forced to disk: one that was started and not seen to end does not count, so that nothing
-        depends on a start surviving a power failure.
+        Only an outcome is forced to disk: an attempt without an outcome does not count, so its start may be lost in a
+        power failure.
         """
         fd = os.open(self._attempts, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -116,7 +116,7 @@ class ClaimFolder:
         finally:
             os.close(fd)
 
-    # --- about to be shown ---
+    # --- about to be published ---
 
     @property
     def _intent(self) -> Path:
@@ -127,7 +127,7 @@ class ClaimFolder:
         return self._intent.exists()
 
     def intent(self) -> Mapping[str, Any]:
-        """The intent to publish that a crash left behind; {} when there is none."""
+        """The intent to publish, if a crash came before the release; else {}."""
         return from_json(self._intent)
 
     def intend(self, intent: Mapping[str, Any]) -> None:
@@ -144,19 +144,19 @@ class Claim:
 
     Attributes:
         folder: Where it is.
-        source: Its file's path in the inbox, `/` separated.
-        claimed_ns: When it was claimed, Unix time in nanoseconds.
-        document: 0 for a file that is one job, else which of the file's documents this is, from 1.
-        sha256: Of the job file's bytes; empty until they are safe.
-        set_aside: Why the file is not to be read at all (too large, kills the daemon); empty for all others.
-        withheld: Not a byte of it may be published: it may be a file of somebody who did not put it here.
-        recordings: Each name in the job's `speaker_wav` -> digest of the copy under `recordings/`.
-        transcripts: Each of those names that has a text beside it -> that text.
-        problems: Each recording that the job names and can't have -> why, a sentence.
-        warnings: Sentences for the manifest of each of its jobs.
-        dropped_ns: When the file came to its name in the inbox (its change time), nanoseconds; 0 when not known.
-        documents: How many jobs its file holds, for the width of their numbers; 0 where that does not matter.
-        own_name: The name that the job itself asks for; "" for that of its file.
+        source: Path of its file in the inbox, `/` separated.
+        claimed_ns: Time of the claim, Unix time in nanoseconds.
+        document: Number of this document in its file, from 1; 0 if the file is one job.
+        sha256: Of the job file's bytes; empty until the copy is on disk.
+        set_aside: Why the file must not be read (too large, crashes the daemon); else empty.
+        withheld: The file's content must not be published: it may be another user's file.
+        recordings: Each name in the job's `speaker_wav` -> digest of the copy in `recordings/`.
+        transcripts: Each of these names with a transcript file -> its text.
+        problems: Each recording that the job names and can't use -> why, a sentence.
+        warnings: Sentences for the manifest of each job in the file.
+        dropped_ns: When the file appeared in the inbox (its ctime), nanoseconds; 0 if unknown.
+        documents: Number of documents in its file, for the width of the numbers in names; 0 if not needed.
+        own_name: The job's own `name`; "" if it is named like its file.
     """
 
     folder: ClaimFolder
@@ -184,7 +184,7 @@ class Claim:
 
     @property
     def name(self) -> str:
-        """The job's own name, else that of its file; `-2` (of ten or more `-02`) behind it for the second document."""
+        """The job's own name, else that of its file, with `-2` (or `-02`, of ten or more) for the second document."""
         if self.own_name or not self.document:
             return self.own_name or self.file_name
         return numbered_document(self.file_name, self.document, self.documents)
@@ -196,24 +196,24 @@ class Claim:
 
     @property
     def job_file(self) -> Path:
-        """The spool's own copy of the bytes; the original where those were never read."""
+        """The spool's copy of the file; the original if it was never read."""
         return self.folder.original if self.never_read else self.folder.copy(self.suffix)
 
     @property
     def never_read(self) -> bool:
-        """Whether the file was set aside as it is, so that the spool has no copy of its own."""
+        """Whether the file was set aside without being read, so that there is no copy."""
         return bool(self.set_aside) and not self.sha256
 
     def recording_paths(self) -> dict[str, Path]:
-        """Each name in the job's `speaker_wav` -> the copy."""
+        """Each name in the job's `speaker_wav` -> path of the copy."""
         return {name: self.folder.recordings / digest for name, digest in self.recordings.items()}
 
     def write(self) -> None:
-        """Write down for the first time what is known."""
+        """Write the description for the first time."""
         write_new(self.folder.description, self._packed())
 
     def rewrite(self) -> Claim:
-        """Write down what is known by now, durably."""
+        """Replace the description, durably."""
         replace(self.folder.description, self._packed())
         return self
 
@@ -222,11 +222,11 @@ class Claim:
 
     @classmethod
     def read(cls, folder: ClaimFolder) -> Claim | None:
-        """What was written down; None where nothing was, or it is damaged."""
+        """Read the description of a claim; None if it is missing or damaged."""
         packed = from_json(folder.description)
         if not packed:
             return None
         known = {key: packed[key] for key in cls.__dataclass_fields__ if key in packed}
-        if isinstance(problems := known.get("problems"), list):  # as the first version wrote them, without names
+        if isinstance(problems := known.get("problems"), list):  # written by the first version, without names
             known["problems"] = dict(zip(problems, problems, strict=True))
         return cls(folder, **known | {"warnings": tuple(known.get("warnings", ()))})

@@ -1,10 +1,10 @@
-"""Which files were claimed within the last day, so that one that comes back is known.
+"""Records which files were claimed within the last day, to recognise a file that a sync tool restores.
 
-A sync client can take a claim for an accident and put the file back as it was: same name, same bytes, same modification
-time. A person who saves a text again, or moves a failed job back, makes a file with another time.
+To a sync tool, a claim can look like an accidental deletion, so it restores the file with the same name, bytes and
+modification time. A file that a person saves again has another time.
 
-A line is appended for each claim and nothing is forced to disk: after a power failure the last ones may be missing, and
-such a file is then rendered once more without a word. The file is replaced by a shorter one now and then.
+Each claim appends a line, without forcing it to disk. After a power failure the last lines may be missing; such a file
+is then rendered again without a warning. The record is compacted from time to time.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from pathlib import Path
 from files.durable import replace
 
 DAY_S = 86400
-FRESH_S = 3600
-MOST = 4000
+REFRESH_S = 3600  # a file that keeps coming back is recorded again this often
+MAX_CLAIMS = 4000
 
 
 @dataclass(slots=True)
 class ClaimedLately:
-    """The claims of the last day, at most `MOST`; the oldest are forgotten first.
+    """The claims of the last day, at most `MAX_CLAIMS`; the oldest are dropped first.
 
     Attributes:
-        path: Where they are kept: lines of `SEEN_S CLAIMED_S DIGEST`.
+        path: Of the record: lines of `SEEN_S CLAIMED_S DIGEST`.
         clock: Unix time in seconds.
     """
 
@@ -41,7 +41,7 @@ class ClaimedLately:
 
     @classmethod
     def open(cls, path: Path) -> ClaimedLately:
-        """Read what is known; a file that is missing or damaged means less."""
+        """Read the record; missing or damaged lines are skipped."""
         lately = cls(path)
         lines: list[str] = []
         with contextlib.suppress(OSError):
@@ -54,31 +54,31 @@ class ClaimedLately:
         return lately
 
     def note(self, source: str, sha256: str, mtime_ns: int) -> None:
-        """A file was claimed now. Trouble with the disk is no reason to stop."""
+        """Record that a file was claimed now. Disk errors are ignored."""
         now_s = int(self.clock())
         self._write(_digest(source, sha256, mtime_ns), now_s, now_s)
 
     def recall(self, source: str, sha256: str, mtime_ns: int) -> str:
-        """When just such a file was claimed, in words; "" when none was. It is remembered for a day from now."""
+        """When the same file was claimed before, as text; "" if it was not. Keeps the record for another day."""
         now_s, digest = int(self.clock()), _digest(source, sha256, mtime_ns)
         seen_s, claimed_s = self._known.get(digest, (0, 0))
         if abs(now_s - seen_s) > DAY_S:
             return ""
-        if now_s - seen_s > FRESH_S:
+        if now_s - seen_s > REFRESH_S:
             self._write(digest, now_s, claimed_s)
         return f"{datetime.fromtimestamp(claimed_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
     def _remember(self, digest: str, seen_s: int, claimed_s: int) -> None:
         self._known.pop(digest, None)
         self._known[digest] = seen_s, claimed_s
-        if len(self._known) > MOST:
+        if len(self._known) > MAX_CLAIMS:
             del self._known[next(iter(self._known))]
 
     def _write(self, digest: str, seen_s: int, claimed_s: int) -> None:
         self._remember(digest, seen_s, claimed_s)
         self._lines += 1
         with contextlib.suppress(OSError):
-            if self._lines > 2 * MOST:
+            if self._lines > 2 * MAX_CLAIMS:
                 known = (_line(digest, *times) for digest, times in self._known.items())
                 replace(self.path, b"".join(known), durable=False)
                 self._lines = len(self._known)

@@ -1,4 +1,4 @@
-"""Which names in an inbox are job files, and why the others are left alone."""
+"""Decides by name which files in an inbox are job files, and why the others are ignored."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ _LEFTOVERS = (
 
 
 def is_walked(folder_name: str) -> bool:
-    """Whether job files are looked for in a folder of this name."""
+    """Whether a folder of this name is searched for job files."""
     return _FOLDERS.match(folder_name) is None
 
 
 def is_job_name(name: str) -> bool:
-    """Whether a file of this name is a job: an allowed extension, and no mark of a client's scratch file."""
+    """Whether a file of this name is a job file: it has the extension of one, and is no leftover of a program."""
     return name.lower().endswith(JOB_SUFFIXES) and why_ignored(name) is None
 
 
 def is_cancel_name(name: str) -> bool:
-    """Whether a file of this name asks for jobs to be cancelled."""
+    """Whether a file of this name is a request to cancel jobs."""
     return name.endswith(CANCEL_SUFFIX) and not name.startswith(".")
 
 
 def why_ignored(name: str) -> str | None:
-    """Why a file is left alone, in words; None for a job file."""
+    """Why a file is ignored; None for a job file."""
     for pattern, reason in _LEFTOVERS:
         if pattern.search(name):
             return reason

@@ -1,4 +1,4 @@
-"""One daemon per inbox: an advisory lock that the kernel gives back when its holder dies."""
+"""One daemon per inbox: an advisory lock, which the kernel releases when its holder ends."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from jobs.errors import LockHeld, LockLost
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """The lock of one inbox, held for as long as its file stays open.
+    """The lock of one inbox, held as long as its file is open.
 
-    The file's content names the holder, for people and for `check`; whether the lock is held is the kernel's word
-    alone, so a stale file with a reused process id means nothing.
+    The file's content names the holder, for messages and for `check`. Only the kernel decides whether the lock is held,
+    so a stale file or a reused process ID has no effect.
     """
 
     path: Path
@@ -37,7 +37,7 @@ class Lock:
         """Take the lock.
 
         Raises:
-            LockHeld: Somebody else has it; the message says who.
+            LockHeld: Another process has it; the message says which.
         """
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -52,17 +52,18 @@ class Lock:
             os.close(fd)
             raise LockHeld(f"another daemon has this inbox: {words}") from None
         except BaseException:
-            os.close(fd)  # with the lock, or the next try would find it held
+            os.close(fd)  # releases the lock, for the next attempt
             raise
         return cls(path, fd, token)
 
     def check(self) -> None:
-        """Make sure that the lock is still ours; locks on network file systems can lapse.
+        """Check that this process still has the lock; locks on network file systems can expire.
 
         Raises:
-            LockLost: The file is gone, is another one, or names another holder.
-            OSError: The file system does not say.
+            LockLost: The lock file was removed or replaced, or names another holder.
+            OSError: The lock file can't be read.
         """
+        # The file could be another one at the same path, with a lock of its own.
         holder: Any = {}
         with contextlib.suppress(FileNotFoundError, ValueError):
             if os.path.samestat(os.stat(self.path), os.fstat(self.fd)):
@@ -75,7 +76,7 @@ class Lock:
 
 
 def _lock(fd: int) -> None:
-    """Whoever asks `holder` has the lock shared for some microseconds: that is no other daemon."""
+    """Lock the file. Retries, because a call of `holder` takes a shared lock for some microseconds."""
     for _ in range(4):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,10 +86,10 @@ def _lock(fd: int) -> None:
 
 
 def holder(path: Path) -> Mapping[str, Any] | None:
-    """Say who holds the lock, without disturbing it: pid, host, started_at. None when nobody does.
+    """The holder of the lock: pid, host, started_at; None if the lock is free.
 
     Raises:
-        PermissionError: This user may not ask.
+        PermissionError: This user may not open the lock file.
     """
     try:
         with opened_regular(path) as (fd, _status):
@@ -112,6 +113,6 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 def _words(holder: Mapping[str, Any]) -> str:
     if not holder:
-        return "its holder left no name"
+        return "the lock file does not name its holder"
     pid, host, since = (printable(holder.get(key, "?"), 80) for key in ("pid", "host", "started_at"))
     return f"process {pid} on {host}, since {since}"

@@ -1,4 +1,4 @@
-"""Where the recordings that a job names may be, and where they are."""
+"""Finds the recordings that a job names, in the folders where they may be."""
 
 from __future__ import annotations
 
@@ -9,56 +9,52 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 
-from files.allowed_paths import NotAllowed, check_place, leads_out, looked_up, opened_in_place
-from files.opens import has_other_names
+from files.allowed_paths import NotAllowed, check_place, opened_in_place, outside_message, resolved
+from files.opens import maybe_foreign_link
 from files.printable import printable
 from jobs.spec.problems import listed, nearest
 
-TRANSCRIPT_BYTES = 1 << 16
-
-
+MAX_TRANSCRIPT_BYTES = 1 << 16
 MAX_COMPARED = 1_000
 
-
 ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".wave", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
-"""Of recordings that libsndfile reads."""
-
+"""File extensions of recordings that libsndfile reads."""
 
 WRITTEN_ENDINGS = (*ENDINGS, *(ending.upper() for ending in ENDINGS))
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where files named by a job may lie.
+    """The folders where files that a job names may be.
 
     Attributes:
-        inbox, voices: Folders of the configuration; the job file's own folder (inside the inbox) comes first.
-        state: The spool's own folder, never served.
-        allowed_roots: Further folders, for absolute names.
-        longest_bytes: Larger files are refused.
+        inbox, voices: Folders of the configuration. The folder of the job file, in the inbox, is searched first.
+        state: The state folder; jobs may not name files in it.
+        allowed_roots: Further folders, for absolute paths.
+        max_bytes: Maximum size of a recording.
     """
 
     inbox: Path
     voices: Path
     state: Path
     allowed_roots: tuple[Path, ...] = ()
-    longest_bytes: int = 1 << 30
+    max_bytes: int = 1 << 30
 
     def find(self, name: str, job_folder: Path) -> Path | None:
-        """Find a file that a job names: next to the job file first, then under `voices`. The exact name first, then
-        the same with the ending of a recording.
+        """Find a file that a job names: next to the job file, else in `voices`; the exact name, else with the extension
+        of a recording.
 
         Returns:
-            Its real path, every link resolved, or None when it is not there (yet).
+            Its real path, with all links resolved, or None if it is not there (yet).
 
         Raises:
-            NotAllowed: The name leads out of the folders, or to something that is not a file, or fits several files.
+            NotAllowed: The file is outside the folders or not a regular file, or the name fits several files.
         """
         is_folder = False
         candidates = self._candidates(name, job_folder)
-        for candidate in (*candidates, *(found for place in candidates for found in _with_ending(name, place))):
+        for candidate in (*candidates, *(file for place in candidates for file in _with_ending(name, place))):
             try:
-                real, usable = looked_up(candidate)
+                real, usable = resolved(candidate)
             except FileNotFoundError:
                 self._check_link(name, candidate)
                 continue
@@ -75,33 +71,33 @@ class Places:
         return None
 
     def _is_below(self, path: PurePath) -> bool:
-        """Whether an absolute path, as it is written, is in one of the folders; nothing is looked up there."""
+        """Whether an absolute path is in one of the folders, without accessing it."""
         roots = (self.inbox, self.voices, *self.allowed_roots)
         return any(path.is_relative_to(place) for root in roots for place in (root, root.resolve()))
 
     def _check_link(self, name: str, candidate: Path) -> None:
-        """A link to nothing may be to something later; whether something is there outside, nobody is told."""
+        """Refuse a broken link to outside the folders; the message must not reveal whether its target exists."""
         with contextlib.suppress(OSError):
             target = Path(os.path.normpath(candidate.parent / os.readlink(candidate)))
             if not self._is_below(target):
-                raise NotAllowed(leads_out(name))
+                raise NotAllowed(outside_message(name))
 
     def missing(self, name: str, job_folder: Path, *, with_nearest: bool = True) -> str:
-        """What to say of a recording that is not there: where it was looked for, and the nearest that is."""
+        """The message about a missing recording: where it was searched for, and the nearest existing name."""
         is_whole = PurePosixPath(name).suffix.lower() in ENDINGS
         if with_nearest and (inside := self._without_folder(name)):
-            return f"the recording {printable(name)} is not there; did you mean `{printable(inside)}`?"
-        there = self._there(name, job_folder) if with_nearest else ()
-        near = nearest(name, (printable(other if is_whole else os.path.splitext(other)[0]) for other in there))
+            return f"there is no recording {printable(name)}; did you mean `{printable(inside)}`?"
+        others = self._others(name, job_folder) if with_nearest else ()
+        near = nearest(name, (printable(other if is_whole else os.path.splitext(other)[0]) for other in others))
         return f"the recording {printable(name)} is neither next to the job file nor in voices/{near}"
 
     def _without_folder(self, name: str) -> str:
-        """What to write for `voices/ana.wav`, as voices/ is looked into anyway; "" where that is not the mistake."""
+        """`ana.wav` for `voices/ana.wav`, a common mistake: names are relative to voices/. "" if it is not that."""
         first, _slash, rest = name.removeprefix("./").partition("/")
         return rest if first == self.voices.name and rest and (self.voices / rest).is_file() else ""
 
-    def _there(self, name: str, job_folder: Path) -> Iterator[str]:
-        """Recordings where one of this name would lie, at most 1,000 of each folder, named as in a job file."""
+    def _others(self, name: str, job_folder: Path) -> Iterator[str]:
+        """Recordings in the folders where this one was searched for, at most 1,000 of each, named as in a job file."""
         for candidate in self._candidates(name, job_folder):
             with contextlib.suppress(OSError, RuntimeError, NotAllowed):
                 folder = candidate.parent.resolve(strict=True)
@@ -113,10 +109,10 @@ class Places:
     def _candidates(self, name: str, job_folder: Path) -> list[Path]:
         parts = PurePosixPath(name)
         if "\0" in name or ".." in parts.parts:
-            raise NotAllowed(f"{printable(name)} leads out of the spool's folders")
+            raise NotAllowed(f"{printable(name)} is outside the spool's folders")
         if parts.is_absolute():
             if not self._is_below(parts):
-                raise NotAllowed(leads_out(name))  # whether it is there or not
+                raise NotAllowed(outside_message(name))  # the same message whether it exists or not
             return [Path(name)]
         return [job_folder / name, self.voices / name]
 
@@ -126,27 +122,28 @@ class Places:
 
 
 def _with_ending(name: str, place: Path) -> list[Path]:
-    """The file of a name that was given without the ending of a recording.
+    """The file of a name without the extension of a recording, in a list of none or one.
 
     Raises:
         NotAllowed: There are several.
     """
     if PurePosixPath(name).suffix.lower() in ENDINGS or not place.name:
         return []
-    found: dict[tuple[int, int], Path] = {}
+    files: dict[tuple[int, int], Path] = {}
     for ending in WRITTEN_ENDINGS:
         with contextlib.suppress(OSError):
             file = place.with_name(place.name + ending)
             status = os.lstat(file)
-            found.setdefault((status.st_dev, status.st_ino), file)  # where case does not count, one file has two names
-    if len(found) > 1:
-        names = listed([file.name for file in found.values()])
-        raise NotAllowed(f"{printable(name)} fits several recordings in one folder: {names}; name one with its ending")
-    return list(found.values())
+            # By inode: on a case-insensitive file system, ana.wav and ana.WAV are one file.
+            files.setdefault((status.st_dev, status.st_ino), file)
+    if len(files) > 1:
+        names = listed([file.name for file in files.values()])
+        raise NotAllowed(f"{printable(name)} fits several recordings in one folder: {names}; add the extension")
+    return list(files.values())
 
 
 def _listed(folder: Path) -> list[str]:
-    """Names in a folder given by its real path, in no order, at most 1,000; none if a link took its place meanwhile."""
+    """Up to 1,000 names in a folder, unordered; none if the folder was replaced since its path was resolved."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if Path(os.readlink(f"/proc/self/fd/{fd}")) != folder:
@@ -157,19 +154,21 @@ def _listed(folder: Path) -> list[str]:
         os.close(fd)
 
 
-def transcript_beside(recording: Path) -> str | None:
-    """The text of `ana.txt` beside `ana.wav`, at most 64 KiB of UTF-8; None when there is none that can be read."""
+def read_transcript(recording: Path) -> str | None:
+    """The text of `ana.txt` next to `ana.wav`, at most 64 KiB of UTF-8; None if there is no readable one."""
     try:
         with opened_in_place(recording.with_suffix(".txt")) as (fd, status, folder):
-            if has_other_names(status, folder):
-                return None  # maybe a private text, of which not a word may be published
-            return os.pread(fd, TRANSCRIPT_BYTES, 0).decode("utf-8-sig", errors="replace").strip() or None
+            if maybe_foreign_link(status, folder):
+                return None  # maybe another user's private text; the manifest would publish it
+            return os.pread(fd, MAX_TRANSCRIPT_BYTES, 0).decode("utf-8-sig", errors="replace").strip() or None
     except (OSError, NotAllowed):
         return None
 
 
-def transcript_wanted(engine: str, recording: str) -> str:
-    """What to say of a recording without a transcript to somebody whose engine needs one."""
-    beside = printable(PurePosixPath(recording).with_suffix(".txt").name)
-    told = f"give `speaker_text`, or put the words, in UTF-8, into {beside} beside it"
-    return f"{engine} has to know what is said in {printable(recording)}: {told}"
+def transcript_message(engine: str, recording: str) -> str:
+    """The error for a recording without a transcript, if the engine needs one."""
+    file = printable(PurePosixPath(recording).with_suffix(".txt").name)
+    return (
+        f"{engine} needs a transcript of {printable(recording)}: give `speaker_text`, or put the words into {file} "
+        "(UTF-8) next to the recording"
+    )

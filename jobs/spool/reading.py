@@ -1,8 +1,8 @@
-"""A job file that is being read: at once where that is quick for sure, elsewhere where it may take long.
+"""Reading of a job file: at once if it is small, else in a reader process.
 
-What a stranger can make slow is never done in the daemon's loop: a file above `AT_ONCE_BYTES`, and a look at the model
-that a job names, are handed to a `ReadElsewhere`, whose answers come later, as JSON, since whoever parses hostile bytes
-is not to be trusted with more than that.
+The daemon's loop does nothing that an untrusted file can make slow. Files above `AT_ONCE_BYTES`, and files that name a
+model, are given to a `Reader` process. It answers later, with JSON only, because a process that parses untrusted bytes
+is not trusted with anything else.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from jobs.spec.rules import Rules
 from jobs.spool.claim import ClaimFolder
 
 AT_ONCE_BYTES = 8 << 10
-"""The worst file of this size takes some hundredths of a second to parse."""
+"""The worst file of this size takes a few hundredths of a second to parse."""
 
 
 class BeingRead(Exception):
-    """A job's turn has come while its file is being read; try again when the reading has ended."""
+    """The file of the next job is still being read; try again when the reading has ended."""
 
     def __init__(self, reading: Reading) -> None:
         super().__init__("the job file is being read")
@@ -35,13 +35,13 @@ class BeingRead(Exception):
 
 @dataclass(slots=True)
 class Reading:
-    """A job file that is being read, or has been."""
+    """A job file that is being read, or was read."""
 
     _result: tuple[Document, ...] | JobInvalid | None = None
 
     @classmethod
     def at_once(cls, data: bytes, suffix: str, rules: Rules) -> Reading:
-        """Read it now. Raises NotHere."""
+        """Read a file now. Raises NeedsModelFiles."""
         try:
             return cls(parse(data, suffix, rules))
         except JobInvalid as invalid:
@@ -55,44 +55,44 @@ class Reading:
         self._result = result
 
     def documents(self) -> tuple[Document, ...]:
-        """What the file says, at least one document.
+        """The documents of the file, at least one.
 
         Raises:
-            JobInvalid: It can't be read as a job file.
+            JobInvalid: The file can't be read as a job file.
         """
         if self._result is None:
-            raise RuntimeError("it is still being read")
+            raise RuntimeError("the file is still being read")
         if isinstance(self._result, JobInvalid):
             raise self._result
         return self._result
 
 
-class ReadElsewhere(Protocol):
-    """Another process that reads job files."""
+class Reader(Protocol):
+    """A process that reads job files."""
 
     def ask(self, data: bytes, suffix: str) -> Reading:
-        """Have a job file read; the reading ends later."""
+        """Start reading a job file; the reading ends later."""
 
     def is_full(self, size_bytes: int) -> bool:
-        """Whether so many files of about this size wait already that what can wait elsewhere should."""
+        """Whether too many files are waiting for this one to be added; it then stays in the inbox."""
 
 
-# --- remembered in a claim -------------------------------------------------------------------------------------------
+# --- saved in a claim ------------------------------------------------------------------------------------------------
 
 
-def keep_understood(folder: ClaimFolder, key: str, result: Document | JobInvalid) -> None:
-    """Remember what a job says, until `key` is another one. Not forced to disk: it can be read again."""
+def save_parsed(folder: ClaimFolder, key: str, result: Document | JobInvalid) -> None:
+    """Save a parsed job; valid as long as `key` is the same. Not forced to disk: the file can be parsed again."""
     value = packed(result if isinstance(result, JobInvalid) else (result,))
     replace(folder.understood, to_json({"key": key, **value}), durable=False)
 
 
-def understood(folder: ClaimFolder, key: str, data: bytes) -> Reading | None:
-    """What `keep_understood` has remembered of a job with these bytes; None when it has not, or by other rules."""
-    found = from_json(folder.understood)
-    if found.get("key") != key:
+def load_parsed(folder: ClaimFolder, key: str, data: bytes) -> Reading | None:
+    """Load what `save_parsed` saved for these bytes and this key; None if there is nothing."""
+    saved = from_json(folder.understood)
+    if saved.get("key") != key:
         return None
     try:
-        return Reading(unpacked(found, data))
+        return Reading(unpacked(saved, data))
     except (ValueError, TypeError, KeyError):
         return None
 
@@ -101,17 +101,17 @@ def understood(folder: ClaimFolder, key: str, data: bytes) -> Reading | None:
 
 
 def packed(result: tuple[Document, ...] | JobInvalid) -> dict[str, Any]:
-    """What was read, as plain data for `unpacked`."""
+    """The result of a reading as plain data, for `unpacked`."""
     if isinstance(result, JobInvalid):
         return {"problems": _pack_problems(result.problems), "maybe_unfinished": result.maybe_unfinished}
     return {"documents": [_pack(document, alone=len(result) == 1) for document in result]}
 
 
 def unpacked(value: Mapping[str, Any], data: bytes) -> tuple[Document, ...] | JobInvalid:
-    """The reverse, for the file with these bytes.
+    """The reverse of `packed`, for the file with these bytes.
 
     Raises:
-        ValueError, TypeError, KeyError: It is none of `packed`'s.
+        ValueError, TypeError, KeyError: The value is not from `packed`.
     """
     if "documents" not in value:
         problems = tuple(Problem(*problem) for problem in value["problems"])
@@ -133,6 +133,7 @@ def _pack(document: Document, *, alone: bool) -> dict[str, Any]:
         "spec": spec.packed() if spec is not None else None,
         "problems": _pack_problems(document.problems),
         "warnings": _pack_problems(document.warnings),
+        # The receiver has the bytes of a single document; they are the whole file.
         "source": None if alone else document.source.decode(),
         "model": _pack_model(model) if model is not None else None,
     }

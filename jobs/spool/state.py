@@ -1,7 +1,7 @@
-"""The spool's own folder, opened once and held: nobody who may rename it at its path can put another in its place.
+"""The state folder, opened once and held open, so that replacing it at its path has no effect on the daemon.
 
-All that lies in it is reached through the descriptor, as `/proc/self/fd/N/…`, which a worker that inherits it can use
-too. Nobody else can write in it: that is checked before anything in it is used.
+Its content is accessed through the descriptor, as `/proc/self/fd/N/…`; a worker inherits the descriptor. Before use,
+the folder is checked: only the daemon's user may write to it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from files.printable import printable, shell_word
 from jobs.errors import ConfigError
 
 FOLDER_MODE = 0o711
-READABLE = frozenset({"status.json"})  # what people who may not write here may read; the rest is the daemon's alone
+READABLE = frozenset({"status.json"})  # other users may read these files; all others are private
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class State:
     """An opened state folder.
 
     Attributes:
-        real: Its path, for people.
+        real: Its path, for messages.
         fd: Its descriptor.
-        mount: The number of the mount that it was opened on.
-        path: Where it can be reached, whatever happens at its real path.
+        mount: ID of the mount that it was opened on.
+        path: Its path through the descriptor; valid even if the folder is renamed.
     """
 
     real: Path
@@ -42,30 +42,31 @@ class State:
 
     @classmethod
     def open(cls, real: Path) -> Self:
-        """Open a state folder that is there.
+        """Open an existing state folder.
 
         Raises:
-            ConfigError: It, or something in it, is not the spool's own, or others can write it. Nothing was changed.
-            OSError: It is not there, or can't be opened.
+            ConfigError: The folder, or an entry of it, belongs to another user, or others can write to it. Nothing was
+                changed.
+            OSError: The folder is missing, or can't be opened.
         """
-        fd, found = _opened(real)
-        _close_to_others(fd, found)
+        fd, entries = _opened(real)
+        _make_private(fd, entries)
         return cls(real, fd, mount_of(fd), Path(f"/proc/self/fd/{fd}"))
 
     def is_in_place(self) -> bool:
-        """Whether it is still the one at its path, and on the same mount, without which no claim is one rename.
+        """Whether its path still leads to this folder, on the same mount; a rename across mounts would fail.
 
         Raises:
-            OSError: The file system does not say.
+            OSError: The path can't be checked.
         """
         try:
-            there = os.open(self.real, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            current = os.open(self.real, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return False
         try:
-            return os.path.samestat(os.fstat(there), os.fstat(self.fd)) and mount_of(there) == self.mount
+            return os.path.samestat(os.fstat(current), os.fstat(self.fd)) and mount_of(current) == self.mount
         finally:
-            os.close(there)
+            os.close(current)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -80,73 +81,71 @@ class State:
 
 
 def check(real: Path) -> None:
-    """Raise as `State.open` does; change nothing at all."""
+    """Check a state folder without changing it; raises as `State.open`."""
     os.close(_opened(real)[0])
 
 
 def _opened(real: Path) -> tuple[int, dict[str, os.stat_result]]:
-    """A state folder's descriptor, and what is in it."""
+    """Open and check a state folder. Returns its descriptor and the status of its entries."""
     try:
         fd = os.open(real, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
             raise
-        raise _refused(real, "is not a folder, or is a link to one", f"mv {shell_word(real)} ELSEWHERE") from None
+        raise _refused(real, "is not a folder, or is a link", f"mv {shell_word(real)} ELSEWHERE") from None
     try:
         _check(real, os.fstat(fd))
-        found = {}
-        with os.scandir(fd) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # a running daemon renames what it has written
-                    found[entry.name] = entry.stat(follow_symlinks=False)
-        for name, status in found.items():
+        entries = {}
+        with os.scandir(fd) as listing:
+            for entry in listing:
+                with contextlib.suppress(FileNotFoundError):  # a running daemon renames files here
+                    entries[entry.name] = entry.stat(follow_symlinks=False)
+        for name, status in entries.items():
             _check(real / name, status)
     except BaseException:
         os.close(fd)
         raise
-    return fd, found
+    return fd, entries
 
 
 def _check(path: Path, status: os.stat_result) -> None:
-    """Raise ConfigError unless a thing is a real folder or file of this user, and of nobody else."""
+    """Raise ConfigError unless the entry is a folder or regular file that only this user can write to."""
     is_folder = stat.S_ISDIR(status.st_mode)
     if not is_folder and not stat.S_ISREG(status.st_mode):
         raise _refused(path, "is a link or a special file", f"rm {shell_word(path)}")
     if status.st_uid != os.geteuid():
         owner, user = user_name(status.st_uid), user_name(os.geteuid())
         cure = f"chown -R {user} {shell_word(path)}"
-        if os.geteuid() == 0:  # root has most likely taken the daemon's place by mistake
-            cure = (
-                f"run the command as that user (runuser -u {owner} -- voicespool ...), or, if it is root's now: {cure}"
-            )
+        if os.geteuid() == 0:  # probably the command was run as root by mistake
+            cure = f"run the command as that user (runuser -u {owner} -- voicespool ...). To give it to root: {cure}"
         raise _refused(path, f"belongs to {owner}, and the spool runs as {user}", cure)
     if status.st_mode & 0o022:
         raise _refused(path, "can be written by others", f"chmod go-w {shell_word(path)}")
     if not is_folder and status.st_nlink > 1:
-        raise _refused(path, "has another name, by a hard link", f"rm {shell_word(path)}")
+        raise _refused(path, "has several hard links", f"rm {shell_word(path)}")
 
 
 def _refused(path: Path, why: str, cure: str) -> ConfigError:
     return ConfigError(
-        f"state_dir: {printable(path)} {why}; nothing was touched",
-        f"Find out who put it there. If it is the spool's own, or not wanted: {cure}",
+        f"state_dir: {printable(path)} {why}; nothing was changed",
+        f"Find out who created it. If it belongs to the spool, or is not needed: {cure}",
     )
 
 
 def user_name(uid: int) -> str:
-    """A user's name, or the number where it has none here."""
+    """The name of a user, or its number if it has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
 
 
-def _close_to_others(fd: int, found: dict[str, os.stat_result]) -> None:
-    """Take away what an older version let everybody read. Some shares have no permissions to change."""
+def _make_private(fd: int, entries: dict[str, os.stat_result]) -> None:
+    """Remove permissions that an older version gave to others. Errors are ignored: some shares have none."""
     with contextlib.suppress(OSError):
         if (mode := stat.S_IMODE(os.fstat(fd).st_mode)) & 0o066:
             os.fchmod(fd, mode & ~0o066)
-    for name, status in found.items():
+    for name, status in entries.items():
         if status.st_mode & 0o077 and name not in READABLE:
             with contextlib.suppress(OSError):
                 os.chmod(name, stat.S_IMODE(status.st_mode) & ~0o077, dir_fd=fd)

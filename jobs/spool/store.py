@@ -1,8 +1,8 @@
-"""Claimed jobs on disk: folders are states, and every change of state is one rename.
+"""Claimed jobs on disk: each state is a folder, and each change of state is one rename.
 
     inbox/radio/hello.yaml  --claim-->  claimed/ID/original  --publish-->  outbox/radio/hello  --release-->  trash/ID
 
-What a crash leaves is read back from the folders alone; see `docs/GUARANTEES.md`.
+After a crash, the state is recovered from the folders alone; see `docs/GUARANTEES.md`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from files.durable import from_json, fsync, remove_tree, rename_to_free_name, to_json, write_new
 from files.durable import replace as replace_file
-from files.opens import identity, opened_folder, opened_regular, read_at_most, somebody_writes
+from files.opens import identity, is_being_written, opened_folder, opened_regular, read_at_most
 from jobs.errors import ConfigError, InboxGone, holding
 from jobs.spool.claim import Claim, ClaimFolder
 from jobs.spool.claimed_lately import ClaimedLately
@@ -29,20 +29,20 @@ from jobs.spool.state import State
 FORMAT = "1"
 MAX_ID_BYTES = 100
 PROBE_BYTES = 64 << 10
-MAX_NAMES_TRIED = 10  # for a file that is put back; the last one is random, so that nobody can have taken all of them
-NOT_REGULAR = frozenset({errno.ELOOP, errno.EINVAL})  # what `opened_regular` says of links, pipes and the like
+MAX_NAMES_TRIED = 10  # for a file that is put back; the last name is random, so it can't be taken
+NOT_REGULAR = frozenset({errno.ELOOP, errno.EINVAL})  # errors of `opened_regular` for links, pipes and the like
 
 
 class Changed(Exception):
-    """The file is not what was looked at: somebody still writes it. It is back in its place."""
+    """The file changed since it was examined, or is being written. It was put back."""
 
 
 @dataclass(slots=True)
 class Store:
-    """The claims of one inbox. OSErrors come through as they are; callers turn them into holds.
+    """The claims of one inbox. Methods raise OSErrors; callers turn them into holds.
 
     Attributes:
-        lately: Which files were claimed within the last day.
+        lately: The files claimed within the last day.
     """
 
     inbox: Path
@@ -54,10 +54,10 @@ class Store:
 
     @classmethod
     def open(cls, inbox: Path, folder: State) -> Store:
-        """Open the claims of an inbox in its state folder; the caller holds its lock, and closes the folder.
+        """Open the claims of an inbox. The caller has its lock, and closes the state folder.
 
         Raises:
-            ConfigError: The state was written by a newer version.
+            ConfigError: A newer version of voicespool wrote the state folder.
         """
         state = folder.path
         _check_format(state / "format", folder.real / "format")
@@ -78,37 +78,37 @@ class Store:
 
     @property
     def state(self) -> Path:
-        """The state folder, as it can be reached whatever happens at its path."""
+        """The state folder, through its descriptor."""
         return self.folder.path
 
     def folder_of(self, job_id: str) -> ClaimFolder:
         return ClaimFolder(self.state / "claimed" / job_id)
 
     def dropped_ns(self, job_id: str) -> int:
-        """When a claimed job's file came into the inbox; 0 when that is not known."""
+        """When a claimed job's file appeared in the inbox (ns); 0 if unknown."""
         claim = Claim.read(self.folder_of(job_id))
         return claim.dropped_ns if claim else 0
 
     # --- claim -------------------------------------------------------------------------------------
 
-    def claim(self, source: str, looked_at: os.stat_result, longest_bytes: int) -> tuple[Claim, bytes]:
-        """Take a file out of the inbox and make its bytes the spool's own.
+    def claim(self, source: str, examined: os.stat_result, max_bytes: int) -> tuple[Claim, bytes]:
+        """Move a file out of the inbox and copy its bytes.
 
         Args:
             source: Path in the inbox.
-            looked_at: Its state when it was found ready.
-            longest_bytes: A longer file is claimed, set aside and never read.
+            examined: Its status when it was found ready.
+            max_bytes: A larger file is claimed and set aside without being read.
 
         Returns:
-            The claim and the bytes that were read back; b"" for a file set aside.
+            The claim and the bytes; b"" for a file that was set aside.
 
         Raises:
-            Changed: It is being written to, or is another file now; it was put back.
-            FileNotFoundError: It is gone.
+            Changed: The file is being written, or was replaced; it was put back.
+            FileNotFoundError: The file is gone.
         """
-        claim = self._taken(source, looked_at.st_ctime_ns)
+        claim = self._taken(source, examined.st_ctime_ns)
         try:
-            return self._seal(claim, looked_at, longest_bytes)
+            return self._seal(claim, examined, max_bytes)
         except (Changed, OSError) as error:
             self._put_back(claim)
             if isinstance(error, OSError) and error.errno not in NOT_REGULAR:
@@ -116,31 +116,31 @@ class Store:
             raise Changed from error
 
     def set_aside(self, source: str, reason: str) -> Claim:
-        """Claim a file that must not be read: it fails with `reason`.
+        """Claim a file that must not be read; its job fails with `reason`.
 
         Raises:
-            FileNotFoundError: It is gone, or something that is no file is in its place now.
+            FileNotFoundError: The file is gone, or replaced by something that is not a regular file.
         """
         claim = self._taken(source)
         try:
             status = os.lstat(claim.folder.original)
             if not stat.S_ISREG(status.st_mode):
-                raise FileNotFoundError(errno.ENOENT, "it is not a regular file any more", source)
-            self._deaths.pop(source, None)  # a mended file of this name is read again
+                raise FileNotFoundError(errno.ENOENT, "it is no longer a regular file", source)
+            self._deaths.pop(source, None)  # a corrected file of this name is read again
             return replace(claim, set_aside=reason, withheld=status.st_nlink > 1).rewrite()
         except OSError:
             self._put_back(claim)
             raise
 
     def _taken(self, source: str, dropped_ns: int = 0) -> Claim:
-        """The rename that claims. What is left of a claim that came to nothing is removed."""
+        """Claim a file with one rename; a failed claim is removed."""
         claim = replace(self._new_claim(source), dropped_ns=dropped_ns)
         try:
             claim.write()
             with opened_folder(self.inbox, source) as (folder, name):
                 os.rename(name, claim.folder.original, src_dir_fd=folder)
         except OSError:
-            # A repeated request over NFS can report an error although the first one did its work.
+            # A retransmitted NFS request can report an error although the first one succeeded.
             if not os.path.lexists(claim.folder.original):
                 remove_tree(claim.folder.path)
                 raise
@@ -148,7 +148,7 @@ class Store:
 
     def _new_claim(self, source: str) -> Claim:
         claimed_ns = time.time_ns()
-        while True:
+        while True:  # two claims within one tick of the clock
             folder = self.folder_of(_job_id(claimed_ns))
             try:
                 folder.path.mkdir(mode=0o700)
@@ -157,31 +157,31 @@ class Store:
                 claimed_ns += 1
         return Claim(folder, source, claimed_ns)
 
-    def _seal(self, claim: Claim, looked_at: os.stat_result, longest_bytes: int) -> tuple[Claim, bytes]:
-        """Copy the bytes. Nobody can open the file by its name any more; whoever has it open already is told."""
+    def _seal(self, claim: Claim, examined: os.stat_result, max_bytes: int) -> tuple[Claim, bytes]:
+        """Copy the bytes of a renamed file, and check that nobody still writes it through an open descriptor."""
         with opened_regular(claim.folder.original) as (fd, status):
-            # What had one name and has two now may be somebody else's: it is looked at again, in its folder.
-            is_linked = status.st_nlink > max(1, looked_at.st_nlink)
-            if _content(status) != _content(looked_at) or somebody_writes(fd) or is_linked:
+            # A new hard link: it may be another user's file, which is checked in the inbox.
+            is_linked = status.st_nlink > max(1, examined.st_nlink)
+            if _content(status) != _content(examined) or is_being_written(fd) or is_linked:
                 raise Changed
-            if status.st_size > longest_bytes:
-                return replace(claim, set_aside=too_large(longest_bytes)).rewrite(), b""
-            data = read_at_most(fd, longest_bytes)
+            if status.st_size > max_bytes:
+                return replace(claim, set_aside=too_large_reason(max_bytes)).rewrite(), b""
+            data = read_at_most(fd, max_bytes)
             write_new(claim.job_file, data)
             if identity(os.fstat(fd)) != identity(status):
                 raise Changed
-        this = claim.source, _digest(data), status.st_mtime_ns
-        warnings = tuple(map(_came_back, filter(None, [self.lately.recall(*this)])))
+        file = claim.source, _digest(data), status.st_mtime_ns
+        warnings = tuple(map(_duplicate_warning, filter(None, [self.lately.recall(*file)])))
         claim = replace(claim, sha256=_digest(data), warnings=warnings).rewrite()
-        self.lately.note(*this)
+        self.lately.note(*file)
         return claim, data
 
     def _put_back(self, claim: Claim) -> None:
-        """Undo a claim. If its name is taken by now, the file returns under another name next to it; if its folder is
-        gone, or does not take it, to the inbox itself.
+        """Undo a claim. If the name is taken, the file gets another name; if its folder is gone or not writable, it is
+        put into the inbox itself.
 
         Raises:
-            Hold: The file system refuses. The file stays in its claim, which `recover` reads back.
+            Hold: The file system refuses. The file stays in its claim, for `recover`.
         """
         with holding("a file can't be put back into the inbox"):
             try:
@@ -199,17 +199,17 @@ class Store:
                 mark = f" ({number})" if number < MAX_NAMES_TRIED else f" {secrets.token_hex(8)}"
                 free = name if number == 1 else f"{stem}{mark}{claim.suffix}"
                 if (wanted := source.removesuffix(name) + free) != claim.source:
-                    # Noted before, so that `recover` knows of both names if a crash leaves both.
+                    # Written first, so that `recover` knows both names if a crash leaves both.
                     replace(claim, source=wanted).rewrite()
                 if rename_to_free_name(claim.folder.original, free, folder):
                     return
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source)
 
     def split(self, claim: Claim, documents: Sequence[bytes]) -> Generator[None, None, list[Claim]]:
-        """Turn a file of several documents into as many jobs, one a step; the first claim is released when all of them
-        are safe.
+        """Split a file of several documents into one claim each, one per step. The claim of the file is released when
+        all of them are on disk.
 
-        A crash in between leaves the first claim, and `split` starts over.
+        After a crash in between, the claim of the file is still there, and `split` starts again.
         """
         children = []
         for number, data in enumerate(documents, start=1):
@@ -224,25 +224,25 @@ class Store:
             yield
         fsync(claim.folder.path.parent)
         self.release(claim)
-        fsync(claim.folder.path.parent)  # or a power failure could bring it back after some of them are published
+        fsync(claim.folder.path.parent)  # else a power failure could restore the claim after some jobs are published
         return children
 
     # --- recover -----------------------------------------------------------------------------------
 
     def claimed_ids(self) -> list[str]:
-        """Ids of all claims, oldest first. Documents of a file that was not split to the end are removed."""
+        """IDs of all claims, oldest first. Removes documents of a file whose split was interrupted."""
         ids = set(os.listdir(self.state / "claimed"))
         half_split = {job_id for job_id in ids if job_id.rpartition("-")[0] in ids}
         for job_id in half_split:
             remove_tree(self.folder_of(job_id).path)
         return sorted(ids - half_split)
 
-    def recover(self, job_id: str, longest_bytes: int) -> Claim | None:
-        """Read a claim back.
+    def recover(self, job_id: str, max_bytes: int) -> Claim | None:
+        """Read a claim after a restart, and complete it.
 
         Returns:
-            The claim, sealed; None when its file is in the inbox: a crash came before it was taken, or it had to be
-            put back.
+            The claim; None if its file is in the inbox, because a crash came before the rename or the file was put
+            back.
         """
         folder = self.folder_of(job_id)
         claim = Claim.read(folder) or Claim(folder, f"recovered-{job_id}.yaml", time.time_ns())
@@ -253,41 +253,42 @@ class Store:
             return claim
         claim.job_file.unlink(missing_ok=True)
         try:
-            data = self._read_again(claim, longest_bytes)
-        except (Changed, OSError):  # of the file, which is its dropper's and says nothing about the disk
+            data = self._read_again(claim, max_bytes)
+        except (Changed, OSError):  # an error of this file alone, not of the disk
             self._put_back(claim)
             return None
-        if len(data) > longest_bytes:
-            return replace(claim, set_aside=too_large(longest_bytes)).rewrite()
+        if len(data) > max_bytes:
+            return replace(claim, set_aside=too_large_reason(max_bytes)).rewrite()
         write_new(claim.job_file, data)
         return replace(claim, sha256=_digest(data)).rewrite()
 
     def _is_in_inbox(self, claim: Claim) -> bool:
-        """Whether a claim has no file: it did not come to that, or the file was put back."""
+        """Whether the file of a claim is in the inbox: it was never renamed, or was put back."""
         try:
             mine = os.lstat(claim.folder.original)
         except FileNotFoundError:
             return True
         if mine.st_nlink == 1:
             return False
+        # Two links: a crash may have interrupted `rename_to_free_name` after the link.
         try:
             with opened_folder(self.inbox, claim.source) as (folder, name):
                 return os.path.samestat(mine, os.lstat(name, dir_fd=folder))
-        except OSError:  # a stranger's folder, which may refuse anything
+        except OSError:  # the folder may be another user's
             return False
 
-    def _read_again(self, claim: Claim, longest_bytes: int) -> bytes:
-        """What was ready before the crash is ready still, unless somebody writes; there is nothing to compare with."""
+    def _read_again(self, claim: Claim, max_bytes: int) -> bytes:
+        """Read a file that was ready before a crash. Its old status is unknown; only writers and links are checked."""
         with opened_regular(claim.folder.original) as (fd, status):
-            if somebody_writes(fd) or status.st_nlink > 1:  # the latter is for the inbox to judge
+            if is_being_written(fd) or status.st_nlink > 1:  # links are checked in the inbox
                 raise Changed
-            return read_at_most(fd, longest_bytes)
+            return read_at_most(fd, max_bytes)
 
-    # --- while it is being read: what kills the daemon is counted ----------------------------------
+    # --- daemon deaths while reading a file --------------------------------------------------------
 
     @contextlib.contextmanager
     def reading(self, source: str) -> Iterator[None]:
-        """Note on disk which file is being read and parsed, for the case that this kills the daemon."""
+        """Record on disk which file is being read, in case that kills the daemon."""
         os.pwrite(self._reading, to_json({"source": source}), 0)
         try:
             yield
@@ -295,7 +296,7 @@ class Store:
             os.ftruncate(self._reading, 0)
 
     def deaths(self, source: str) -> int:
-        """How many daemons in a row have died while reading this file."""
+        """Number of consecutive daemons that died while reading this file."""
         return self._deaths.get(source, 0)
 
     def _count_deaths(self) -> None:
@@ -312,7 +313,7 @@ class Store:
     # --- release -----------------------------------------------------------------------------------
 
     def release(self, claim: Claim, *, later: bool = False) -> None:
-        """Let a job go: one rename; what is left of it is removed now or, by `remove_released`, later."""
+        """Release a claim with one rename. Its files are removed now, or later by `remove_released`."""
         os.rename(claim.folder.path, self.state / "trash" / claim.job_id)
         if not later:
             self.remove_released(claim.job_id)
@@ -326,7 +327,7 @@ class Store:
             remove_tree(entry)
 
     def refuses(self) -> OSError | None:
-        """What the state folder or the inbox has against being worked with; None when they are well."""
+        """The error if the state folder can't be written or the inbox can't be read; else None."""
         try:
             replace_file(self.state / "probe", bytes(PROBE_BYTES))
             (self.state / "probe").unlink()
@@ -337,22 +338,22 @@ class Store:
         return None
 
     def check(self) -> None:
-        """Make sure that the inbox is the one that was opened.
+        """Check that the inbox is the one that was opened.
 
         Raises:
-            InboxGone: It is not there, or is another one.
+            InboxGone: It is missing, or is another one.
         """
         try:
-            found = read_id(self.state) if self.folder.is_in_place() else None
+            inbox_id = read_id(self.state) if self.folder.is_in_place() else None
         except OSError as error:
             where = f"{self.inbox} or its state folder {self.folder.real}"
             raise InboxGone(f"the inbox {where} can't be read: {error.strerror}") from error
-        if found != self.inbox_id or not self.inbox.is_dir():
-            raise InboxGone(f"the inbox {self.inbox} is not there, or is not the one of before")
+        if inbox_id != self.inbox_id or not self.inbox.is_dir():
+            raise InboxGone(f"the inbox {self.inbox} is missing, or is not the one that was opened")
 
 
 def read_id(state: Path) -> str | None:
-    """The id of an inbox, from its state folder; None when it has none (yet)."""
+    """The ID of an inbox, from its state folder; None if it has none (yet)."""
     try:
         with opened_regular(state / "id") as (fd, _status):
             return read_at_most(fd, MAX_ID_BYTES).decode(errors="replace").strip() or None
@@ -368,15 +369,15 @@ def _new_id(state: Path) -> str:
 
 def _check_format(path: Path, shown: Path) -> None:
     try:
-        found = path.read_text().strip()
+        version = path.read_text().strip()
     except FileNotFoundError:
         replace_file(path, f"{FORMAT}\n".encode())
         return
-    if found != FORMAT:
+    if version != FORMAT:
         raise ConfigError(
-            f"{shown} says format {found!r}; this version of voicespool reads format {FORMAT}",
-            "Use the version of voicespool that wrote it, or let that version finish the jobs and start with an "
-            "empty state folder.",
+            f"{shown} has format {version!r}; this version of voicespool reads format {FORMAT}",
+            "Use the version of voicespool that wrote it, or let that version finish all jobs and start this one with "
+            "an empty state folder.",
         )
 
 
@@ -386,25 +387,25 @@ def _job_id(claimed_ns: int) -> str:
 
 
 def _content(status: os.stat_result) -> tuple[int, int, int, int]:
-    """What a rename leaves unchanged: the change time is not among it."""
+    """What a rename does not change; the ctime may change."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def too_large(longest_bytes: int) -> str:
-    """Why a file is set aside."""
-    return f"the file is larger than limits.job_file_bytes ({longest_bytes} bytes)"
+def too_large_reason(max_bytes: int) -> str:
+    """Why a file that is too large is set aside."""
+    return f"the file is larger than limits.job_file_bytes ({max_bytes} bytes)"
 
 
-def _came_back(claimed_at: str) -> str:
+def _duplicate_warning(claimed_at: str) -> str:
     return (
         f"The same file, with the same modification time, was claimed at {claimed_at} already. A sync tool may have "
-        "put it back; ready.on_duplicate: skip leaves such files alone."
+        "restored it; `ready.on_duplicate: skip` ignores such files."
     )
 
 
-def deadly(deaths: int) -> str:
-    """Why a file is set aside."""
-    return f"{deaths} daemons in a row died while they were reading this file"
+def deaths_reason(deaths: int) -> str:
+    """Why a file that crashes the daemon is set aside."""
+    return f"the daemon died {deaths} times in a row while reading this file"
 
 
 def _digest(data: bytes) -> str:

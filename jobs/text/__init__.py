@@ -1,5 +1,5 @@
-"""From a job's text to the pieces that are spoken, with the pauses between them.
+"""From a job's text to pieces, with the pauses between them.
 
 Pure.
-Imports nothing of the others.
+Imports no other room.
 """

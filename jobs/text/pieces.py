@@ -1,12 +1,11 @@
-"""Text to chunks: one front-end for all engines.
+"""Splits text into pieces: the text front-end of all engines.
 
-Text becomes NFC on one line, without control characters; it is cut at pause marks, blank lines, sentence ends (by the
-rules of its language), and, where a sentence is longer than the engine takes, at clause marks, then at spaces, then
-anywhere. No letter or digit is ever lost, and the time taken grows with the length alone, whatever is in the text.
+Text is normalised to NFC without control characters, and split at pause marks, blank lines and sentence ends (by the
+rules of its language). A sentence longer than the engine's maximum is split at clause marks, else at spaces, else
+anywhere. No letter or digit is dropped. The time is linear in the length of any text.
 
-A pause mark is `[pause 800ms]` or `[pause 1.5s]`, in any letter case, at most 60 s. Other text in brackets is spoken.
-Something that was clearly meant as a mark but is none (`[pause]`, `[pause 3]`, `[pause 5 min]`) is an error that says
-how to write it: spoken aloud, it would be noticed too late.
+A pause mark is `[pause 800ms]` or `[pause 1.5s]`, in any case, at most 60 s. Other text in brackets is spoken. An
+invalid mark (`[pause]`, `[pause 3]`, `[pause 5 min]`) is an error; spoken aloud, it would be noticed too late.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ _LIST_NUMBER = re.compile(r"\d{1,3}[.)]")
 _BLOCK_CHARS = 1000
 _CLAUSE_END = re.compile(r"[,;:)\]»”…](?=\s)|\s[–—-](?=\s)|[、，；：،؛]")
 
-# Marks above a letter are put in order by a method whose time grows with the square of their number; no language
-# has more than a few (UAX #15, stream-safe text, allows 30).
+# Normalisation takes quadratic time in the number of combining marks on a letter. No language uses more than a few;
+# the stream-safe text format of UAX #15 allows 30.
 _MAX_MARKS = 30
 _JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a passage that an engine speaks at once.
+    """A part of a segment that an engine renders as one chunk.
 
     Attributes:
-        text: One line, NFC, with a letter or digit in it; or "" for a pause alone.
-        pause_after_ms: Silence that follows; 0 after the last piece unless a mark asks for it.
+        text: One line, NFC, with at least one letter or digit; or "" for a pause without text.
+        pause_after_ms: Silence after it; 0 after the last piece, unless a pause mark follows.
     """
 
     text: str
@@ -51,32 +50,32 @@ class Piece:
 
 
 class PauseMark(ValueError):
-    """A pause mark that is none; the message says how to write it."""
+    """An invalid pause mark; the message says how to write one."""
 
 
 def pieces(text: str, language: str, max_chars: int) -> list[Piece]:
-    """Cut a passage.
+    """Split the text of a segment.
 
     Args:
-        text: As it stands in the job.
-        language: BCP-47; decides where sentences end.
-        max_chars: Of one piece, at least 1.
+        text: As in the job file.
+        language: BCP-47; selects the rules for sentence ends.
+        max_chars: Maximum length of a piece, at least 1.
 
     Raises:
-        PauseMark: a mark without a length, with another unit, or above a minute.
+        PauseMark: A mark has no length, an unknown unit, or more than 60 s.
     """
     made: list[Piece] = []
     for stretch, pause_ms in _between_marks(normal(text)):
         made += _cut(stretch, language, max_chars)
         if not pause_ms:
             continue
-        last = made.pop() if made else Piece("", 0)
+        last = made.pop() if made else Piece("", 0)  # a mark before any text: a pause alone
         made.append(replace(last, pause_after_ms=last.pause_after_ms + pause_ms))
     return made
 
 
 def normal(text: str) -> str:
-    """NFC, newlines as `\\n`, without control and format characters; runs of blanks become one space."""
+    """Normalise: NFC, every line end as `\\n`, no control or format characters, runs of blanks as one space."""
     text = text.replace("\r\n", "\n").translate(_LINE_ENDS)
     if not text.isprintable():
         text = "".join(map(_harmless, text))
@@ -86,7 +85,7 @@ def normal(text: str) -> str:
 
 
 def has_words(text: str) -> bool:
-    """Whether there is anything to say: a letter or a digit of any script, outside of pause marks."""
+    """Whether there is something to speak: a letter or digit of any script, outside of pause marks."""
     return any(map(str.isalnum, _MARK.sub("", text)))
 
 
@@ -97,6 +96,7 @@ def _harmless(char: str) -> str:
     if char == "\n" or char.isprintable() or char in _JOINERS:
         return char
     category = unicodedata.category(char)
+    # Format characters are dropped without a space: they occur inside words (soft hyphen, direction marks).
     return "" if category == "Cf" else char if category in ("Co", "Cn") else " "
 
 
@@ -109,7 +109,7 @@ def _few_marks(text: str) -> Iterator[str]:
 
 
 def _between_marks(text: str) -> Iterator[tuple[str, int]]:
-    """Each stretch of text with the pause that its mark asks for, in ms; 0 after the last."""
+    """The text between pause marks, each part with the pause after it in ms; 0 after the last."""
     for sentence in wrong_marks(text):
         raise PauseMark(sentence)
     start = 0
@@ -120,13 +120,13 @@ def _between_marks(text: str) -> Iterator[tuple[str, int]]:
 
 
 def wrong_marks(text: str) -> Iterator[str]:
-    """What in a text was meant as a pause mark and is none, each in a sentence. Cheap; needs no library."""
-    for found in _MEANT_AS_MARK.finditer(text):
-        mark = _MARK.fullmatch(found[0])
+    """Messages about the invalid pause marks in a text. Fast, and without a library: the daemon calls it."""
+    for meant in _MEANT_AS_MARK.finditer(text):
+        mark = _MARK.fullmatch(meant[0])
         if mark is None:
-            yield f"{found[0]!r} is no pause mark; write [pause 800ms] or [pause 1.5s]"
+            yield f"{meant[0]!r} is not a valid pause mark; write [pause 800ms] or [pause 1.5s]"
         elif _milliseconds(mark) > MAX_PAUSE_MS:
-            yield f"{found[0]!r} is too long; a pause takes at most {MAX_PAUSE_MS // 1000} s"
+            yield f"{meant[0]!r} is too long; a pause can be at most {MAX_PAUSE_MS // 1000} s"
 
 
 def _milliseconds(mark: re.Match[str]) -> int:
@@ -134,12 +134,12 @@ def _milliseconds(mark: re.Match[str]) -> int:
 
 
 def _cut(text: str, language: str, max_chars: int) -> list[Piece]:
-    """Cut text without marks into pieces with the pauses that speech has there by nature; none after the last."""
+    """Split text without pause marks into pieces with natural pauses; no pause after the last piece."""
     made: list[Piece] = []
     for words, pause_ms in _parts(text, language, max_chars):
         if has_words(words):
             made.append(Piece(words, pause_ms))
-        elif made:
+        elif made:  # punctuation alone, such as "* * *", only lengthens the pause before it
             made[-1] = replace(made[-1], pause_after_ms=max(made[-1].pause_after_ms, pause_ms))
     if made:
         made[-1] = replace(made[-1], pause_after_ms=0)
@@ -154,10 +154,10 @@ def _parts(text: str, language: str, max_chars: int) -> Iterator[tuple[str, int]
 def _sentences(paragraph: str, language: str, max_chars: int) -> Iterator[tuple[str, int]]:
     for item in _LIST_ITEM.split(paragraph):
         number = ""
-        for found in _sentences_in_blocks(item.replace("\n", " "), language, max(_BLOCK_CHARS, 2 * max_chars)):
-            sentence, number = f"{number} {found}".strip(), ""
+        for part in _sentences_in_blocks(item.replace("\n", " "), language, max(_BLOCK_CHARS, 2 * max_chars)):
+            sentence, number = f"{number} {part}".strip(), ""
             if _LIST_NUMBER.fullmatch(sentence):
-                number = sentence  # "3." is how the item begins, not a sentence
+                number = sentence  # "3." starts a list item; it is not a sentence
                 continue
             yield from _ending_with(SENTENCE_PAUSE_MS, _phrases(sentence, max_chars))
         if number:
@@ -165,50 +165,50 @@ def _sentences(paragraph: str, language: str, max_chars: int) -> Iterator[tuple[
 
 
 def _sentences_in_blocks(text: str, language: str, block_chars: int) -> Iterator[str]:
-    """Sentences, found in one block after the other: the library's time grows with the square of the length.
+    """Split text into sentences block by block, because the library takes quadratic time.
 
-    The last sentence of a block may go on, so that the next block begins with it; one that fills a whole block is cut
-    at its last space.
+    The last sentence of a block may continue after it, so the next block starts with that sentence. A sentence that
+    fills a whole block is cut at its last space.
     """
     from sentencex import segment
 
     primary, start = language.partition("-")[0].lower(), 0
     while start < len(text):
         block = text[start : start + block_chars]
-        found = segment(primary, block)
+        sentences = segment(primary, block)
         if start + len(block) < len(text):
-            found = found[:-1] or [block[: block.rfind(" ", block_chars // 2) + 1] or block]
-        start += sum(map(len, found))
-        yield from (" ".join(sentence.split()) for sentence in found)
+            sentences = sentences[:-1] or [block[: block.rfind(" ", block_chars // 2) + 1] or block]
+        start += sum(map(len, sentences))
+        yield from (" ".join(sentence.split()) for sentence in sentences)
 
 
 def _phrases(sentence: str, max_chars: int) -> Iterator[tuple[str, int]]:
-    """Cut a sentence that is too long; one that is not much too long, near its middle."""
+    """Split a sentence that is too long; one that is slightly too long is split near its middle."""
     start, end = 0, len(sentence)
     while end - start > max_chars:
-        most = min(max_chars, ceil(0.6 * (end - start)))
-        cut, pause_ms = _place_to_cut(sentence[start : start + most + 1], most)
+        limit = min(max_chars, ceil(0.6 * (end - start)))  # else the last part would be a word or two
+        cut, pause_ms = _place_to_cut(sentence[start : start + limit + 1], limit)
         yield sentence[start : start + cut].strip(), pause_ms
         start += cut
     yield sentence[start:].strip(), PHRASE_PAUSE_MS
 
 
-def _place_to_cut(window: str, most: int) -> tuple[int, int]:
-    """Where to cut within `most` characters, and the pause that belongs there. `window` shows one character more."""
-    clauses = [found.end() for found in _CLAUSE_END.finditer(window) if most // 2 <= found.end() <= most]
+def _place_to_cut(window: str, max_chars: int) -> tuple[int, int]:
+    """Where to cut within `max_chars`, and the pause there. `window` is one character longer."""
+    clauses = [end for match in _CLAUSE_END.finditer(window) if max_chars // 2 <= (end := match.end()) <= max_chars]
     if clauses:
         return clauses[-1], CLAUSE_PAUSE_MS
-    space = window.rfind(" ", max(1, most // 4))
+    space = window.rfind(" ", max(1, max_chars // 4))
     if space > 0:
         return space, PHRASE_PAUSE_MS
-    cut = most
-    while cut > max(1, most // 2) and (unicodedata.combining(window[cut]) or window[cut] in _JOINERS):
-        cut -= 1  # an accent stays with its letter
+    cut = max_chars
+    while cut > max(1, max_chars // 2) and (unicodedata.combining(window[cut]) or window[cut] in _JOINERS):
+        cut -= 1  # keep an accent with its letter
     return cut, 0
 
 
 def _ending_with(pause_ms: int, parts: Iterator[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-    """The same parts, the last one followed by a pause of this length."""
+    """The same parts, with the pause after the last one replaced."""
     held: tuple[str, int] | None = None
     for part in parts:
         if held is not None:

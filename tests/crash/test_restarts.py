@@ -156,7 +156,7 @@ def test_a_file_that_kills_every_daemon_is_put_aside_at_the_limit(spool: Spool) 
     assert spool.once().returncode == 1
     assert spool.results() == ["deadly.failed", "good"]
     error = (spool.outbox / "deadly.failed" / "ERROR.txt").read_text()
-    assert "3 daemons in a row died while they were reading this file" in error
+    assert "the daemon died 3 times in a row while reading this file" in error
     assert (spool.outbox / "deadly.failed" / "deadly.yaml").read_text() == THREE
 
 

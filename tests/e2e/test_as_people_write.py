@@ -70,7 +70,7 @@ def test_what_is_wrong_with_options_is_said_of_the_options(spool: Spool) -> None
     )
     assert refused.returncode == 1
     lines = refused.stderr.splitlines()
-    assert any(line.startswith("--speaker: there is no voice") for line in lines), refused.stderr
+    assert any(line.startswith("--speaker: unknown voice") for line in lines), refused.stderr
     assert any(line.startswith("--setting sped: espeak has no setting `sped`") for line in lines), refused.stderr
     assert ".yaml" not in refused.stderr
 

@@ -87,7 +87,7 @@ def test_show_takes_the_names_that_jobs_use(spool: Spool, name: str) -> None:
 @pytest.mark.usefixtures("models")
 def test_a_name_of_no_model_and_one_of_several_are_4(spool: Spool) -> None:
     """With those there are."""
-    for name, words in (("nobody", "there is no model"), ("ana", "fits several"), ("../config", "leads out")):
+    for name, words in (("nobody", "unknown model"), ("ana", "fits several"), ("../config", "is outside")):
         done = spool.command("checkpoints", "show", name)
         assert (done.returncode, done.stdout) == (4, "")
         assert words in done.stderr

@@ -24,8 +24,8 @@ BILLION_LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
 DEEP = "- " * 40_000
-TOO_DEEP = "lists and mappings inside each other more than 32 deep"
-OUT = "leads out of the spool's folders"
+TOO_DEEP = "lists and mappings are nested more than 32 levels deep"
+OUT = "is outside the spool's folders"
 BAD: dict[str, tuple[str | bytes, *tuple[str, ...]]] = {
     # name: content, and words that ERROR.txt must have
     "no-yaml.yaml": ("text: [\n", "line 2: this is not YAML"),
@@ -157,7 +157,7 @@ def test_a_file_whose_reading_kills_the_daemon(tmp_path: Path, deaths: int) -> N
         assert "poison.failed" not in spool.results()
         done = spool.once(**environ)
         assert done.returncode == 1, done.stderr
-        assert f"{deaths} daemons in a row died while they were reading this file" in error_text(spool, "poison")
+        assert f"the daemon died {deaths} times in a row while reading this file" in error_text(spool, "poison")
         assert (spool.outbox / "poison.failed" / "poison.yaml").read_text() == "text: Poison.\n"
         assert spool.manifest("zzz-good")["status"] == "done"
         spool.drop("poison.yaml", "text: Mended.\n")

@@ -254,7 +254,7 @@ def test_instead_of_a_broken_file_the_base_model_speaks_where_the_job_says_so(
     fallback = manifest["engine"]["fallback"]
     assert fallback["wanted"] == "model_last"
     assert reason in fallback["reason"]
-    told = f"the base model takes the place of the checkpoint model_last: {fallback['reason']}"
+    told = f"the base model is used instead of the checkpoint model_last: {fallback['reason']}"
     assert (manifest["warnings"], manifest["checks"]) == ([told], {"verdict": "doubtful", "reasons": [told]})
     assert manifest["request"]["checkpoint"] == "model_last"
     assert manifest["engine"]["checkpoint"] == base["engine"]["checkpoint"]
@@ -274,7 +274,7 @@ def test_what_a_job_for_f5_lacks_is_said_with_its_cure(spool: Spool) -> None:
     spool.drop("b.json", job())
     assert spool.once(HOME=str(spool.folder), **nowhere).returncode == 1
     wanted = {
-        "a.failed": ("engine_refused", 1, "f5 has to know what is said in eva.wav: give `speaker_text`, or"),
+        "a.failed": ("engine_refused", 1, "f5 needs a transcript of eva.wav: give `speaker_text`, or"),
         "b.failed": ("job_invalid", 0, "Run `voicespool models pull vocos`"),
     }
     assert spool.results() == list(wanted)

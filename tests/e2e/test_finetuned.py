@@ -108,9 +108,9 @@ def test_what_is_wrong_with_a_checkpoint_is_told_before_and_after_dropping(spool
     save(spool.folder / "models/anna/two.safetensors")
     save(spool.folder / "models/rui.safetensors", F5)
     expected = {
-        "typo": ("rvi", 'there is no model "rvi" in models/; there is', "did you mean `rui`?"),
+        "typo": ("rvi", 'unknown model "rvi"; available in models/:', "did you mean `rui`?"),
         "several": ("anna", '"anna" fits several models: anna/one.safetensors and anna/two.safetensors', "name one"),
-        "other": ("rui", "rui.safetensors is a model for f5 (F5-TTS", "not for tuned; leave `engine` out"),
+        "other": ("rui", "rui.safetensors is a model for f5 (F5-TTS", "not for tuned; remove `engine`"),
         "out": ("../secret", "`..` is not allowed", ""),
     }
     for name, (checkpoint, *words) in expected.items():

@@ -33,8 +33,8 @@ BREAKS = {
     "refuse": ("engine_refused", "the faulty engine refuses as it was told to"),
     "missing": ("engine_missing", "the faulty engine misses a library as it was told to"),
     "oom": ("out_of_memory", "the device has 4 GiB, the model needs 6"),
-    "nan": ("engine_bad_audio", "samples that are not numbers for 'One.'"),
-    "infinite": ("engine_bad_audio", "samples that are not numbers for 'One.'"),
+    "nan": ("engine_bad_audio", "samples that are NaN or infinite for 'One.'"),
+    "infinite": ("engine_bad_audio", "samples that are NaN or infinite for 'One.'"),
     "silence": ("engine_bad_audio", "the engine returned silence for 'One.'"),
     "empty": ("engine_bad_audio", "the engine returned silence for 'One.'"),
     "stereo": ("engine_bad_audio", "audio of shape (16000, 2) for 'One.'"),
@@ -64,7 +64,7 @@ def test_whatever_an_engine_does_the_daemon_goes_on_and_the_result_says_what_hap
     assert spool.manifest("rubbish")["checks"]["verdict"] == "ok"
     assert spool.manifest("flood")["checks"]["verdict"] == "ok"
     [doubt] = spool.manifest("endless")["checks"]["reasons"]
-    assert "more than any speech takes" in doubt
+    assert "longer than any speech" in doubt
     assert len(spool.results()) == 2 * len(BREAKS) + 3
 
 

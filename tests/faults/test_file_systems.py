@@ -260,7 +260,7 @@ def test_an_unmounted_outbox_is_a_hold_and_not_a_fresh_start(spool: Spool, mount
     spool.drop("b.yaml")
     ended = spool.once()
     assert ended.returncode == 75
-    assert "is not the outbox of before" in ended.stderr
+    assert "is not the outbox that was used before" in ended.stderr
     spool.start()
     held(spool, "outbox", "its .voicespool/id is missing")
     assert not list(spool.outbox.iterdir())

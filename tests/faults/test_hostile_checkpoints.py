@@ -83,7 +83,7 @@ def kinds(tiny_xtts: Path, tmp_path: Path) -> Mapping[str, Hostile]:
         "text": Hostile(written(b"This is no model.\n"), "neither safetensors nor", r"\.safetensors, or \.pt"),
         "page": Hostile(written(b"<!DOCTYPE html><html>"), "web page", "Download the file itself"),
         "empty": Hostile(written(b""), "empty", "Copy or download it again"),
-        "pipe": Hostile(os.mkfifo, "no file|not a file", "name a model file|Model files are"),
+        "pipe": Hostile(os.mkfifo, "not a file", "name a model file|Model files are"),
         "vocabulary": Hostile(beside("vocab.json", json.dumps(vocabulary).encode()), "161 tokens", "trained with"),
         "config": Hostile(beside("config.json", b"{" * 100_000), r"config\.json can't be read", "training run"),
         "endless": Hostile(endless(tiny_xtts), r"config\.json can't be read", "training run"),

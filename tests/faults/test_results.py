@@ -241,7 +241,7 @@ def test_a_spool_folder_that_others_may_write_to_is_a_hold_until_they_may_not(sp
     own.chmod(0o777)
     spool.start()
     spool.drop("b.yaml")
-    until(lambda: f"others may write to {own}" in str(spool.status().get("holds")), "the hold says why")
+    until(lambda: f"others can write to {own}" in str(spool.status().get("holds")), "the hold says why")
     assert spool.results() == ["a"]
     own.chmod(0o755)
     spool.result("b")

@@ -165,7 +165,7 @@ def refuses(spool: Spool, name: str, sentence: str) -> None:
     refused = spool.once()
     assert refused.returncode == 3
     assert f"state_dir: {spool.state / name} {sentence}" in refused.stderr
-    assert "; nothing was touched" in refused.stderr
+    assert "; nothing was changed" in refused.stderr
     assert picture(spool.inbox) | picture(spool.folder / "elsewhere") == before
 
 
@@ -175,7 +175,7 @@ def test_a_state_folder_that_is_a_link_refuses_the_start(shared: Spool) -> None:
     shared.state.symlink_to(goal)
     refused = shared.once()
     assert refused.returncode == 3
-    assert f"{shared.state} is not a folder, or is a link to one" in refused.stderr
+    assert f"{shared.state} is not a folder, or is a link" in refused.stderr
     assert os.listdir(goal) == ["diary"]
 
 

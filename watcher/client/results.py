@@ -13,7 +13,7 @@ from typing import Any
 from files.printable import printable
 from jobs.names import RESULT_MARKS, safe_name
 from jobs.order import Fallback
-from jobs.pipeline import REASONS_TOLD
+from jobs.pipeline import MAX_REASONS_SHOWN
 from jobs.results.outbox import MANIFEST
 from jobs.spool.inbox_names import JOB_SUFFIXES
 
@@ -46,7 +46,7 @@ class Result:
         error, engine = self.manifest.get("error"), self.manifest.get("engine")
         if isinstance(error, Mapping):
             return str(error.get("message", ""))
-        return str(Fallback.told(engine) or "") if isinstance(engine, Mapping) else ""
+        return str(Fallback.recorded(engine) or "") if isinstance(engine, Mapping) else ""
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def doubts_of(checks: object) -> tuple[str, ...]:
     if not isinstance(checks, Mapping) or checks.get("verdict") != "doubtful":
         return ()
     reasons = checks.get("reasons")
-    told = [printable(reason) for reason in reasons[:REASONS_TOLD]] if isinstance(reasons, list) else []
+    told = [printable(reason) for reason in reasons[:MAX_REASONS_SHOWN]] if isinstance(reasons, list) else []
     return tuple(told) or ("see checks in its manifest",)
 
 

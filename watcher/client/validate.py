@@ -22,7 +22,7 @@ from jobs.order import Fallback
 from jobs.spec.parse import Document, parse
 from jobs.spec.rules import Rules
 from jobs.spool.inbox_names import why_ignored
-from jobs.spool.places import WRITTEN_ENDINGS, Places, transcript_beside, transcript_wanted
+from jobs.spool.places import WRITTEN_ENDINGS, Places, read_transcript, transcript_message
 from watcher.config.complaints import in_file
 from watcher.config.settings import Config
 
@@ -130,17 +130,17 @@ class _NotReadable(Exception):
     """A sentence that says why."""
 
 
-def _read(path: Path, longest_bytes: int) -> bytes:
+def _read(path: Path, max_bytes: int) -> bytes:
     try:
         with opened_regular(path.resolve()) as (fd, _status):
-            data = read_at_most(fd, longest_bytes)
+            data = read_at_most(fd, max_bytes)
     except OSError as error:
         reason = "not a regular file" if error.errno == errno.EINVAL else error.strerror
         raise _NotReadable(f"can't be read: {reason}") from None
     if not data:
         raise _NotReadable("empty; the daemon would wait for its content")
-    if len(data) > longest_bytes:
-        raise _NotReadable(f"larger than limits.job_file_bytes ({longest_bytes} bytes)")
+    if len(data) > max_bytes:
+        raise _NotReadable(f"larger than limits.job_file_bytes ({max_bytes} bytes)")
     return data
 
 
@@ -160,7 +160,7 @@ def _recordings(
         voices=config.voices,
         state=config.state_dir,
         allowed_roots=(*config.allowed_roots, config.inbox),
-        longest_bytes=config.limits.recording_bytes,
+        max_bytes=config.limits.recording_bytes,
     )
     there, problems = {}, []
     for name in names:
@@ -172,8 +172,8 @@ def _recordings(
             continue
         if found is None:
             problems.append(Problem(places.missing(name, folder), *place))
-        elif found.stat().st_size > places.longest_bytes:
-            message = f"{printable(name)} is larger than limits.recording_bytes ({places.longest_bytes} bytes)"
+        elif found.stat().st_size > places.max_bytes:
+            message = f"{printable(name)} is larger than limits.recording_bytes ({places.max_bytes} bytes)"
             problems.append(Problem(message, *place))
         else:
             there[name] = found
@@ -183,9 +183,9 @@ def _recordings(
 def _transcripts(documents: Sequence[Document], recordings: Mapping[str, Path]) -> Iterator[Problem]:
     """One for each recording whose transcript an engine needs and that has none."""
     for document in documents:
-        for name in document.untold:
-            if name in recordings and document.spec is not None and not transcript_beside(recordings[name]):
-                yield Problem(transcript_wanted(str(document.spec.engine), name), "speaker_text")
+        for name in document.without_transcript:
+            if name in recordings and document.spec is not None and not read_transcript(recordings[name]):
+                yield Problem(transcript_message(str(document.spec.engine), name), "speaker_text")
 
 
 def _base_models(

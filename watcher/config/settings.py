@@ -37,7 +37,7 @@ def _not_yet(value: object) -> object:
 def _at_home(path: Path) -> Path:
     """`~` and `~user` expanded; a path that the system can't open is refused here, with its line."""
     if "\0" in str(path):
-        raise refused("allowed is a path without zero bytes")
+        raise refused("expected a path without zero bytes")
     try:
         return path.expanduser()
     except RuntimeError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from files.allowed_paths import NotAllowed
-from files.opens import content_of, opened_regular, somebody_writes
+from files.opens import content_of, is_being_written, opened_regular
 from files.printable import printable
 from jobs.spec.parse import Document
 from watcher.client.status import SHOWN
@@ -35,7 +35,7 @@ class Needs:
     @classmethod
     def of(cls, documents: Sequence[Document]) -> Needs:
         names = dict.fromkeys(name for document in documents for name in document.recordings)
-        untranscribed = frozenset(name for document in documents for name in document.untold)
+        untranscribed = frozenset(name for document in documents for name in document.without_transcript)
         return cls(tuple(names), untranscribed)
 
 
@@ -76,7 +76,7 @@ class Companions:
             return "it is not there"
         try:
             with opened_regular(path) as (fd, status):
-                written = somebody_writes(fd)
+                written = is_being_written(fd)
         except FileNotFoundError:
             return "it is not there"
         except OSError as error:

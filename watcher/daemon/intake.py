@@ -88,7 +88,7 @@ class Intake:
         """Claim a file. If enough others are incoming, a file of several jobs is only claimed, and taken later."""
         spool = self.session.spool
         if len(arrival.documents or ()) > 1 and not self._has_room:
-            self.session.left.insert(0, pipeline.put_by(spool, arrival))
+            self.session.left.insert(0, pipeline.claim_only(spool, arrival))
         else:
             self.incoming.appendleft(pipeline.take(spool, arrival))
 

@@ -438,8 +438,8 @@ class Daemon:
                 raise
             self.holds.begin("inbox", Hold(error.message, error.hint))
             return
-        session.spool.elsewhere = self.readers
-        session.spool.breathe, session.spool.at_leisure = partial(self._turn_between_slices, session), True
+        session.spool.reader = self.readers
+        session.spool.after_slice, session.spool.removes_later = partial(self._turn_between_slices, session), True
         self.session, self.intake = session, Intake(session, self._on_queued, self._running)
         self.inbox_id, self.inbox_device = session.spool.store.inbox_id, _device(self.config.inbox)
         self.new_inbox_since_s = None

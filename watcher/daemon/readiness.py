@@ -11,26 +11,26 @@ from functools import partial
 from pathlib import Path
 
 from files.opens import (
-    OTHER_NAMES,
+    HARD_LINKED,
     content_of,
-    has_other_names,
+    is_being_written,
+    maybe_foreign_link,
     opened_folder,
     opened_regular,
     read_at_most,
-    somebody_writes,
 )
 from jobs.errors import JobInvalid
 from jobs.spec.parse import Document
 from jobs.spool.places import Places
 from jobs.spool.reading import Reading
-from jobs.spool.store import deadly, too_large
+from jobs.spool.store import deaths_reason, too_large_reason
 from watcher.config.settings import Limits, ReadyConfig
 from watcher.daemon.companions import Companions, Needs
 from watcher.log import log
 
 LOOK_AGAIN_S = 0.5
 ROOM_LOOK_S = 5.0
-LINKED = f"the file {OTHER_NAMES}"
+LINKED = f"the file {HARD_LINKED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class Readiness:
                 if reason == LINKED and now < grace_ends:  # a writer may link its file and then remove the first name
                     raise Wait(reason, grace_ends)
                 return Arrival(sighting.source, status, set_aside=reason)
-            may_be_open, data = somebody_writes(fd) is None, read_at_most(fd, self.policy.limits.job_file_bytes)
+            may_be_open, data = is_being_written(fd) is None, read_at_most(fd, self.policy.limits.job_file_bytes)
         self._note_digest(sighting, data)
         self._skip_duplicate(sighting, status)
         if sighting.needs is not None and sighting.reading is None:  # parsed before, so parse it no more than needed
@@ -184,18 +184,18 @@ class Readiness:
             raise Wait("it is empty")
         if not sighting.moved and now < quiet_at:
             raise Wait("it appeared or changed just now; it may still be written", quiet_at)
-        if somebody_writes(fd) is True:
+        if is_being_written(fd) is True:
             raise Wait("a program has it open for writing", now + LOOK_AGAIN_S)
 
     def _why_unread(self, source: str, status: os.stat_result, folder: os.stat_result) -> str:
         """Why a file must fail without being read; "" when it may be read."""
         limits = self.policy.limits
-        if has_other_names(status, folder):
+        if maybe_foreign_link(status, folder):
             return LINKED
         if status.st_size > limits.job_file_bytes:
-            return too_large(limits.job_file_bytes)
+            return too_large_reason(limits.job_file_bytes)
         if (deaths := self.deaths(source)) >= limits.daemon_deaths:
-            return deadly(deaths)
+            return deaths_reason(deaths)
         return ""
 
     def _note_digest(self, sighting: Sighting, data: bytes) -> None:

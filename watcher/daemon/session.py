@@ -128,7 +128,7 @@ class Session:
             snapshots=Snapshots(store.state / "recordings", places(config)),
             rules=_rules(config),
             device=config.device.model_dump(mode="json"),
-            longest_bytes=config.limits.job_file_bytes,
+            max_bytes=config.limits.job_file_bytes,
             attempts=config.limits.attempts,
             deaths=config.limits.daemon_deaths,
             limits=worker_limits(config),
@@ -157,7 +157,7 @@ class Session:
         self.spool.rules = _rules(config)
         self.config = config
         self.spool.device = config.device.model_dump(mode="json")
-        self.spool.longest_bytes = config.limits.job_file_bytes
+        self.spool.max_bytes = config.limits.job_file_bytes
         self.spool.attempts = config.limits.attempts
         self.spool.deaths = config.limits.daemon_deaths
         self.spool.limits = worker_limits(config)

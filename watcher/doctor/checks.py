@@ -23,7 +23,7 @@ from engines.registry import engines
 from engines.whisper import transcripts
 from files import cache, mounts
 from files.durable import fsync
-from files.opens import somebody_writes
+from files.opens import is_being_written
 from files.printable import printable
 from jobs.errors import ConfigError, SpoolError
 from jobs.spool import lock, state
@@ -261,9 +261,9 @@ def _within(limit_s: float, happened: Callable[[], bool]) -> bool:
 def _leases(scratch: Path) -> Iterator[Finding]:
     """Whether the system reports that a file is still open for writing."""
     with (scratch / "job").open("wb") as writer, (scratch / "job").open("rb") as reader:
-        told = somebody_writes(reader.fileno()) is True
+        told = is_being_written(reader.fileno()) is True
         writer.close()
-        told = told and somebody_writes(reader.fileno()) is False
+        told = told and is_being_written(reader.fileno()) is False
     if told:
         yield ok("leases", "the daemon sees that a file is still open for writing")
     else:

@@ -16,7 +16,7 @@ from engines.registry import engines
 from engines.voices.recordings import Recording, examine
 from files.allowed_paths import NotAllowed
 from jobs.names import natural
-from jobs.spool.places import Places, transcript_beside
+from jobs.spool.places import Places, read_transcript
 from watcher.config.settings import Config
 from watcher.daemon.session import places
 
@@ -105,14 +105,14 @@ def _voice(name: str, folder: Path, allowed: Places) -> Voice:
         real = allowed.find(name, folder)
         if real is None:
             return _unusable(name, "it is a link to a file that does not exist")
-        if real.stat().st_size > allowed.longest_bytes:
-            return _unusable(name, f"it is larger than limits.recording_bytes ({allowed.longest_bytes} bytes)")
+        if real.stat().st_size > allowed.max_bytes:
+            return _unusable(name, f"it is larger than limits.recording_bytes ({allowed.max_bytes} bytes)")
     except NotAllowed as error:
         return _unusable(name, str(error))
     except OSError as error:
         return _unusable(name, f"it can't be read: {error.strerror}")
     with _quiet():
-        return Voice(name, examine(real, "it"), transcript_beside(real) is not None)
+        return Voice(name, examine(real, "it"), read_transcript(real) is not None)
 
 
 def _unusable(name: str, fault: str) -> Voice:

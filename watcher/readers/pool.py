@@ -52,7 +52,7 @@ class _Request:
 
 
 class Readers:
-    """Both readers; see `jobs.spool.reading.ReadElsewhere`."""
+    """Both readers; see `jobs.spool.reading.Reader`."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -125,26 +125,26 @@ def test_a_lease_tells_whether_somebody_writes_in_this_process_or_another(tmp_pa
     path = tmp_path / "file"
     path.write_bytes(b"x")
     with opens.opened_regular(path) as (fd, _status):
-        if opens.somebody_writes(fd) is None:
+        if opens.is_being_written(fd) is None:
             pytest.skip("this file system grants no leases")
-        assert opens.somebody_writes(fd) is False
+        assert opens.is_being_written(fd) is False
         with path.open("ab"):
-            assert opens.somebody_writes(fd) is True
-        assert opens.somebody_writes(fd) is False
+            assert opens.is_being_written(fd) is True
+        assert opens.is_being_written(fd) is False
         code = "import sys; f = open(sys.argv[1], 'ab'); print('open', flush=True); sys.stdin.read()"
         with subprocess.Popen(
             [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == b"open\n"
-            assert opens.somebody_writes(fd) is True
+            assert opens.is_being_written(fd) is True
             writer.communicate()
-        assert opens.somebody_writes(fd) is False
+        assert opens.is_being_written(fd) is False
 
 
 def test_where_there_are_no_leases_nobody_knows_who_writes() -> None:
     reading, writing = os.pipe()
-    assert opens.somebody_writes(reading) is None
+    assert opens.is_being_written(reading) is None
     os.close(reading)
     os.close(writing)
 

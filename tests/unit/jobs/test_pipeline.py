@@ -98,7 +98,7 @@ def test_the_outbox_may_lie_on_another_file_system(tmp_path: Path, other_file_sy
         assert folder == other_file_system / "radio" / "a"
         at.published()
         at.drop("b.yaml", b"text: " + b"x" * (1 << 21))
-        assert at.opened.longest_bytes == 1 << 20
+        assert at.opened.max_bytes == 1 << 20
         (ticket,) = at.take("b.yaml")
         outcome = at.process(ticket, never)
         assert outcome is not None
@@ -273,7 +273,7 @@ def test_a_strangers_file_is_neither_published_nor_changed(at: Desk, tmp_path: P
     outcome = at.process(ticket, never)
     assert outcome is not None
     assert sorted(os.listdir(outcome.folder)) == ["ERROR.txt", "manifest.json"]
-    assert "may be somebody else's" in (outcome.folder / "ERROR.txt").read_text()
+    assert "may be another user's file" in (outcome.folder / "ERROR.txt").read_text()
     after = os.stat(private)
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
     assert after.st_nlink == 1
@@ -294,7 +294,7 @@ def test_a_file_that_can_not_be_read_any_more_does_not_hold_the_outbox_up(
     outcome = at.process(ticket, never)
     assert outcome is not None
     assert sorted(os.listdir(outcome.folder)) == ["ERROR.txt", "manifest.json"]
-    assert f"could not read it ({os.strerror(code)})" in (outcome.folder / "ERROR.txt").read_text()
+    assert f"could not be read ({os.strerror(code)})" in (outcome.folder / "ERROR.txt").read_text()
 
 
 def test_nothing_in_a_result_is_shared_with_the_state_and_a_long_copy_breathes(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_nothing_in_a_result_is_shared_with_the_state_and_a_long_copy_breathes(t
 
     outbox = tmp_path / "outbox"
     with desk(
-        tmp_path / "spool", outbox=outbox, settings={"breathe": lambda: breaths.append(os.listdir(outbox))}
+        tmp_path / "spool", outbox=outbox, settings={"after_slice": lambda: breaths.append(os.listdir(outbox))}
     ) as at:
         at.drop("a.yaml")
         (ticket,) = at.take("a.yaml")
@@ -548,7 +548,7 @@ def test_a_checkpoint_that_goes_while_a_job_waits_fails_it_in_words(at: Desk) ->
     outcome = at.process(ticket, never)
     assert outcome is not None
     assert outcome.status == "failed"
-    assert 'line 2: checkpoint: there is no model "anna"' in (outcome.folder / "ERROR.txt").read_text()
+    assert 'line 2: checkpoint: unknown model "anna"' in (outcome.folder / "ERROR.txt").read_text()
 
 
 class Picky:
@@ -567,7 +567,7 @@ class Picky:
 
 
 WITH_BASE = "text: hello\ncheckpoint: anna\non_checkpoint_error: base\n"
-INSTEAD = "the base model takes the place of the checkpoint anna: its vocabulary is torn"
+INSTEAD = "the base model is used instead of the checkpoint anna: its vocabulary is torn"
 
 
 def test_a_checkpoint_that_is_refused_when_it_is_loaded_gives_way_to_the_base_model(at: Desk) -> None:
@@ -624,7 +624,7 @@ def test_a_checkpoint_that_goes_while_a_job_waits_gives_way_too(at: Desk) -> Non
     assert outcome is not None
     (order,) = worker.orders
     assert order.fallback is not None
-    assert order.fallback.reason == 'there is no model "anna": there are none in models/'
+    assert order.fallback.reason == 'unknown model "anna"; models/ has no model files'
 
 
 def test_a_full_disk_while_a_recording_is_copied_fails_nothing(at: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

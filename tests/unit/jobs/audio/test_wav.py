@@ -62,7 +62,7 @@ def test_what_is_no_speech_is_refused(audio: object) -> None:
 @pytest.mark.parametrize(
     ("samples", "doubt"),
     [
-        (tone(60), "more than any speech"),
+        (tone(60), "longer than any speech"),
         (tone(0.2), "words may be missing"),
         (tone(2, 1.5), "clipped"),
     ],

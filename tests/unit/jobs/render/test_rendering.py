@@ -20,7 +20,7 @@ from engines.errors import BadAudio, EngineError, EngineMissing, RequestRefused
 from engines.f5.engine import F5
 from jobs.order import JobLimits
 from jobs.render import spoken
-from jobs.render.chunk_plan import Stage
+from jobs.render.chunk_plan import ResolvedOrder
 from jobs.render.preparation import prepare
 from jobs.render.rendering import LoadedEngine, Order, Progress, Rendering, RenderStopped, render
 from jobs.results import worker_result
@@ -225,9 +225,9 @@ def test_what_an_engine_was_told_of_a_recording_is_told(desk: Desk) -> None:
     )  # fmt: skip
     info = replace(registry.engines()["f5"].info(), missing=None)
     spec = JobSpec.model_validate_json(json.dumps({"segments": segments}))
-    stage = Stage(order, spec, info, {"": "en"}, dict.fromkeys(names, "0" * 64), {"rui.wav": "Boa noite."})
+    resolved = ResolvedOrder(order, spec, info, {"": "en"}, dict.fromkeys(names, "0" * 64), {"rui.wav": "Boa noite."})
     used = {str(desk.folder / "eva.wav"): "Boa"}  # a recording that was too long, cut with its transcript
-    assert [{**file, "sha256": ""} for file in spoken.voice(stage, used)["files"]] == [
+    assert [{**file, "sha256": ""} for file in spoken.voice(resolved, used)["files"]] == [
         {"file": "ana.wav", "sha256": "", "transcript": "Bom dia."},
         {"file": "eva.wav", "sha256": "", "transcript": "Boa"},
         {"file": "rui.wav", "sha256": "", "transcript": "Boa noite.", "transcribed_by": "whisper"},
@@ -312,7 +312,7 @@ def test_another_recording_of_the_same_name_is_another_voice(desk: Desk) -> None
 def test_a_recording_that_is_not_there_is_refused(desk: Desk) -> None:
     """In words, not as a traceback."""
     for recordings in ({}, {"ana.wav": str(desk.folder / "gone")}):
-        with pytest.raises(RequestRefused, match="not there"):
+        with pytest.raises(RequestRefused, match="is missing"):
             desk.render({"text": "One.", "speaker_wav": "ana.wav"}, recordings=recordings)
 
 
@@ -343,13 +343,16 @@ def test_a_transcript_that_nobody_gives_is_asked_for_before_a_model_is_loaded(de
     given = {"recordings": {name: str(desk.folder / "0123") for name in ("ana.wav", "rui.wav")}}
     spec = {**job, "language": "en", "engine": "f5", "speaker_wav": ["ana.wav", "rui.wav"]}
     engine = registry.engines()["f5"]
-    with pytest.raises(RequestRefused, match=r"said in ana\.wav: give `speaker_text`, or .* ana\.txt beside it$"):
+    with pytest.raises(
+        RequestRefused,
+        match=r"a transcript of ana\.wav: give `speaker_text`, or .* ana\.txt \(UTF-8\) next to the recording$",
+    ):
         prepare(desk.order(spec, **given, transcripts={"rui.wav": "Bom dia."}), engine)
     prepared = prepare(desk.order(spec, **given, transcripts={"ana.wav": "Good day."}), engine)
-    assert [line.chunk.speaker_text for line in prepared.lines if line.chunk] == ["Good day."]
+    assert [line.chunk.speaker_text for line in prepared.plan if line.chunk] == ["Good day."]
     if "text" in job:
         prepare(desk.order({**spec, "speaker_text": "Good day."}, **given), engine)
-    assert prepare(desk.order({**spec, "engine": "faulty"}, **given), registry.engines()["faulty"]).lines
+    assert prepare(desk.order({**spec, "engine": "faulty"}, **given), registry.engines()["faulty"]).plan
 
 
 def test_an_engine_that_can_not_run_here_is_missing_before_anything_else(desk: Desk) -> None:
@@ -402,7 +405,7 @@ def test_a_language_may_have_shorter_chunks(desk: Desk) -> None:
     lengths = []
     for language in ("pt", "en"):
         prepared = prepare(desk.order({**spec, "language": language}), registry.engines()["tuned"])
-        lengths.append(max(len(line.chunk.text) for line in prepared.lines if line.chunk))
+        lengths.append(max(len(line.chunk.text) for line in prepared.plan if line.chunk))
     assert lengths[0] <= 60 < lengths[1]
 
 
@@ -512,7 +515,7 @@ def test_a_transcript_has_a_longest_length(desk: Desk) -> None:
     with pytest.raises(RequestRefused, match=r"^the transcript of ana\\x1b\.wav has more than the 50 char"):
         prepare(desk.order({**spec, "engine": "f5"}, **given, transcripts=long), f5)
     prepared = prepare(desk.order({**spec, "engine": "faulty"}, **given, transcripts=long), faulty)
-    assert [line.chunk.speaker_text for line in prepared.lines if line.chunk] == [None]
+    assert [line.chunk.speaker_text for line in prepared.plan if line.chunk] == [None]
 
 
 def test_a_language_it_does_not_speak_is_refused(desk: Desk) -> None:

@@ -97,7 +97,7 @@ def test_a_spool_folder_of_another_user_is_refused_also_later(outbox: Outbox) ->
             look()
     os.chown(outbox.staging.parent, 0, -1)
     outbox.staging.chmod(0o770)
-    with pytest.raises(OutboxGone, match="others may write"):
+    with pytest.raises(OutboxGone, match="others can write"):
         opened(outbox.folder)
 
 
@@ -226,7 +226,7 @@ def test_a_folder_that_somebody_puts_in_place_of_the_new_one_is_not_filled(
         os.chown(target, 4711, -1, dir_fd=folders["dst_dir_fd"])
 
     monkeypatch.setattr(os, "rename", swapped)
-    with pytest.raises(PermissionError, match="another folder in its place"):
+    with pytest.raises(PermissionError, match="replaced by another user"):
         publish(outbox, "hello")
     assert visible(outbox) == []
 

@@ -58,7 +58,7 @@ def test_nothing_stays_nothing_and_a_list_is_no_text(typed: str) -> None:
 
 def test_numbers_stay_numbers_where_numbers_are_meant() -> None:
     assert said("text: hi\npriority: 7\nsettings: {speed: 1.50}\n")["settings"]["speed"] == 1.5
-    assert only("text: hi\nsettings: {steps: 1e999}\n").problems[0].message.startswith("this number is too large")
+    assert only("text: hi\nsettings: {steps: 1e999}\n").problems[0].message.startswith("the number is too large")
 
 
 def test_json_takes_a_number_for_a_text_and_no_other_word() -> None:
@@ -117,7 +117,7 @@ def test_other_comments_are_comments(job: str) -> None:
 def test_of_many_comments_a_few_are_shown() -> None:
     document = only("segments:\n" + "- text: a #b\n" * 1000)
     assert len(document.warnings) == 21
-    assert document.warnings[-1].message == "and 980 more texts that a comment follows"
+    assert document.warnings[-1].message == "and 980 more texts followed by a comment"
 
 
 def test_a_wrong_job_warns_too() -> None:

@@ -79,7 +79,7 @@ def test_what_fits_several_is_refused_with_a_list(models: Path) -> None:
     lay(models, "anna/best_model.pth", "rui/best_model.pth", "zoe/a.pth", "zoe/b.pth", "mixed/one.pth", "mixed.pth")
     for name in ("best_model", "best_model.pth"):
         assert refused(models, name) == (
-            f'"{name}" fits several models: anna/best_model.pth and rui/best_model.pth; name one of them by its path'
+            f'"{name}" fits several models: anna/best_model.pth and rui/best_model.pth; name one by its path'
         )
     assert "zoe/a.pth and zoe/b.pth" in refused(models, "zoe")
     assert "mixed.pth and mixed/one.pth" in refused(models, "mixed")
@@ -110,10 +110,10 @@ def test_a_folder_may_have_a_second_name(models: Path) -> None:
 
 
 def test_what_is_not_there_is_named_with_what_is(models: Path) -> None:
-    assert refused(models, "anna") == 'there is no model "anna": there are none in models/'
+    assert refused(models, "anna") == 'unknown model "anna"; models/ has no model files'
     lay(models, "anna/model.pth")
-    assert "there is anna/model.pth; did you mean `anna`?" in refused(models, "ana")
-    assert 'there is no model "anna/modle"' in refused(models, "anna/modle")
+    assert "available in models/: anna/model.pth; did you mean `anna`?" in refused(models, "ana")
+    assert 'unknown model "anna/modle"' in refused(models, "anna/modle")
     assert "did you mean `anna/model`?" in refused(models, "anna/modle")
     assert "\x1b" not in refused(models, "an\x1b[31m")
 
@@ -129,7 +129,7 @@ def test_what_leads_out_is_refused(models: Path, tmp_path: Path, name: str) -> N
     save(tmp_path / "elsewhere/x.pth")
     (models / "anna/link.pth").symlink_to(tmp_path / "secret.pth")
     (models / "out").symlink_to(tmp_path / "elsewhere")
-    assert "leads out of the spool's folders" in refused(models, name)
+    assert "is outside the spool's folders" in refused(models, name)
 
 
 def test_allowed_roots_allow(models: Path, tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_allowed_roots_allow(models: Path, tmp_path: Path) -> None:
     assert find(models, str(far), [tmp_path / "far"]) == far
     assert find(models, "link", [tmp_path / "far"]) == far
     assert Models(models, (tmp_path / "far",)).refer("link").name == str(far)
-    assert "is not there" in refused(models, str(far.parent / "y.pth"), tmp_path / "far")
-    assert "is no file" in refused(models, str(far.parent), tmp_path / "far")
+    assert "does not exist" in refused(models, str(far.parent / "y.pth"), tmp_path / "far")
+    assert "is not a file" in refused(models, str(far.parent), tmp_path / "far")
 
 
 def test_links_in_a_circle_and_pipes_are_refused_in_words(models: Path) -> None:
@@ -151,7 +151,7 @@ def test_links_in_a_circle_and_pipes_are_refused_in_words(models: Path) -> None:
     (models / "b.pth").symlink_to("a.pth")
     os.mkfifo(models / "pipe.pth")
     assert "a.pth" in refused(models, "a.pth")
-    assert "is no file" in refused(models, "pipe.pth")
+    assert "is not a file" in refused(models, "pipe.pth")
 
 
 class TestBest:
@@ -179,8 +179,8 @@ class TestBest:
 
     def test_can_not_be_told_without_losses(self, models: Path) -> None:
         lay(models, "anna/a.pth", "anna/b.pth")
-        assert "none of these says its validation loss" in refused(models, "anna/best")
-        assert "there is no model" in refused(models, "nobody/best")
+        assert "none of these files has a validation loss" in refused(models, "anna/best")
+        assert "unknown model" in refused(models, "nobody/best")
 
 
 class TestModels:

@@ -123,15 +123,15 @@ def test_the_engine_is_named_or_decided_by_the_checkpoint_or_the_default(
 @pytest.mark.parametrize(
     ("job", "words"),
     [
-        ({"checkpoint": "ana"}, 'there is no model "ana" in models/; there is'),
+        ({"checkpoint": "ana"}, 'unknown model "ana"; available in models/:'),
         ({"checkpoint": "ana"}, "did you mean `anna`?"),
         ({"checkpoint": "../anna"}, 'found "../anna"; `..` is not allowed'),
-        ({"checkpoint": "/etc/passwd"}, "leads out of the spool's folders"),
-        ({"checkpoint": "https://x.org/a.pth"}, "nothing is downloaded"),
+        ({"checkpoint": "/etc/passwd"}, "is outside the spool's folders"),
+        ({"checkpoint": "https://x.org/a.pth"}, "does not download files"),
         ({"checkpoint": "broken"}, "broken.safetensors does not load: The file can't be used: it is cut off"),
         ({"checkpoint": "broken", "engine": "xtts", **VOICE}, "broken.safetensors does not load"),
         ({"checkpoint": "tone"}, "tone.safetensors does not load: It is not a speech model that is known here"),
-        ({"checkpoint": "anna", "engine": "plain"}, "plain has no checkpoints; leave this out, or `engine`"),
+        ({"checkpoint": "anna", "engine": "plain"}, "plain has no checkpoints; remove this key, or remove `engine`"),
         ({"checkpoint": "anna", "engine": "own"}, f"{ANNA} is a model for xtts (XTTS-v2), not for own"),
         ({"checkpoint": "rui"}, "rui.safetensors is a model for f5 (F5-TTS"),
         ({"checkpoint": "rui"}, "this version has no f5 engine yet"),
@@ -149,7 +149,7 @@ def test_everything_wrong_is_reported_at_once(models: Path) -> None:
     assert set(problems(models, {"checkpoint": "nobody", "priority": 10})) == {"checkpoint", "priority"}
     found = problems(models, {"checkpoint": "anna", "language": "ja", "settings": {"speed": 1}})
     assert set(found) == {"language", "settings.speed", "speaker_wav"}
-    assert "xtts does not speak" in found["language"]
+    assert "xtts does not support" in found["language"]
 
 
 class TestFallingBackOnTheBaseModel:
@@ -158,10 +158,10 @@ class TestFallingBackOnTheBaseModel:
     @pytest.mark.parametrize(
         ("job", "reason"),
         [
-            ({"checkpoint": "ana", "engine": "xtts"}, 'there is no model "ana" in models/'),
+            ({"checkpoint": "ana", "engine": "xtts"}, 'unknown model "ana"; available in models/'),
             ({"checkpoint": "twin", "engine": "xtts"}, '"twin" fits several models'),
             ({"checkpoint": "../anna", "engine": "xtts"}, 'found "../anna"; `..` is not allowed'),
-            ({"checkpoint": "/etc/passwd", "engine": "xtts"}, "leads out of the spool's folders"),
+            ({"checkpoint": "/etc/passwd", "engine": "xtts"}, "is outside the spool's folders"),
             ({"checkpoint": "broken", "engine": "xtts"}, "broken.safetensors does not load: The file can't be used"),
             ({"checkpoint": "hostile", "engine": "xtts"}, "it holds code"),
             ({"checkpoint": "rui", "engine": "xtts"}, "rui.safetensors is a model for f5"),
@@ -194,7 +194,7 @@ class TestFallingBackOnTheBaseModel:
             assert document.spec.engine == "own"
         for checkpoint in ("gone", "broken", "rui"):
             message = problems(models, {"checkpoint": checkpoint, **self.BASE})["checkpoint"]
-            assert message.endswith("; name the `engine` whose base model is to take its place")
+            assert message.endswith("; name the `engine` whose base model should be used instead")
 
     def test_is_no_cure_for_an_engine_without_checkpoints(self, models: Path) -> None:
         for engine in ("plain", "nobody"):
@@ -250,7 +250,7 @@ class TestDefaultCheckpoint:
         gone = {"defaults": {"checkpoint": "gone"}}
         for job in ({}, {"engine": "xtts", **VOICE}):
             (message,) = problems(models, job, **gone).values()
-            assert message.startswith('defaults.checkpoint in config.yaml: there is no model "gone"')
+            assert message.startswith('defaults.checkpoint in config.yaml: unknown model "gone"')
         assert chosen(models, {"engine": "plain"}, **gone)[0] == "plain"
 
 
@@ -275,7 +275,7 @@ class TestVoice:
         assert problems(models, silent) == {"speaker_wav": self.NEEDS}
 
     def test_is_a_recording_where_the_engine_has_no_other(self, models: Path) -> None:
-        needs = "continues needs speaker_wav (a recording), and what is said in it"
+        needs = "continues needs speaker_wav (a recording) and its transcript"
         assert problems(models, {"engine": "continues"}) == {"speaker_wav": needs}
         has_none = "continues has no built-in voices; give speaker_wav, a recording"
         assert problems(models, {"engine": "continues", "speaker": "Zoe"}) == {"speaker": has_none}

@@ -33,7 +33,7 @@ VALIDATOR = jsonschema.Draft202012Validator(job_schema())
 class TestPassages:
     def test_of_a_text_are_one(self) -> None:
         job = JobSpec.model_validate({"text": "a", "language": "en", "speaker": "Ana", "settings": {"speed": 1.0}})
-        assert job.passages() == (
+        assert job.full_segments() == (
             Segment.model_validate({"text": "a", "language": "en", "speaker": "Ana", "settings": {"speed": 1.0}}),
         )
 
@@ -47,7 +47,7 @@ class TestPassages:
                     {"text": "b", "language": "pt_br", "settings": {"speed": 2.0}},
                 ],
             }
-        ).passages()
+        ).full_segments()
         assert (first.language, first.settings, first.pause_after_ms) == ("en", {"speed": 1.0, "pitch": 3}, 5)
         assert (second.language, second.settings) == ("pt-BR", {"speed": 2.0, "pitch": 3})
 
@@ -66,13 +66,13 @@ class TestPassages:
     ) -> None:
         """The transcript of one recording is never said to be another's."""
         job = {"speaker_wav": "job.wav", "speaker_text": "job", "segments": [{"text": "a", **own}]}
-        (passage,) = JobSpec.model_validate(job).passages()
+        (passage,) = JobSpec.model_validate(job).full_segments()
         assert (passage.speaker, passage.speaker_wav, passage.speaker_text) == (speaker, speaker_wav, speaker_text)
 
     def test_leave_the_job_as_it_was(self) -> None:
         job = JobSpec.model_validate({"settings": {"a": 1}, "segments": [{"text": "a", "settings": {"b": 2}}]})
         before = job.model_dump_json()
-        job.passages()
+        job.full_segments()
         assert job.model_dump_json() == before
 
 
@@ -239,7 +239,7 @@ class TestExamples:
         assert [spec.language for spec in specs["ola.yaml"] if spec] == ["pt-BR"]
         assert len(specs["several.yaml"]) == 3
         (segments,) = (spec for spec in specs["segments.yaml"] if spec)
-        assert len({passage.speaker for passage in segments.passages()}) == 2
+        assert len({passage.speaker for passage in segments.full_segments()}) == 2
         (later,) = (spec for spec in specs["later.yaml"] if spec)
         assert later.not_before is not None
 

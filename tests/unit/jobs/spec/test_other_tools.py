@@ -13,19 +13,19 @@ from tests.unit.jobs.spec.test_parse import RULES
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("input", "here it is `text`"),
-        ("voice", "here it is `speaker` (a voice that the model or engine has built in) or `speaker_wav`"),
+        ("input", "use `text`"),
+        ("voice", "use `speaker` (a voice built into the model or engine) or `speaker_wav`"),
         ("voice_id", "`speaker`"),
         ("voiceId", "`speaker`"),
-        ("ref_audio", "here it is `speaker_wav`"),
-        ("reference-audio", "here it is `speaker_wav`"),
-        ("speaker_audio", "here it is `speaker_wav`"),
-        ("ref_text", "here it is `speaker_text`"),
-        ("prompt_text", "here it is `speaker_text`"),
-        ("lang", "here it is `language`"),
-        ("output_file", "here it is `name`"),
-        ("response_format", "here it is `output: {format: …}`"),
-        ("model", "here it is `checkpoint` (a fine-tuned model) or `engine`"),
+        ("ref_audio", "use `speaker_wav`"),
+        ("reference-audio", "use `speaker_wav`"),
+        ("speaker_audio", "use `speaker_wav`"),
+        ("ref_text", "use `speaker_text`"),
+        ("prompt_text", "use `speaker_text`"),
+        ("lang", "use `language`"),
+        ("output_file", "use `name`"),
+        ("response_format", "use `output: {format: …}`"),
+        ("model", "use `checkpoint` (a fine-tuned model) or `engine`"),
     ],
 )
 def test_a_key_of_another_tool_names_the_one_here(key: str, words: str) -> None:
@@ -37,7 +37,7 @@ def test_a_key_of_another_tool_names_the_one_here(key: str, words: str) -> None:
 
 
 def test_what_is_a_key_here_is_nobody_elses() -> None:
-    assert [key for key in JobSpec.model_fields if other_tools.here(key)] == []
+    assert [key for key in JobSpec.model_fields if other_tools.equivalent(key)] == []
 
 
 def test_a_key_that_nobody_knows_lists_a_few() -> None:

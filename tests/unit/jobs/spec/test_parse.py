@@ -114,7 +114,7 @@ class TestEncodings:
             ("text: a\nlanguage: é".encode("latin-1"), "line 2: this is not UTF-8 (byte 0xe9 in line 2)"),
             ("text: é".encode()[:-1], "this is not UTF-8"),
             ("text: a".encode("utf-16")[:-1], "this is not UTF-16"),
-            ("text: a".encode("utf-16-le"), "UTF-16 without byte order mark"),
+            ("text: a".encode("utf-16-le"), "UTF-16 without a byte order mark"),
             ("text: a".encode("utf-32"), "UTF-32"),
             (b"text: a" + b"\0" * 4096, "still being written"),
             (b"text: \x1b[31mred", "\\x1b is not allowed"),
@@ -202,7 +202,7 @@ class TestDocuments:
         assert spec(good.source, ".json") == good.spec
         assert problems(bad.source, ".json")[0].startswith("line 1: txet:")
         assert bad.problems[0].line == 2
-        assert "a job is keys with values" in number.problems[0].message
+        assert "a job must be keys with values" in number.problems[0].message
 
     @pytest.mark.parametrize("data", ["---\ntext: a\n...\n", "# c\n---\n---\ntext: a\n", "text: a\n...\n# end\n"])
     def test_one_keeps_the_bytes_of_the_file(self, data: str) -> None:
@@ -263,7 +263,7 @@ class TestValues:
     def test_in_the_older_form_mean_settings(self) -> None:
         assert spec("text: a\nspeed: 1.5") == spec("text: a\nsettings: {speed: 1.5}")
         assert problems("text: a\ntemperature: 0.7") == [
-            "line 2: temperature: plain has no setting `temperature`; those it has are speed, steps, deep and style"
+            "line 2: temperature: plain has no setting `temperature`; available: speed, steps, deep and style"
         ]
         assert "given here and under `settings`" in problems("text: a\nspeed: 1\nsettings: {speed: 1}")[0]
 
@@ -274,69 +274,69 @@ class TestValues:
     @pytest.mark.parametrize(
         ("line", "words"),
         [
-            ("priority: 11", "priority: found the number 11; allowed is a whole number from 0 (last) to 9 (first)"),
-            ("priority: true", "priority: found true; allowed is a whole number"),
-            ("priority: 5.0", "priority: found the number 5.0; allowed is a whole number"),
-            ('priority: "5"', 'priority: found "5"; allowed is a whole number'),
-            ("seed: -1", "seed: found the number -1; allowed is a whole number from 0"),
-            ("seed: 9007199254740992", "allowed is a whole number from 0 to 2**53-1"),
+            ("priority: 11", "priority: found the number 11; expected a whole number from 0 (last) to 9 (first)"),
+            ("priority: true", "priority: found true; expected a whole number"),
+            ("priority: 5.0", "priority: found the number 5.0; expected a whole number"),
+            ('priority: "5"', 'priority: found "5"; expected a whole number'),
+            ("seed: -1", "seed: found the number -1; expected a whole number from 0"),
+            ("seed: 9007199254740992", "expected a whole number from 0 to 2**53-1"),
             ("timeout_s: 0", "above 0"),
-            ("timeout_s: .inf", "timeout_s: found the number inf; allowed is a number of seconds"),
+            ("timeout_s: .inf", "timeout_s: found the number inf; expected a number of seconds"),
             ("timeout_s: .nan", "found the number nan"),
-            ("timeout_s: 1" + "0" * 290, "allowed is a number of seconds"),
+            ("timeout_s: 1" + "0" * 290, "expected a number of seconds"),
             ("timeout_s: 10" + "0" * 400, "too large"),
-            ("not_before: tomorrow", 'not_before: found "tomorrow"; allowed is a date and time such as'),
-            ("not_before: 20261301", "allowed is a date and time such as"),
-            ("not_before: 0001-01-01", "allowed is a date and time such as"),
-            ("language: Portuguese", 'language: found "Portuguese"; allowed is a language tag'),
-            ("language: xx", 'language: plain does not speak "xx"; it speaks de, en, nb and pt-BR'),
-            ("engine: plian", 'engine: there is no engine "plian"; there is cloning and plain; did you mean `plain`?'),
+            ("not_before: tomorrow", 'not_before: found "tomorrow"; expected a date and time such as'),
+            ("not_before: 20261301", "expected a date and time such as"),
+            ("not_before: 0001-01-01", "expected a date and time such as"),
+            ("language: Portuguese", 'language: found "Portuguese"; expected a language tag'),
+            ("language: xx", 'language: plain does not support the language "xx"; supported: de, en, nb and pt-BR'),
+            ("engine: plian", 'engine: unknown engine "plian"; available: cloning and plain; did you mean `plain`?'),
             ("engine: xtts", "engine: xtts is not available in this version: this version has no xtts engine yet"),
-            ("speaker: ana", 'speaker: there is no voice "ana"; there is Ana and Rui; did you mean `Ana`?'),
-            ("speaker: [Ana]", "speaker: found a list of 1; allowed is a name, as text"),
-            ("speaker_wav: {a: b}", "speaker_wav: found keys with values (a); allowed is the name of a recording, or"),
-            ("speaker_wav: [" + "a," * 33 + "]", "speaker_wav: found a list of 33; allowed is the name of a recording"),
-            ("speaker_wav: [[a]]", "speaker_wav[0]: found a list of 1; allowed is the name of a recording"),
+            ("speaker: ana", 'speaker: unknown voice "ana"; available: Ana and Rui; did you mean `Ana`?'),
+            ("speaker: [Ana]", "speaker: found a list of 1; expected a name, as text"),
+            ("speaker_wav: {a: b}", "speaker_wav: found keys with values (a); expected the name of a recording, or"),
+            ("speaker_wav: [" + "a," * 33 + "]", "speaker_wav: found a list of 33; expected the name of a recording"),
+            ("speaker_wav: [[a]]", "speaker_wav[0]: found a list of 1; expected the name of a recording"),
             ("speaker_wav: ../x.wav", "`..` is not allowed"),
             ("speaker_wav: a/../../x.wav", "`..` is not allowed"),
             ("speaker_wav: 'a\\..\\x.wav'", "`..` is not allowed"),
-            ("speaker_wav: https://x.org/a.wav", "nothing is downloaded"),
+            ("speaker_wav: https://x.org/a.wav", "does not download files"),
             ('speaker_wav: "a\\0b"', "control characters are not allowed"),
-            ('speaker_wav: "D:\\tts\\nina.wav"', "in double quotes `\\t` is a tab, so write the name with `/`, or in"),
-            ('speaker_wav: "D:\\nina.wav"', "in double quotes `\\n` is a new line"),
-            ('checkpoint: "D:\\best"', "in double quotes `\\b` is a backspace"),
+            ('speaker_wav: "D:\\tts\\nina.wav"', "in double quotes, `\\t` is a tab: use `/`, or single quotes"),
+            ('speaker_wav: "D:\\nina.wav"', "in double quotes, `\\n` is a new line"),
+            ('checkpoint: "D:\\best"', "in double quotes, `\\b` is a backspace"),
             ("name: ../news", "name: found \"../news\"; a name is a path such as"),
             ("name: /news", "without a leading / and without"),
-            ("name: a/.b", "no part of a name begins with a dot"),
-            ('name: "a\\nb"', "without control characters"),
+            ("name: a/.b", "no part of a name may start with a dot"),
+            ('name: "a\\nb"', "control characters are not allowed"),
             (f"name: {'x' * 244}", "at most 243 bytes"),
             ("speaker_wav: voices/", "not of a folder"),
-            ("speaker_text: Hello", "there is no speaker_wav"),
-            ("settings: 3", "settings: found the number 3; allowed is options of the engine"),
-            ("settings: {sped: 1}", "settings.sped: plain has no setting `sped`; those it has are speed, steps, deep"),
-            ("settings: {speed: fast}", 'settings.speed: found "fast"; allowed is a number from 0.5 to 2'),
+            ("speaker_text: Hello", "no recording (speaker_wav) is given"),
+            ("settings: 3", "settings: found the number 3; expected settings of the engine"),
+            ("settings: {sped: 1}", "settings.sped: plain has no setting `sped`; available: speed, steps, deep"),
+            ("settings: {speed: fast}", 'settings.speed: found "fast"; expected a number from 0.5 to 2'),
             ("settings: {speed: .nan}", "settings.speed: found the number nan"),
             ("settings: {speed: true}", "settings.speed: found true"),
-            ("settings: {steps: 1.5}", "settings.steps: found the number 1.5; allowed is a whole number, 1 or more"),
-            ("settings: {steps: 0}", "settings.steps: found the number 0; allowed is a whole number, 1 or more"),
-            ("settings: {deep: 1}", "settings.deep: found the number 1; allowed is true or false"),
-            ("settings: {style: [x]}", "settings.style: found a list of 1; allowed is text"),
-            ("checkpoint: [3]", "checkpoint: found a list of 1; allowed is the name of a model"),
-            ("checkpoint: a://b", "checkpoint: found \"a://b\"; the name of a file is needed; nothing is downloaded"),
+            ("settings: {steps: 1.5}", "settings.steps: found the number 1.5; expected a whole number, 1 or more"),
+            ("settings: {steps: 0}", "settings.steps: found the number 0; expected a whole number, 1 or more"),
+            ("settings: {deep: 1}", "settings.deep: found the number 1; expected true or false"),
+            ("settings: {style: [x]}", "settings.style: found a list of 1; expected text"),
+            ("checkpoint: [3]", "checkpoint: found a list of 1; expected the name of a model"),
+            ("checkpoint: a://b", "checkpoint: found \"a://b\"; expected a file name; voicespool does not download"),
             ("checkpoint: ../best", "checkpoint: found \"../best\"; `..` is not allowed"),
-            ("output: {format: flac}", "output.format: flac is not available in this version; allowed is wav"),
-            ("output: {format: wave}", 'found "wave"; allowed is wav, flac, mp3 or opus; did you mean `wav`?'),
-            ("output: {sample_rate: 24000}", "not available in this version; plain makes 22050"),
-            ("output: {sample_rate: 24}", "allowed is a whole number from 8000 to 96000 (Hz)"),
+            ("output: {format: flac}", "output.format: flac is not available in this version; expected wav"),
+            ("output: {format: wave}", 'found "wave"; expected wav, flac, mp3 or opus; did you mean `wav`?'),
+            ("output: {sample_rate: 24000}", "not available in this version; the sample rate of plain is 22050"),
+            ("output: {sample_rate: 24}", "expected a whole number from 8000 to 96000 (Hz)"),
             ("output: {loudness_lufs: -16}", "output.loudness_lufs: not available in this version"),
-            ("output: {loudness_lufs: 3}", "allowed is a number from -70 to 0 (LUFS)"),
+            ("output: {loudness_lufs: 3}", "expected a number from -70 to 0 (LUFS)"),
             ("output: {subtitles: srt}", "output.subtitles: not available in this version"),
-            ("output: {subtitles: [ssa]}", "output.subtitles[0]: found \"ssa\"; allowed is srt or vtt"),
+            ("output: {subtitles: [ssa]}", "output.subtitles[0]: found \"ssa\"; expected srt or vtt"),
             ("output: {rate: 3}", "output.rate: unknown key; did you mean `sample_rate`?"),
-            ("output: loud", 'output: found "loud"; allowed is keys such as {format: wav}'),
-            ("on_checkpoint_error: bas", 'found "bas"; allowed is fail or base; did you mean `base`?'),
-            ("metadata: 3", "metadata: found the number 3; allowed is keys with values of your own"),
-            ("metadata: {a: [.inf]}", "metadata: a number in it is not finite"),
+            ("output: loud", 'output: found "loud"; expected keys such as {format: wav}'),
+            ("on_checkpoint_error: bas", 'found "bas"; expected fail or base; did you mean `base`?'),
+            ("metadata: 3", "metadata: found the number 3; expected keys with values of your own"),
+            ("metadata: {a: [.inf]}", "metadata: contains a number that is not finite"),
             ("metadata: {a: " + "x" * 70_000 + "}", "at most 65536 are allowed"),
             ("langauge: en", "langauge: unknown key; did you mean `language`?"),
             ("Language: en", "did you mean `language`?"),
@@ -359,30 +359,30 @@ class TestValues:
     @pytest.mark.parametrize(
         ("text", "words"),
         [
-            ("text: {a: 12}", "line 1: text: found keys with values (a); allowed is text"),
+            ("text: {a: 12}", "line 1: text: found keys with values (a); expected text"),
             ("text:", "line 1: text: a job needs text or segments; text is empty"),
-            ('text: ""', "line 1: text: found an empty text; allowed is text"),
+            ('text: ""', "line 1: text: found an empty text; expected text"),
             ("text: '...'", "nothing to speak"),
             ("text: '[pause 2s] — !'", "nothing to speak"),
-            ("text: [a]", "line 1: text: found a list of 1; allowed is text"),
-            ("text: a\nspeaker_wav: C:/ana.wav", "a path with a drive letter leads nowhere here"),
+            ("text: [a]", "line 1: text: found a list of 1; expected text"),
+            ("text: a\nspeaker_wav: C:/ana.wav", "drive letters are not supported"),
             ("language: en", "line 1: a job needs text or segments; found neither"),
             ("text_file: a.txt", "line 1: text_file: not available in this version"),
-            ("segments: []", "line 1: segments: found an empty list; allowed is a list of passages"),
-            ("segments: {text: a}", "line 1: segments: found keys with values (text); allowed is a list of passages"),
-            ("segments: [a]", 'line 1: segments[0]: found "a"; allowed is a passage such as {text: Hello}'),
-            ("segments:\n- text: a\n- speaker: Ana", "line 3: segments[1].text: is missing; needed is text"),
+            ("segments: []", "line 1: segments: found an empty list; expected a list of segments"),
+            ("segments: {text: a}", "line 1: segments: found keys with values (text); expected a list of segments"),
+            ("segments: [a]", 'line 1: segments[0]: found "a"; expected a segment such as {text: Hello}'),
+            ("segments:\n- text: a\n- speaker: Ana", "line 3: segments[1].text: missing; expected text"),
             ("segments:\n- text: a\n  txt: b", "line 3: segments[0].txt: unknown key; did you mean `text`?"),
             ("segments:\n- text: a\n  speed: 2", "segments[0].speed: unknown key; it belongs under `settings`"),
             ("segments:\n- text: a\n  priority: 2", "segments[0].priority: unknown key; it belongs at the top level"),
             ("segments:\n- text: a\n  pause_after_ms: 60001", "a whole number from 0 to 60000 (milliseconds)"),
-            ("segments:\n- text: a\n  language: xx", 'segments[0].language: plain does not speak "xx"'),
+            ("segments:\n- text: a\n  language: xx", 'segments[0].language: plain does not support the language "xx"'),
             ("segments:\n- text: a\n  settings: {speed: 9}", "line 3: segments[0].settings.speed: found the number 9"),
             ("segments:\n- text: a\n  speaker: Ana\n  speaker_wav: a.wav", "line 3: segments[0].speaker: give either"),
             ("segments:\n- text: a\n  speaker_wav: /a/../b", "line 3: segments[0].speaker_wav"),
             ("text: a\ntext: b", "line 2: text: `text` is given twice, in lines 1 and 2; give it once"),
-            ("- text: a", "line 1: a job is keys with values, such as `text: Hello`; found a list of 1"),
-            ("hello", 'line 1: a job is keys with values, such as `text: Hello`; found "hello"'),
+            ("- text: a", "line 1: a job must be keys with values, such as `text: Hello`; found a list of 1"),
+            ("hello", 'line 1: a job must be keys with values, such as `text: Hello`; found "hello"'),
             ("text: !!python/object:os.system ls", "line 1: text: the tag `!!python/object:os.system` is not allowed"),
         ],
     )  # fmt: skip
@@ -469,11 +469,11 @@ class TestDefaults:
 
     def test_of_language_must_suit_the_engine(self) -> None:
         rules = replace(RULES, default_language="ja")
-        assert "language: plain does not speak" in problems("text: a", rules=rules)[0]
+        assert "language: plain does not support" in problems("text: a", rules=rules)[0]
         assert spec("text: a\nlanguage: en", rules=rules).language == "en"
 
     def test_of_an_engine_that_is_not_there_are_named(self) -> None:
-        assert "there is no engine" in problems("text: a", rules=replace(RULES, default_engine="gone"))[0]
+        assert "unknown engine" in problems("text: a", rules=replace(RULES, default_engine="gone"))[0]
 
 
 def test_an_engine_that_is_not_installed_is_left_to_the_worker() -> None:
@@ -564,7 +564,7 @@ def test_the_recordings_of_one_file_have_a_bound() -> None:
     rules = replace(RULES, recording_uses=5)
     texts = [f"text: hello\nspeaker_wav: [a{number}.wav, b.wav]\n" for number in range(4)]
     assert len(parse("---\n".join(texts[:2]).encode(), ".yaml", rules)) == 2
-    with pytest.raises(JobInvalid, match=r"8 recordings together; at most 5 are allowed \(limits.recording_uses\)"):
+    with pytest.raises(JobInvalid, match=r"8 recordings; at most 5 are allowed \(limits.recording_uses\)"):
         parse("---\n".join(texts).encode(), ".yaml", rules)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.spool import claimed_lately
-from jobs.spool.claimed_lately import DAY_S, FRESH_S, ClaimedLately
+from jobs.spool.claimed_lately import DAY_S, REFRESH_S, ClaimedLately
 
 NOON_S = 1_800_000_000
 FILE = ("radio/hello.yaml", "ab" * 32, 123_456_789)
@@ -59,7 +59,7 @@ def test_it_is_known_for_a_day_and_for_a_day_from_each_look(lately: ClaimedLatel
     """A file that lies there is looked at again and again, and stays the one of before."""
     lately.note(*FILE)
     for _ in range(30):
-        clock.now_s += FRESH_S + 1
+        clock.now_s += REFRESH_S + 1
         assert lately.recall(*FILE) == "2027-01-15 08:00:00 UTC"
     clock.now_s += DAY_S + 1
     assert lately.recall(*FILE) == ""
@@ -76,7 +76,7 @@ def test_the_next_daemon_knows_it_too(lately: ClaimedLately, clock: Clock, tmp_p
 def test_the_oldest_are_forgotten_first_and_the_file_stays_small(
     lately: ClaimedLately, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claimed_lately, "MOST", 10)
+    monkeypatch.setattr(claimed_lately, "MAX_CLAIMS", 10)
     for number in range(35):
         lately.note(f"{number}.yaml", *FILE[1:])
         assert len((tmp_path / "claimed-lately").read_text().splitlines()) <= 20

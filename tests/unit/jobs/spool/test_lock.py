@@ -115,7 +115,7 @@ def test_a_lock_that_lapsed_is_noticed(tmp_path: Path) -> None:
     mine = Lock.acquire(path)
     mine.check()
     path.rename(tmp_path / "away")
-    with pytest.raises(LockLost, match="left no name"):
+    with pytest.raises(LockLost, match="does not name its holder"):
         mine.check()
     theirs = Lock.acquire(path)
     with pytest.raises(LockLost):

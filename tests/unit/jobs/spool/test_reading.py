@@ -14,9 +14,9 @@ from files.tree import Problem
 from jobs.errors import JobInvalid
 from jobs.order import Fallback
 from jobs.spec.parse import Document, parse
-from jobs.spec.rules import ModelsElsewhere, NotHere, Rules
+from jobs.spec.rules import ModelsElsewhere, NeedsModelFiles, Rules
 from jobs.spool.claim import ClaimFolder
-from jobs.spool.reading import Reading, keep_understood, packed, understood, unpacked
+from jobs.spool.reading import Reading, load_parsed, packed, save_parsed, unpacked
 from tests.in_process import ENGINES
 
 RULES = Rules(engines=ENGINES, default_engine="voice")
@@ -90,20 +90,20 @@ def test_models_come_back(model: Any) -> None:
 def test_a_job_that_names_a_model_can_not_be_read_where_models_are_not_looked_at() -> None:
     rules = replace(RULES, models=ModelsElsewhere())
     assert Reading.at_once(b"text: a", ".yaml", rules).documents()
-    with pytest.raises(NotHere):
+    with pytest.raises(NeedsModelFiles):
         Reading.at_once(b"text: a\ncheckpoint: anna", ".yaml", rules)
 
 
 def test_a_claim_remembers_what_was_read_by_the_same_rules(tmp_path: Path) -> None:
     documents, invalid = read(EVERYTHING), JobInvalid([Problem("it is none", "", 3)])
     assert not isinstance(documents, JobInvalid)
-    keep_understood(ClaimFolder(tmp_path), "key", documents[0])
-    reading = understood(ClaimFolder(tmp_path), "key", EVERYTHING.encode())
+    save_parsed(ClaimFolder(tmp_path), "key", documents[0])
+    reading = load_parsed(ClaimFolder(tmp_path), "key", EVERYTHING.encode())
     assert reading is not None
     assert reading.documents() == documents
-    assert understood(ClaimFolder(tmp_path), "other key", EVERYTHING.encode()) is None
-    keep_understood(ClaimFolder(tmp_path), "key", invalid)
-    reading = understood(ClaimFolder(tmp_path), "key", b"")
+    assert load_parsed(ClaimFolder(tmp_path), "other key", EVERYTHING.encode()) is None
+    save_parsed(ClaimFolder(tmp_path), "key", invalid)
+    reading = load_parsed(ClaimFolder(tmp_path), "key", b"")
     assert reading is not None
     with pytest.raises(JobInvalid, match="it is none"):
         reading.documents()
@@ -114,4 +114,4 @@ def test_a_claim_remembers_what_was_read_by_the_same_rules(tmp_path: Path) -> No
 )
 def test_what_is_damaged_is_read_again(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "understood.json").write_bytes(damage)
-    assert understood(ClaimFolder(tmp_path), "key", b"text: a") is None
+    assert load_parsed(ClaimFolder(tmp_path), "key", b"text: a") is None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from files.allowed_paths import NotAllowed
-from jobs.spool.places import Places, transcript_beside
+from jobs.spool.places import Places, read_transcript
 from jobs.spool.recordings import Snapshots
 from tests.in_process import through
 
@@ -20,7 +20,7 @@ from tests.in_process import through
 def places(tmp_path: Path) -> Places:
     for name in ("inbox/radio", "inbox/.voicespool/recordings", "voices", "outside", "archive"):
         (tmp_path / name).mkdir(parents=True)
-    return Places(tmp_path / "inbox", tmp_path / "voices", tmp_path / "inbox/.voicespool", longest_bytes=1000)
+    return Places(tmp_path / "inbox", tmp_path / "voices", tmp_path / "inbox/.voicespool", max_bytes=1000)
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_a_recording_that_can_not_be_read_is_the_jobs_trouble(
 
 
 def test_a_sparse_recording_is_copied_in_slices_and_stays_sparse(places: Places, tmp_path: Path) -> None:
-    snapshots = Snapshots(places.state / "recordings", replace(places, longest_bytes=1 << 30))
+    snapshots = Snapshots(places.state / "recordings", replace(places, max_bytes=1 << 30))
     source = written(places.voices / "ana.wav")
     os.truncate(source, 40 << 20)
     steps = snapshots.copies().take(source, tmp_path / "one")
@@ -305,7 +305,7 @@ def test_a_recording_leaves_the_reserve_of_the_disk_free(snapshots: Snapshots, t
         patch.setattr(os, "statvfs", lambda _path: full)
         snapshots.free_bytes = 1 << 20
         assert "limits.free_bytes" in snapshots.why_no_room([source])
-        with pytest.raises(NotAllowed, match="no room"):
+        with pytest.raises(NotAllowed, match="no space"):
             taken(snapshots, source, tmp_path / "one")
     held = taken(snapshots, source, tmp_path / "one")
     with pytest.MonkeyPatch.context() as patch:
@@ -329,12 +329,12 @@ def test_copies_go_with_the_last_job_that_holds_them(snapshots: Snapshots, tmp_p
     source = written(snapshots.places.voices / "ana.wav")
     held = taken(snapshots, source, tmp_path / "one")
     taken(snapshots, source, tmp_path / "two")
-    snapshots.let_go([held, "no such"])
+    snapshots.remove_unused([held, "no such"])
     snapshots.sweep()
     assert (snapshots.folder / held).exists()
     for folder in ("one", "two"):
         (tmp_path / folder / held).unlink()
-    snapshots.let_go([held])
+    snapshots.remove_unused([held])
     assert os.listdir(snapshots.folder) == []
 
 
@@ -354,7 +354,9 @@ def test_memory_of_known_recordings_is_bounded(snapshots: Snapshots) -> None:
 
 def test_the_folder_voices_is_not_part_of_a_name(places: Places) -> None:
     written(places.voices / "ana.wav")
-    assert places.missing("voices/ana.wav", places.inbox).endswith("is not there; did you mean `ana.wav`?")
+    assert places.missing("voices/ana.wav", places.inbox).endswith(
+        "there is no recording voices/ana.wav; did you mean `ana.wav`?"
+    )
 
 
 def test_nobody_is_told_what_is_there_outside_of_the_folders(places: Places) -> None:
@@ -383,9 +385,9 @@ def test_a_long_chain_of_links_is_refused_by_the_kernel(places: Places) -> None:
 def test_a_transcript_that_may_be_somebody_elses_is_none(places: Places) -> None:
     written(places.voices / "ana.txt", b"The password is hunter2.")
     os.link(places.voices / "ana.txt", places.inbox.parent / "private.txt")
-    assert transcript_beside(places.voices / "ana.wav") is not None
+    assert read_transcript(places.voices / "ana.wav") is not None
     places.voices.chmod(0o2770)
-    assert transcript_beside(places.voices / "ana.wav") is None
+    assert read_transcript(places.voices / "ana.wav") is None
 
 
 # --- the transcript --------------------------------------------------------------------------------
@@ -393,13 +395,13 @@ def test_a_transcript_that_may_be_somebody_elses_is_none(places: Places) -> None
 
 def test_the_text_beside_a_recording(tmp_path: Path) -> None:
     recording = written(tmp_path / "ana.wav")
-    assert transcript_beside(recording) is None
+    assert read_transcript(recording) is None
     written(tmp_path / "ana.txt", "\ufeff  Olá, eu sou a Ana.\n".encode())
-    assert transcript_beside(recording) == "Olá, eu sou a Ana."
+    assert read_transcript(recording) == "Olá, eu sou a Ana."
     written(tmp_path / "ana.txt", b" \n")
-    assert transcript_beside(recording) is None
+    assert read_transcript(recording) is None
     written(tmp_path / "ana.txt", b"caf\xe9 " + b"x" * 100_000)
-    text = transcript_beside(recording)
+    text = read_transcript(recording)
     assert text is not None
     assert text.startswith("caf\ufffd x")
     assert len(text) <= 1 << 16
@@ -408,7 +410,7 @@ def test_the_text_beside_a_recording(tmp_path: Path) -> None:
 def test_a_transcript_is_never_a_link_or_a_pipe(tmp_path: Path) -> None:
     recording = written(tmp_path / "ana.wav")
     (tmp_path / "ana.txt").symlink_to("/etc/passwd")
-    assert transcript_beside(recording) is None
+    assert read_transcript(recording) is None
     (tmp_path / "ana.txt").unlink()
     os.mkfifo(tmp_path / "ana.txt")
-    assert transcript_beside(recording) is None
+    assert read_transcript(recording) is None

@@ -74,7 +74,7 @@ def picture(folder: Path) -> dict[str, os.stat_result]:
         (foreign, "belongs to "),
         (for_the_group, "can be written by others"),
         (for_all, "can be written by others"),
-        (hard_link, "has another name, by a hard link"),
+        (hard_link, "has several hard links"),
         (pipe, "is a link or a special file"),
     ],
 )
@@ -88,7 +88,7 @@ def test_what_is_not_the_spool_s_own_is_refused_and_not_touched(
         pytest.skip("a folder can't be that")
     change(thing)
     before = picture(state.parent)
-    sentence = "is not a folder, or is a link to one" if change is link and not name else sentence
+    sentence = "is not a folder, or is a link" if change is link and not name else sentence
     for use in (State.open, check):
         with pytest.raises(ConfigError) as refused:
             use(state)

@@ -174,7 +174,7 @@ def test_a_transcript_that_the_engine_will_ask_for_is_asked_for_beforehand(confi
         ]
 
     both = "segments: [{text: x, speaker_wav: ana.wav}, {text: x, speaker_wav: [rui.wav, ana.wav]}]"
-    wanted = [f"speaker_text: f5 has to know what is said in {name}.wav" for name in ("ana", "rui")]
+    wanted = [f"speaker_text: f5 needs a transcript of {name}.wav" for name in ("ana", "rui")]
     assert complaints(both) == wanted
     assert complaints("text: x\nspeaker_wav: rui.wav\nspeaker_text: Bom dia.") == []
     write_job(tmp_path / "mine", "ana.txt", "Good day.")

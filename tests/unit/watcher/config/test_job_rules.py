@@ -49,12 +49,12 @@ def test_a_checkpoint_that_is_not_there_or_does_not_fit_ends_the_start(tmp_path:
     """Else thousands of jobs would fail one by one."""
     rui = save(tmp_path / "models/rui.safetensors", F5)
     (found,) = problems(tmp_path, checkpoint="anna")
-    assert found.startswith('defaults.checkpoint: there is no model "anna" in models/; there is rui.safetensors')
+    assert found.startswith('defaults.checkpoint: unknown model "anna"; available in models/: rui.safetensors')
     os.truncate(rui, rui.stat().st_size - 1)
     (found,) = problems(tmp_path, checkpoint="rui")
     assert found.startswith("defaults.checkpoint: rui.safetensors does not load: The file can't be used")
     assert problems(tmp_path, checkpoint="../rui") == [
-        'defaults.checkpoint: found "../rui"; `..` is not allowed in the name of a file'
+        'defaults.checkpoint: found "../rui"; `..` is not allowed in a file name'
     ]
 
 
@@ -66,7 +66,7 @@ def test_an_engine_beside_the_checkpoint_is_for_jobs_that_it_is_not_for(tmp_path
     assert job(tmp_path, {}, **defaults)["checkpoint"] == "anna"
     assert job(tmp_path, {"engine": "espeak"}, **defaults)["checkpoint"] is None
     found = problems(tmp_path, **{**defaults, "engine": "espoke"})
-    assert found[-1].startswith('defaults.engine: there is no engine "espoke"')
+    assert found[-1].startswith('defaults.engine: unknown engine "espoke"')
 
 
 def test_an_engine_that_needs_a_voice_may_get_it_from_each_job(tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def test_nothing_is_opened_that_a_job_may_not_open(config: Config, tmp_path: Pat
     assert found["in.wav"].recording.duration_s == 8.0
     refused = {name: error(voice) for name, voice in found.items() if voice.recording.errors}
     assert set(refused) == {"out.wav", "out", "lost.wav", "loop.wav", "pipe.wav"}
-    assert "leads out" in refused["out.wav"]
-    assert "leads out" in refused["out"]
+    assert "is outside" in refused["out.wav"]
+    assert "is outside" in refused["out"]
     assert "not a file" in refused["pipe.wav"]
     allowing = config.model_copy(update={"allowed_roots": (elsewhere,)})
     assert listed(allowing)["out.wav"].recording.errors == ()
