@@ -146,7 +146,7 @@ def test_bigvgan_is_told_of_where_it_is_or_a_model_needs_it(
     (config.models / "ana.yaml").write_text("vocoder: bigvgan\n")
     (missing,) = told()
     assert missing.level == "warn"
-    assert missing.cure.startswith("Put config.json and bigvgan_generator.pt of nvidia/bigvgan_v2_24khz_100band_256x")
+    assert missing.cure.startswith("Download config.json and bigvgan_generator.pt of nvidia/bigvgan_v2_24khz_100band_256x")
     folder = tiny_f5.build_bigvgan(config.models / "bigvgan")
     assert told() == [ok("model bigvgan", f"BigVGAN v2 (for F5-TTS) in {folder}")]
     (config.models / "ana.yaml").unlink()
