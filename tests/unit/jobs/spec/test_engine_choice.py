@@ -163,7 +163,7 @@ class TestFallingBackOnTheBaseModel:
             ({"checkpoint": "../anna", "engine": "xtts"}, 'found "../anna"; `..` is not allowed'),
             ({"checkpoint": "/etc/passwd", "engine": "xtts"}, "leads out of the spool's folders"),
             ({"checkpoint": "broken", "engine": "xtts"}, "broken.safetensors does not load: The file can't be used"),
-            ({"checkpoint": "hostile", "engine": "xtts"}, "it holds code"),
+            ({"checkpoint": "hostile", "engine": "xtts"}, "it contains code"),
             ({"checkpoint": "rui", "engine": "xtts"}, "rui.safetensors is a model for f5"),
             ({"checkpoint": "old"}, "old/model.safetensors does not load: vocab.json next to it has 3 tokens"),
         ],
