@@ -194,7 +194,9 @@ def test_other_models_of_f5_are_never_taken_for_it(tmp_path: Path, home: Path) -
     place(tmp_path / "f5-tts", {"model_1200000.safetensors": weights})
     place(tmp_path / "ana", {"model_1250000.safetensors": weights})
     assert find("f5", tmp_path) is None
-    assert "F5TTS_v1_Base/model_*.safetensors or model_1250000.safetensors missing or empty" in base_models.fault(F5, hub)
+    assert "F5TTS_v1_Base/model_*.safetensors or model_1250000.safetensors missing or empty" in base_models.fault(
+        F5, hub
+    )
     place(tmp_path / "f5-tts", {"model_1250000.safetensors": vocos_release()["pytorch_model.bin"]})
     assert base_models.fault(F5, tmp_path / "f5-tts") == "model_1250000.safetensors is a Vocos vocoder"
 
@@ -208,7 +210,9 @@ def test_vocos_is_found_alone_or_in_the_folder_of_f5(tmp_path: Path, home: Path)
     for folder in places:
         assert require("vocos", tmp_path) == folder
         (folder / "config.yaml").unlink()
-    with pytest.raises(EngineMissing, match=r"Vocos .* is not on this machine; .*config\.yaml missing or empty") as caught:
+    with pytest.raises(
+        EngineMissing, match=r"Vocos .* is not on this machine; .*config\.yaml missing or empty"
+    ) as caught:
         require("vocos", tmp_path)
     assert "`voicespool models pull vocos`" in caught.value.hint
 

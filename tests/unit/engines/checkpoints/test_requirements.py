@@ -141,7 +141,9 @@ def test_a_job_for_a_base_model_that_is_not_here(
     monkeypatch.setattr({"xtts": Xtts, "f5": F5}[engine], "info", classmethod(lambda _: info))
     one = checked(config, engine=engine)
     assert one.problems == ()
-    assert any("is not installed on this machine; to install it: pip install something" in words for words in one.warnings())
+    assert any(
+        "is not installed on this machine; to install it: pip install something" in words for words in one.warnings()
+    )
 
 
 def test_the_engine_says_the_same(config: Config, tiny_xtts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -296,7 +296,7 @@ FINDINGS = (
     ("Models", warn("model xtts", "the model XTTS-v2 is not on this machine", "Run `voicespool models pull xtts`: it "
                     "asks you to accept the licence and downloads the model.")),
 )  # fmt: skip
-BAD = ("Device", fail("device", "there is no card cuda:9", "Set `device: {name: auto}`.", 4))
+BAD = ("Device", fail("device", "there is no GPU cuda:9", "Set `device: {name: auto}`.", 4))
 
 
 @pytest.mark.parametrize("name", ["works", "fails"])
