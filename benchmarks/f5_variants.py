@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import beside
+import comparison
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ class Recording:
 
 def prepare() -> None:
     """As in the worker; a process for each core."""
-    beside.prepare()
+    comparison.prepare()
     import torch
 
     torch.set_num_threads(1)
@@ -205,7 +205,7 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare()
     parts = {"measured": lambda: measured(arguments.updates)}
-    beside.report("f5-variants", "cpu", parts, list(parts))
+    comparison.report("f5-variants", "cpu", parts, list(parts))
 
 
 if __name__ == "__main__":
