@@ -1,4 +1,4 @@
-"""Tests how well the measurement tells v0 from v1 of F5-TTS: `make bench-f5-variants`.
+"""Tests how well the measurement separates v0 from v1 of F5-TTS: `make bench-f5-variants`.
 
 Trains ten small models, for five languages as v0 and as v1, with the modules and the loss of f5-tts: three minutes each
 on one core. The data are numbers, read digit by digit by a voice of espeak-ng. Each model is saved as f5-tts does, and

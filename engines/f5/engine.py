@@ -45,7 +45,7 @@ _CODES = """
     sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu
 """
 LANGUAGES = tuple(_CODES.split())
-"""ISO 639-1 codes; which of them a model speaks depends on its training."""
+"""ISO 639-1 codes; which of them a model supports depends on its training."""
 
 
 class F5(NeuralEngine):
