@@ -1,16 +1,16 @@
-"""F5-TTS, ours beside the library's own calls, in one run: `make bench-f5`.
+"""Compares our F5-TTS with f5-tts: `make bench-f5`.
 
-The weights are random and of full size (F5-TTS v1 Base), which costs exactly what the real ones do. Library and ours
-take turns, so that whatever else the machine does slows both; both get the same chunks, lengths and steps. Results go
-to `benchmarks/results/`, a file for each device.
+The model has random weights and the size of F5-TTS v1 Base, so it takes as long as a real one. Both sides alternate in
+one run, so that other load on the machine slows both. Both get the same chunks, lengths and steps. Results go to
+`benchmarks/results/`, one file for each device.
 
-    chunk     a text of one chunk, from the same noise: seconds, and how far apart the sounds are
-    text      a text of several chunks: seconds for all of it
-    load      from nothing to a model that can speak, in fresh processes: seconds, and the most memory
-    memory    the most that loading, a chunk and a text take under each `device.profile`, in fresh processes: of the
-              card's memory what torch's allocator has out, else of the process beyond what it was before
-    vocoders  ours of either kind, each with ten seconds of mel: seconds, and how many times Vocos BigVGAN takes
-    profile   where the time goes
+    chunk     a text of one chunk, from the same noise: seconds, and the difference of the audio
+    text      a text of several chunks: seconds
+    load      loading in a new process: seconds, and peak memory
+    memory    peak memory of loading, a chunk and a text with each `device.profile`, in new processes: on a GPU that
+              allocated by torch, on a CPU the growth of the process
+    vocoders  our Vocos and BigVGAN with 10 s of mel spectrogram: seconds, and their ratio
+    profile   the kernels or operations that take most time
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import beside
-from beside import LIBRARY, in_process, in_processes, in_turn, precisions, profiled, report, times
+import comparison
+from comparison import LIBRARY, in_process, in_processes, in_turn, precisions, profiled, report, speed_ups
 from engines.device import runtime
 from machine import of_rounds
 from tests import process_memory
@@ -37,8 +37,8 @@ from tests import process_memory
 PARTS = ("chunk", "text", "load", "memory", "vocoders", "profile")
 MODEL = "F5TTS_v1_Base"
 SEED = 1
-HEARD = "The harbour was quiet when the first boats came in, and nobody had slept much that night. "
-HEARD_S = 6.0
+TRANSCRIPT = "The harbour was quiet when the first boats came in, and nobody had slept much that night. "
+REFERENCE_S = 6.0
 CHUNK = "She counted the crates twice, wrote the number down, and counted them again before the rain came."
 TEXT = (
     "By noon the market was full of people who wanted to know what had happened during the night. "
@@ -49,13 +49,13 @@ TEXT = (
     "They went home before dark, earlier than they used to, and the lamps were lit in every house along the quay."
 )
 
-ON_A_CARD = 8
-"""So many times the text is said there: a card is not busy with a minute of speech."""
+GPU_REPEATS = 8
+"""How often the text is repeated on a GPU; once is too little work for it."""
 
 
 def prepare() -> None:
-    """torch and the library as the worker has them; recordings are opened without FFmpeg."""
-    beside.prepare()
+    """Set up torch and f5-tts as the worker does; recordings are read without FFmpeg."""
+    comparison.prepare()
     import soundfile
     import torch
     import torchaudio
@@ -67,16 +67,18 @@ def prepare() -> None:
     torchaudio.load = load
 
 
-# --- the two sides ----------------------------------------------------------------------------------------------------
+# --- both sides -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Task:
-    """What both sides have to say.
+    """A text to render.
 
     Attributes:
-        folder: Of the model, with the recording `heard.wav`.
-        steps: Evaluations for each chunk, each with guidance.
+        folder: Of the model, with the recording `reference.wav`.
+        text: The text.
+        device: As in `Runtime`.
+        steps: Steps of the ODE solver for each chunk, with guidance.
     """
 
     folder: Path
@@ -86,7 +88,7 @@ class Task:
 
 
 def library(folder: Path, device: str) -> Any:
-    """The library's own model, by its own loader."""
+    """Load a model with f5-tts."""
     from f5_tts.api import F5TTS
 
     files = {"ckpt_file": str(folder / "model.safetensors"), "vocab_file": str(folder / "vocab.txt")}
@@ -95,7 +97,7 @@ def library(folder: Path, device: str) -> Any:
 
 
 def ours(folder: Path, device: str, precision: str, vocoder_device: str | None = None) -> Any:
-    """Our model, as an engine loads it."""
+    """Load a model with our code, as the engine does."""
     import torch
 
     from engines.checkpoints import inspection
@@ -107,18 +109,18 @@ def ours(folder: Path, device: str, precision: str, vocoder_device: str | None =
     return F5Model(files, device, getattr(torch, precision), vocoder_device)
 
 
-def said_by_library(model: Any, task: Task) -> Any:
-    """Samples."""
+def render_with_library(model: Any, task: Task) -> Any:
+    """Samples, float32 [n]."""
     with redirect_stdout(sys.stderr):
-        sound, _rate_hz, _mel = model.infer(
-            str(task.folder / "heard.wav"), HEARD, task.text, show_info=lambda *_words: None, progress=None,
+        samples, _rate_hz, _mel = model.infer(
+            str(task.folder / "reference.wav"), TRANSCRIPT, task.text, show_info=lambda *_words: None, progress=None,
             nfe_step=task.steps, seed=SEED,
         )  # fmt: skip
-    return sound
+    return samples
 
 
 def requests(task: Task) -> list[Any]:
-    """The chunks that the library makes of a text, as long as it makes them."""
+    """The chunks into which f5-tts splits a text, with the durations that it chooses."""
     import torch
     import torchaudio
     from f5_tts.infer import utils_infer
@@ -130,24 +132,26 @@ def requests(task: Task) -> list[Any]:
     from engines.torch.mel import HOP, reference_mel
 
     with redirect_stdout(sys.stderr):
-        path, words = utils_infer.preprocess_ref_audio_text(str(task.folder / "heard.wav"), HEARD, lambda *_words: None)
+        path, transcript = utils_infer.preprocess_ref_audio_text(
+            str(task.folder / "reference.wav"), TRANSCRIPT, lambda *_words: None
+        )
     samples, rate_hz = torchaudio.load(path)
-    heard_s, reference = samples.shape[-1] / rate_hz, reference_mel(samples, rate_hz)
-    most = int(len(words.encode()) / heard_s * (22 - heard_s))
-    words += " "
+    reference_s, reference = samples.shape[-1] / rate_hz, reference_mel(samples, rate_hz)
+    max_chars = int(len(transcript.encode()) / reference_s * (22 - reference_s))
+    transcript += " "
     hops = samples.shape[-1] // HOP
-    numbers = f5_vocabulary.read(task.folder / "vocab.txt").char_map(f5_vocabulary.LIBRARY_SYMBOLS)
+    token_ids = f5_vocabulary.read(task.folder / "vocab.txt").char_map(f5_vocabulary.LIBRARY_SYMBOLS)
     made = []
-    for number, chunk in enumerate(utils_infer.chunk_text(task.text, max_chars=most)):
-        (symbols,) = convert_char_to_pinyin([words + chunk])
-        frames = hops + int(hops / len(words.encode()) * len(chunk.encode()))
-        tokens = torch.tensor([numbers.get(symbol, 0) for symbol in symbols])
+    for number, chunk in enumerate(utils_infer.chunk_text(task.text, max_chars=max_chars)):
+        (symbols,) = convert_char_to_pinyin([transcript + chunk])
+        frames = hops + int(hops / len(transcript.encode()) * len(chunk.encode()))
+        tokens = torch.tensor([token_ids.get(symbol, 0) for symbol in symbols])
         made.append(Request(number, reference, tokens, frames, SolverSettings(task.steps), SEED))
     return made
 
 
-def said_by_us(model: Any, wanted: Sequence[Any], budget: int | None = None) -> Any:
-    """Samples, chunk after chunk; batches take at most the budget, in bytes, or half of what is free."""
+def render_with_ours(model: Any, wanted: Sequence[Any], budget: int | None = None) -> Any:
+    """Samples of all chunks, float32 [n]. Batches take at most the budget in bytes, or half of the free memory."""
     import torch
 
     from engines.checkpoints.f5_variant import V1
@@ -155,84 +159,82 @@ def said_by_us(model: Any, wanted: Sequence[Any], budget: int | None = None) -> 
 
     if budget is None:
         budget = free_bytes(str(model.backbone.device)) // 2
-    made = dict(one for one in model.render(wanted, V1, budget) if one is not None)
-    return torch.cat([made[number] for number in range(len(wanted))]).numpy()
+    samples = dict(rendered for rendered in model.render(wanted, V1, budget) if rendered is not None)
+    return torch.cat([samples[number] for number in range(len(wanted))]).numpy()
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
 def render(task: Task, rounds: int) -> dict[str, Any]:
-    """Each side speaks the whole text, in turn."""
+    """Render a text with each side in turn."""
     wanted = requests(task)
-    speakers = both_sides(task, wanted)
-    if task.device != "cpu":  # kernels are loaded at their first use, and ours are recorded at their second
-        for name, speak in speakers.items():
+    sides = both_sides(task, wanted)
+    if task.device != "cpu":  # warm-up: kernels are loaded at their first use, our CUDA graphs captured at the second
+        for name, side in sides.items():
             for _ in range(1 if name == LIBRARY else 2):
-                speak()
-    seconds, sounds = in_turn(speakers, rounds, task.device)
-    audio_s = sum(one.frames - len(one.reference.mel) for one in wanted) * 256 / 24_000
-    told: dict[str, Any] = {
-        "frames": [one.frames for one in wanted],
+                side()
+    seconds, samples = in_turn(sides, rounds, task.device)
+    audio_s = sum(request.frames - len(request.reference.mel) for request in wanted) * 256 / 24_000
+    results: dict[str, Any] = {
+        "frames": [request.frames for request in wanted],
         "steps": task.steps,
         "audio_s": round(audio_s, 1),
     }
-    for name, taken in seconds.items():
-        told[name] = {
-            "seconds": of_rounds(taken),
-            "real_time_factor": of_rounds([one / audio_s for one in taken]),
+    for name, values in seconds.items():
+        results[name] = {
+            "seconds": of_rounds(values),
+            "real_time_factor": of_rounds([value / audio_s for value in values]),
         }
         if name != LIBRARY:
-            told[name]["times_the_library"] = times(seconds[LIBRARY], taken)
-    if len(wanted) == 1 and task.device == "cpu":  # else the library's noise is another
-        told["apart"] = compared(sounds)
-    return told
+            results[name]["times_the_library"] = speed_ups(seconds[LIBRARY], values)
+    if len(wanted) == 1 and task.device == "cpu":  # otherwise f5-tts draws other noise
+        results["apart"] = compared(samples)
+    return results
 
 
 def both_sides(task: Task, wanted: Sequence[Any]) -> dict[str, Callable[[], Any]]:
-    """The library, and ours in each precision, ready to speak."""
+    """f5-tts, and our model in each precision, loaded."""
 
-    def speaking(precision: str) -> Callable[[], Any]:
+    def our_side(precision: str) -> Callable[[], Any]:
         model = ours(task.folder, task.device, precision)
-        return lambda: said_by_us(model, wanted)
+        return lambda: render_with_ours(model, wanted)
 
     model = library(task.folder, task.device)
-    sides = {LIBRARY: lambda: said_by_library(model, task)}
-    return sides | {precision: speaking(precision) for precision in precisions(task.device)}
+    sides = {LIBRARY: lambda: render_with_library(model, task)}
+    return sides | {precision: our_side(precision) for precision in precisions(task.device)}
 
 
-def compared(sounds: Mapping[str, Any]) -> dict[str, float]:
-    """How far from the library's sound each is, at its loudest sample, of the library's loudest one."""
+def compared(samples: Mapping[str, Any]) -> dict[str, float]:
+    """Largest difference from the samples of f5-tts, as a share of their peak, by side."""
     import numpy as np
 
-    theirs = sounds[LIBRARY]
-    loudest = np.abs(theirs).max()
-    return {name: float(f"{np.abs(one - theirs).max() / loudest:.2g}") for name, one in sounds.items()}
+    theirs = samples[LIBRARY]
+    peak = np.abs(theirs).max()
+    return {name: float(f"{np.abs(own - theirs).max() / peak:.2g}") for name, own in samples.items()}
 
 
 def load(folder: Path, device: str, rounds: int) -> dict[str, Any]:
-    """Fresh processes, taking turns; what is imported is imported before the clock starts."""
+    """Load in new processes, alternately. Seconds are without and with imports."""
     runs = in_processes(__file__, folder, device, rounds)
-    told: dict[str, Any] = {
-        name: {
-            "seconds": of_rounds([one["seconds"] for one in done]),
-            "with_imports_s": of_rounds([one["with_imports_s"] for one in done]),
-            "peak_gib": of_rounds([one["peak_gib"] for one in done]),
-        }
-        for name, done in runs.items()
-    }
+
+    def column(name: str, key: str) -> list[float]:
+        return [run[key] for run in runs[name]]
+
+    keys = ("seconds", "with_imports_s", "peak_gib")
+    results: dict[str, Any] = {name: {key: of_rounds(column(name, key)) for key in keys} for name in runs}
     for name in precisions(device):
-        for what, ratio in (("seconds", "times_the_library"), ("with_imports_s", "times_the_library_with_imports")):
-            told[name][ratio] = times([one[what] for one in runs[LIBRARY]], [one[what] for one in runs[name]])
-    return told
+        for key, ratio in (("seconds", "times_the_library"), ("with_imports_s", "times_the_library_with_imports")):
+            results[name][ratio] = speed_ups(column(LIBRARY, key), column(name, key))
+    return results
 
 
 def load_once(folder: Path, device: str, name: str, began_s: float) -> dict[str, float]:
-    """One load in this process; the most memory is that of the process, torch and all."""
+    """Load once in this process. The peak memory is that of the whole process, including torch."""
     if name == LIBRARY:
-        import f5_tts.api  # noqa: F401 - the import is not what is measured
+        import f5_tts.api  # noqa: F401 - imports are measured separately
     else:
-        import engines.f5.net.model  # noqa: F401 - the same
+        import engines.f5.net.model  # noqa: F401 - imports are measured separately
 
     started_s = time.perf_counter()
     loaded = library(folder, device) if name == LIBRARY else ours(folder, device, name)
@@ -246,94 +248,94 @@ def load_once(folder: Path, device: str, name: str, began_s: float) -> dict[str,
 
 
 def memory(tasks: Sequence[Task]) -> dict[str, Any]:
-    """Loading and each task, under each profile and in each precision that it comes in."""
+    """Peak memory of loading and of each task, for each profile and its precisions."""
     device = tasks[0].device
     half = "bfloat16" if device == "cpu" or runtime.fast_bfloat16(device) else "float16"
-    told = {}
+    results = {}
     for side in (*(f"auto {precision}" for precision in precisions(device)), f"low_vram {half}"):
         print(f"memory, {side} ...", flush=True)
-        told[side] = in_process(__file__, tasks[0].folder, device, "--memory-once", side)
-    return told
+        results[side] = in_process(__file__, tasks[0].folder, device, "--memory-once", side)
+    return results
 
 
 def memory_once(tasks: Sequence[Task], side: str) -> dict[str, Any]:
-    """Loading and each task in this process, in MiB; and what the formula says of each task's largest request."""
+    """Peak memory of loading and of each task in this process, and the estimate for its largest request; in MiB."""
     profile, precision = side.split()
     device = tasks[0].device
     is_small = profile == "low_vram"
-    said_by_us(ours(tasks[0].folder, device, precision), requests(tasks[0])[:1])  # what code and kernels take is there
-    taken = Taken(device)
+    render_with_ours(ours(tasks[0].folder, device, precision), requests(tasks[0])[:1])  # loads code and kernels
+    growth = MemoryGrowth(device)
     model = ours(tasks[0].folder, device, precision, "cpu" if is_small else None)
-    told: dict[str, Any] = {"loading": taken.most(), "weights": taken.now()}
+    results: dict[str, Any] = {"loading": growth.peak(), "weights": growth.now()}
     for name, task in zip(("chunk", "text"), tasks, strict=True):
         wanted = requests(task)
-        taken.forget()
-        said_by_us(model, wanted, 0 if is_small else None)
-        told[name] = taken.most()
-        told[f"{name}_request_by_formula"] = max(map(model.request_bytes, wanted)) >> 20
-    return told
+        growth.reset_peak()
+        render_with_ours(model, wanted, 0 if is_small else None)
+        results[name] = growth.peak()
+        results[f"{name}_request_by_formula"] = max(map(model.request_bytes, wanted)) >> 20
+    return results
 
 
-class Taken:
-    """Memory taken since this was made, in MiB: of a card, or of the process."""
+class MemoryGrowth:
+    """Growth of memory since this object was made, in MiB: on a GPU or of the process."""
 
     def __init__(self, device: str) -> None:
         import torch
 
-        self._now, self._most = process_memory.now, process_memory.most
-        self.forget: Callable[[], None] = process_memory.forget
+        self._now, self._peak = process_memory.now, process_memory.most
+        self.reset_peak: Callable[[], None] = process_memory.forget
         if device != "cpu":
             self._now = partial(torch.cuda.memory_allocated, device)
-            self._most = partial(torch.cuda.max_memory_allocated, device)
-            self.forget = partial(torch.cuda.reset_peak_memory_stats, device)
+            self._peak = partial(torch.cuda.max_memory_allocated, device)
+            self.reset_peak = partial(torch.cuda.reset_peak_memory_stats, device)
         runtime.release(device)
         self._before = self._now()
-        self.forget()
+        self.reset_peak()
 
     def now(self) -> int:
         return (self._now() - self._before) >> 20
 
-    def most(self) -> int:
-        return (self._most() - self._before) >> 20
+    def peak(self) -> int:
+        return (self._peak() - self._before) >> 20
 
 
 def vocoders(folder: Path, device: str, rounds: int) -> dict[str, Any]:
-    """Either kind makes the sound of one mel, in turn."""
+    """Convert the same mel spectrogram with both vocoders, in turn."""
     import torch
 
     import tiny_f5
     from engines.torch.bigvgan import BigVGAN
     from engines.torch.vocos import Vocos
 
-    place = torch.device(device)
-    if not (other := folder / "bigvgan").exists():
-        tiny_f5.build_bigvgan(other, tiny=False)
-    both: dict[str, Callable[[Any], Any]] = {"bigvgan": BigVGAN(other, place), "vocos": Vocos(folder / "vocos", place)}
-    mel = torch.randn(938, 100, generator=torch.Generator().manual_seed(SEED)).to(place)
+    on = torch.device(device)
+    if not (bigvgan := folder / "bigvgan").exists():
+        tiny_f5.build_bigvgan(bigvgan, tiny=False)
+    both: dict[str, Callable[[Any], Any]] = {"bigvgan": BigVGAN(bigvgan, on), "vocos": Vocos(folder / "vocos", on)}
+    mel = torch.randn(938, 100, generator=torch.Generator().manual_seed(SEED)).to(on)
     with torch.inference_mode():
-        speakers = {name: partial(vocoder, [mel]) for name, vocoder in both.items()}
-        for speak in speakers.values():
-            speak()
-        seconds, _sounds = in_turn(speakers, rounds, device)
-    told: dict[str, Any] = {name: {"seconds": of_rounds(taken)} for name, taken in seconds.items()}
-    return told | {"bigvgan_times_vocos": times(seconds["bigvgan"], seconds["vocos"])}
+        sides = {name: partial(vocoder, [mel]) for name, vocoder in both.items()}
+        for side in sides.values():
+            side()
+        seconds, _samples = in_turn(sides, rounds, device)
+    results: dict[str, Any] = {name: {"seconds": of_rounds(values)} for name, values in seconds.items()}
+    return results | {"bigvgan_times_vocos": speed_ups(seconds["bigvgan"], seconds["vocos"])}
 
 
 def profile(task: Task) -> dict[str, Any]:
-    """Where the time of a rendering goes."""
+    """Profile rendering in each precision."""
     wanted = requests(task)
     return {
-        precision: profiled(partial(said_by_us, ours(task.folder, task.device, precision), wanted), task.device)
+        precision: profiled(partial(render_with_ours, ours(task.folder, task.device, precision), wanted), task.device)
         for precision in precisions(task.device)
     }
 
 
-# --- all of it --------------------------------------------------------------------------------------------------------
+# --- command ----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def full_size(given: Path | None) -> Iterator[Path]:
-    """A folder with a full-size model and a recording: the one given, or one that lasts as long as this."""
+    """A folder with a full-size model: the given one, or a temporary one."""
     if given is not None:
         yield given.resolve()
         return
@@ -347,14 +349,14 @@ def full_size(given: Path | None) -> Iterator[Path]:
         yield folder
 
 
-def record(path: Path) -> None:
-    """Something to listen to: a tone that sways, with noise, without a pause at which it would be cut."""
+def write_reference(path: Path) -> None:
+    """Write a reference recording: a frequency-modulated tone with noise, without pauses at which f5-tts would cut."""
     import numpy as np
     import soundfile
 
-    places = np.arange(int(HEARD_S * 24_000))
-    tone = np.sin(places * 0.05 * (1 + 0.2 * np.sin(places / 9_000)))
-    noise = np.random.default_rng(0).standard_normal(len(places))
+    positions = np.arange(int(REFERENCE_S * 24_000))
+    tone = np.sin(positions * 0.05 * (1 + 0.2 * np.sin(positions / 9_000)))
+    noise = np.random.default_rng(0).standard_normal(len(positions))
     soundfile.write(path, (0.2 * tone + 0.02 * noise).astype("float32"), 24_000)
 
 
@@ -362,11 +364,9 @@ def main() -> None:
     began_s = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--model", type=Path, help="a folder that examples/tiny_f5.py --full made, instead of a new one"
-    )
+    parser.add_argument("--model", type=Path, help="folder made by examples/tiny_f5.py --full (default: a new one)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=None, help="evaluations; 7 on a processor, else 16")
+    parser.add_argument("--steps", type=int, default=None, help="steps of the ODE solver (7 on a CPU, 16 on a GPU)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--load-once", help=argparse.SUPPRESS)
     parser.add_argument("--memory-once", help=argparse.SUPPRESS)
@@ -378,8 +378,8 @@ def main() -> None:
     device, rounds = arguments.device, arguments.rounds
     steps = arguments.steps or (7 if device == "cpu" else 16)
     with full_size(arguments.model) as folder:
-        record(folder / "heard.wav")
-        long = TEXT if device == "cpu" else " ".join([TEXT] * ON_A_CARD)
+        write_reference(folder / "reference.wav")
+        long = TEXT if device == "cpu" else " ".join([TEXT] * GPU_REPEATS)
         chunk, text = (Task(folder, words, device, steps) for words in (CHUNK, long))
         if arguments.memory_once:
             print(json.dumps(memory_once((chunk, text), arguments.memory_once)))

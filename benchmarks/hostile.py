@@ -1,13 +1,13 @@
-"""How a spool fares under all that a stranger can drop at once: `make bench-hostile`.
+"""Measures a spool under all hostile files at once: `make bench-hostile`.
 
-The daemon is an ordinary user where root measures, everybody else measures with one user. `tests/hostile.py` is dropped
-as a whole, and its moving parts keep moving to the end; another user drops a plain job every second. Those go
-first in the queue (priority 9): how long one waits behind good jobs of other people is not what is measured.
+A stranger drops all files of `tests/hostile.py`; scripts that exchange files run until the end. Meanwhile another user
+drops a plain job every second, with priority 9, so that waiting behind other good jobs is not measured. If root runs
+this, daemon, stranger and user are different users, otherwise the same one.
 
-Three figures, each with a bound: the longest time that the daemon's loop was away, from the
-moment a plain job is dropped to its publication, and the daemon's memory. The first one is what systemd sees: the time
-between two signs of life (`WATCHDOG=1`), by the kernel's clock, of a daemon that is asked for ten a second; that this
-measures what it should is tried first, with an idle daemon, and with one that is stopped for a while.
+Three figures, each with a bound: the longest time that the daemon's loop was blocked, the time from drop to
+publication of the plain jobs, and the daemon's memory. The first is measured as systemd does, by the time between
+watchdog messages (`WATCHDOG=1`) by the kernel's clock; the daemon is configured to send ten per second. This method is
+checked first, with an idle daemon and with one that is stopped for a while.
 """
 
 from __future__ import annotations
@@ -45,28 +45,34 @@ from tests.spooling import ROOT, Spool, spooling, until
 from tests.users import COLLEAGUE, DAEMON, STRANGER, share
 
 RESULTS = Path(__file__).parent / "results"
-SIGN_OF_LIFE_S = 0.1
-SO_TIMESTAMPNS = 35  # socket(7); Python has no name for it
+WATCHDOG_S = 0.1
+SO_TIMESTAMPNS = 35  # socket(7); missing in Python's socket module
 BOUNDS = {"loop_away_s": 1.0, "plain_job_s": 3.0, "daemon_mb": 200.0}
 SEVERAL_USERS = os.geteuid() == 0
 
 
-# --- from outside: signs of life, memory -----------------------------------------------------------------------------
+# --- watchdog messages and memory ------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class SignsOfLife:
-    """A socket that the daemon takes for systemd's; when each sign came, by the kernel's clock (Unix time, seconds)."""
+class Watchdog:
+    """A notification socket as systemd's.
+
+    Attributes:
+        path: Of the socket.
+        times: When each watchdog message was received, by the kernel's clock: Unix time in seconds.
+    """
 
     path: Path
-    moments: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, Any]:
-        return {"NOTIFY_SOCKET": str(self.path), "WATCHDOG_USEC": str(round(2e6 * SIGN_OF_LIFE_S))}
+        """For the daemon, which sends a message each half of WATCHDOG_USEC."""
+        return {"NOTIFY_SOCKET": str(self.path), "WATCHDOG_USEC": str(round(2e6 * WATCHDOG_S))}
 
     @contextlib.contextmanager
-    def heard(self) -> Iterator[None]:
+    def listening(self) -> Iterator[None]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.bind(str(self.path))
             self.path.chmod(0o777)
@@ -83,26 +89,26 @@ class SignsOfLife:
 
     def _listen(self, channel: socket.socket, end: int) -> None:
         while end not in select.select([channel.fileno(), end], [], [])[0]:
-            data, said, _flags, _sender = channel.recvmsg(4096, 64)
+            data, ancillary, _flags, _sender = channel.recvmsg(4096, 64)
             if b"WATCHDOG=1" in data.splitlines():
-                seconds, nanoseconds = struct.unpack("qq", said[0][2][:16])
-                self.moments.append(seconds + nanoseconds / 1e9)
+                seconds, nanoseconds = struct.unpack("qq", ancillary[0][2][:16])
+                self.times.append(seconds + nanoseconds / 1e9)
 
-    def longest_s(self, since: float, until_: float) -> float:
-        """Longest time without a sign between two moments, both counted as signs."""
-        signs = [since, *(moment for moment in list(self.moments) if since < moment < until_), until_]
-        return max(later - earlier for earlier, later in pairwise(signs))
+    def longest_s(self, start: float, end: float) -> float:
+        """Longest time without a message from start to end (Unix time, seconds)."""
+        times = [start, *(received for received in list(self.times) if start < received < end), end]
+        return max(later - earlier for earlier, later in pairwise(times))
 
 
 @dataclass(slots=True)
 class Memory:
-    """Most memory that a daemon and each of its children took, in bytes; the kernel keeps each one's peak."""
+    """Peak memory of a daemon and of its child processes by module, in bytes, as counted by the kernel."""
 
     daemon: int = 0
     children: Counter[str] = field(default_factory=Counter)
 
-    def look(self, pid: int) -> bool:
-        """Look at all of them. Returns whether the daemon is alive."""
+    def update(self, pid: int) -> bool:
+        """Read the peaks of the daemon and its children. Returns whether the daemon is alive."""
         self.daemon = max(self.daemon, _peak(pid))
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(pid).children(recursive=True):
@@ -113,7 +119,7 @@ class Memory:
 
 
 def _module(words: list[str]) -> str:
-    """What a child runs: its module, or its first words."""
+    """The module that a process runs, or the first two words of its command."""
     return words[words.index("-m") + 1] if "-m" in words[:-1] else " ".join(words[:2]) or "a child that ended"
 
 
@@ -130,7 +136,7 @@ def _peak(pid: int) -> int:
 
 @contextlib.contextmanager
 def fresh(engine: str) -> Iterator[Spool]:
-    """A spool with the waits that users get: of several users where root measures, else of this one."""
+    """A new spool with the default waits; with several users if run by root."""
     config: dict[str, Any] = {"ready": {}, "defaults": {"engine": engine}}
     if SEVERAL_USERS:
         with share(**config) as spool:
@@ -152,7 +158,7 @@ def acting(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def running(script: Path, *arguments: str | Path) -> Iterator[None]:
-    """A script of the stranger's, until the end of the block."""
+    """Run a script as the stranger until the end of the block."""
     if SEVERAL_USERS:
         with STRANGER.running(script, *arguments):
             yield
@@ -164,28 +170,28 @@ def running(script: Path, *arguments: str | Path) -> Iterator[None]:
             process.kill()
 
 
-# --- is the method right? --------------------------------------------------------------------------------------------
+# --- check of the method ---------------------------------------------------------------------------------------------
 
 
-def method(engine: str, idle_s: float = 5.0, stopped_s: float = 1.5) -> dict[str, float]:
-    """What is measured of an idle daemon, and of one that gets no time for a while."""
+def check_method(engine: str, idle_s: float = 5.0, stopped_s: float = 1.5) -> dict[str, float]:
+    """Measure an idle daemon, and one that is stopped for a while."""
     with fresh(engine) as spool:
-        signs = SignsOfLife(spool.folder / "notify")
-        with signs.heard():
-            process = spool.start(**signs.environment)
-            since = time.time()
+        watchdog = Watchdog(spool.folder / "notify")
+        with watchdog.listening():
+            process = spool.start(**watchdog.environment)
+            start = time.time()
             pass_time(idle_s)
-            idle = signs.longest_s(since, time.time())
+            idle = watchdog.longest_s(start, time.time())
             process.send_signal(signal.SIGSTOP)
-            since = time.time()
+            start = time.time()
             pass_time(stopped_s)
             process.send_signal(signal.SIGCONT)
-            until(lambda: signs.moments[-1] > since + stopped_s, "a sign of life")
-            away = signs.longest_s(since - SIGN_OF_LIFE_S, time.time())
+            until(lambda: watchdog.times[-1] > start + stopped_s, "a watchdog message")
+            blocked = watchdog.longest_s(start - WATCHDOG_S, time.time())
             spool.stop()
-    assert stopped_s <= away < stopped_s + 0.5, f"stopped for {stopped_s} s, measured {away} s"
-    assert idle < 0.5, f"an idle daemon on this machine is away for {idle} s: too busy to measure"
-    return {"idle_s": round(idle, 3), f"stopped_for_{stopped_s}_s": round(away, 3)}
+    assert stopped_s <= blocked < stopped_s + 0.5, f"stopped for {stopped_s} s, measured {blocked} s"
+    assert idle < 0.5, f"an idle daemon is blocked for {idle} s: this machine is too busy for this benchmark"
+    return {"idle_s": round(idle, 3), f"stopped_for_{stopped_s}_s": round(blocked, 3)}
 
 
 def pass_time(seconds: float) -> None:
@@ -193,12 +199,12 @@ def pass_time(seconds: float) -> None:
     until(lambda: time.monotonic() > end, "time passes", 2 * seconds + 60)
 
 
-# --- under the whole set ---------------------------------------------------------------------------------------------
+# --- with all hostile files ------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class Stream:
-    """Plain jobs, one a second, and when each was dropped (Unix time, seconds)."""
+class PlainJobs:
+    """Plain jobs, and when each was dropped (Unix time, seconds)."""
 
     spool: Spool
     dropped: list[float] = field(default_factory=list)
@@ -209,50 +215,49 @@ class Stream:
             job = f"text: Number {len(self.dropped)}.\npriority: 9\n"
             self.spool.drop(f"plain-{len(self.dropped)}.yaml", job)
 
-    def took_s(self) -> list[float | None]:
-        """From drop to publication, which is a rename and sets the folder's change time; None for what never came."""
-        return [self._took_s(number, moment) for number, moment in enumerate(self.dropped, start=1)]
+    def durations_s(self) -> list[float | None]:
+        """From drop to publication (the folder's ctime), in seconds; None for jobs that are not published."""
+        return [self._duration_s(number, dropped) for number, dropped in enumerate(self.dropped, start=1)]
 
-    def _took_s(self, number: int, dropped: float) -> float | None:
+    def _duration_s(self, number: int, dropped: float) -> float | None:
         try:
             return (self.spool.outbox / f"plain-{number}").stat().st_ctime_ns / 1e9 - dropped
         except FileNotFoundError:
             return None
 
     def published(self) -> bool:
-        return None not in self.took_s()
+        return None not in self.durations_s()
 
 
 def under_attack(engine: str, drops: int, patience_s: float) -> dict[str, Any]:
-    """Drop everything, then plain jobs, and measure until they and the good jobs of the set are published."""
-    with fresh(engine) as spool, contextlib.ExitStack() as moving:
+    """Drop all hostile files, then plain jobs; measure until all good jobs are published."""
+    with fresh(engine) as spool, contextlib.ExitStack() as scripts:
         staged = stage(spool)
-        signs, memory, stream = SignsOfLife(spool.folder / "notify"), Memory(), Stream(spool)
-        moving.enter_context(signs.heard())
-        process = spool.start(**signs.environment)
-        since = time.time()
-        drop_all(spool, staged, moving)
+        watchdog, memory, jobs = Watchdog(spool.folder / "notify"), Memory(), PlainJobs(spool)
+        scripts.enter_context(watchdog.listening())
+        process = spool.start(**watchdog.environment)
+        start = time.time()
+        drop_all(spool, staged, scripts)
         for _ in range(drops):
             due = time.monotonic() + 1.0
-            stream.drop()
+            jobs.drop()
             while time.monotonic() < due:
-                memory.look(process.pid)
+                memory.update(process.pid)
                 pass_time(0.02)
-        with contextlib.suppress(AssertionError):  # what is late or lost is told, not hidden
-            until(lambda: memory.look(process.pid) and stream.published() and good(spool), "all", patience_s)
-        away, alive = signs.longest_s(since, time.time()), process.poll() is None
-        memory.look(process.pid)
+        with contextlib.suppress(AssertionError):  # late and lost jobs are in the report
+            until(lambda: memory.update(process.pid) and jobs.published() and all_good(spool), "all", patience_s)
+        blocked, alive = watchdog.longest_s(start, time.time()), process.poll() is None
+        memory.update(process.pid)
         state = spool.status().get("state")
         counts = Counter(Path(name).name.partition("~")[0] for name in spool.results())
-        took = stream.took_s()
-        lost = [number for number, seconds in enumerate(took, start=1) if seconds is None]
+        durations = jobs.durations_s()
         twice = [name for name, count in counts.items() if name.startswith("plain") and count > 1]
         process.kill()
-    came = [seconds for seconds in took if seconds is not None]
+    published = [seconds for seconds in durations if seconds is not None]
     return {
-        "loop_away_s": round(away, 3),
-        "plain_job_s": {"jobs": drops, "median": _of(statistics.median, came), "max": _of(max, came)},
-        "not_published": len(lost),
+        "loop_away_s": round(blocked, 3),
+        "plain_job_s": {"jobs": drops, "median": _of(statistics.median, published), "max": _of(max, published)},
+        "not_published": len(durations) - len(published),
         "published_twice": len(twice),
         "good_jobs_of_the_set_published": sum(name.startswith("plain_documents-") for name in counts),
         "daemon_mb": round(memory.daemon / 1e6, 1),
@@ -266,13 +271,14 @@ def _of(measure: Any, values: list[float]) -> float | None:
     return round(measure(values), 3) if values else None
 
 
-def good(spool: Spool) -> bool:
+def all_good(spool: Spool) -> bool:
+    """Whether the good jobs among the hostile files are published."""
     folder = spool.outbox / "plain_documents"
     return folder.is_dir() and len(os.listdir(folder)) >= hostile.PLAIN_DOCUMENTS
 
 
 def stage(spool: Spool) -> Path:
-    """Write the set where it can be dropped from by renames, as the stranger."""
+    """Write the hostile files, as the stranger, into a folder next to the inbox, to be dropped by renames."""
     staged, models = spool.folder / "staged", spool.folder / "models"
     for folder in (staged, models):
         folder.mkdir(exist_ok=True)
@@ -285,11 +291,12 @@ def stage(spool: Spool) -> Path:
         (staged / "shut").mkdir()
         (staged / "shut" / "shut.yaml").write_text("text: Its folder is shut.\n")
     if SEVERAL_USERS:
-        by_root(spool, staged)
+        stage_as_root(spool, staged)
     return staged
 
 
-def by_root(spool: Spool, staged: Path) -> None:
+def stage_as_root(spool: Spool, staged: Path) -> None:
+    """Write the hostile files that only root can make."""
     private = spool.folder / "private.yaml"
     private.write_text("text: Private.\n")
     private.chmod(0o600)
@@ -302,21 +309,21 @@ def by_root(spool: Spool, staged: Path) -> None:
     hostile.a_device(staged / "a_device")
 
 
-def drop_all(spool: Spool, staged: Path, moving: contextlib.ExitStack) -> None:
-    """The whole set at once, and then what moves."""
+def drop_all(spool: Spool, staged: Path, scripts: contextlib.ExitStack) -> None:
+    """Drop all hostile files at once, then start the scripts that exchange files."""
     with acting("stranger"):
         for folder in sorted(staged.iterdir()):
             folder.rename(spool.inbox / folder.name)
         (spool.inbox / "other").symlink_to("/etc")
-    moving.enter_context(
+    scripts.enter_context(
         running(ROOT / "tests/exchanging.py", spool.inbox / "moving", spool.inbox / "other", "passwd", "1000000000")
     )
-    moving.enter_context(shut_after_the_claim(spool.inbox / "shut"))
+    scripts.enter_context(shut_after_claim(spool.inbox / "shut"))
 
 
 @contextlib.contextmanager
-def shut_after_the_claim(folder: Path) -> Iterator[None]:
-    """Once its job is claimed, nobody may enter the folder any more."""
+def shut_after_claim(folder: Path) -> Iterator[None]:
+    """Remove all permissions of a folder once its job is claimed."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -335,7 +342,7 @@ def shut_after_the_claim(folder: Path) -> Iterator[None]:
 
 
 def within(found: dict[str, Any]) -> dict[str, bool]:
-    """Which of the bounds were kept to."""
+    """Whether each figure is within its bound."""
     slowest = found["plain_job_s"]["max"]
     return {
         "loop_away_s": found["loop_away_s"] <= BOUNDS["loop_away_s"],
@@ -349,14 +356,14 @@ def within(found: dict[str, Any]) -> dict[str, bool]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", default="instant", help="instant measures the spool alone; espeak a real engine")
-    parser.add_argument("--drops", type=int, default=90, help="plain jobs, one a second")
-    parser.add_argument("--patience", type=float, default=300.0, help="longest wait for the last of them, in seconds")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", default="instant", help="instant measures only the spool, espeak a real engine")
+    parser.add_argument("--drops", type=int, default=90, help="number of plain jobs, one per second")
+    parser.add_argument("--patience", type=float, default=300.0, help="longest wait for the last job, in seconds")
     parser.add_argument("--output", type=Path, default=RESULTS / "hostile.json")
     arguments = parser.parse_args()
     report: dict[str, Any] = {"machine": machine(), "engine": arguments.engine, "several_users": SEVERAL_USERS}
-    report["method"] = method(arguments.engine)
+    report["method"] = check_method(arguments.engine)
     report |= under_attack(arguments.engine, arguments.drops, arguments.patience)
     report |= {"bounds": BOUNDS, "within": within(report)}
     arguments.output.parent.mkdir(exist_ok=True)

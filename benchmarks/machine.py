@@ -1,4 +1,4 @@
-"""What a measurement was taken on, and how its numbers are told."""
+"""The machine of a measurement, and a summary of its rounds."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import psutil
 
 
 def machine() -> dict[str, Any]:
-    """Processor, memory, system, date."""
+    """Processor, memory, system and date."""
     lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    said = {name.strip(): value.strip() for name, _colon, value in (line.partition(":") for line in lines)}
-    flags = said.get("flags", "").split()
+    cpu = {name.strip(): value.strip() for name, _colon, value in (line.partition(":") for line in lines)}
+    flags = cpu.get("flags", "").split()
     return {
-        "processor": said.get("model name", platform.processor()),
-        "family_and_model": [said.get("cpu family"), said.get("model")],  # which generation it is
+        "processor": cpu.get("model name", platform.processor()),
+        "family_and_model": [cpu.get("cpu family"), cpu.get("model")],  # its generation
         "16_bit_instructions": [name for name in ("avx512_bf16", "amx_bf16") if name in flags],
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -31,11 +31,11 @@ def machine() -> dict[str, Any]:
 
 
 def of_rounds(values: Sequence[float]) -> dict[str, Any]:
-    """Median, least and most of a few rounds, and each of them, with three digits that count."""
-    told = [float(f"{value:.3g}") for value in values]
+    """Median, minimum and maximum of some rounds, and each of them, with three significant digits."""
+    rounds = [float(f"{value:.3g}") for value in values]
     return {
         "median": float(f"{statistics.median(values):.3g}"),
-        "min": min(told),
-        "max": max(told),
-        "rounds": told,
+        "min": min(rounds),
+        "max": max(rounds),
+        "rounds": rounds,
     }

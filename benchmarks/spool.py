@@ -1,7 +1,7 @@
-"""What the spool itself costs, beyond the engine: `make bench`.
+"""Measures the overhead of the spool, without the engine: `make bench`.
 
-The engine `instant` of the test plugins answers at once, so what is measured is the spool: claim, queue, hand-over to
-the worker, files, manifest, publication, with every fsync that a real job gets. Results go to `benchmarks/results/`.
+The engine `instant` of the test plugins renders in no time. The rest is the spool: claim, queue, order to the worker,
+files, manifest and publication, with the same fsyncs as for any job. Results go to `benchmarks/results/`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PATIENCE_S = 3600.0
 
 @contextmanager
 def fresh(engine: str = "instant", **config: Any) -> Iterator[Spool]:
-    """A spool with the waits that users get, on the file system of the current folder."""
+    """A new spool with the default waits, on the file system of the current folder."""
     with (
         tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder,
         spooling(Path(folder).resolve(), ready={}, defaults={"engine": engine}, **config) as spool,
@@ -45,14 +45,14 @@ def fresh(engine: str = "instant", **config: Any) -> Iterator[Spool]:
 
 
 def claimed_ns(job_id: str) -> int:
-    """The time of the claim is in the id of the job."""
-    moment, _, fraction = job_id.partition("-")[0].partition(".")
-    whole = datetime.strptime(moment, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-    return int(whole.timestamp()) * 10**9 + int(fraction)
+    """The time of the claim, from the job id: Unix time in ns."""
+    date_time, _, fraction_ns = job_id.partition("-")[0].partition(".")
+    seconds = datetime.strptime(date_time, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    return int(seconds.timestamp()) * 10**9 + int(fraction_ns)
 
 
 def published(spool: Spool) -> list[tuple[float, float]]:
-    """For each result: when it was published (a rename sets the folder's change time), and the engine's own seconds."""
+    """For each result, when it was published (Unix time, the folder's ctime) and the seconds in the engine; sorted."""
     results = []
     for path in spool.outbox.glob("*/manifest.json"):
         timing = json.loads(path.read_bytes())["timing"]
@@ -68,7 +68,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def from_move_to_claim(moves: int = 200) -> dict[str, float]:
-    """Milliseconds from the rename that drops a job to its claim, while the spool is busy with the ones before."""
+    """Milliseconds from the rename that drops a job file to its claim; one job after another."""
     with fresh() as spool:
         spool.start()
         waits_ms = []
@@ -82,7 +82,7 @@ def from_move_to_claim(moves: int = 200) -> dict[str, float]:
 
 
 def at_rest(seconds: float = 20.0) -> dict[str, float]:
-    """Memory (MiB, resident) and processor use (percent of one core) of a daemon with an empty inbox."""
+    """Resident memory (MiB) and CPU use (percent of one core) of a daemon with an empty inbox."""
     with fresh() as spool:
         process = psutil.Process(spool.start().pid)
         spool.drop("first.yaml")
@@ -97,10 +97,12 @@ def at_rest(seconds: float = 20.0) -> dict[str, float]:
 
 
 def backlog(waiting: int, engine: str, results: int | None = None) -> dict[str, Any]:
-    """Start with so many files in the inbox; time to the first result, overhead for each job, memory.
+    """Time to the first result, overhead per job and peak memory, when the daemon starts with a full inbox.
 
     Args:
-        results: How many to wait for; None is all.
+        waiting: Number of files in the inbox.
+        engine: Engine of the jobs.
+        results: Number of results to wait for; None for all.
     """
     with fresh(engine) as spool:
         for number in range(waiting):
@@ -113,26 +115,31 @@ def backlog(waiting: int, engine: str, results: int | None = None) -> dict[str, 
             peak = max(peak, process.memory_info().rss)
             until(lambda before=status: spool.status() != before, "news", PATIENCE_S)  # type: ignore[misc]
         spool.stop()
-        made = published(spool)
+        published_results = published(spool)
     return {
         "waiting": waiting,
         "first_result_s": round(first_s, 3),
-        "overhead_ms": overhead_ms(made),
+        "overhead_ms": overhead_ms(published_results),
         "memory_peak_mib": round(max(peak, 0) / 2**20, 1),
     }
 
 
 def overhead_ms(results: list[tuple[float, float]]) -> dict[str, float]:
-    """Milliseconds from one publication to the next, less the time in the engine: all that the spool adds to a job."""
+    """Milliseconds from one publication to the next, minus the time in the engine."""
     return spread([(end - before - own) * 1000 for (before, _), (end, own) in pairwise(results)])
 
 
 def compare(other: Path, rounds: int, engine: str, waiting: int) -> dict[str, Any]:
-    """This checkout next to another one, in turn: each figure's medians, and the ratio this / other with its spread.
+    """Compare this checkout with another one, alternately.
 
     Args:
-        other: A checkout with an environment of its own in `.venv`.
-        waiting: How many files are in the larger of the two inboxes.
+        other: A checkout with its own environment in `.venv`.
+        rounds: Number of rounds.
+        engine: Engine of the jobs.
+        waiting: Number of files in the larger of the two inboxes.
+
+    Returns:
+        For each figure the medians, and minimum, median and maximum of the ratio this / other.
     """
     pairs = []
     for number in range(rounds):
@@ -141,7 +148,7 @@ def compare(other: Path, rounds: int, engine: str, waiting: int) -> dict[str, An
         sys.stdout.flush()
     report: dict[str, Any] = {"rounds": rounds, "waiting": waiting}
     for name in pairs[0][0]:
-        ours, theirs = ([pair[place][name] for pair in pairs] for place in (0, 1))
+        ours, theirs = ([pair[side][name] for pair in pairs] for side in (0, 1))
         ratios = sorted(our / their for our, their in zip(ours, theirs, strict=True))
         report[name] = {
             "this": statistics.median(ours),
@@ -152,7 +159,7 @@ def compare(other: Path, rounds: int, engine: str, waiting: int) -> dict[str, An
 
 
 def measured(root: Path, engine: str, waiting: int) -> dict[str, float]:
-    """The figures of one checkout, measured by its own environment."""
+    """The figures of a checkout, measured in its own environment."""
     command = [str(root / ".venv/bin/python"), __file__, "--once", "--engine", engine, "--waiting", str(waiting)]
     environment = {**os.environ, "SPOOL_ROOT": str(root), "PYTHONPATH": str(root)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
@@ -161,7 +168,7 @@ def measured(root: Path, engine: str, waiting: int) -> dict[str, float]:
 
 
 def once(engine: str, waiting: int) -> dict[str, float]:
-    """The figures that two checkouts are compared by."""
+    """The figures by which checkouts are compared."""
     large = backlog(waiting, engine, min(waiting, 1_000))
     return {
         "move_to_claim_ms": from_move_to_claim(100)["median"],
@@ -173,7 +180,7 @@ def once(engine: str, waiting: int) -> dict[str, float]:
 
 
 def draw(curve: list[dict[str, Any]], path: Path) -> None:
-    """The curve as a picture: overhead for each job, and memory, over the number of waiting jobs."""
+    """Plot overhead per job, and memory, over the number of waiting jobs."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -183,7 +190,7 @@ def draw(curve: list[dict[str, Any]], path: Path) -> None:
     sizes = [point["waiting"] for point in curve]
     for quantile, style in (("median", "o-"), ("p95", "s--")):
         left.plot(sizes, [point["overhead_ms"][quantile] for point in curve], style, label=quantile)
-    left.set(xscale="log", xlabel="jobs waiting", ylabel="spool's own time for each job (ms)", ylim=(0, None))
+    left.set(xscale="log", xlabel="jobs waiting", ylabel="overhead per job (ms)", ylim=(0, None))
     left.axhline(8, color="grey", linewidth=0.8)
     left.legend()
     right.plot(sizes, [point["memory_peak_mib"] for point in curve], "o-")
@@ -195,11 +202,11 @@ def draw(curve: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="waiting jobs")
-    parser.add_argument("--engine", default="instant", help="instant measures the spool alone; espeak a real engine")
-    parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare with this other checkout, in turn")
-    parser.add_argument("--rounds", type=int, default=5, help="of a comparison")
+    parser.add_argument("--engine", default="instant", help="instant measures only the spool, espeak a real engine")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare with another checkout, alternately")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of a comparison")
     parser.add_argument("--waiting", type=int, default=100_000, help="files in the larger inbox of a comparison")
-    parser.add_argument("--once", action="store_true", help="only the figures of one round of a comparison")
+    parser.add_argument("--once", action="store_true", help="print the figures of one round of a comparison")
     arguments = parser.parse_args()
     if arguments.once:
         sys.stdout.write(json.dumps(once(arguments.engine, arguments.waiting)) + "\n")
@@ -218,7 +225,7 @@ def main() -> None:
     for size in arguments.sizes:
         report["curve"].append(backlog(size, arguments.engine))
         sys.stdout.write(json.dumps(report["curve"][-1]) + "\n")
-    first, last = (report["curve"][place]["overhead_ms"]["median"] for place in (0, -1))
+    first, last = (report["curve"][index]["overhead_ms"]["median"] for index in (0, -1))
     report["growth"] = round(last / first, 3)
     RESULTS.mkdir(exist_ok=True)
     name = f"spool-{arguments.engine}"

@@ -1,13 +1,13 @@
-"""XTTS-v2, ours beside the library's own calls, in one run: `make bench-xtts`.
+"""Compares our XTTS-v2 with coqui-tts: `make bench-xtts`.
 
-The weights are random and of full size, which costs exactly what the real ones do; sentences of such a model last some
-three seconds. Library and ours take turns, so that whatever else the machine does slows both. Results go to
-`benchmarks/results/`, a file for each device.
+The model has random weights and full size, so it takes as long as a real one; its sentences last about 3 s. Both sides
+alternate in one run, so that other load on the machine slows both. Results go to `benchmarks/results/`, one file for
+each device.
 
-    render    a text of 32 sentences: seconds for all of it, and how far apart the sounds are
-    load      from nothing to a model that can speak, and on to the end of a first sentence, in fresh processes
-    jobs      twenty short jobs, alternating between two checkpoints: the spool against a `tts` command for each
-    profile   where the time goes (on a GPU)
+    render    a text of 32 sentences: seconds, and the difference of the audio
+    load      loading in a new process: seconds until the model is loaded, and until the first sentence is rendered
+    jobs      20 short jobs that alternate between two checkpoints: the spool, and a `tts` command for each job
+    profile   the kernels or operations that take most time
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from beside import LIBRARY, ROOT, in_processes, in_turn, precisions, prepare, profiled, report, times
+from comparison import LIBRARY, ROOT, in_processes, in_turn, precisions, prepare, profiled, report, speed_ups
 from machine import of_rounds
 
 PARTS = ("render", "load", "jobs", "profile")
@@ -47,11 +47,11 @@ def sentences(count: int) -> list[str]:
     return [SENTENCES[number % len(SENTENCES)] for number in range(count)]
 
 
-# --- the two sides ----------------------------------------------------------------------------------------------------
+# --- both sides -------------------------------------------------------------------------------------------------------
 
 
 def library(folder: Path, device: str) -> Any:
-    """The library's own model, by its own loader."""
+    """Load a model with coqui-tts."""
     from TTS.tts.configs.xtts_config import XttsConfig
     from TTS.tts.models.xtts import Xtts
 
@@ -63,7 +63,7 @@ def library(folder: Path, device: str) -> Any:
 
 
 def ours(folder: Path, device: str, precision: str) -> Any:
-    """Our engine, as the worker loads it."""
+    """Load a model with our engine, as the worker does."""
     from engines.base import Device
     from engines.xtts.engine import Xtts
 
@@ -72,89 +72,90 @@ def ours(folder: Path, device: str, precision: str) -> Any:
     return engine
 
 
-Sounds = list[Any]
+Samples = list[Any]
+"""Of each sentence, float32 [n]."""
 
 
-def said_by_library(model: Any, folder: Path, texts: Sequence[str]) -> Sounds:
+def render_with_library(model: Any, folder: Path, texts: Sequence[str]) -> Samples:
     import torch
 
     voice = torch.load(folder / "speakers_xtts.pth", weights_only=True)[SPEAKER]
-    heard = voice["gpt_cond_latent"], voice["speaker_embedding"]
-    return [model.inference(text, "en", *heard, do_sample=False, repetition_penalty=5.0)["wav"] for text in texts]
+    latents = voice["gpt_cond_latent"], voice["speaker_embedding"]
+    return [model.inference(text, "en", *latents, do_sample=False, repetition_penalty=5.0)["wav"] for text in texts]
 
 
-def said_by_us(engine: Any, texts: Sequence[str]) -> Sounds:
+def render_with_ours(engine: Any, texts: Sequence[str]) -> Samples:
     from engines.base import Chunk
 
     chunks = [Chunk(text, "en", number, SPEAKER, settings={"do_sample": False}) for number, text in enumerate(texts)]
-    made = dict(one for one in engine.render(chunks) if one is not None)
-    return [made[number].samples for number in range(len(texts))]
+    audio = dict(rendered for rendered in engine.render(chunks) if rendered is not None)
+    return [audio[number].samples for number in range(len(texts))]
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
 def render(folder: Path, device: str, rounds: int, count: int) -> dict[str, Any]:
-    """Each side speaks the whole text, in turn. Greedily: then both have the very same work to do."""
+    """Render a text with each side in turn. Greedy decoding gives both the same work."""
     model, texts = library(folder, device), sentences(count)
     engines = {precision: ours(folder, device, precision) for precision in precisions(device)}
-    speakers: dict[str, Callable[[Sequence[str]], Sounds]] = {
-        LIBRARY: partial(said_by_library, model, folder),
-        **{precision: partial(said_by_us, engine) for precision, engine in engines.items()},
+    sides: dict[str, Callable[[Sequence[str]], Samples]] = {
+        LIBRARY: partial(render_with_library, model, folder),
+        **{precision: partial(render_with_ours, engine) for precision, engine in engines.items()},
     }
-    for speak in speakers.values():
-        speak(texts[:2] if device == "cpu" else texts)  # what is made at the first use, is made
-    seconds, sounds = in_turn({name: partial(speak, texts) for name, speak in speakers.items()}, rounds, device)
-    audio_s = {name: sum(map(len, made)) / 24_000 for name, made in sounds.items()}
-    factors = {name: [one / audio_s[name] for one in taken] for name, taken in seconds.items()}
-    told: dict[str, Any] = {"sentences": count, "audio_s": round(audio_s[LIBRARY], 1)}
-    for name, taken in seconds.items():
-        told[name] = {"seconds": of_rounds(taken), "real_time_factor": of_rounds(factors[name])}
+    for side in sides.values():
+        side(texts[:2] if device == "cpu" else texts)  # warm-up
+    seconds, samples = in_turn({name: partial(side, texts) for name, side in sides.items()}, rounds, device)
+    audio_s = {name: sum(map(len, made)) / 24_000 for name, made in samples.items()}
+    factors = {name: [value / audio_s[name] for value in values] for name, values in seconds.items()}
+    results: dict[str, Any] = {"sentences": count, "audio_s": round(audio_s[LIBRARY], 1)}
+    for name, values in seconds.items():
+        results[name] = {"seconds": of_rounds(values), "real_time_factor": of_rounds(factors[name])}
         if name != LIBRARY:
-            told[name]["times_the_library"] = times(factors[LIBRARY], factors[name])
-            told[name]["same"] = compared(sounds[LIBRARY], sounds[name])
-    return told
+            results[name]["times_the_library"] = speed_ups(factors[LIBRARY], factors[name])
+            results[name]["same"] = compared(samples[LIBRARY], samples[name])
+    return results
 
 
-def compared(theirs: Sounds, ours: Sounds) -> dict[str, Any]:
-    """Sentences of the very same length, and the largest difference among them; full scale is 1."""
+def compared(theirs: Samples, ours: Samples) -> dict[str, Any]:
+    """Number of sentences with equal length, and the largest difference of their samples; full scale is 1."""
     import numpy as np
 
-    equal = [(one, other) for one, other in zip(theirs, ours, strict=True) if len(one) == len(other)]
-    largest = max((float(np.abs(one - other).max()) for one, other in equal), default=float("nan"))
-    return {"sentences_of_equal_length": len(equal), "of": len(theirs), "largest_difference": float(f"{largest:.2g}")}
+    pairs = [(their, our) for their, our in zip(theirs, ours, strict=True) if len(their) == len(our)]
+    largest = max((float(np.abs(their - our).max()) for their, our in pairs), default=float("nan"))
+    return {"sentences_of_equal_length": len(pairs), "of": len(theirs), "largest_difference": float(f"{largest:.2g}")}
 
 
 def load(folder: Path, device: str, rounds: int) -> dict[str, Any]:
-    """Fresh processes, taking turns; what is imported is imported before the clock starts."""
+    """Load in new processes, alternately. Imports are not measured."""
     runs = in_processes(__file__, folder, device, rounds)
-    told: dict[str, Any] = {}
-    for place, what in enumerate(("loaded", "first_sentence")):
-        seconds = {name: [pair[place] for pair in taken] for name, taken in runs.items()}
+    results: dict[str, Any] = {}
+    for index, what in enumerate(("loaded", "first_sentence")):
+        seconds = {name: [pair[index] for pair in pairs] for name, pairs in runs.items()}
         for name, own in seconds.items():
-            part = told.setdefault(name, {}).setdefault(what, {"seconds": of_rounds(own)})
+            part = results.setdefault(name, {}).setdefault(what, {"seconds": of_rounds(own)})
             if name != LIBRARY:
-                part["times_the_library"] = times(seconds[LIBRARY], own)
-    return told
+                part["times_the_library"] = speed_ups(seconds[LIBRARY], own)
+    return results
 
 
 def load_once(folder: Path, device: str, name: str) -> tuple[float, float]:
-    """Seconds until a model is loaded in this process, and until it has said a sentence."""
-    import TTS.tts.models.xtts  # noqa: F401 - the import is not what is measured
+    """Seconds until a model is loaded in this process, and until it has rendered a sentence."""
+    import TTS.tts.models.xtts  # noqa: F401 - imports are not measured
 
-    import engines.xtts.net.speech  # noqa: F401 - the same
+    import engines.xtts.net.speech  # noqa: F401 - imports are not measured
 
     started_s = time.perf_counter()
     loaded = library(folder, device) if name == LIBRARY else ours(folder, device, name)
     loaded_s = time.perf_counter() - started_s
-    said_by_library(loaded, folder, SENTENCES[:1]) if name == LIBRARY else said_by_us(loaded, SENTENCES[:1])
+    render_with_library(loaded, folder, SENTENCES[:1]) if name == LIBRARY else render_with_ours(loaded, SENTENCES[:1])
     return loaded_s, time.perf_counter() - started_s
 
 
 def jobs(folder: Path, device: str) -> dict[str, Any]:
-    """Twenty short jobs that alternate between two checkpoints: the spool, and a `tts` command for each.
+    """Render 20 short jobs that alternate between two checkpoints with the spool, and with a `tts` command for each.
 
-    One round: twenty commands are spread enough.
+    A single round, as 20 commands show the spread.
     """
     texts = sentences(JOBS)
     with two_models(folder) as models:
@@ -173,7 +174,7 @@ def jobs(folder: Path, device: str) -> dict[str, Any]:
 
 @contextmanager
 def two_models(folder: Path) -> Iterator[list[Path]]:
-    """A models folder with two checkpoints of the same weights: what they cost does not depend on them."""
+    """Two checkpoints in a models folder, with the same weights, as the time does not depend on them."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".bench-") as scratch:
         models = [Path(scratch) / "models" / name for name in ("ana", "rui")]
         for model in models:
@@ -182,7 +183,7 @@ def two_models(folder: Path) -> Iterator[list[Path]]:
 
 
 def by_the_spool(models: Sequence[Path], texts: Sequence[str], device: str) -> float:
-    """From the first file dropped to the daemon's end; a daemon, a worker and an engine have to be started too."""
+    """Seconds from dropping the first file until the daemon exits; includes the start of daemon, worker and engine."""
     from tests.spooling import spooling
 
     config = {"ready": {}, "defaults": {}, "models": str(models[0].parent), "device": {"name": device}}
@@ -200,35 +201,35 @@ def by_the_spool(models: Sequence[Path], texts: Sequence[str], device: str) -> f
 
 
 TTS = "from engines.device import runtime; runtime.prepare_torchaudio(); from TTS.bin.synthesize import main; main()"
-"""The `tts` command, beside a torch for which torchaudio's compiled part was not built."""
+"""The `tts` command, for installations where torchaudio's compiled extension was built for another torch."""
 
 
 def by_tts(models: Sequence[Path], texts: Sequence[str], device: str) -> Iterator[float]:
     """Seconds of each command."""
     for number, text in enumerate(texts):
-        model, sound = models[number % 2], models[0].parent / "said.wav"
+        model, wav = models[number % 2], models[0].parent / "output.wav"
         command = [
             sys.executable, "-W", "ignore", "-c", TTS, "--model_path", str(model), "--config_path",
             str(model / "config.json"), "--speaker_idx", SPEAKER, "--language_idx", "en", "--text", text,
-            "--out_path", str(sound), *(["--use_cuda"] if device != "cpu" else []),
+            "--out_path", str(wav), *(["--use_cuda"] if device != "cpu" else []),
         ]  # fmt: skip
         started_s = time.perf_counter()
         subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
         yield time.perf_counter() - started_s
-        sound.unlink()
+        wav.unlink()
 
 
 def profile(folder: Path, device: str, count: int) -> dict[str, Any]:
-    """Where the time of a rendering goes."""
-    return profiled(partial(said_by_us, ours(folder, device, precisions(device)[-1]), sentences(count)), device)
+    """Profile rendering in the fastest precision."""
+    return profiled(partial(render_with_ours, ours(folder, device, precisions(device)[-1]), sentences(count)), device)
 
 
-# --- all of it --------------------------------------------------------------------------------------------------------
+# --- command ----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def full_size(given: Path | None) -> Iterator[Path]:
-    """A folder with a full-size model: the one given, or one that lasts as long as this."""
+    """A folder with a full-size model: the given one, or a temporary one."""
     if given is not None:
         yield given.resolve()
         return
@@ -244,7 +245,7 @@ def full_size(given: Path | None) -> Iterator[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--model", type=Path, help="a folder with model.pth and its companions, instead of a new one")
+    parser.add_argument("--model", type=Path, help="folder with model.pth and its companion files (default: a new one)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sentences", type=int, default=32)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)

@@ -1,8 +1,7 @@
-"""The one protocol behind which every engine stands.
+"""The protocol of engines, and the data that they exchange with the worker.
 
-An engine is one file in this folder and one line in `registry.py`. Importing the file must be cheap: heavy
-libraries are imported inside `load`. The daemon imports engine files to ask what they can do; only the worker
-process ever loads one.
+An engine is a class, named in a line of `registry.py` or by a plugin. The daemon imports its module for `info` and
+`match_language`; only the worker loads it. So the module must import quickly: heavy libraries are imported in `load`.
 """
 
 from __future__ import annotations
@@ -16,24 +15,24 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-type_of_setting = float | int | str | bool
+SettingValue = float | int | str | bool
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One of an engine's own settings.
+    """A setting of an engine.
 
     Attributes:
         name: Key under `settings` in a job file.
         kind: `float`, `int`, `str` or `bool`.
-        default: What the engine uses when the job says nothing.
-        minimum, maximum: Inclusive bounds for numbers; None means unbounded.
-        help: One line for people.
+        default: Used if the job does not set it; None if it depends on the model or voice.
+        minimum, maximum: Inclusive bounds for numbers; None for no bound.
+        help: One line for users.
     """
 
     name: str
     kind: type
-    default: type_of_setting | None
+    default: SettingValue | None
     help: str
     minimum: float | None = None
     maximum: float | None = None
@@ -41,28 +40,28 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine is and can do, known without loading it.
+    """Properties of an engine, known without loading it.
 
     Attributes:
         name: As in a job file's `engine`.
-        title, licence: For people.
-        library, version: The package that does the work and its version; version is None when not installed.
-        missing: None when the engine can run here; else how to install what is missing, in words.
-        sample_rate_hz: Of the audio it makes.
-        languages: BCP-47 tags it speaks, canonical form, sorted.
+        title, licence: For users.
+        library, version: Python package of the engine, and its version; None if it is not installed.
+        missing: None if the engine can run; else how to install what is missing, in words.
+        sample_rate_hz: Of its audio.
+        languages: BCP-47 tags that it supports, canonical form, sorted.
         options: Its settings.
         clones_voices: Whether it uses `speaker_wav`.
-        needs_voice: Whether it can't speak without one: every passage needs `speaker_wav` or `speaker`.
-        needs_transcript: Whether it has to know what is said in the first recording of each passage: `speaker_text`, or
-            a text beside the recording. Such an engine has no built-in voices.
-        takes_checkpoints: Whether `load` takes a fine-tuned model; one for another engine is refused before.
-        speakers: Names of built-in voices a job may give as `speaker`; empty when they depend on the model.
-        speaker_sexes: Name of a built-in voice -> `female` or `male`, as far as that is known.
-        default_speakers: Language (of `languages`) -> name of the voice that speaks where a job names none.
-        model: What it speaks with when a job names no checkpoint, in words.
-        device: What it runs on here: `cpu`, or as the configuration says it.
-        max_chars: The longest text it likes in one chunk, in characters; longer texts are split before.
-        max_chars_in: The same for languages (of `languages`) in which it is another.
+        needs_voice: Whether each segment needs `speaker_wav` or `speaker`.
+        needs_transcript: Whether each segment needs a transcript of its first recording: `speaker_text`, or a text file
+            next to the recording. Such an engine has no built-in voices.
+        takes_checkpoints: Whether `load` takes a fine-tuned model. One for another engine is refused earlier.
+        speakers: Names of built-in voices, for `speaker` in a job; empty if they depend on the model.
+        speaker_sexes: Name of a built-in voice -> `female` or `male`; voices of unknown sex are left out.
+        default_speakers: Language (of `languages`) -> name of the voice for jobs that name none.
+        model: Model for jobs that name no checkpoint, in words.
+        device: Where it runs: `cpu`, or `as configured`.
+        max_chars: Maximum length of a chunk in characters; longer sentences are split.
+        max_chars_in: Language (of `languages`) -> its own `max_chars`, where it differs.
     """
 
     name: str
@@ -89,16 +88,16 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The unit that is rendered, kept and resumed.
+    """What an engine renders in one piece. Its audio depends on these fields only, not on the chunks around it.
 
     Attributes:
-        text: What to speak; never empty, NFC, one line.
-        language: One of the engine's own `languages`.
-        seed: 0 … 2**53 - 1; the chunk's audio depends on this and the other fields alone, never on its neighbours.
+        text: One line, NFC, not empty.
+        language: One of the engine's `languages`.
+        seed: 0 … 2**53 - 1.
         speaker: A built-in voice, or None.
         recordings: Reference recordings, absolute paths.
-        speaker_text: What is said in the first recording, or None.
-        settings: The engine's own options, already checked against `EngineInfo.options`.
+        speaker_text: Transcript of the first recording, or None.
+        settings: Checked against `EngineInfo.options`.
     """
 
     text: str
@@ -107,7 +106,7 @@ class Chunk:
     speaker: str | None = None
     recordings: tuple[Path, ...] = ()
     speaker_text: str | None = None
-    settings: Mapping[str, type_of_setting] = field(default_factory=dict)
+    settings: Mapping[str, SettingValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +124,11 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where, how and with what to run, as the configuration says it.
+    """The device and models that are configured.
 
     Attributes:
-        name, precision, profile, fallback_cpu: Of its `device` section.
-        models: Its folder of models, where base models and vocoders are; None for those in the caches alone.
+        name, precision, profile, fallback_cpu: From the section `device` of config.yaml.
+        models: The models folder, with base models and vocoders; None to use only the caches of the libraries.
     """
 
     name: str = "auto"
@@ -140,42 +139,48 @@ class Device:
 
 
 class Engine(Protocol):
-    """What the worker asks of an engine. One instance lives as long as its model is wanted."""
+    """An engine as the worker uses it. One instance for each loaded model."""
 
     @classmethod
     def info(cls) -> EngineInfo:
-        """Say what the engine can do. Cheap: no model, no heavy import."""
+        """Properties of the engine. Quick: loads no model and no heavy library."""
 
     @classmethod
     def match_language(cls, tag: str) -> str | None:
-        """Map a BCP-47 tag in canonical form to the nearest of `languages`, or None when it speaks none near it."""
+        """Map a BCP-47 tag in canonical form to the nearest of `languages`; None if none is near."""
 
     def load(self, checkpoint: Path | None, device: Device) -> Mapping[str, object]:
-        """Make ready to render; None means the base model.
+        """Load a model.
+
+        Args:
+            checkpoint: None for the base model.
+            device: As configured.
 
         Returns:
-            Facts for the manifest: `device` and `precision`; of the model `architecture`, `sha256`, `step` and
-            `validation_loss`, as far as they are known; anything else the engine wants to say. Three keys have a
-            meaning of their own: `warnings`, a list of sentences, joins the manifest's warnings each time that this
-            model is used; `settings` holds what this model uses where a job says nothing, instead of the options'
-            defaults; `transcripts`, path of a recording -> text, what of its transcript the job was spoken with.
+            Facts for the manifest: `device`, `precision`; `architecture`, `sha256`, `step` and `validation_loss` of the
+            model, if known; and any others. Three keys have a meaning of their own. `warnings`, a list of sentences:
+            added to the manifest's warnings of each job with this model. `settings`: the model's defaults for settings,
+            used instead of those in `EngineInfo.options`. `transcripts`, path of a recording -> text: the part of its
+            transcript that was used.
 
         Raises:
             EngineMissing, RequestRefused, OutOfMemory, EngineError.
         """
 
     def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio] | None]:
-        """Render chunks, in any order the engine likes, and yield each with its index as soon as it is done.
+        """Render chunks.
 
-        None in between is a sign of life, for engines whose first chunk of many takes long.
+        Yields:
+            Index of a chunk and its audio as soon as it is done, in any order; None as a sign of life, if the first
+            chunk takes long.
         """
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release the model and its memory."""
 
 
 class EngineClass(Protocol):
-    """A class that makes engines: what the registry hands out."""
+    """The class of an engine, as `engines.registry` returns it."""
 
     def info(self) -> EngineInfo: ...
 

@@ -1,14 +1,14 @@
-"""What can go wrong in an engine.
+"""Errors of engines.
 
-    EngineError                a render that failed; worth another try with a fresh worker
-    ├── EngineMissing          the library or a model is not installed; never retried
-    ├── RequestRefused         the engine can't do what the job asks for (speaker, language, setting); never retried
-    │   └── CheckpointRefused  it can't speak with the checkpoint; the base model may, if the job allows that
-    ├── BadAudio               the engine returned nothing, NaN, or silence for text that has words
-    └── OutOfMemory            the device's memory was too small, smaller batches tried already
+    EngineError                rendering failed; retried with a new worker
+    ├── EngineMissing          the library or a model is not installed; not retried
+    ├── RequestRefused         the engine does not support the speaker, language or setting; not retried
+    │   └── CheckpointRefused  it can't load the checkpoint; the base model is used instead if the job allows that
+    ├── BadAudio               it returned nothing, NaN, or silence for text that has words
+    └── OutOfMemory            a single chunk does not fit into the device's memory
 
-Each class has a code (written to the manifest), says whether a retry is worth it, and each error carries a
-hint: a sentence that tells the user what to do.
+Each class has a code, for the manifest, and states whether a retry is worth it. Each error has a hint: a sentence on
+what to do.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from __future__ import annotations
 import errno
 
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN})
-"""No more open files or processes: the machine's trouble, and passing."""
+"""Too many open files or processes: a temporary problem of the machine, not of a job."""
 
 
 class EngineError(Exception):
-    """A render failed.
+    """Rendering failed.
 
     Args:
-        message: What went wrong, in words, without a final period's worth of stack trace.
-        hint: What the user can do about it.
+        message: What went wrong; a clause without a full stop.
+        hint: What to do about it; None for the hint of the class.
     """
 
     code = "engine_failed"
     retryable = True
-    hint = "Look at the log of the spool for the engine's own words; `voicespool doctor` checks the engine."
+    hint = "See the daemon's log for the engine's own messages; `voicespool doctor` checks the engine."
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -41,13 +41,13 @@ class EngineError(Exception):
 class EngineMissing(EngineError):
     code = "engine_missing"
     retryable = False
-    hint = "`voicespool engines` says how to install it."
+    hint = "`voicespool engines` shows how to install it."
 
 
 class RequestRefused(EngineError):
     code = "engine_refused"
     retryable = False
-    hint = "`voicespool engines` lists what each engine can do."
+    hint = "`voicespool engines` lists what each engine supports."
 
 
 class CheckpointRefused(RequestRefused):
@@ -56,9 +56,9 @@ class CheckpointRefused(RequestRefused):
 
 class BadAudio(EngineError):
     code = "engine_bad_audio"
-    hint = "Change the text or the settings; if it happens with every text, check the checkpoint."
+    hint = "Change the text or the settings. If it happens with every text, check the checkpoint."
 
 
 class OutOfMemory(EngineError):
     code = "out_of_memory"
-    hint = "Free memory on the device, or let the job run on the CPU with `device: {fallback_cpu: true}`."
+    hint = "Free memory on the device, or allow the CPU with `device: {fallback_cpu: true}`."

@@ -1,4 +1,4 @@
-"""The command that installs what an engine needs, for the place that voicespool itself was installed from."""
+"""The command that installs the packages of an engine into the environment that voicespool runs in."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _EXTRA = re.compile(r"""extra\s*==\s*['"]([\w-]+)['"]""")
 
 @cache
 def for_extra(name: str, *packages: str) -> str:
-    """The command that brings an optional part of voicespool into the environment that runs now.
+    """The command that installs an extra of voicespool.
 
-    From an editable checkout it installs the checkout's extra; from anywhere else the libraries that the extra stands
-    for, since no registry has to know voicespool. `direct_url.json` is specified in PEP 610.
+    For an editable checkout it installs the extra of the checkout; otherwise the requirements of the extra, since
+    voicespool itself may be in no registry. `direct_url.json` is specified in PEP 610.
 
     Args:
         name: Of the extra, as in pyproject.toml.
-        packages: Its libraries, for where the metadata of voicespool can't be read.
+        packages: Its requirements, used if the metadata of voicespool can't be read.
     """
     try:
         installed = distribution("voicespool")
@@ -36,7 +36,7 @@ def for_extra(name: str, *packages: str) -> str:
 
 
 def for_package(name: str, *options: str) -> str:
-    """The same for a library that voicespool always needs, with options of `pip install`."""
+    """The command that installs a requirement of voicespool itself, with options of `pip install`."""
     try:
         needed = [line for line in _requirements(distribution("voicespool")) if _name(line) == name.lower()]
     except PackageNotFoundError:
@@ -45,19 +45,19 @@ def for_package(name: str, *options: str) -> str:
 
 
 def is_command(text: str) -> bool:
-    """Whether a text is such a command, which is shown in one line so that it can be copied."""
+    """Whether a text is a command from this module. It is shown in one line, so that it can be copied."""
     return text.startswith((shlex.join([sys.executable, "-m", "pip", "install"]), "uv pip install "))
 
 
-def _install(*what: str) -> str:
+def _install(*arguments: str) -> str:
     pip = [sys.executable, "-m", "pip", "install"]
-    if find_spec("pip") is None:  # as in an environment that uv made
+    if find_spec("pip") is None:  # as in an environment made by uv
         pip = ["uv", "pip", "install", "--python", sys.executable]
-    return shlex.join([*pip, *what])
+    return shlex.join([*pip, *arguments])
 
 
 def _checkout(installed: Distribution) -> str:
-    """The folder of an editable installation; "" for any other."""
+    """Folder of an editable installation; "" for any other kind."""
     try:
         source = json.loads(installed.read_text("direct_url.json") or "{}")
         folder = unquote(urlsplit(source["url"]).path)
@@ -67,7 +67,7 @@ def _checkout(installed: Distribution) -> str:
 
 
 def _requirements(installed: Distribution, extra: str | None = None) -> list[str]:
-    """What voicespool requires, or one of its extras alone, as pip takes it: `f5-tts<1.2,>=1.1.22`."""
+    """Requirements of voicespool without extras, or of one extra only: `f5-tts<1.2,>=1.1.22`."""
     parts = [line.partition(";") for line in installed.requires or ()]
     named = [(requirement.strip(), _EXTRA.search(marker)) for requirement, _semicolon, marker in parts]
     return [requirement for requirement, found in named if (found[1] if found else None) == extra]

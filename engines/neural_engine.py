@@ -193,7 +193,7 @@ class NeuralEngine:
             OutOfMemory: a single chunk does not fit, not even with the fallbacks.
         """
         if self._speech is None:
-            raise EngineError(f"{self.info().name} was asked to speak before it was loaded")
+            raise EngineError(f"{self.info().name} was asked to render before it was loaded")
         self._facts.begin_job()
         left = dict(enumerate(chunks))
         while True:
@@ -307,14 +307,14 @@ def accept(path: Path, engine: str, kind: str, models: Path | None) -> Checkpoin
     except OSError as error:
         raise RequestRefused(
             f"the checkpoint {path.name} can't be read: {error.strerror}",
-            "`voicespool checkpoints list` shows those that can.",
+            "`voicespool checkpoints list` lists those that can be read.",
         ) from None
     if found.engine not in (None, engine):
         raise RequestRefused(
-            f"{path.name} is {found.architecture}, no {kind} model", "Leave `engine` out: the checkpoint decides it."
+            f"{path.name} is {found.architecture}, not {kind}", "Remove `engine`: the checkpoint determines it."
         )
     if not found.loads:
-        raise RequestRefused(f"the checkpoint {path.name} will not load: {found.why_not}", found.cure)
+        raise RequestRefused(f"the checkpoint {path.name} can't be loaded: {found.why_not}", found.cure)
     return found
 
 

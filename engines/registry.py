@@ -1,8 +1,8 @@
-"""Which engines there are: those built in, and plugins that other packages bring.
+"""Engines by name: built-in ones, and plugins from other packages.
 
 A plugin is a package with an entry point in the group `voicespool.engines` that names a class with the methods of
-`engines.base.Engine`. Nobody's plugin can keep the spool from starting: one that fails to import is listed as
-missing, with the reason. Looking for plugins costs about 5 ms where sixty packages are installed, so it is done once.
+`engines.base.Engine`. A plugin that fails to import is listed as missing, with the reason; the spool starts anyway.
+Searching for plugins takes about 5 ms with sixty packages installed, so it is done once.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ GROUP = "voicespool.engines"
 _BUILT_IN = {"espeak": "engines.espeak.engine:Espeak", "f5": "engines.f5.engine:F5", "xtts": "engines.xtts.engine:Xtts"}
 
 _PLANNED = {
-    "piper": "this version has no piper engine yet; espeak works, and voicespool's changelog says when piper arrives",
+    "piper": "piper is planned for a later version; until then use espeak",
 }
 
 
 @cache
 def engines() -> Mapping[str, EngineClass]:
-    """All engines by name, those that can't run here included (`info().missing` says why not).
+    """All engines by name, including those that can't run (`info().missing`).
 
-    A plugin can't take the name of a built-in or planned engine; of two plugins of one name the first found counts.
+    Built-in and planned engines take precedence over plugins with their name; among plugins the first one found does.
     """
-    found = {name: _import(place) for name, place in _BUILT_IN.items()}
+    found = {}
+    for name, place in _BUILT_IN.items():
+        module, _, attribute = place.partition(":")
+        found[name] = cast(EngineClass, getattr(import_module(module), attribute))
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         if point.name not in found and point.name not in _PLANNED:
             found[point.name] = _plugin(point)
@@ -40,34 +43,29 @@ def engines() -> Mapping[str, EngineClass]:
 
 
 def planned() -> Mapping[str, str]:
-    """Engines that job files may name but this version does not have: name -> sentence that says so."""
+    """Engines that this version does not have yet: name -> error for jobs that name it."""
     return MappingProxyType(_PLANNED)
-
-
-def _import(place: str) -> EngineClass:
-    module, _, attribute = place.partition(":")
-    return cast(EngineClass, getattr(import_module(module), attribute))
 
 
 def _plugin(point: EntryPoint) -> EngineClass:
     package = point.dist.name if point.dist is not None else point.value
     try:
         engine = cast(EngineClass, point.load())
-        said = engine.info().name
+        name = engine.info().name
     except MemoryError:
-        raise  # passing, and what is found here is kept
-    except (Exception, SystemExit) as error:  # a stranger's code: whatever it does, the spool starts
+        raise  # temporary, but the result would be cached
+    except (Exception, SystemExit) as error:  # unknown code may raise anything
         if isinstance(error, OSError) and error.errno in SHORTAGES:
             raise
         return _missing(point.name, package, f"{type(error).__name__}: {error}")
-    if said != point.name:
-        return _missing(point.name, package, f"it calls itself {said!r}, its entry point {point.name!r}")
+    if name != point.name:
+        return _missing(point.name, package, f"its info() has the name {name!r}, its entry point {point.name!r}")
     return engine
 
 
 def _missing(name: str, package: str, reason: str) -> EngineClass:
-    """A class that stands for an engine which is installed but can't be used."""
-    sentence = f"the plugin {package} does not work here ({reason}); fix or remove that package"
+    """The class of a plugin that is installed but does not work; loading it raises EngineMissing."""
+    sentence = f"the plugin {package} does not work ({reason}); fix or remove that package"
 
     class Missing:
         @classmethod
@@ -84,7 +82,7 @@ def _missing(name: str, package: str, reason: str) -> EngineClass:
             )
 
         @classmethod
-        def match_language(cls, tag: str) -> str | None:  # noqa: ARG003 - it speaks nothing
+        def match_language(cls, tag: str) -> str | None:  # noqa: ARG003 - it has no languages
             return None
 
         def load(self, checkpoint: object, device: Device) -> Mapping[str, object]:
@@ -94,6 +92,6 @@ def _missing(name: str, package: str, reason: str) -> EngineClass:
             raise EngineMissing(sentence)
 
         def close(self) -> None:
-            """Nothing was taken."""
+            """Nothing to release."""
 
     return cast(EngineClass, Missing)

@@ -1,8 +1,8 @@
-"""Reports about each kind of model file: the tables of docs/CHECKPOINTS.md, made from files with real headers.
+"""The tables of docs/CHECKPOINTS.md, made by inspecting files with real headers.
 
     python -m tests.checkpoint_table
 
-writes them into the page; a test compares them with it.
+writes the tables into the page; a test compares them.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def raw(content: bytes, name: str = "model_last.pt") -> Build:
     return build
 
 
-def beside(files: Mapping[str, str], model: Build) -> Build:
-    """A model with files next to it, or elsewhere under the same models/."""
+def with_files(files: Mapping[str, str], model: Build) -> Build:
+    """A model with files next to it, or elsewhere in the same models/."""
 
     def build(folder: Path) -> Path:
         for name, text in files.items():
@@ -91,12 +91,12 @@ ARCHITECTURES: Sequence[Case] = [
     ("F5-TTS Small", safetensors(flow("F5-TTS Small", prefix="ema_model."))),
     ("E2-TTS Base", safetensors(flow("E2-TTS Base", prefix="ema_model."))),
     ("E2-TTS Small", safetensors(flow("E2-TTS Small", prefix="ema_model."))),
-    ("a DiT of nobody's size", safetensors(flow(NARROW))),
-    ("a DiT with normed queries and keys and a long skip",
+    ("a DiT of custom size", safetensors(flow(NARROW))),
+    ("a DiT with `qk_norm` and a long skip connection",
      safetensors(flow(replace(NARROW, qk_norm=True, long_skip_connection=True)))),
-    ("a U-Net with a text embedding of its own", safetensors(flow(replace(headers.UNETT, text_dim=64, conv_layers=2)))),
+    ("a UNetT with text convolutions", safetensors(flow(replace(headers.UNETT, text_dim=64, conv_layers=2)))),
     ("XTTS-v2", lambda folder: save(folder / "model.safetensors", headers.xtts(words=6681, width=1024))),
-    ("LoRA adapter for XTTS-v2", beside({"adapter_config.json": "{}"}, safetensors({
+    ("LoRA adapter for XTTS-v2", with_files({"adapter_config.json": "{}"}, safetensors({
         "base_model.model.gpt.gpt.h.0.attn.c_attn.lora_A.weight": (8, 1024),
         "base_model.model.gpt.gpt.h.0.attn.c_attn.lora_B.weight": (3072, 8)}))),
 ]  # fmt: skip
@@ -107,13 +107,13 @@ CONTAINERS: Sequence[Case] = [
     ("`.pt` of the trainer, with optimizer", torch({
         "model_state_dict": flow(BASE), "optimizer_state_dict": {"state": {"0": {"exp_avg": (2546, 512)}}},
         "ema_model_state_dict": REPORT, "scheduler_state_dict": {"last_epoch": 9}, "update": 9000})),
-    ("`.pt` made smaller, the average", torch({"ema_model_state_dict": REPORT})),
-    ("`.pt` made smaller, the model without its average", torch({"ema_model_state_dict": flow(BASE)})),
-    ("trained on several cards (`module.`)", safetensors(flow(BASE, prefix="module."))),
+    ("`.pt` pruned to the average (EMA)", torch({"ema_model_state_dict": REPORT})),
+    ("`.pt` pruned to the last weights", torch({"ema_model_state_dict": flow(BASE)})),
+    ("trained on several GPUs (`module.`)", safetensors(flow(BASE, prefix="module."))),
     ("compiled (`_orig_mod.`)", safetensors(flow(BASE, prefix="_orig_mod."))),
     ("of another trainer (`state_dict`, `model.`)", torch({"state_dict": flow(BASE, prefix="model.")})),
-    ("a part of something (`cfm.`)", safetensors(flow(BASE, prefix="cfm."))),
-    ("the backbone alone, names without `transformer.`", safetensors(renamed(flow(BASE), transformer=""))),
+    ("inside another model (`cfm.`)", safetensors(flow(BASE, prefix="cfm."))),
+    ("only the backbone, names without `transformer.`", safetensors(renamed(flow(BASE), transformer=""))),
     ("without the rotary table, which follows from the sizes", safetensors(without("inv_freq", flow(BASE)))),
 ]  # fmt: skip
 
@@ -125,25 +125,25 @@ PRECISIONS: Sequence[Case] = [
 
 _OF_88 = safetensors(flow(BASE, symbols=88))
 VOCABULARIES: Sequence[Case] = [
-    ("none beside it, 2545 symbols", safetensors(REPORT)),
-    ("none beside it, 88 symbols", _OF_88),
-    ("none beside it, 256 symbols", safetensors(flow(BASE, symbols=256))),
-    ("`vocab.txt` of 88 lines, 88 symbols", beside({"vocab.txt": symbols(88)}, _OF_88)),
+    ("none, 2545 symbols", safetensors(REPORT)),
+    ("none, 88 symbols", _OF_88),
+    ("none, 256 symbols", safetensors(flow(BASE, symbols=256))),
+    ("`vocab.txt` of 88 lines, 88 symbols", with_files({"vocab.txt": symbols(88)}, _OF_88)),
     ("the same with Windows' line ends and a byte order mark",
-     beside({"vocab.txt": "\ufeff" + symbols(88, "\r\n")}, _OF_88)),
-    ("the same without a final newline", beside({"vocab.txt": symbols(88)[:-1]}, _OF_88)),
-    ("the same with empty lines at its end", beside({"vocab.txt": symbols(88) + "\n\n"}, _OF_88)),
-    ("the same with an empty first line", beside({"vocab.txt": symbols(88)[1:]}, _OF_88)),
-    ("the same without its first line, the space", beside({"vocab.txt": symbols(88)[2:]}, _OF_88)),
+     with_files({"vocab.txt": "\ufeff" + symbols(88, "\r\n")}, _OF_88)),
+    ("the same without a final newline", with_files({"vocab.txt": symbols(88)[:-1]}, _OF_88)),
+    ("the same with empty lines at its end", with_files({"vocab.txt": symbols(88) + "\n\n"}, _OF_88)),
+    ("the same with an empty first line", with_files({"vocab.txt": symbols(88)[1:]}, _OF_88)),
+    ("the same without its first line, the space", with_files({"vocab.txt": symbols(88)[2:]}, _OF_88)),
     ("`model_last.vocab.txt` and another `vocab.txt`",
-     beside({"model_last.vocab.txt": symbols(88), "vocab.txt": symbols(99)}, _OF_88)),
-    ("`vocab_japanese.txt` alone", beside({"vocab_japanese.txt": symbols(88)}, _OF_88)),
-    ("`vocab.txt` of 2000 lines, 88 symbols", beside({"vocab.txt": symbols(2000)}, _OF_88)),
+     with_files({"model_last.vocab.txt": symbols(88), "vocab.txt": symbols(99)}, _OF_88)),
+    ("only `vocab_japanese.txt`", with_files({"vocab_japanese.txt": symbols(88)}, _OF_88)),
+    ("`vocab.txt` of 2000 lines, 88 symbols", with_files({"vocab.txt": symbols(2000)}, _OF_88)),
     ("the same, and one of 88 for another model",
-     beside({"vocab.txt": symbols(2000), "rui/vocab.txt": symbols(88)}, _OF_88)),
+     with_files({"vocab.txt": symbols(2000), "rui/vocab.txt": symbols(88)}, _OF_88)),
     ("the same, and one of 88 in `data/` of the training run",
-     beside({"vocab.txt": symbols(2000), "data/ana_char/vocab.txt": symbols(88)}, _OF_88)),
-    ("`vocab.txt` of 2000 lines, 2545 symbols", beside({"vocab.txt": symbols(2000)}, safetensors(REPORT))),
+     with_files({"vocab.txt": symbols(2000), "data/ana_char/vocab.txt": symbols(88)}, _OF_88)),
+    ("`vocab.txt` of 2000 lines, 2545 symbols", with_files({"vocab.txt": symbols(2000)}, safetensors(REPORT))),
 ]  # fmt: skip
 
 _ARCH = {"dim": 1024, "depth": 22, "heads": 16, "ff_mult": 2, "text_dim": 512, "conv_layers": 4}
@@ -156,21 +156,21 @@ def _configuration(arch: Mapping[str, object], **more: object) -> str:
 
 VARIANTS: Sequence[Case] = [
     ("nothing", safetensors(REPORT)),
-    ("`model_last.yaml`: `variant: v1`", beside({"model_last.yaml": "variant: v1"}, safetensors(REPORT))),
-    ("`model.yaml`: `variant: v0`", beside({"model.yaml": "variant: v0"}, safetensors(REPORT))),
-    ("`model_last.yaml`: `variant: v2`", beside({"model_last.yaml": "variant: v2"}, safetensors(REPORT))),
+    ("`model_last.yaml`: `variant: v1`", with_files({"model_last.yaml": "variant: v1"}, safetensors(REPORT))),
+    ("`model.yaml`: `variant: v0`", with_files({"model.yaml": "variant: v0"}, safetensors(REPORT))),
+    ("`model_last.yaml`: `variant: v2`", with_files({"model_last.yaml": "variant: v2"}, safetensors(REPORT))),
     ("a configuration of f5-tts with its flags",
-     beside({"config.yaml": _configuration({**_ARCH, **_V0}, backbone="DiT")}, safetensors(REPORT))),
+     with_files({"config.yaml": _configuration({**_ARCH, **_V0}, backbone="DiT")}, safetensors(REPORT))),
     ("one with `backbone`, without flags",
-     beside({"config.yaml": _configuration(_ARCH, backbone="DiT")}, safetensors(REPORT))),
-    ("one of before version 1.0", beside({"config.yaml": _configuration(_ARCH)}, safetensors(REPORT))),
+     with_files({"config.yaml": _configuration(_ARCH, backbone="DiT")}, safetensors(REPORT))),
+    ("one from before version 1.0", with_files({"config.yaml": _configuration(_ARCH)}, safetensors(REPORT))),
     ("one for another model",
-     beside({"config.yaml": _configuration({**_ARCH, "depth": 18}, backbone="DiT")}, safetensors(REPORT))),
+     with_files({"config.yaml": _configuration({**_ARCH, "depth": 18}, backbone="DiT")}, safetensors(REPORT))),
     ("`.hydra/config.yaml` of its training run",
-     beside({"2025-03-01/12-00-00/.hydra/config.yaml": _configuration({**_ARCH, **_V0}, backbone="DiT")},
-            safetensors(REPORT))),
+     with_files({"2025-03-01/12-00-00/.hydra/config.yaml": _configuration({**_ARCH, **_V0}, backbone="DiT")},
+                safetensors(REPORT))),
     ("`setting.json` of the library's training page",
-     beside({"setting.json": json.dumps({"exp_name": "F5TTS_v1_Base"})}, safetensors(REPORT))),
+     with_files({"setting.json": json.dumps({"exp_name": "F5TTS_v1_Base"})}, safetensors(REPORT))),
     ("mel filters in the file", safetensors({**REPORT, **MELS})),
     ("a trainer's file that counts `step`", torch({
         "model_state_dict": flow(BASE), "optimizer_state_dict": {"state": 1}, "ema_model_state_dict": REPORT,
@@ -187,9 +187,9 @@ OTHERS: Sequence[Case] = [
         {name: shape for name, shape in flow("E2-TTS Base").items() if ".layers.1" not in name})),
     ("E2-TTS with `skip_connect_type` `add` or `none`", safetensors(
         {name: shape for name, shape in flow("E2-TTS Base").items() if shape != (1024, 2048)})),
-    ("mels of 80 bands", safetensors(flow(replace(NARROW, n_mels=80)))),
-    ("a part of another size", safetensors({**REPORT, "ema_model.transformer.proj_out.weight": (80, 1024)})),
-    ("a model with more in it",
+    ("mel spectrograms of 80 bands", safetensors(flow(replace(NARROW, n_mels=80)))),
+    ("a tensor of another shape", safetensors({**REPORT, "ema_model.transformer.proj_out.weight": (80, 1024)})),
+    ("additional tensors",
      safetensors({**REPORT, "ema_model.transformer.style_embed.weight": (10, 512)})),
     ("F5-TTS converted for MLX",
      safetensors(renamed(flow(BASE), text_blocks="text_blocks.layers.", to_out="to_out.layers."))),
@@ -209,14 +209,14 @@ OTHERS: Sequence[Case] = [
     ("an empty file", raw(b"")),
     ("a download that was cut off", lambda folder: _cut_off(save(folder / "model_last.safetensors", REPORT))),
     ("a web page", raw(b"<!DOCTYPE html><title>Not found</title>")),
-    ("a pointer of Git LFS", raw(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1348438912\n")),
+    ("a Git LFS pointer", raw(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1348438912\n")),
     ("GGUF", raw(b"GGUF\3\0\0\0")),
     ("a TorchScript program", lambda folder: model_files.torch_zip(
         folder / "model_last.pt", pickle.dumps({}), {"constants.pkl": b""})),
-    ("a file of torch before 1.6", raw(pickle.dumps(119547037146038801333356) + pickle.dumps(1001))),
+    ("a file from torch before 1.6", raw(pickle.dumps(119547037146038801333356) + pickle.dumps(1001))),
     ("a file with code in it", lambda folder: model_files.torch_zip(
         folder / "model_last.pt", pickle.dumps(model_files.Runs(Path("ran"))))),
-    ("a text", raw(b"hello")),
+    ("a text file", raw(b"hello")),
 ]  # fmt: skip
 
 
@@ -229,31 +229,31 @@ def _cut_off(path: Path) -> Path:
 # --- the tables ------------------------------------------------------------------------------------------------------
 
 
-def _in_short(checkpoint: Checkpoint) -> str:
-    return f"{in_short(checkpoint)}{'' if checkpoint.loads else f'. {checkpoint.why_not}'}"
+def _in_short(found: Checkpoint) -> str:
+    return f"{in_short(found)}{'' if found.loads else f'. {found.why_not}'}"
 
 
-def _vocabulary(checkpoint: Checkpoint) -> str:
-    if not checkpoint.loads:
-        return f"does not load. {checkpoint.why_not} {checkpoint.cure}"
-    used = f"`{checkpoint.vocab.name}`" if checkpoint.vocab is not None and not checkpoint.warnings else ""
-    return f"loads, with {used}" if used else f"loads; {checkpoint.warnings[0]}"
+def _vocabulary(found: Checkpoint) -> str:
+    if not found.loads:
+        return f"does not load. {found.why_not} {found.cure}"
+    used = f"`{found.vocab.name}`" if found.vocab is not None and not found.warnings else ""
+    return f"loads, with {used}" if used else f"loads; {found.warnings[0]}"
 
 
-def _variant(checkpoint: Checkpoint) -> str:
-    assert checkpoint.variant is not None
-    if not checkpoint.loads:
-        return f"does not load. {checkpoint.why_not} {checkpoint.cure}"
-    hint = f" ({checkpoint.variant.hint})" if checkpoint.variant.hint else ""
-    return f"{checkpoint.variant.name}: {checkpoint.variant.evidence}{hint}"
+def _variant(found: Checkpoint) -> str:
+    assert found.variant is not None
+    if not found.loads:
+        return f"does not load. {found.why_not} {found.cure}"
+    variant = found.variant
+    return f"{variant.name}: {variant.evidence}{f' ({variant.hint})' if variant.hint else ''}"
 
 
 TABLES: Sequence[tuple[str, str, Sequence[Case], Callable[[Checkpoint], str]]] = [
     ("Architectures", "model", ARCHITECTURES, _in_short),
     ("Containers and prefixes", "F5-TTS Base as", CONTAINERS, _in_short),
     ("Precision", "F5-TTS Base in", PRECISIONS, _in_short),
-    ("Vocabularies", "beside an F5-TTS Base", VOCABULARIES, _vocabulary),
-    ("v0 or v1", "what tells, of an F5-TTS Base", VARIANTS, _variant),
+    ("Vocabularies", "next to an F5-TTS Base", VOCABULARIES, _vocabulary),
+    ("v0 or v1", "evidence for an F5-TTS Base", VARIANTS, _variant),
     ("What does not load", "file", OTHERS, _in_short),
 ]
 
@@ -263,9 +263,9 @@ def tables() -> str:
     return "\n".join(_table(*table) for table in TABLES)
 
 
-def _table(title: str, what: str, cases: Sequence[Case], describe: Callable[[Checkpoint], str]) -> str:
-    lines = [f"### {title}", "", f"| {what} | is told as |", "|---|---|"]
-    lines += [f"| {name} | {_cell(describe(_built(build)))} |" for name, build in cases]
+def _table(title: str, what: str, cases: Sequence[Case], shown: Callable[[Checkpoint], str]) -> str:
+    lines = [f"### {title}", "", f"| {what} | result |", "|---|---|"]
+    lines += [f"| {name} | {_cell(shown(_built(build)))} |" for name, build in cases]
     return "\n".join([*lines, ""])
 
 
@@ -281,7 +281,7 @@ def _cell(text: str) -> str:
 
 
 def page(text: str) -> str:
-    """The page with current tables."""
+    """The page with new tables."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{tables()}\n{END}{rest.split(END)[1]}"
 

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from engines.checkpoints import f5_layout, xtts_layout
-from engines.checkpoints.base_models import BASE_MODELS, BaseModel, Published
+from engines.checkpoints.base_models import BASE_MODELS, BaseModel, PublishedFile
 from engines.modelfiles.tensors import Entry
 
 XTTS, F5, VOCOS = (BASE_MODELS[name] for name in ("xtts", "f5", "vocos"))
@@ -63,7 +63,7 @@ def noise(size: int) -> bytes:
 
 def published(files: dict[str, bytes], model: BaseModel = XTTS) -> BaseModel:
     """The table's entry, as if these files had been published."""
-    listed = (Published(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items())
+    listed = (PublishedFile(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items())
     return replace(model, files=tuple(listed))
 
 

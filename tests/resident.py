@@ -183,7 +183,7 @@ def _sampled(checkpoint: Path, rows: int) -> Taken:
     from engines.f5.net.model import MAX_FRAMES
 
     kind = tiny_f5.KINDS["f5-v1-base"]
-    model = f5_models.Built(checkpoint, base_models.need("vocos", models_here()), kind.full, kind.flags).load()
+    model = f5_models.Built(checkpoint, base_models.require("vocos", models_here()), kind.full, kind.flags).load()
     frames = MAX_FRAMES["cpu"] // 2 // rows
     lengths = [(frames // 4, frames // 8, frames)]
     some = [f5_models.request(kind.full, 0, SolverSettings(2), number, lengths) for number in range(rows)]

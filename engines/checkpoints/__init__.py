@@ -1,5 +1,5 @@
-"""Which model a checkpoint is, what it needs next to it, and where the published base models are.
+"""Recognition of checkpoints, the files that they need, and the published base models.
 
-Architecture by its tensors' names and shapes; F5 variant and vocabulary; no torch.
+The architecture is read from names and shapes of tensors; variant and vocabulary of F5-TTS too. No torch.
 May import `engines.modelfiles`, `files`.
 """

@@ -1,8 +1,7 @@
-"""The published models that engines speak with: what each consists of, and where it lies.
+"""Published models: base models, and the vocoders that F5-TTS needs. Their files, and where they are on this machine.
 
-Base models, for jobs that name no checkpoint, and the vocoders that F5-TTS needs. A folder is taken for one by its
-place and name first, then by what is in it: a fine-tuned model may have the same files, so one that lies under any
-other name in models/ is never taken. Nothing is loaded or downloaded here; `voicespool models pull` does that.
+In models/ only folders with certain names count as base models, since a fine-tuned model may have the same files. Then
+the contents of the folder are checked. Nothing is loaded or downloaded here; `voicespool models pull` downloads.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from engines.errors import EngineMissing
 
 @dataclass(frozen=True, slots=True)
 class Licence:
-    """On what terms a model may be used.
+    """The licence of a model.
 
     Attributes:
-        name, title: Short and in full.
+        name, title: Short and full name.
         url: Of its text.
-        summary: What it comes down to, in plain words, a line each.
+        summary: Its terms in plain words, one line each.
     """
 
     name: str
@@ -34,8 +33,8 @@ class Licence:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """One file as it was published.
+class PublishedFile:
+    """A file of a published model.
 
     Attributes:
         name: In the model's folder and in its repository.
@@ -50,23 +49,23 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """A published model. One more is one more entry in `BASE_MODELS`.
+    """A published model.
 
     Attributes:
-        name: As in `voicespool models pull NAME`; the engine's, where an engine speaks with it.
-        title: For people.
-        architecture: What `engines.checkpoints.architectures` must make of its weights: how the name begins.
-        licence: On what terms it may be used.
-        repository, revision: On the Hugging Face hub; the revision is a commit, so that it never changes.
-        files: What is downloaded; none where users have to bring it.
-        weights: Patterns of weights' names; the first that fits something counts.
-        needed: Files without which the weights can't be used.
-        folder: Its place under models/.
-        other_names: Under these it may lie there too; letter case and punctuation do not matter.
-        mirrors: Other repositories whose copies in Hugging Face's cache are as good.
-        coqui_folder: Its name in the cache of coqui's library, or None.
-        needs: Names of others that it can't speak without. They are pulled with it, and may lie in its folder.
-        notes: Names and contents of files that `models pull` adds, which say what the published ones do not.
+        name: As in `voicespool models pull NAME`; for the base model of an engine, the engine's name.
+        title: For users.
+        architecture: `engines.checkpoints.architectures.recognise` must return a name that begins with this.
+        licence: Its licence.
+        repository, revision: On the Hugging Face hub; the revision is a commit, which never changes.
+        files: Files to download; none if users have to download it themselves.
+        weights: Patterns for the name of the weights; the first that matches a file counts.
+        needed: Other files that it needs.
+        folder: Name of its folder in models/.
+        other_names: Other names that the folder may have; letter case and punctuation do not matter.
+        mirrors: Other repositories with the same files; copies in the cache of the hub are used.
+        coqui_folder: Name of its folder in the cache of coqui-tts, or None.
+        needs: Names of models that it needs. They are downloaded with it, and may be inside its folder.
+        notes: Names and contents of files that `models pull` adds, with facts missing in the published files.
     """
 
     name: str
@@ -75,7 +74,7 @@ class BaseModel:
     licence: Licence
     repository: str
     revision: str
-    files: tuple[Published, ...]
+    files: tuple[PublishedFile, ...]
     weights: tuple[str, ...]
     needed: tuple[str, ...]
     folder: str
@@ -91,7 +90,7 @@ class BaseModel:
 
     @property
     def command(self) -> str:
-        """What brings it here."""
+        """The command that downloads it."""
         return f"voicespool models pull {self.name}"
 
 
@@ -107,17 +106,17 @@ _XTTS = BaseModel(
             "Non-commercial use only, of the model and of the audio that it makes.",
             "You may not receive payment, direct or indirect, for using either.",
             "Companies may test and evaluate it, and do non-commercial research.",
-            "Whoever gets the model, a change of it, or its audio from you must get these terms or their address.",
+            "If you share the model, a modified version or its audio, include these terms or their URL.",
         ),
     ),
     repository="coqui/XTTS-v2",
     revision="6c2b0d75eae4b7047358e3b6bd9325f857d43f77",
     files=(
-        Published("LICENSE.txt", 4014, "190f6d7c19b8984f91b97712b94ce92d2b2e640fc677dacab966e955ece9d043"),
-        Published("config.json", 4368, "ef262b1454dd2a77e1461b0b2cd53e19b8a7624cc131b837d36df67356bc75e8"),
-        Published("vocab.json", 361219, "928260878a59da8a72a2a5b7687fea29d5106137669d90945430fe17e415304a"),
-        Published("speakers_xtts.pth", 7754818, "f0f6137c19a4eab0cbbe4c99b5babacf68b1746e50da90807708c10e645b943b"),
-        Published("model.pth", 1867929118, "c7ea20001c6a0a841c77e252d8409f6a74fb423e79b3206a0771ba5989776187"),
+        PublishedFile("LICENSE.txt", 4014, "190f6d7c19b8984f91b97712b94ce92d2b2e640fc677dacab966e955ece9d043"),
+        PublishedFile("config.json", 4368, "ef262b1454dd2a77e1461b0b2cd53e19b8a7624cc131b837d36df67356bc75e8"),
+        PublishedFile("vocab.json", 361219, "928260878a59da8a72a2a5b7687fea29d5106137669d90945430fe17e415304a"),
+        PublishedFile("speakers_xtts.pth", 7754818, "f0f6137c19a4eab0cbbe4c99b5babacf68b1746e50da90807708c10e645b943b"),
+        PublishedFile("model.pth", 1867929118, "c7ea20001c6a0a841c77e252d8409f6a74fb423e79b3206a0771ba5989776187"),
     ),
     weights=("model.pth", "model.safetensors"),
     needed=("config.json", "vocab.json"),
@@ -137,21 +136,23 @@ _F5 = BaseModel(
         url="https://creativecommons.org/licenses/by-nc/4.0/legalcode",
         summary=(
             "Non-commercial use only, of the model and of what is made from it.",
-            "Whoever gets it from you must be told who made it, under which licence, and what was changed.",
+            "If you share it, name its authors, its licence and your changes.",
         ),
     ),
     repository="SWivid/F5-TTS",
     revision="84e5a410d9cead4de2f847e7c9369a6440bdfaca",
     files=(
-        Published("F5TTS_v1_Base/vocab.txt", 13800, "2a05f992e00af9b0bd3800a8d23e78d520dbd705284ed2eedb5f4bd29398fa3c"),
-        Published(
+        PublishedFile(
+            "F5TTS_v1_Base/vocab.txt", 13800, "2a05f992e00af9b0bd3800a8d23e78d520dbd705284ed2eedb5f4bd29398fa3c"
+        ),
+        PublishedFile(
             "F5TTS_v1_Base/model_1250000.safetensors",
             1348435761,
             "670900fd14e6c458b95da6e9ed317cdb20dbaf7a1c02ac06a05475a9d32b6a38",
         ),
     ),
     weights=("F5TTS_v1_Base/model_*.safetensors", "model_1250000.safetensors"),
-    needed=(),  # no vocab.txt: the library's own has the same symbols, and it downloads the weights alone
+    needed=(),  # no vocab.txt: f5-tts has the same one, and downloads only the weights
     folder="f5-tts-v1",
     other_names=("f5", "f5tts", "f5-tts", "f5tts-v1", "f5tts-v1-base", "f5-tts-v1-base"),
     needs=("vocos",),
@@ -171,8 +172,10 @@ _VOCOS = BaseModel(
     repository="charactr/vocos-mel-24khz",
     revision="0feb3fdd929bcd6649e0e7c5a688cf7dd012ef21",
     files=(
-        Published("config.yaml", 461, "da9033922f969a47f0c160010226919e59f27761fd5066f3828d46de6650b0fc"),
-        Published("pytorch_model.bin", 54365991, "97ec976ad1fd67a33ab2682d29c0ac7df85234fae875aefcc5fb215681a91b2a"),
+        PublishedFile("config.yaml", 461, "da9033922f969a47f0c160010226919e59f27761fd5066f3828d46de6650b0fc"),
+        PublishedFile(
+            "pytorch_model.bin", 54365991, "97ec976ad1fd67a33ab2682d29c0ac7df85234fae875aefcc5fb215681a91b2a"
+        ),
     ),
     weights=("pytorch_model.bin",),
     needed=("config.yaml",),
@@ -198,77 +201,71 @@ BIGVGAN = BaseModel(
     folder="bigvgan_v2_24khz_100band_256x",
     other_names=("bigvgan", "nvidia-bigvgan-v2-24khz-100band-256x"),
 )
-"""The vocoder of few F5-TTS: used where it is, and never downloaded."""
+"""The vocoder of a few F5-TTS models; `models pull` does not download it."""
 
 BASE_MODELS = {model.name: model for model in (_XTTS, _F5, _VOCOS)}
-"""Those that `models pull` brings."""
+"""The models that `models pull` downloads."""
 
 
-def users(model: BaseModel) -> list[BaseModel]:
-    """Those that can't speak without it, itself excluded."""
-    return [one for one in BASE_MODELS.values() if model.name in one.needs]
+def dependents(model: BaseModel) -> list[BaseModel]:
+    """The models that need this one."""
+    return [other for other in BASE_MODELS.values() if model.name in other.needs]
 
 
 def find(name: str, models: Path | None) -> Path | None:
-    """The folder that holds a base model: its weights with their configuration and vocabulary.
+    """Find the folder of a base model, complete with weights, configuration and vocabulary.
 
     Args:
         name: A key of `BASE_MODELS`, or `bigvgan`.
-        models: The spool's folder of models; None for the caches alone.
+        models: The models folder; None to search only the caches of the libraries.
 
     Returns:
-        None when it is nowhere, or nowhere complete.
+        None if there is no complete one.
     """
     model = _named_model(name)
-    return next((folder for folder in places(model, models) if not fault(model, folder)), None)
+    return next((folder for folder in candidate_folders(model, models) if not fault(model, folder)), None)
 
 
-def need(name: str, models: Path | None) -> Path:
-    """The same, for who can't go on without.
+def require(name: str, models: Path | None) -> Path:
+    """Find the folder of a base model, as `find`.
 
     Raises:
-        EngineMissing: It is not there; says what was found instead, and what brings it.
+        EngineMissing: There is none; the message names incomplete ones, the hint says how to get it.
     """
     found = find(name, models)
     if found is not None:
         return found
     model = _named_model(name)
-    wrong = [f"; {str(folder)!r} does not hold it: {fault(model, folder)}" for folder in places(model, models)]
-    raise EngineMissing(
-        f"the model {model.title} is not on this machine{''.join(wrong)}",
-        f"Run `{model.command}`: it downloads the model once you accept its licence." if model.files else _bring(model),
-    )
+    unusable = [f"; {str(at)!r} is not usable: {fault(model, at)}" for at in candidate_folders(model, models)]
+    hint = f"Run `{model.command}`: it asks you to accept the licence and downloads the model."
+    if not model.files:
+        files = " and ".join((*model.needed, *model.weights))
+        hint = f"Download {files} of {model.repository} from the Hugging Face hub into {model.folder}/ in models/."
+    raise EngineMissing(f"the model {model.title} is not on this machine{''.join(unusable)}", hint)
 
 
 def _named_model(name: str) -> BaseModel:
     return BIGVGAN if name == BIGVGAN.name else BASE_MODELS[name]
 
 
-def _bring(model: BaseModel) -> str:
-    return (
-        f"Put {' and '.join((*model.needed, *model.weights))} of {model.repository}, on the Hugging Face hub, "
-        f"into the folder {model.folder} under models."
-    )
-
-
 def weights(name: str, models: Path | None) -> Path:
-    """The file that holds a base model's weights.
+    """Find the file with the weights of a base model.
 
     Raises:
-        EngineMissing: As for `need`.
+        EngineMissing: As `require`.
     """
     model = BASE_MODELS[name]
-    found = _weights_in(need(name, models), model)
+    found = _weights_in(require(name, models), model)
     if found is None:
-        raise EngineMissing(f"the model {model.title} was removed meanwhile", f"Run `{model.command}`.")
+        raise EngineMissing(f"the model {model.title} was removed just now", f"Run `{model.command}`.")
     return found
 
 
-def places(model: BaseModel, models: Path | None) -> Iterator[Path]:
-    """The folders that are there and may hold a base model, in the order in which they are tried.
+def candidate_folders(model: BaseModel, models: Path | None) -> Iterator[Path]:
+    """Existing folders that may have a base model, in this order.
 
-    models/ under the name that `models pull` gives it, models/ under other names, in the folder of a model that needs
-    it, the cache of coqui's library, the cache of the Hugging Face hub.
+    In models/, under the name that `models pull` uses, then under other names, then inside the folder of a model that
+    needs it; the cache of coqui-tts; the cache of the Hugging Face hub.
     """
     candidates = [] if models is None else _in_models(models, model)
     if model.coqui_folder is not None:
@@ -279,13 +276,13 @@ def places(model: BaseModel, models: Path | None) -> Iterator[Path]:
 
 
 def fault(model: BaseModel, folder: Path) -> str:
-    """Why a folder can't be used as this base model, in words; "" when it can."""
-    lacking = [name for name in model.needed if not _there(folder / name)]
+    """Why a folder can't be used as this base model, as a clause; "" if it can."""
+    lacking = [name for name in model.needed if not _has_content(folder / name)]
     weights = _weights_in(folder, model)
     if weights is None:
         lacking.append(" or ".join(model.weights))
     if weights is None or lacking:
-        return f"{', '.join(lacking)} not there, or empty"
+        return f"{', '.join(lacking)} missing or empty"
     try:
         status = weights.stat()
         return _fault_of_weights(model, weights, (status.st_ino, status.st_size, status.st_mtime_ns))
@@ -295,7 +292,7 @@ def fault(model: BaseModel, folder: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _fault_of_weights(model: BaseModel, weights: Path, _state: tuple[int, ...]) -> str:
-    """The same of the file alone; asked for each job, and read again only when the file has changed."""
+    """Why a file can't be used as its weights; "" if it can. Cached until the file changes, as each job needs it."""
     from engines.checkpoints.architectures import recognise
     from engines.modelfiles import tensors
 
@@ -305,15 +302,15 @@ def _fault_of_weights(model: BaseModel, weights: Path, _state: tuple[int, ...]) 
         return f"{weights.name} can't be used: {error.reason}"
     if not found.name.startswith(model.architecture):
         return f"{weights.name} is {found.name}"
-    return found.fault if found.engine is not None else ""  # a vocoder is no model for a job
+    return found.fault if found.engine is not None else ""  # every vocoder has the fault that it is no speech model
 
 
 def _weights_in(folder: Path, model: BaseModel) -> Path | None:
-    fitting = (path for pattern in model.weights for path in sorted(folder.glob(pattern)))
-    return next(filter(_there, fitting), None)
+    matching = (path for pattern in model.weights for path in sorted(folder.glob(pattern)))
+    return next(filter(_has_content, matching), None)
 
 
-def _there(path: Path) -> bool:
+def _has_content(path: Path) -> bool:
     try:
         return path.is_file() and path.stat().st_size > 0
     except OSError:
@@ -321,47 +318,48 @@ def _there(path: Path) -> bool:
 
 
 def _in_models(models: Path, model: BaseModel) -> list[Path]:
-    """Its folders in models/, then those in the folders of models that can't speak without it."""
-    around = (folder for user in users(model) for folder in _named(models, user))
-    return [*_named(models, model), *(folder for one in around for folder in _named(one, model))]
+    """Its folders in models/, then those inside the folders of models that need it."""
+    outer = (folder for dependent in dependents(model) for folder in _folders_in(models, dependent))
+    return [*_folders_in(models, model), *(inner for folder in outer for inner in _folders_in(folder, model))]
 
 
-def _named(models: Path, model: BaseModel) -> list[Path]:
-    allowed = {_plain(name) for name in (model.folder, *model.other_names)}
+def _folders_in(parent: Path, model: BaseModel) -> list[Path]:
+    """Folders with one of the model's names, that of `models pull` first."""
+    allowed = {_normalised(name) for name in (model.folder, *model.other_names)}
     try:
-        names = sorted(name for name in os.listdir(models) if _plain(name) in allowed)
+        names = sorted(name for name in os.listdir(parent) if _normalised(name) in allowed)
     except OSError:
         return []
     names.sort(key=lambda name: name != model.folder)
-    return [models / name for name in names]
+    return [parent / name for name in names]
 
 
-def _plain(name: str) -> str:
+def _normalised(name: str) -> str:
     return re.sub("[^a-z0-9]+", "-", name.lower())
 
 
 def _coqui_cache() -> Path:
-    """As in coqui-tts 0.28, `trainer.io.get_user_data_dir`."""
+    """As `trainer.io.get_user_data_dir` of coqui-tts 0.28."""
     data = os.environ.get("TTS_HOME") or os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(os.path.expanduser(data)) / "tts"
 
 
 def _hub_cache() -> Path:
-    """As in huggingface_hub 1.33, `constants.HF_HUB_CACHE`."""
+    """As `constants.HF_HUB_CACHE` of huggingface_hub 1.33."""
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    given = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
-    return Path(os.path.expanduser(os.path.expandvars(given)))
+    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
+    return Path(os.path.expanduser(os.path.expandvars(cache)))
 
 
 def _snapshots(repository: Path, revision: str) -> list[Path]:
-    """Revisions in the hub's cache: the one that `main` was last, the one published here, then the others."""
+    """Revisions in the cache of the hub: `main` as last downloaded, `revision`, then the others."""
     try:
-        there = sorted(os.listdir(repository / "snapshots"))
+        revisions = sorted(os.listdir(repository / "snapshots"))
     except OSError:
         return []
     try:
         main = (repository / "refs" / "main").read_text("utf-8").strip()
     except (OSError, ValueError):
         main = ""
-    there.sort(key=lambda name: (name != main, name != revision))
-    return [repository / "snapshots" / name for name in there]
+    revisions.sort(key=lambda name: (name != main, name != revision))
+    return [repository / "snapshots" / name for name in revisions]

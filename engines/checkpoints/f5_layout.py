@@ -190,7 +190,7 @@ def expected(sizes: Sizes) -> dict[str, Shape]:
     return shapes
 
 
-def joints(sizes: Sizes) -> Iterator[str]:
+def skip_projections(sizes: Sizes) -> Iterator[str]:
     """Names of the skip projections of a UNetT (`skip_connect_type: concat`), one in each layer of the second half."""
     if sizes.family == "unett":
         yield from (f"{_LAYERS['unett']}{n}.0.weight" for n in range(sizes.depth // 2, sizes.depth))
@@ -246,7 +246,7 @@ def _blocks(sizes: Sizes) -> Iterator[tuple[str, Shape]]:
         inner = int(dim * sizes.ff_mult)
         yield from _linear(f"{layer}.{_FEED_FORWARD[sizes.family]}.ff.0.0", inner, dim)
         yield from _linear(f"{layer}.{_FEED_FORWARD[sizes.family]}.ff.2", dim, inner)
-    yield from ((name, (dim, 2 * dim)) for name in joints(sizes))
+    yield from ((name, (dim, 2 * dim)) for name in skip_projections(sizes))
 
 
 def _attention(name: str, sizes: Sizes) -> Iterator[tuple[str, Shape]]:

@@ -1,7 +1,7 @@
 """Properties of an F5-TTS or E2-TTS model that its tensors do not show: v0 or v1, and its vocoder.
 
 f5-tts 1.0 changed how text is padded and which attention heads have a rotary embedding, and added flags for the old
-behaviour (v0). Under the wrong flags a model speaks gibberish. They are determined, in this order, by
+behaviour (v0). With the wrong flags a model makes gibberish. They are determined, in this order, by
 
 1. files next to the model: `MODEL.yaml`, `model.yaml`, the configuration of its training;
 2. the model file: its metadata, and what only certain releases of f5-tts wrote;

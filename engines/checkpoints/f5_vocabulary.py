@@ -176,7 +176,7 @@ def _of_the_library(model: Path, symbols: int) -> VocabularyMatch:
     path = library()
     own = next(_readable([path] if path is not None else []), None)
     for other in _of_training(model):
-        # With the wrong one of two vocabularies of the same size a model speaks gibberish, so the user has to decide.
+        # With the wrong one of two vocabularies of the same size a model makes gibberish, so the user has to decide.
         if own is not None and other.fits(symbols) and other.symbols != own.symbols:
             place = _shown(os.path.relpath(other.path, model.parent))
             fault = f"There is no {NAME} next to it, and two different ones fit: f5-tts's own and {place}."

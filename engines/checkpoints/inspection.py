@@ -1,6 +1,6 @@
-"""What a model file is, by its header alone: engine, architecture, training, and whether it will load.
+"""Inspects model files by their header: engine, architecture, training, and whether they can be loaded.
 
-Nothing in the file is run, and nothing of its weights is read; a file of 5 GB takes milliseconds.
+Nothing in a file is executed, and no weights are read; a file of 5 GB takes milliseconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engines.checkpoints import f5_variant, f5_vocabulary
-from engines.checkpoints.architectures import Architecture, recognise, some
+from engines.checkpoints.architectures import Architecture, first_few, recognise
 from engines.checkpoints.f5_layout import Sizes
 from engines.checkpoints.f5_variant import Variant
 from engines.checkpoints.f5_vocabulary import VocabularyFolder
@@ -26,13 +26,13 @@ from files.digests import digest
 __all__ = ["ENGINES", "Checkpoint", "candidates", "digest", "inspect", "survey"]
 
 ENGINES = ("xtts", "f5")
-"""Whose model files are recognised here; a plugin's are known to itself alone."""
+"""Engines whose model files are recognised here. Plugins check their own."""
 SUFFIXES = (".pt", ".pth", ".safetensors")
 _COMPANIONS = re.compile(
     r"(speakers_xtts|dvae|mel_stats|training_args|(optimizer|scheduler|scaler|rng_state).*)\.\w+", re.IGNORECASE
 )
 _ORIGINALS = "XTTS_v2.0_original_model_files"
-"""Beside its runs, coqui's recipe for training XTTS keeps what it started from in a folder of this name."""
+"""Folder next to the training runs in which coqui's recipe for XTTS keeps the files of the base model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +40,25 @@ class Checkpoint:
     """A model file.
 
     Attributes:
-        engine: `xtts`, `f5`; None when it is not recognised.
-        architecture: For people: `XTTS-v2`, `LoRA adapter for XTTS-v2`, …, or what it is instead.
-        container: `safetensors`, `torch`, or "" when it can't be read.
-        precision: Type of most weights, torch's name; "" when there are none.
+        path: The file.
+        engine: `xtts` or `f5`; None if it is not recognised.
+        architecture: For users: `XTTS-v2`, `LoRA adapter for XTTS-v2`, …, or what it is instead.
+        container: `safetensors`, `torch`, or "" if it can't be read.
+        precision: torch's name for the dtype of most weights; "" without weights.
         vocabulary: Rows of the text embedding.
-        parameters: Numbers in the tensors that inference needs.
+        parameters: Number of weights that inference needs.
         size_bytes, created: Of the file; created is its mtime, Unix time in seconds.
-        step, epoch, validation_loss, training_loss: Where the file says so; losses are finite. The step may come from
-            the file's name.
-        is_best: Whether its validation loss is the lowest in its folder; told by `survey` alone.
-        config, vocab, speakers: Files that belong to it, where they are found. For an adapter, config is its own.
-        tensors: What inference needs, by the library's names.
-        is_adapter: Whether it holds changes to a base model alone (LoRA).
-        averaged: Whether its weights are a running average over the training (EMA); None when it does not tell.
+        step, epoch, validation_loss, training_loss: As saved in the file, else None; losses are finite. The step may be
+            from the name of the file.
+        is_best: Whether its validation loss is the lowest in its folder; only set by `survey`.
+        config, vocab, speakers: Files that belong to it, if they were found. For an adapter, config is its own.
+        tensors: Those that inference needs, by the library's names.
+        is_adapter: Whether it is a LoRA adapter.
+        averaged: Whether its weights are an average over the training (EMA); None if the file does not show it.
         sizes, variant: Of F5-TTS and E2-TTS.
-        warnings: What was taken from elsewhere, in sentences for a manifest.
-        loads: Whether it will load, as far as the header tells.
-        why_not, cure: If not: why, and what to do; sentences.
+        warnings: Sentences for the manifest about files that were not found next to it.
+        loads: Whether it can be loaded, judged by the header.
+        why_not, cure: Why it can't be loaded, and what to do, as sentences; else "".
     """
 
     path: Path
@@ -89,28 +90,29 @@ class Checkpoint:
 
 
 def inspect(path: Path, models: Path | None = None) -> Checkpoint:
-    """Say what a file is. A broken or hostile one is a `Checkpoint` that does not load, and says why.
+    """Inspect a file. For a broken or hostile one, the result has `loads=False` and the reason.
 
     Args:
         path: The file.
-        models: A folder of models: where else to look for a vocabulary that fits, to name it.
+        models: A models folder, to search for a vocabulary that fits if there is none next to the file.
 
     Raises:
         OSError: It can't be opened or read.
     """
-    return _described(path, VocabularyFolder(models))
+    return _inspected(path, VocabularyFolder(models))
 
 
-def _described(path: Path, shelf: VocabularyFolder) -> Checkpoint:
+def _inspected(path: Path, vocabularies: VocabularyFolder) -> Checkpoint:
     status = path.stat()
     try:
         file = tensors.read(path)
     except UnreadableModelFile as error:
-        return _useless(path, status, f"The file can't be used: {error.reason}.", error.cure)
+        return _unreadable(path, status, f"The file can't be used: {error.reason}.", error.cure)
     kind = recognise(file)
-    companions = _companions(file, kind, shelf)
+    companions = _companions(file, kind, vocabularies)
     why_not, cure = _fault(kind, companions)
     validation_loss, training_loss = _losses(file.values)
+    step = _whole(file.values, _STEPS)
     return Checkpoint(
         path=path,
         engine=kind.engine,
@@ -121,7 +123,7 @@ def _described(path: Path, shelf: VocabularyFolder) -> Checkpoint:
         parameters=sum(entry.count for entry in kind.tensors.values()),
         size_bytes=status.st_size,
         created=status.st_mtime,
-        step=_whole(file.values, _STEPS) if _whole(file.values, _STEPS) is not None else _step_in_name(path),
+        step=step if step is not None else _step_in_name(path),
         epoch=_whole(file.values, ("epoch",)),
         validation_loss=validation_loss,
         training_loss=training_loss,
@@ -140,22 +142,22 @@ def _described(path: Path, shelf: VocabularyFolder) -> Checkpoint:
     )
 
 
-def _useless(path: Path, status: os.stat_result | None, why_not: str, cure: str) -> Checkpoint:
+def _unreadable(path: Path, status: os.stat_result | None, why_not: str, cure: str) -> Checkpoint:
     size, created = (status.st_size, status.st_mtime) if status is not None else (0, 0.0)
     return Checkpoint(path, None, "unreadable", "", "", None, 0, size, created, why_not=why_not, cure=cure)
 
 
 def candidates(folder: Path) -> list[Path]:
-    """Files under a folder that may be models, by their names' endings, in natural order.
+    """Files under a folder that may be models by their suffix, in natural order.
 
-    Links to folders are followed. Left out are hidden files and folders, and what lies beside models by custom:
+    Links to folders are followed. Hidden files and folders are left out, and files that usually accompany a model:
     built-in voices, DVAE, statistics, optimizer states.
     """
     return sorted(_candidates(folder), key=natural)
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
-    """Nothing of a folder that can't be read, or that a circle of links leads to again."""
+    """Skips folders that can't be read, and those that links lead to a second time."""
     left, seen = [folder], set()
     while left:
         folder = left.pop()
@@ -169,51 +171,51 @@ def _candidates(folder: Path) -> Iterator[Path]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if Path(entry.path).is_dir():  # unlike the entry's own, false for a link that leads to itself
+            if Path(entry.path).is_dir():  # entry.is_dir() raises for a link to itself
                 left.append(folder / entry.name)
             elif entry.name.lower().endswith(SUFFIXES) and not _COMPANIONS.fullmatch(entry.name):
                 yield folder / entry.name
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts `checkpoint_900` before `checkpoint_1000`."""
+    """Sort key that puts `checkpoint_900` before `checkpoint_1000`."""
     parts = re.split(r"([0-9]{1,18})", str(path))
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def survey(folder: Path, models: Path | None = None) -> list[Checkpoint]:
-    """Every candidate, inspected; in each folder the one with the lowest validation loss is marked as the best.
+    """Inspect all candidates. In each folder, the one with the lowest validation loss has `is_best` set.
 
-    What no engine speaks with is the best only where there is nothing else.
+    Files that are not recognised are considered only in folders without any recognised file.
 
     Args:
-        folder: Where to look.
-        models: As for `inspect`; else the same folder.
+        folder: The folder to search.
+        models: As for `inspect`; the same folder by default.
     """
-    shelf = VocabularyFolder(models or folder)
-    found = [_surveyed(path, shelf) for path in candidates(folder)]
+    vocabularies = VocabularyFolder(models or folder)
+    found = [_surveyed(path, vocabularies) for path in candidates(folder)]
     with_loss: dict[Path, list[Checkpoint]] = {}
-    for one in found:
-        if one.validation_loss is not None:
-            with_loss.setdefault(one.path.parent, []).append(one)
-    best = {id(min(those, key=lambda one: (one.engine is None, one.validation_loss))) for those in with_loss.values()}
-    return [replace(one, is_best=id(one) in best) for one in found]
+    for checkpoint in found:
+        if checkpoint.validation_loss is not None:
+            with_loss.setdefault(checkpoint.path.parent, []).append(checkpoint)
+    best = {id(min(group, key=lambda c: (c.engine is None, c.validation_loss))) for group in with_loss.values()}
+    return [replace(checkpoint, is_best=id(checkpoint) in best) for checkpoint in found]
 
 
-def _surveyed(path: Path, shelf: VocabularyFolder) -> Checkpoint:
+def _surveyed(path: Path, vocabularies: VocabularyFolder) -> Checkpoint:
     try:
-        return _described(path, shelf)
+        return _inspected(path, vocabularies)
     except OSError as error:
-        cure = "Mend its permissions, or the disk; the daemon's user must be able to read it."
-        return _useless(path, None, f"The file can't be opened: {error.strerror}.", cure)
+        cure = "Fix its permissions or the disk; the daemon's user must be able to read it."
+        return _unreadable(path, None, f"The file can't be opened: {error.strerror}.", cure)
 
 
-# --- what lies beside it ---------------------------------------------------------------------------------------------
+# --- companion files -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Companions:
-    """Files that belong to a model, what they add to it, and what is wrong with them."""
+    """Files next to a model that belong to it, the variant and warnings found with them, and their fault."""
 
     config: Path | None = None
     vocab: Path | None = None
@@ -224,31 +226,31 @@ class _Companions:
     cure: str = ""
 
 
-def _companions(file: TensorFile, kind: Architecture, shelf: VocabularyFolder) -> _Companions:
+def _companions(file: TensorFile, kind: Architecture, vocabularies: VocabularyFolder) -> _Companions:
     if kind.sizes is not None and not kind.fault:
-        return _companions_of_f5(file, kind.sizes, shelf)
-    config, vocab, speakers = (_beside(file.path, name) for name in _names_beside(kind))
+        return _companions_of_f5(file, kind.sizes, vocabularies)
+    config, vocab, speakers = (_companion(file.path, name) for name in _companion_names(kind))
     fault, cure = "", ""
     if kind.is_adapter and config is None:
-        fault = "adapter_config.json is not beside it."
-        cure = "Copy it from the training run; it says how strong the adapter is."
+        fault = "There is no adapter_config.json next to it."
+        cure = "Copy it from the training run; it has the scale of the adapter."
     elif vocab is not None and kind.vocabulary is not None and (fault := _vocabulary_fault(vocab, kind.vocabulary)):
-        cure = f"Put the {vocab.name} that it was trained with beside it."
+        cure = f"Copy the {vocab.name} that it was trained with next to it."
     return _Companions(config, vocab, speakers, fault=fault, cure=cure)
 
 
-def _companions_of_f5(file: TensorFile, sizes: Sizes, shelf: VocabularyFolder) -> _Companions:
+def _companions_of_f5(file: TensorFile, sizes: Sizes, vocabularies: VocabularyFolder) -> _Companions:
     variant = f5_variant.find(file, sizes)
-    vocabulary = f5_vocabulary.find(file.path, sizes.vocabulary, shelf)
+    vocabulary = f5_vocabulary.find(file.path, sizes.vocabulary, vocabularies)
     warnings = (vocabulary.warning,) if vocabulary.warning else ()
     fault, cure = vocabulary.fault, vocabulary.cure
     if variant.fault:
-        fault, cure = variant.fault, "Correct it, or remove it: then the variant is told in other ways."
+        fault, cure = variant.fault, "Correct it, or remove it to have the variant determined in other ways."
     return _Companions(variant.source, vocabulary.path, None, variant, warnings, fault, cure)
 
 
-def _names_beside(kind: Architecture) -> tuple[str, str, str]:
-    """Names of its configuration, vocabulary and built-in voices."""
+def _companion_names(kind: Architecture) -> tuple[str, str, str]:
+    """Names of its configuration, vocabulary and built-in voices; "" for those that it does not have."""
     if kind.engine == "f5":
         return "", f5_vocabulary.NAME, ""
     if kind.is_adapter:
@@ -256,77 +258,74 @@ def _names_beside(kind: Architecture) -> tuple[str, str, str]:
     return "config.json", "vocab.json", "speakers_xtts.pth"
 
 
-def _beside(path: Path, name: str) -> Path | None:
-    places = (path.with_name(name), path.parent.parent / _ORIGINALS / name) if name else ()
-    return next((place for place in places if place.is_file()), None)
+def _companion(model: Path, name: str) -> Path | None:
+    paths = (model.with_name(name), model.parent.parent / _ORIGINALS / name) if name else ()
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _fault(kind: Architecture, companions: _Companions) -> tuple[str, str]:
-    """Why it will not load, and what to do; ("", "") when nothing speaks against it."""
+    """Why it can't be loaded, and what to do; ("", "") if it can."""
     if kind.fault:
         return kind.fault, kind.cure
-    scattered = [name for name, entry in kind.tensors.items() if entry.stride is not None]
-    if scattered:
-        return f"Some of its tensors do not lie in one piece: {some(scattered)}.", "Save them with .contiguous()."
+    strided = [name for name, entry in kind.tensors.items() if entry.stride is not None]
+    if strided:
+        return f"Some of its tensors are not contiguous: {first_few(strided)}.", "Save them with .contiguous()."
     if kind.engine is not None and "float" not in (precision := _precision(kind.tensors)):
-        return f"Its weights are {precision}: it was made smaller for another program.", _WHOLE_WEIGHTS
+        return f"Its weights are {precision}: it was quantised for another program.", _UNQUANTISED
     return companions.fault, companions.cure
 
 
-_WHOLE_WEIGHTS = "Use the one in float32, float16 or bfloat16 that it was made from."
+_UNQUANTISED = "Use the original, in float32, float16 or bfloat16."
 
 
 def _vocabulary_fault(vocab: Path, rows: int) -> str:
     try:
         tokens = _tokens(vocab)
     except bounded_json.TooLarge as error:
-        return f"{vocab.name} beside it can't be read: {error}."
+        return f"{vocab.name} next to it can't be read: {error}."
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
-        return f"{vocab.name} beside it can't be read."
-    return f"{vocab.name} beside it has {tokens} tokens, and it was trained with {rows}." if tokens != rows else ""
+        return f"{vocab.name} next to it can't be read."
+    if tokens == rows:
+        return ""
+    return f"{vocab.name} next to it has {tokens} tokens, but the model was trained with {rows}."
 
 
 def _tokens(vocab: Path) -> int:
-    """Highest number of a token in a tokenizer's JSON, plus one."""
-    said = bounded_json.read(vocab)
-    numbers = [*said["model"]["vocab"].values(), *(token["id"] for token in said.get("added_tokens") or ())]
-    return int(max(numbers)) + 1
+    """Number of tokens in a tokenizer's JSON: the highest token id, plus one."""
+    tokenizer = bounded_json.read(vocab)
+    ids = [*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer.get("added_tokens") or ())]
+    return int(max(ids)) + 1
 
 
-# --- what training says ----------------------------------------------------------------------------------------------
+# --- values that trainers save ---------------------------------------------------------------------------------------
 
 _STEPS = ("step", "global_step", "update")
 _VALIDATION = ("val_loss", "eval_loss", "validation_loss", "model_loss", "loss")
 _TRAINING = ("train_loss", "training_loss")
-_MAX_NUMBER = 100
+_MAX_DIGITS = 100  # of a number in text; a longer one takes long to parse
 _STEP_IN_NAME = re.compile(r"(?:best_model|checkpoint|model|ckpt|step)[_-]([0-9]{1,12})", re.IGNORECASE)
 
 
 def _losses(values: Mapping[str, object]) -> tuple[float | None, float | None]:
-    """Validation and training loss. coqui's trainer has both in one dictionary, or only the first."""
+    """Validation and training loss. coqui's trainer saves both in one dictionary, or only the first."""
     both = values.get("model_loss")
     values = {**values, **both} if isinstance(both, dict) else values
     return _number(values, _VALIDATION), _number(values, _TRAINING)
 
 
 def _number(values: Mapping[str, object], names: tuple[str, ...]) -> float | None:
-    """The first of these that is a finite number, or text that says one: metadata of safetensors are all text."""
+    """The first of these values that is a finite number, also as text, as in the metadata of safetensors."""
     for name in names:
         value = values.get(name)
+        if isinstance(value, bool) or (isinstance(value, str) and len(value) > _MAX_DIGITS):
+            continue
         try:
-            number = math.nan if isinstance(value, bool) else float(_short(value))
-        except (ValueError, TypeError, OverflowError):
+            number = float(value) if isinstance(value, int | float | str) else math.nan
+        except (ValueError, OverflowError):
             continue
         if math.isfinite(number):
             return number
     return None
-
-
-def _short(value: object) -> float | str:
-    """A number, or text that is short enough for one: what is longer takes long to read."""
-    if isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _MAX_NUMBER):
-        return value
-    raise TypeError
 
 
 def _whole(values: Mapping[str, object], names: tuple[str, ...]) -> int | None:

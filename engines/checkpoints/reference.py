@@ -1,4 +1,4 @@
-"""A checkpoint as a job refers to it: one frozen value, from the job file through the order to the engine."""
+"""A checkpoint as a job refers to it: one frozen value, from the job file to the engine."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from engines.checkpoints.requirements import Requirement
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRef:
-    """A model file, as far as a job needs to know it.
+    """The properties of a checkpoint that jobs need.
 
     Attributes:
         path: Its real path.
-        name: Its path in models/, or the absolute one where it lies elsewhere; safe to print.
-        engine: The one that it is for; None when the file does not tell.
+        name: Its path in models/, or the absolute one for a file elsewhere; safe to print.
+        engine: Name of its engine; None if the file is not recognised.
         architecture: In words.
-        why_not: Why it does not load and what to do about it; "" when it does.
-        validation_loss: Where it says so.
-        files: Itself, and what lies beside it and belongs to it.
-        needs: What has to be on this machine besides.
-        state: Inode, size and mtime (ns) of each of its files that was there: another one when one was replaced.
+        why_not: Why it can't be loaded, and what to do; "" if it can.
+        validation_loss: None if the file has none.
+        files: Its file, and those next to it that belong to it.
+        needs: Models that it needs besides.
+        state: Inode, size and mtime (ns) of each existing file; differs once a file is replaced.
     """
 
     path: Path
@@ -37,21 +37,21 @@ class CheckpointRef:
     state: tuple[int, ...] = ()
 
     def now(self) -> CheckpointRef:
-        """The same with the state that its files are in now."""
+        """A copy with the current state of its files."""
         return replace(self, state=state_of(self.files))
 
     def packed(self) -> dict[str, Any]:
-        """As plain data that JSON can hold, for `unpacked`."""
+        """As plain data for JSON; `unpacked` reads it."""
         value = {field.name: getattr(self, field.name) for field in fields(self)}
         needs = [[need.model, need.why, need.cure] for need in self.needs]
         return value | {"path": str(self.path), "files": [str(file) for file in self.files], "needs": needs}
 
     @classmethod
     def unpacked(cls, value: Mapping[str, Any]) -> CheckpointRef:
-        """The reverse.
+        """Read the result of `packed`.
 
         Raises:
-            TypeError, KeyError: It is none of `packed`'s.
+            TypeError, KeyError: It is something else.
         """
         plain = dict(value)
         plain["path"], plain["files"] = Path(value["path"]), tuple(map(Path, value["files"]))
@@ -60,7 +60,7 @@ class CheckpointRef:
 
 
 def state_of(files: Iterable[Path]) -> tuple[int, ...]:
-    """Inode, size and mtime (ns) of each that is there."""
+    """Inode, size and mtime (ns) of each file that exists."""
     return tuple(number for file in files for number in _state(file))
 
 

@@ -1,7 +1,7 @@
 """What a checkpoint needs besides its own files: parts of a base model, and a vocoder.
 
-Engines ask when they load one, and commands and the daemon ask before: both say the same. Nothing is imported or loaded
-for that.
+Engines check this when they load a checkpoint; commands and the daemon check it earlier, with the same messages.
+Nothing is imported or loaded.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from engines.errors import EngineMissing
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A model that has to be on this machine.
+    """A model that must be on this machine.
 
     Attributes:
-        model: A key of `base_models.BASE_MODELS`, or `bigvgan`; "" for what no model brings.
-        why, cure: What is wrong without it, and what to do, in sentences; "" for what `base_models.need` says.
+        model: A key of `base_models.BASE_MODELS`, or `bigvgan`; "" if no model provides what is missing.
+        why, cure: Error and hint if it is missing; "" for those of `base_models.require`.
     """
 
     model: str
@@ -30,7 +30,7 @@ class Requirement:
 
 
 def of(found: Checkpoint) -> tuple[Requirement, ...]:
-    """What a checkpoint that loads by its header needs besides."""
+    """What a checkpoint needs, if its header has no faults."""
     if found.engine == "xtts":
         return _of_xtts(found)
     if found.engine == "f5" and found.variant is not None:
@@ -39,29 +39,30 @@ def of(found: Checkpoint) -> tuple[Requirement, ...]:
 
 
 def of_base_model(engine: str) -> tuple[Requirement, ...]:
-    """What an engine needs for a job without a checkpoint; nothing for one that has no base model."""
+    """What an engine needs for jobs without a checkpoint; nothing if it has no base model."""
     model = base_models.BASE_MODELS.get(engine)
     return () if model is None else (Requirement(model.name), *map(Requirement, model.needs))
 
 
 def check(needs: Iterable[Requirement], models: Path | None) -> None:
-    """Look for all of it.
+    """Check that all requirements are on this machine.
 
     Args:
+        needs: The requirements.
         models: As for `base_models.find`.
 
     Raises:
-        EngineMissing: Something is not there; says what, and what brings it.
+        EngineMissing: The first one is missing; the hint says how to get it.
     """
     for need in needs:
         if need.model and (not need.why or base_models.find(need.model, models) is not None):
-            base_models.need(need.model, models)
+            base_models.require(need.model, models)
         else:
             raise EngineMissing(need.why, need.cure)
 
 
 def missing(needs: Iterable[Requirement], models: Path | None) -> EngineMissing | None:
-    """The same for who wants to say it: what `check` raises, or None."""
+    """The error that `check` raises, or None."""
     try:
         check(needs, models)
     except EngineMissing as error:
@@ -74,21 +75,15 @@ def _of_xtts(found: Checkpoint) -> tuple[Requirement, ...]:
         return (Requirement("xtts"),)
     if found.vocab is not None:
         return ()
+    command = base_models.BASE_MODELS["xtts"].command
     why = f"there is no vocab.json next to {found.path.name}, and no base model to take it from"
-    return (Requirement("xtts", why, f"Copy vocab.json from the training run into that folder, or {_pull('xtts')}."),)
+    return (Requirement("xtts", why, f"Copy vocab.json from the training run into that folder, or run `{command}`."),)
 
 
 def _of_f5(found: Checkpoint) -> tuple[Requirement, ...]:
     if found.vocab is not None:
         return ()
     name = f5_vocabulary.NAME
-    why = f"there is no {name} next to {found.path.name}, and f5-tts, to take its own from, is not installed"
-    return (
-        Requirement(
-            "", why, f"Copy {name} from the training run into that folder, or install f5: `voicespool engines`."
-        ),
-    )
-
-
-def _pull(name: str) -> str:
-    return f"run `{base_models.BASE_MODELS[name].command}`"
+    why = f"there is no {name} next to {found.path.name}, and f5-tts, which has one, is not installed"
+    cure = f"Copy {name} from the training run into that folder, or install f5: `voicespool engines` shows how."
+    return (Requirement("", why, cure),)

@@ -15,7 +15,7 @@ import yaml
 from yaml import events
 
 MAX_BYTES = 64 << 10
-"""A training configuration of f5-tts has 2,000."""
+"""A training configuration of f5-tts has 2,000 bytes."""
 
 _MAX_EVENTS, _MAX_DEPTH = 10_000, 16
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -64,7 +64,7 @@ class _MappingBuilder:
 
     def __init__(self) -> None:
         self._open: list[dict[str, Any] | None] = []  # from the root to the innermost container; None for a list
-        self._keys: list[str | None] = []  # for each of them the key that waits for its value
+        self._keys: list[str | None] = []  # of each container, the key without a value yet
         self._root: dict[str, Any] | None = None
 
     def root(self) -> Mapping[str, Any]:
@@ -93,7 +93,7 @@ class _MappingBuilder:
         self._keys.append(None)
 
     def _scalar(self, text: str) -> None:
-        # A scalar in a mapping is a key, unless a key waits for its value.
+        # A scalar in a mapping is a key, unless it follows one.
         if self._open and self._open[-1] is not None and self._keys[-1] is None:
             if text in self._open[-1]:
                 raise ValueError("it has a duplicate key")
@@ -102,7 +102,7 @@ class _MappingBuilder:
             self._place(text)
 
     def _place(self, value: object) -> None:
-        """Set the value of the waiting key; nothing for a value inside a list."""
+        """Set the value of the last key; values inside a list are dropped."""
         if self._open and (mapping := self._open[-1]) is not None:
             key, self._keys[-1] = self._keys[-1], None
             if key is None:

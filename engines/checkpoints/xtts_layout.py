@@ -1,7 +1,7 @@
-"""The tensors of an XTTS-v2 model: names and shapes, as coqui-tts 0.28 builds it.
+"""Names and shapes of the tensors of an XTTS-v2 model, as coqui-tts 0.28 builds it.
 
-Sizes that differ from model to model are read from the file itself; everything else follows from them, so that a file
-that does not fit together is known from its header.
+Sizes that vary between models are read from the shapes in the file. All other shapes follow from them, so an
+inconsistent file is recognised by its header.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _MEL_BANDS = 8  # 64 mel bands, halved three times
 
 
 def expected(tensors: Mapping[str, Entry]) -> dict[str, Shape]:
-    """Every tensor that a model with these sizes has.
+    """Names and shapes of all tensors of a model with the sizes of this one.
 
     Args:
-        tensors: By the library's names; must have the text and the mel embedding, both with two dimensions.
+        tensors: By the library's names. The text and the mel embedding must be there, with two dimensions.
     """
     words, width = tensors["gpt.text_embedding.weight"].shape
     codes = tensors["gpt.mel_embedding.weight"].shape[0]
@@ -53,7 +53,7 @@ def _linear(name: str, rows: int, *columns: int) -> Iterator[tuple[str, Shape]]:
 
 
 def _gpt(layers: int, width: int, words: int, codes: int) -> Iterator[tuple[str, Shape]]:
-    """GPT-2, whose layers keep their weights as [in, out], and the two heads."""
+    """GPT-2, whose weights have the shape [in, out], and the heads for text and audio."""
     for n in range(layers):
         for name, rows, columns in (
             ("attn.c_attn", width, 3 * width), ("attn.c_proj", width, width),
@@ -70,7 +70,7 @@ def _gpt(layers: int, width: int, words: int, codes: int) -> Iterator[tuple[str,
 
 
 def _voice(width: int) -> Iterator[tuple[str, Shape]]:
-    """What listens to a recording: conditioning encoder and perceiver."""
+    """Conditioning encoder and perceiver, which compute latents from a recording."""
     yield from _linear("gpt.conditioning_encoder.init", width, _MELS, 1)
     for n in range(_ENCODER_BLOCKS):
         block = f"gpt.conditioning_encoder.attn.{n}"
@@ -89,14 +89,14 @@ def _voice(width: int) -> Iterator[tuple[str, Shape]]:
 
 
 def _normed(name: str, rows: int, columns: int, kernel: int, out: int) -> Iterator[tuple[str, Shape]]:
-    """A convolution with weight norm: its weight is kept as lengths and directions."""
+    """A convolution with weight norm, saved as magnitudes and directions."""
     yield f"{name}.bias", (out,)
     yield f"{name}.parametrizations.weight.original0", (rows, 1, 1)
     yield f"{name}.parametrizations.weight.original1", (rows, columns, kernel)
 
 
 def _vocoder(latent: int) -> Iterator[tuple[str, Shape]]:
-    """HiFi-GAN, told the speaker at each step."""
+    """HiFi-GAN, conditioned on the speaker embedding in each upsampling step."""
     decoder, width = "hifigan_decoder.waveform_decoder", _VOCODER_WIDTH
     yield from _linear(f"{decoder}.conv_pre", width, latent, 7)
     yield from _linear(f"{decoder}.cond_layer", width, _SPEAKER, 1)
@@ -111,7 +111,7 @@ def _vocoder(latent: int) -> Iterator[tuple[str, Shape]]:
 
 
 def _speaker_encoder() -> Iterator[tuple[str, Shape]]:
-    """A residual network that tells speakers apart."""
+    """The ResNet that computes speaker embeddings."""
     encoder = "hifigan_decoder.speaker_encoder"
     yield f"{encoder}.torch_spec.0.filter", (1, 1, 2)
     yield f"{encoder}.torch_spec.1.spectrogram.window", (400,)

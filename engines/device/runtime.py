@@ -136,7 +136,7 @@ def usable(number: int) -> bool:
     """Whether this torch has kernels for the GPU of this number."""
     import torch
 
-    if torch.version.hip is not None:  # ROCm names architectures in another way (gfx90a); not checked
+    if torch.version.hip is not None:  # ROCm has other names for architectures (gfx90a); not checked
         return True
     return has_kernels(torch.cuda.get_arch_list(), torch.cuda.get_device_capability(number))
 
@@ -172,7 +172,7 @@ def kernels_cure(capability: tuple[int, int]) -> str:
     """The hint for a torch without kernels for a GPU of this compute capability."""
     if capability < (7, 5):
         return (
-            "Install torch 2.14 built for CUDA 12.6, the last with kernels for cards of this age, "
+            "Install torch 2.14 built for CUDA 12.6, the last version with kernels for this GPU, "
             "or set `device: {name: cpu}`."
         )
     return "Install a newer torch, built for the CUDA version of this machine's driver, or set `device: {name: cpu}`."
@@ -204,10 +204,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def too_small(message: str) -> Iterator[None]:
-    """A context that turns any error of memory into an `OutOfMemory` with this message.
+    """A context that converts errors for which `is_out_of_memory` holds.
 
     Raises:
-        OutOfMemory: if an error inside `is_out_of_memory`.
+        OutOfMemory: with this message.
     """
     try:
         yield
@@ -256,39 +256,34 @@ def _device(name: str) -> str:
         if not torch.backends.mps.is_available():
             raise EngineMissing("this torch can't use an Apple GPU here", "Set `device: {name: auto}`.")
         return name
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        # A GPU without kernels is passed over in silence here; asked for by name it is an error.
-        return next((f"cuda:{number}" for number in range(cards) if usable(number)), "cpu")
+        # A GPU without kernels is skipped here; asked for by name it is an error.
+        return next((f"cuda:{number}" for number in range(count) if usable(number)), "cpu")
     number = int(name.partition(":")[2] or 0)
-    if number >= cards:
-        raise EngineMissing(f"there is no card {name}: torch {torch.__version__} sees {cards or 'none'}", _no_card())
+    if number >= count:
+        cure = "`voicespool doctor` shows the GPUs that torch sees; `device: {name: auto}` uses what is available."
+        if torch.version.cuda is None and torch.version.hip is None:
+            cure = "This torch is built for the CPU only: install one built for CUDA, or set `device: {name: auto}`."
+        raise EngineMissing(f"there is no GPU {name}: torch {torch.__version__} sees {count or 'none'}", cure)
     if not usable(number):
-        card = torch.cuda.get_device_name(number)
+        gpu = torch.cuda.get_device_name(number)
         capability = torch.cuda.get_device_capability(number)
         raise EngineMissing(
-            f"torch {torch.__version__} has no kernels for card {number}, {card!r} (sm_{capability[0]}{capability[1]})",
+            f"torch {torch.__version__} has no kernels for GPU {number}, {gpu!r} (sm_{capability[0]}{capability[1]})",
             kernels_cure(capability),
         )
     return f"cuda:{number}"
 
 
-def _no_card() -> str:
-    import torch
-
-    if torch.version.cuda is None and torch.version.hip is None:
-        return "This torch is built for the CPU alone: install one built for CUDA, or set `device: {name: auto}`."
-    return "`voicespool doctor` says what torch sees of the cards; `device: {name: auto}` takes what there is."
-
-
 def _check_half(device: str, precision: str, half_ok: bool) -> None:
     cure = "Set `device: {precision: auto}`."
     if not half_ok:
-        raise RequestRefused(f"this engine calculates in float32 only, not in {precision}", cure)
+        raise RequestRefused(f"this engine supports only float32, not {precision}", cure)
     if device == "cpu" and precision == "float16":
         raise RequestRefused("float16 is 2 to 100 times slower than float32 on a CPU", cure)
     if device.startswith("cuda") and precision == "bfloat16" and not fast_bfloat16(device):
-        raise RequestRefused(f"card {device} has no bfloat16", cure)
+        raise RequestRefused(f"the GPU {device} has no bfloat16", cure)
 
 
 def _cpu_flags() -> frozenset[str]:
@@ -318,7 +313,7 @@ def prepare_torchaudio() -> bool:
         EngineMissing: torchaudio is not installed, or its import fails elsewhere.
     """
     if "torchaudio" in sys.modules:
-        # The replacement is no file's module.
+        # The replacement has no file.
         return getattr(sys.modules.get("torchaudio._extension"), "__file__", None) is None
     try:
         importlib.import_module("torchaudio")

@@ -20,7 +20,7 @@ from engines.errors import EngineError
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class Gpu:
     """One GPU.
 
     Attributes:
@@ -28,7 +28,7 @@ class Card:
         capability: Compute capability, (major, minor).
         has_kernels: Whether this torch was built for it.
         total, free: Memory in bytes.
-        trouble: The error of a small matrix product, or "" if the product was right.
+        trouble: The error of a small matrix product; "" if it was right.
     """
 
     name: str
@@ -45,9 +45,9 @@ class TorchReport:
 
     Attributes:
         version: Of torch.
-        built_for: `CUDA 13.0`, `ROCm 7.1` or `the CPU alone`.
+        built_for: `CUDA 13.0`, `ROCm 7.1` or `the CPU only`.
         complaint: torch's reason for seeing no GPU; "" if it sees one.
-        cards: The GPUs, by number.
+        gpus: The GPUs, by number.
         torchaudio: `whole`, `without its compiled part`, or the error of its import.
         device, precision: What engines would run on with this configuration; "" if `refused`.
         refused, cure: Error and hint if no device can be chosen; else "".
@@ -57,7 +57,7 @@ class TorchReport:
     version: str
     built_for: str
     complaint: str
-    cards: tuple[Card, ...]
+    gpus: tuple[Gpu, ...]
     torchaudio: str
     device: str = ""
     precision: str = ""
@@ -73,8 +73,8 @@ class TorchReport:
             ValueError, TypeError, KeyError: it is not a report.
         """
         value = json.loads(text)
-        cards = tuple(Card(**card | {"capability": tuple(card["capability"])}) for card in value["cards"])
-        return cls(**value | {"cards": cards})
+        gpus = tuple(Gpu(**gpu | {"capability": tuple(gpu["capability"])}) for gpu in value["gpus"])
+        return cls(**value | {"gpus": gpus})
 
 
 def look(device: Device) -> TorchReport:
@@ -87,12 +87,12 @@ def look(device: Device) -> TorchReport:
     """
     import torch
 
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return TorchReport(
         version=torch.__version__,
         built_for=_built_for(),
-        complaint="" if cards else _complaint(),
-        cards=tuple(_card(number) for number in range(cards)),
+        complaint="" if count else _complaint(),
+        gpus=tuple(_gpu(number) for number in range(count)),
         torchaudio=_torchaudio(),
         **_chosen(device),
     )
@@ -103,7 +103,7 @@ def _built_for() -> str:
 
     if torch.version.cuda:
         return f"CUDA {torch.version.cuda}"
-    return f"ROCm {torch.version.hip}" if torch.version.hip else "the CPU alone"
+    return f"ROCm {torch.version.hip}" if torch.version.hip else "the CPU only"
 
 
 def _complaint() -> str:
@@ -114,22 +114,22 @@ def _complaint() -> str:
         torch.zeros(1, device="cuda")
     except (RuntimeError, AssertionError) as error:
         return str(error)
-    return "torch sees no card"
+    return "torch sees no GPU"
 
 
-def _card(number: int) -> Card:
+def _gpu(number: int) -> Gpu:
     import torch
 
-    # A GPU that fails below is reported all the same, with its name and its size.
+    # A GPU that fails below is still reported, with its name and total memory.
     trouble, total, free = "", torch.cuda.get_device_properties(number).total_memory, 0
     try:
         free, total = torch.cuda.mem_get_info(number)
         ones = torch.ones(64, 64, device=f"cuda:{number}")
         if (ones @ ones).sum().item() != 64**3:
-            trouble = "a product of matrices came out wrong"
+            trouble = "a matrix product was wrong"
     except RuntimeError as error:
         trouble = str(error)
-    return Card(
+    return Gpu(
         name=torch.cuda.get_device_name(number),
         capability=torch.cuda.get_device_capability(number),
         has_kernels=runtime.usable(number),
@@ -142,7 +142,7 @@ def _card(number: int) -> Card:
 def _torchaudio() -> str:
     try:
         return "without its compiled part" if runtime.prepare_torchaudio() else "whole"
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the rest is still reported
+    except Exception as error:  # noqa: BLE001 - the rest is reported even if torchaudio is broken
         return f"{type(error).__name__}: {error}"
 
 

@@ -46,7 +46,7 @@ _WORD_GAP_UNIT_MS = 10
 
 _STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _CLOSE_TIMEOUT_S = 2.0
-# The library takes \x01 for the start of a command, and speaks no control character.
+# The library reads \x01 as the start of a command, and ignores other control characters.
 _CONTROLS = dict.fromkeys((*range(0x20), 0x7F), " ")
 
 

@@ -45,7 +45,7 @@ _CODES = """
     sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu
 """
 LANGUAGES = tuple(_CODES.split())
-"""ISO 639-1 codes; which of them a model speaks depends on its training."""
+"""ISO 639-1 codes; which of them a model supports depends on its training."""
 
 
 class F5(NeuralEngine):
@@ -101,7 +101,7 @@ class F5(NeuralEngine):
         from engines.f5.net.symbols import Tokenizer
 
         # On a small GPU the vocoder stays on the CPU, and chunks are rendered one by one.
-        vocoder = base_models.need(variant.vocoder, models)
+        vocoder = base_models.require(variant.vocoder, models)
         files = F5Files(found.path, found.tensors, found.sizes, vocoder, variant.vocoder)
         with runtime.too_small(f"the model does not fit into the memory of {where.device}"):
             model = F5Model(files, where.device, where.torch_dtype, "cpu" if is_small_gpu else where.device)

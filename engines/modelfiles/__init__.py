@@ -1,5 +1,5 @@
-"""The bytes of a model file: a header read within bounds, without running anything the file holds, and without torch.
+"""Headers of model files: names, shapes and offsets of tensors in safetensors and in PyTorch's zip and pickle.
 
-safetensors, PyTorch's zip and pickle; names, shapes and offsets of tensors.
+Read within bounds of time and memory, without executing anything in the file, and without torch.
 May import `files`.
 """

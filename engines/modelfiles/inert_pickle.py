@@ -1,14 +1,13 @@
-"""Reads the pickle inside a torch file as plain data: nothing that it names is imported, built or called.
+"""Reads the pickle in a torch file as plain data: nothing that it names is imported, created or called.
 
-A pickle is a program for a small stack machine. `pickletools` of the standard library takes it apart into
-instructions; this machine knows those that data need, and makes descriptions of what would be objects: of a tensor
-where its bytes are, of an object of the few libraries that save their configuration its attributes. Anything else that
-the program names would run if the file were loaded the usual way; such a file is refused, with that name.
+A pickle is a program for a stack machine. `pickletools` of the standard library splits it into instructions; the
+machine here executes those that data need. It returns descriptions instead of objects: of a tensor the position of its
+elements, of an object of a known library its attributes. Any other name in the program would be called by unpickling;
+such a file is refused, with that name.
 
-Time and memory are bounded by the number of instructions and the length of the pickle, since each instruction takes
-no more than what it made or put aside: whatever is used again is shared, never copied. Keys of dictionaries become
-text, so that no key can be nested, or chosen so that many collide; and nothing but text is ever looked up, because the
-hash of a tuple that is nested deep enough ends the process.
+Time and memory are bounded by the number of instructions and the length of the pickle, since objects that are used
+again are shared, never copied. Keys of dictionaries are converted to text, so that they can't be nested, nor chosen to
+have equal hashes. Only text is ever looked up: computing the hash of a deeply nested tuple ends the process.
 """
 
 from __future__ import annotations
@@ -24,25 +23,25 @@ from typing import Any
 from engines.modelfiles.tensor_file import DAMAGED, ITEM_BYTES, HoldsCode, UnreadableModelFile, quoted
 
 MAX_INSTRUCTIONS = 300_000
-"""Two and a half times what a whole XTTS-v2 with the state of its optimizer needs (3,852 tensors); half a second."""
+"""2.5 times as many as in an XTTS-v2 with the state of its optimizer (3,852 tensors); they take 0.5 s."""
 MAX_ARGUMENTS = 64
 MAX_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A class or function that the pickle mentions: `collections.OrderedDict`."""
+    """A class or function that the pickle names, for example `collections.OrderedDict`."""
 
     path: str
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Bytes that tensors lie in.
+    """The storage of one or more tensors.
 
     Attributes:
-        dtype: torch's name, or None for plain bytes.
-        key: Name of the record that holds them.
+        dtype: torch's name, or None for bytes.
+        key: Name of its record in the archive.
     """
 
     dtype: str | None
@@ -51,7 +50,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """What the file says of a tensor, not checked yet; offset and stride count elements."""
+    """A tensor as described in the file, unchecked. Offset and stride are in elements."""
 
     storage: Any
     offset: Any
@@ -62,7 +61,7 @@ class Tensor:
 
 @dataclass(slots=True)
 class PickledObject:
-    """An object: its class, what it would be made from, and its state, most often a dictionary of its attributes."""
+    """An object: its class, the arguments of its constructor, and its state, usually a dictionary of attributes."""
 
     path: str
     arguments: tuple[Any, ...] = ()
@@ -73,34 +72,36 @@ def load(stream: BytesIO) -> Any:
     """Read one pickle.
 
     Returns:
-        Text, numbers, bytes, None, lists (of sets too), tuples, dictionaries with text as keys, and the classes above.
-        Parts may occur several times in it, and contain themselves.
+        Text, numbers, bytes, None, lists (also for sets), tuples, dictionaries with text as keys, and the classes
+        above. The same object may occur several times, also inside itself.
 
     Raises:
-        HoldsCode: It would run something.
-        Unreadable: It is damaged, too large, or does what no torch file does.
+        HoldsCode: Unpickling would execute code.
+        UnreadableModelFile: It is damaged, too large, or uses instructions that torch does not write.
     """
-    return next(several(stream))
+    return next(load_all(stream))
 
 
-def several(stream: BytesIO) -> Iterator[Any]:
-    """Read pickles that follow one another, as `load`; all of them together have `MAX_INSTRUCTIONS`."""
-    used = count(1)
+def load_all(stream: BytesIO) -> Iterator[Any]:
+    """Read consecutive pickles, as `load`; `MAX_INSTRUCTIONS` is the bound for all together."""
+    executed = count(1)
     while True:
-        yield _one(stream, used)
+        yield _load(stream, executed)
 
 
-def _one(stream: BytesIO, used: Iterator[int]) -> Any:
+def _load(stream: BytesIO, executed: Iterator[int]) -> Any:
     machine = _Machine()
     try:
-        for instruction, argument, _place in pickletools.genops(stream):
-            if next(used) > MAX_INSTRUCTIONS:
-                raise UnreadableModelFile(f"its list of contents has more than {MAX_INSTRUCTIONS:,} parts", DAMAGED)
-            step = _STEPS.get(instruction.name)
-            if step is None:
+        for instruction, argument, _offset in pickletools.genops(stream):
+            if next(executed) > MAX_INSTRUCTIONS:
+                raise UnreadableModelFile(
+                    f"its list of contents has more than {MAX_INSTRUCTIONS:,} instructions", DAMAGED
+                )
+            execute = _INSTRUCTIONS.get(instruction.name)
+            if execute is None:
                 name = instruction.name
-                raise UnreadableModelFile(f"its list of contents uses {name}, which no torch file does", DAMAGED)
-            step(machine, argument)
+                raise UnreadableModelFile(f"its list of contents uses {name}, which torch does not write", DAMAGED)
+            execute(machine, argument)
         return machine.stack.pop()
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, struct.error):
         raise UnreadableModelFile("its list of contents is damaged", DAMAGED) from None
@@ -115,26 +116,26 @@ class _Machine:
     def push(self, value: Any) -> None:
         self.stack.append(value)
 
-    def put_aside(self, number: int | None) -> None:
+    def memoize(self, number: int | None) -> None:
         self.memo[len(self.memo) if number is None else number] = self.stack[-1]
 
-    def use_again(self, number: int) -> None:
+    def recall(self, number: int) -> None:
         self.stack.append(self.memo[number])
 
-    def since_mark(self) -> list[Any]:
-        """Take what was put on the stack since the last mark."""
+    def pop_mark(self) -> list[Any]:
+        """Pop the values above the last mark."""
         mark = self.marks.pop()
-        taken = self.stack[mark:]
+        popped = self.stack[mark:]
         del self.stack[mark:]
-        return taken
+        return popped
 
-    def top(self, count: int) -> list[Any]:
-        """Take so many."""
-        taken = self.stack[-count:]
-        if len(taken) < count:
+    def pop(self, count: int) -> list[Any]:
+        """Pop the last values."""
+        popped = self.stack[-count:]
+        if len(popped) < count:
             raise IndexError
         del self.stack[-count:]
-        return taken
+        return popped
 
     def extend(self, values: list[Any]) -> None:
         if isinstance(target := self.stack[-1], list):
@@ -145,7 +146,7 @@ class _Machine:
             target.update(_pairs(flat))
 
     def build(self, _argument: None) -> None:
-        """Give an object its state. That of tensors and dictionaries does not matter here."""
+        """Set the state of an object. That of tensors and dictionaries is dropped."""
         state = self.stack.pop()
         if isinstance(target := self.stack[-1], PickledObject):
             target.state = state
@@ -163,7 +164,7 @@ def _key(key: Any) -> str:
     raise UnreadableModelFile("one of its dictionaries has keys that are neither text nor numbers", DAMAGED)
 
 
-# --- what may be named -----------------------------------------------------------------------------------------------
+# --- known classes and functions -------------------------------------------------------------------------------------
 
 _STORAGES: Mapping[str, str | None] = {
     f"torch.{name}Storage": dtype
@@ -177,7 +178,7 @@ _STORAGES: Mapping[str, str | None] = {
 _DTYPES = {f"torch.{dtype}": dtype for dtype in ITEM_BYTES}
 
 _CONFIGURATIONS = ("TTS.", "trainer.", "coqpit.", "omegaconf.")
-"""Libraries whose objects are read as plain data: trainers save them beside the weights."""
+"""Libraries whose objects are read as plain data: trainers save their configuration with them."""
 
 _CLASSES = frozenset(
     {"argparse.Namespace", "builtins.dict", "builtins.float", "builtins.int", "builtins.object", "builtins.str",
@@ -197,23 +198,23 @@ def _tensor_of_type(storage: Any, offset: Any, shape: Any, stride: Any, *others:
 
 
 def _number(dtype: PickledObject, content: bytes) -> Any:
-    """A number of numpy's: trainers save losses so."""
+    """A numpy scalar; trainers save losses as such."""
     order = ">" if isinstance(dtype.state, tuple) and dtype.state[1] == ">" else "<"
     code = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "b1": "?"}[_text(dtype.arguments[0])]
     return struct.unpack(order + code, content)[0]
 
 
 def _encoded(text: str, _encoding: Any = "latin1") -> bytes:
-    """Bytes, as the older protocols write them; long ones are of no interest here."""
+    """Bytes as in pickle protocols 0 to 2; long ones are dropped."""
     return text.encode("latin1") if len(text) <= 16 else b""
 
 
 def _empty() -> dict[str, Any]:
-    """A dictionary before anything is in it. It takes no argument: each call would copy that one again."""
+    """An empty dictionary. Arguments are an error: a pickle could have them copied again and again."""
     return {}
 
 
-def _same(value: Any = (), *_others: Any) -> Any:
+def _first(value: Any = (), *_others: Any) -> Any:
     return value
 
 
@@ -221,20 +222,20 @@ _TENSORS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_of_type,
-    "torch._utils._rebuild_parameter": _same,
-    "torch._utils._rebuild_parameter_with_state": _same,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
 }
 _CALLS: Mapping[str, Callable[..., Any]] = {
     **_TENSORS,
-    "torch._tensor._rebuild_from_type_v2": lambda name, _kind, given, *_others: _TENSORS[name.path](*_few(given)),
-    "torch.Size": _same,
-    "torch.device": _same,
+    "torch._tensor._rebuild_from_type_v2": lambda name, _kind, args, *_others: _TENSORS[name.path](*_arguments(args)),
+    "torch.Size": _first,
+    "torch.device": _first,
     "collections.OrderedDict": _empty,
     "collections.Counter": lambda *_counts: {},
     "collections.defaultdict": lambda *_factory: {},
-    "builtins.set": _same,
-    "builtins.frozenset": _same,
-    "builtins.list": _same,
+    "builtins.set": _first,
+    "builtins.frozenset": _first,
+    "builtins.list": _first,
     "builtins.bytes": lambda *_content: b"",
     "builtins.bytearray": lambda *_content: b"",
     "_codecs.encode": _encoded,
@@ -247,7 +248,12 @@ _CALLS: Mapping[str, Callable[..., Any]] = {
 
 
 def _named(module: str, name: str) -> Name:
-    """Raises: HoldsCode for whatever is not known to be data."""
+    """A known class or function.
+
+    Raises:
+        HoldsCode: It is not known to be harmless.
+        UnreadableModelFile: It is an unsupported kind of tensor.
+    """
     if len(_text(module)) + len(_text(name)) > MAX_NAME:
         raise ValueError
     path = f"{_REAL_MODULES.get(module, module)}.{name}"
@@ -257,14 +263,14 @@ def _named(module: str, name: str) -> Name:
         return Name(path)
     if path.startswith("torch._utils._rebuild_"):
         raise UnreadableModelFile(
-            f"it has tensors of a kind that is not read here ({quoted(path)})",
-            "Save it with plain float32, float16 or bfloat16 weights.",
+            f"it has tensors of an unsupported kind ({quoted(path)})",
+            "Save it with float32, float16 or bfloat16 weights.",
         )
     shown = path if path.replace(".", "_").isidentifier() and path.isascii() else quoted(path)
     raise HoldsCode(
-        f"it holds code: loaded the usual way it would run {shown}",
-        "Nothing in it was run. Don't load it with anything else unless you know who made it. Who made it can save the "
-        "weights alone: torch.save(model.state_dict(), …), or safetensors.",
+        f"it contains code: unpickling it would run {shown}",
+        "Nothing in it was run. Don't load it with other programs unless you know its author. The author can save only "
+        "the weights: torch.save(model.state_dict(), …), or safetensors.",
     )
 
 
@@ -278,21 +284,22 @@ def _called(name: Any, arguments: Any) -> Any:
     if not isinstance(name, Name):
         raise TypeError
     call = _CALLS.get(name.path)
-    return PickledObject(name.path, _few(arguments)) if call is None else call(*_few(arguments))
+    return PickledObject(name.path, _arguments(arguments)) if call is None else call(*_arguments(arguments))
 
 
 def _object(kind: Any, *arguments: Any) -> Any:
     return _called(kind, arguments)
 
 
-def _few(arguments: Any) -> tuple[Any, ...]:
-    if not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
+def _arguments(value: Any) -> tuple[Any, ...]:
+    """Check that a value is a tuple of at most `MAX_ARGUMENTS`."""
+    if not isinstance(value, tuple) or len(value) > MAX_ARGUMENTS:
         raise TypeError
-    return arguments
+    return value
 
 
-def _storage(described: Any) -> Storage:
-    kind, storage, key, *_others = _few(described)
+def _storage(persistent_id: Any) -> Storage:
+    kind, storage, key, *_others = _arguments(persistent_id)
     if kind != "storage" or not isinstance(key, str) or len(key) > MAX_NAME:
         raise ValueError
     return Storage(_STORAGES[storage.path], key)
@@ -301,8 +308,8 @@ def _storage(described: Any) -> Storage:
 # --- instructions ----------------------------------------------------------------------------------------------------
 
 
-def _making(make: Callable[[_Machine, Any], Any]) -> Callable[[_Machine, Any], None]:
-    """A step that puts what is made on the stack."""
+def _pushing(make: Callable[[_Machine, Any], Any]) -> Callable[[_Machine, Any], None]:
+    """An instruction that pushes a new value."""
     return lambda machine, argument: machine.stack.append(make(machine, argument))
 
 
@@ -312,7 +319,7 @@ _CONSTANTS = (
     "BINBYTES8",
 )  # fmt: skip
 
-_MAKING: Mapping[str, Callable[[_Machine, Any], Any]] = {
+_PUSHED: Mapping[str, Callable[[_Machine, Any], Any]] = {
     "NONE": lambda _machine, _: None,
     "NEWTRUE": lambda _machine, _: True,
     "NEWFALSE": lambda _machine, _: False,
@@ -321,36 +328,36 @@ _MAKING: Mapping[str, Callable[[_Machine, Any], Any]] = {
     "EMPTY_SET": lambda _machine, _: [],
     "EMPTY_DICT": lambda _machine, _: {},
     "DUP": lambda machine, _: machine.stack[-1],
-    "TUPLE": lambda machine, _: tuple(machine.since_mark()),
-    "TUPLE1": lambda machine, _: tuple(machine.top(1)),
-    "TUPLE2": lambda machine, _: tuple(machine.top(2)),
-    "TUPLE3": lambda machine, _: tuple(machine.top(3)),
-    "LIST": lambda machine, _: machine.since_mark(),
-    "FROZENSET": lambda machine, _: machine.since_mark(),
-    "DICT": lambda machine, _: _pairs(machine.since_mark()),
+    "TUPLE": lambda machine, _: tuple(machine.pop_mark()),
+    "TUPLE1": lambda machine, _: tuple(machine.pop(1)),
+    "TUPLE2": lambda machine, _: tuple(machine.pop(2)),
+    "TUPLE3": lambda machine, _: tuple(machine.pop(3)),
+    "LIST": lambda machine, _: machine.pop_mark(),
+    "FROZENSET": lambda machine, _: machine.pop_mark(),
+    "DICT": lambda machine, _: _pairs(machine.pop_mark()),
     "GLOBAL": lambda _machine, name: _named(*name.split(" ", 1)),
-    "STACK_GLOBAL": lambda machine, _: _named(*machine.top(2)),
-    "INST": lambda machine, name: _called(_named(*name.split(" ", 1)), tuple(machine.since_mark())),
-    "OBJ": lambda machine, _: _object(*machine.since_mark()),
-    "REDUCE": lambda machine, _: _called(*machine.top(2)),
-    "NEWOBJ": lambda machine, _: _called(*machine.top(2)),
-    "NEWOBJ_EX": lambda machine, _: _called(*machine.top(3)[:2]),
+    "STACK_GLOBAL": lambda machine, _: _named(*machine.pop(2)),
+    "INST": lambda machine, name: _called(_named(*name.split(" ", 1)), tuple(machine.pop_mark())),
+    "OBJ": lambda machine, _: _object(*machine.pop_mark()),
+    "REDUCE": lambda machine, _: _called(*machine.pop(2)),
+    "NEWOBJ": lambda machine, _: _called(*machine.pop(2)),
+    "NEWOBJ_EX": lambda machine, _: _called(*machine.pop(3)[:2]),
     "BINPERSID": lambda machine, _: _storage(machine.stack.pop()),
 }
 
-_STEPS: Mapping[str, Callable[[_Machine, Any], Any]] = {
+_INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], Any]] = {
     **dict.fromkeys(_CONSTANTS, _Machine.push),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.put_aside),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.use_again),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.memoize),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.recall),
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda _machine, _: None),
-    **{name: _making(make) for name, make in _MAKING.items()},
+    **{name: _pushing(make) for name, make in _PUSHED.items()},
     "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
     "POP": lambda machine, _: machine.stack.pop(),
-    "POP_MARK": lambda machine, _: machine.since_mark(),
-    "APPEND": lambda machine, _: machine.extend(machine.top(1)),
-    "APPENDS": lambda machine, _: machine.extend(machine.since_mark()),
-    "ADDITEMS": lambda machine, _: machine.extend(machine.since_mark()),
-    "SETITEM": lambda machine, _: machine.update(machine.top(2)),
-    "SETITEMS": lambda machine, _: machine.update(machine.since_mark()),
+    "POP_MARK": lambda machine, _: machine.pop_mark(),
+    "APPEND": lambda machine, _: machine.extend(machine.pop(1)),
+    "APPENDS": lambda machine, _: machine.extend(machine.pop_mark()),
+    "ADDITEMS": lambda machine, _: machine.extend(machine.pop_mark()),
+    "SETITEM": lambda machine, _: machine.update(machine.pop(2)),
+    "SETITEMS": lambda machine, _: machine.update(machine.pop_mark()),
     "BUILD": _Machine.build,
 }

@@ -1,6 +1,6 @@
-"""The header of a safetensors file: eight bytes of length, JSON, then the tensors without gaps.
+"""The header of a safetensors file: its length in eight bytes, then JSON. The tensors follow without gaps.
 
-Format: https://huggingface.co/docs/safetensors. Every offset is checked against the file.
+Format: https://huggingface.co/docs/safetensors. All offsets are checked against the size of the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engines.modelfiles.tensor_file import (
 from files import bounded_json
 
 MAX_HEADER = 2 << 20
-"""Bytes. The format allows 100 MB; the header of a speech model has a tenth of one."""
+"""Bytes. The format allows 100 MB; the header of a speech model has 0.1 MB."""
 MAX_VALUES = 150_000
 """Commas and brackets; XTTS-v2 has 10,000."""
 
@@ -33,20 +33,24 @@ _DTYPES = {
 
 
 def looks_like_it(head: bytes) -> bool:
-    """Whether a file that begins like this is meant as safetensors."""
+    """Whether a file with these first bytes is meant as safetensors."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40
 
 
 def read(source: TensorBytes) -> tuple[dict[str, Entry], dict[str, object]]:
-    """Tensors and metadata. Raises: Unreadable."""
+    """Read tensors and metadata.
+
+    Raises:
+        UnreadableModelFile: The header is damaged or too large, or offsets do not match the file.
+    """
     length = int.from_bytes(source.at(0, 8), "little")
     if length > MAX_HEADER:
-        raise UnreadableModelFile(f"its header claims {length:,} bytes; {MAX_HEADER:,} are read", DAMAGED)
+        raise UnreadableModelFile(f"its header claims {length:,} bytes; at most {MAX_HEADER:,} are read", DAMAGED)
     header = _parsed(source.at(8, length))
     metadata = header.pop("__metadata__", None)
     start = 8 + length
-    entries = {name: _entry(name, described, start) for name, described in header.items()}
-    _check_places(entries, start, source.size)
+    entries = {name: _entry(name, description, start) for name, description in header.items()}
+    _check_offsets(entries, start, source.size)
     values: dict[str, object] = {}
     if isinstance(metadata, dict):
         values = {name: value for name, value in metadata.items() if isinstance(value, str)}
@@ -66,45 +70,45 @@ def _parsed(text: bytes) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise UnreadableModelFile("its header names a tensor twice", DAMAGED)
+        raise UnreadableModelFile("two of its tensors have the same name", DAMAGED)
     return found
 
 
-def _entry(name: str, described: object, start: int) -> Entry:
-    if not isinstance(described, Mapping):
+def _entry(name: str, description: object, start: int) -> Entry:
+    if not isinstance(description, Mapping):
         raise _wrong(name)
-    kind, shape, places = (described.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not (_sizes(shape) and _sizes(places)) or len(places) != 2 or len(shape) > MAX_DIMENSIONS:
+    kind, shape, offsets = (description.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not (_are_sizes(shape) and _are_sizes(offsets)) or len(offsets) != 2 or len(shape) > MAX_DIMENSIONS:
         raise _wrong(name)
     if not isinstance(kind, str) or kind not in _DTYPES:
         raise UnreadableModelFile(
-            f"the tensor {quoted(name)} is of a kind that is not known here: {quoted(str(kind))}",
+            f"the tensor {quoted(name)} has the dtype {quoted(str(kind))}, which is not supported",
             "Save it with float32, float16 or bfloat16 weights.",
         )
     dtype = _DTYPES[kind]
-    entry = Entry(dtype, tuple(shape), start + places[0], places[1] - places[0])
+    entry = Entry(dtype, tuple(shape), start + offsets[0], offsets[1] - offsets[0])
     if entry.size != entry.count * ITEM_BYTES[dtype]:
         raise _wrong(name)
     return entry
 
 
 def _wrong(name: str) -> UnreadableModelFile:
-    return UnreadableModelFile(f"its header describes the tensor {quoted(name)} wrongly", DAMAGED)
+    return UnreadableModelFile(f"the entry of the tensor {quoted(name)} in its header is invalid", DAMAGED)
 
 
-def _sizes(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(one) is int and 0 <= one < 1 << 62 for one in value)
+def _are_sizes(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(number) is int and 0 <= number < 1 << 62 for number in value)
 
 
-def _check_places(entries: Mapping[str, Entry], start: int, size: int) -> None:
-    """The tensors fill the rest of the file, one after the other."""
+def _check_offsets(entries: Mapping[str, Entry], start: int, size: int) -> None:
+    """Check that the tensors fill the rest of the file without gaps or overlaps."""
     end = start
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].size)):
         if entry.offset != end:
-            how = "overlaps another" if entry.offset < end else "comes after a gap"
-            raise UnreadableModelFile(f"the tensor {quoted(name)} {how}", DAMAGED)
+            fault = "overlaps another" if entry.offset < end else "follows a gap"
+            raise UnreadableModelFile(f"the tensor {quoted(name)} {fault}", DAMAGED)
         end += entry.size
     if end > size:
         raise cut_off(end - size)
     if end < size:
-        raise UnreadableModelFile(f"{size - end:,} bytes after its last tensor belong to nothing", DAMAGED)
+        raise UnreadableModelFile(f"it has {size - end:,} unused bytes after its last tensor", DAMAGED)

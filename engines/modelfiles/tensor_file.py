@@ -1,4 +1,4 @@
-"""What a file of weights says of itself: which tensors it has, and where their bytes lie."""
+"""The header of a model file: its tensors and their offsets."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MAX_DIMENSIONS = 32
 
 
 class UnreadableModelFile(Exception):
-    """A file that is no model, or a broken or hostile one.
+    """A file is broken, hostile, or not a model file.
 
     Args:
-        reason: What is wrong with it, a clause that goes on after "it can't be read: ".
-        cure: What to do about it, one or two sentences.
+        reason: What is wrong with the file; a clause with the subject "it".
+        cure: What to do, in one or two sentences.
     """
 
     def __init__(self, reason: str, cure: str) -> None:
@@ -33,7 +33,7 @@ class UnreadableModelFile(Exception):
 
 
 class HoldsCode(UnreadableModelFile):
-    """Loading the file the usual way would run what its author put into it."""
+    """Unpickling the file would execute code in it."""
 
 
 Shape = tuple[int, ...]
@@ -44,12 +44,12 @@ class Entry:
     """One tensor in a file.
 
     Attributes:
-        dtype: Type of an element, torch's name: `float32`, `bfloat16`, `int64`, …
-        shape: May be empty: a single number.
-        offset: Where its first element lies, in bytes from the start of the file.
-        size: Bytes of its elements, `count * ITEM_BYTES[dtype]`; little endian. They lie in the file from `offset` on.
-        stride: None when they lie in row-major order without gaps; else the step of each dimension, in elements.
-            Then the elements lie inside the file too, but not in those `size` bytes.
+        dtype: torch's name: `float32`, `bfloat16`, `int64`, …
+        shape: Empty for a scalar.
+        offset: Of its first element, in bytes from the start of the file.
+        size: `count * ITEM_BYTES[dtype]` bytes, little endian.
+        stride: None for contiguous elements, in row-major order; else the stride of each dimension, in elements. Then
+            its elements are inside the file, but not in the `size` bytes at `offset`.
     """
 
     dtype: str
@@ -66,13 +66,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class TensorFile:
-    """What the header of a file says; nothing of the weights is read.
+    """The header of a file; no weights are read.
 
     Attributes:
+        path: The file.
         container: `safetensors` or `torch`.
-        entries: Tensors; names of nested dictionaries and lists are joined by dots.
-        values: Plain values beside them (`step`, `model_loss`, `config`, the metadata of safetensors), dotted too where
-            they stand beside tensors: text, numbers, lists and dictionaries of them. Objects are read as dictionaries.
+        entries: Its tensors; names in nested dictionaries and lists are joined with dots.
+        values: Other values by name (`step`, `model_loss`, `config`, the metadata of safetensors): text, numbers, and
+            lists and dictionaries of them. Names are dotted inside containers that also have tensors. Objects are read
+            as dictionaries.
     """
 
     path: Path
@@ -82,34 +84,38 @@ class TensorFile:
 
 
 class TensorBytes:
-    """An open file that is read at places, and never beyond its end."""
+    """An open file, read at given offsets and never beyond its end."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self.size = os.fstat(descriptor).st_size
 
     def at(self, offset: int, size: int) -> bytes:
-        """Raises: Unreadable when the file ends before."""
+        """Read `size` bytes.
+
+        Raises:
+            UnreadableModelFile: The file is too short.
+        """
         if offset < 0 or offset + size > self.size:
             raise cut_off(offset + size - self.size)
-        found = os.pread(self._descriptor, size, offset)
-        while len(found) < size:
-            more = os.pread(self._descriptor, size - len(found), offset + len(found))
+        data = os.pread(self._descriptor, size, offset)
+        while len(data) < size:
+            more = os.pread(self._descriptor, size - len(data), offset + len(data))
             if not more:
-                raise cut_off(size - len(found))
-            found += more
-        return found
+                raise cut_off(size - len(data))
+            data += more
+        return data
 
 
 def cut_off(missing: int) -> UnreadableModelFile:
-    """The error for a file that lacks so many bytes at its end."""
+    """The error for a file without its last bytes."""
     return UnreadableModelFile(f"it is cut off: {missing:,} bytes are missing", COPY_AGAIN)
 
 
 COPY_AGAIN = "Copy or download it again, and compare its size with the original's."
-DAMAGED = "It is damaged, or no torch made it. Copy or download it again."
+DAMAGED = "It is damaged, or was not saved by torch. Copy or download it again."
 
 
 def quoted(text: str) -> str:
-    """A name from a file for a message: short, in quotes, nothing in it that could steer a terminal."""
+    """A name from a file for a message: shortened, in quotes, without control characters."""
     return ascii(text if len(text) <= 100 else text[:99] + "…")

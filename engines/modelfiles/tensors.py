@@ -1,4 +1,4 @@
-"""Which tensors a model file has, by its header alone: nothing in it is run, and nothing of the weights is read."""
+"""Reads the header of a model file of any supported format. Nothing in it is executed, and no weights are read."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from engines.modelfiles.tensor_file import COPY_AGAIN, Entry, HoldsCode, TensorB
 
 __all__ = ["Entry", "HoldsCode", "TensorFile", "UnreadableModelFile", "read"]
 
-_SAFETENSORS_OR_TORCH = "Model files are .safetensors, or .pt and .pth as torch saves them."
+_FORMATS = "Model files are .safetensors, or .pt and .pth as saved by torch."
 
 
 def read(path: Path) -> TensorFile:
-    """Read the header of a file, whatever its name says it is.
+    """Read the header of a file; the format is recognised by content, not by the suffix.
 
-    Takes milliseconds for a file of 5 GB, and bounded time and memory for any.
+    Time and memory are bounded; for 5 GB it takes milliseconds.
 
     Raises:
-        Unreadable: It is no model file, or a broken or hostile one.
+        UnreadableModelFile: It is broken, hostile, or not a model file.
         OSError: It can't be opened or read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not be waited for
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # without O_NONBLOCK a FIFO would block
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UnreadableModelFile("it is not a file", _SAFETENSORS_OR_TORCH)
+            raise UnreadableModelFile("it is not a file", _FORMATS)
         source = TensorBytes(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         return _read(path, source)
@@ -43,16 +43,16 @@ def _read(path: Path, source: TensorBytes) -> TensorFile:
     if safetensors_header.looks_like_it(head):
         return TensorFile(path, "safetensors", *safetensors_header.read(source))
     if head.startswith(_PICKLES):
-        torch_file.refuse_old(source)
+        torch_file.refuse_bare_pickle(source)
     raise next(
-        (UnreadableModelFile(reason, cure) for begin, reason, cure in _OTHERS if head.startswith(begin)),
-        UnreadableModelFile("it is neither safetensors nor a file of torch's", _SAFETENSORS_OR_TORCH),
+        (UnreadableModelFile(reason, cure) for magic, reason, cure in _OTHERS if head.startswith(magic)),
+        UnreadableModelFile("it is neither safetensors nor a file saved by torch", _FORMATS),
     )
 
 
 _PICKLES = (b"\x80", b"(", b"c", b"]", b"}")
 _OTHERS = (
-    (b"version https://git-lfs", "it is a Git LFS pointer, not the file itself", "Fetch it: git lfs pull."),
-    (b"<", "it is a web page, not a model", "Download the file itself; on a model hub that is the link `resolve`."),
-    (b"GGUF", "it is a GGUF file, for other programs", _SAFETENSORS_OR_TORCH),
+    (b"version https://git-lfs", "it is a Git LFS pointer, not the file itself", "Fetch the file: git lfs pull."),
+    (b"<", "it is a web page, not a model", "Download the file itself; on a model hub it is the link `resolve`."),
+    (b"GGUF", "it is a GGUF file, which is not supported", _FORMATS),
 )

@@ -16,7 +16,7 @@ EXAMINED_S = 60.0
 MIN_RATE_HZ = 8_000
 """Telephone; at lower rates the formants of a voice are missing."""
 TELEPHONE_HZ = 16_000
-"""Below, fricatives (s, f) are missing, and the engine makes up how this voice speaks them."""
+"""Below, fricatives (s, f) are missing, so the engine can't clone them."""
 MAX_RATE_HZ = 192_000
 """The highest rate of audio interfaces."""
 RATE_STEP_HZ = 25

@@ -140,7 +140,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _descriptor(path: Path) -> tuple[int, bytes]:
-    """Descriptor and first bytes of a regular file; without waiting for a FIFO that took its place meanwhile."""
+    """Descriptor and first bytes of a regular file. Never blocks, even if a FIFO has just replaced the file."""
     if not stat.S_ISREG(os.lstat(path).st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)

@@ -61,7 +61,7 @@ def model(models: Path | None) -> Path:
     if version_of("transformers", "transformers", "torch", "torchaudio") is None:
         install = installing.for_extra("f5", "transformers", "torch", "torchaudio")
         raise EngineMissing("can't run Whisper: transformers is not installed", install)
-    folders = list(base_models.places(WHISPER, models))
+    folders = list(base_models.candidate_folders(WHISPER, models))
     for folder in folders:
         if not base_models.fault(WHISPER, folder):
             return folder

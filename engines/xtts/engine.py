@@ -28,7 +28,7 @@ RATE_HZ = 24000
 SPEAKERS = "speakers_xtts.pth"
 
 # The longest text in characters, by language: `VoiceBpeTokenizer.char_limits` of coqui-tts.
-LONGEST = MappingProxyType({
+MAX_CHARS_IN = MappingProxyType({
     "ar": 166, "cs": 186, "de": 253, "en": 250, "es": 239, "fr": 273, "hi": 150, "hu": 224, "it": 213,
     "ja": 71, "ko": 95, "nl": 251, "pl": 224, "pt": 203, "ru": 182, "tr": 226, "zh": 82,
 })  # fmt: skip
@@ -67,7 +67,7 @@ class Xtts(NeuralEngine):
             version=_version(),
             missing=None if _version() else _install(),
             sample_rate_hz=RATE_HZ,
-            languages=tuple(sorted(LONGEST)),
+            languages=tuple(sorted(MAX_CHARS_IN)),
             options=OPTIONS,
             clones_voices=True,
             needs_voice=True,
@@ -75,15 +75,15 @@ class Xtts(NeuralEngine):
             model="XTTS-v2 (`voicespool models pull xtts`)",
             device="as configured",
             max_chars=250,
-            max_chars_in=LONGEST,
+            max_chars_in=MAX_CHARS_IN,
         )
 
     @classmethod
     def match_language(cls, tag: str) -> str | None:
-        """Map a BCP-47 tag to one of `LONGEST`, by its primary subtag: `pt-BR` -> `pt`, `cmn` -> `zh`, `is` -> None."""
+        """Map a BCP-47 tag to a language by its primary subtag: `pt-BR` -> `pt`, `cmn` -> `zh`, `is` -> None."""
         primary = tag.partition("-")[0].lower()
         primary = {"cmn": "zh"}.get(primary, primary)
-        return primary if primary in LONGEST else None
+        return primary if primary in MAX_CHARS_IN else None
 
     def open(self, checkpoint: Path | None, device: Device) -> Opened:
         """Load a checkpoint or the base model; see `load`.
@@ -152,7 +152,7 @@ def _parts(checkpoint: Path | None, models: Path | None) -> Parts:
             return own
         # An adapter uses the base model anyway, so there is nothing to warn about.
         if not described.is_adapter:
-            warnings.append(f"{name} is not beside {described.path.name}; that of the base model was used")
+            warnings.append(f"there is no {name} next to {described.path.name}; used that of the base model")
         return of_base
 
     # After this, vocab.json is known to exist, next to the checkpoint or to the base model.
@@ -161,7 +161,7 @@ def _parts(checkpoint: Path | None, models: Path | None) -> Parts:
     config = companion(whole.config, "config.json")
     assert vocab is not None  # noqa: S101 - just checked
     if config is None:
-        warnings.append(f"there is no config.json beside {described.path.name}; the values of XTTS-v2 were used")
+        warnings.append(f"there is no config.json next to {described.path.name}; used the values of XTTS-v2")
     # No warning for the voices: fine-tuning leaves the latents of the base model's speakers usable.
     speakers = whole.speakers
     if speakers is None and base is not None and (base / SPEAKERS).is_file():
@@ -191,13 +191,13 @@ def _within_bounds(defaults: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _allowed(option: Option, value: Any) -> object:
-    least, most = option.minimum, option.maximum
+    low, high = option.minimum, option.maximum
     # The bounds come first: NaN and infinity fail them, and int() of those would raise.
-    if least is None or most is None or (least <= value <= most and option.kind(value) == value):
+    if low is None or high is None or (low <= value <= high and option.kind(value) == value):
         return option.kind(value)
     kind = "a whole number" if option.kind is int else "a number"
     raise RequestRefused(
-        f"the checkpoint's config.json says {option.name}: {value!r:.40}; it can be {kind} from {least:g} to {most:g}",
+        f"config.json of the checkpoint has {option.name}: {value!r:.40}; it must be {kind} from {low:g} to {high:g}",
         "Fix it in that file.",
     )
 

@@ -101,7 +101,7 @@ def test_inspect_takes_any_file_and_runs_nothing_in_it(spool: Spool) -> None:
     torch.save({"model": Runs(witness)}, path)
     done = spool.command("checkpoints", "inspect", str(path))
     assert done.returncode == 1
-    assert "loaded the usual way it would run os.system" in done.stdout
+    assert "unpickling it would run os.system" in done.stdout
     assert not witness.exists()
     assert spool.command("checkpoints", "inspect", "nowhere.pth").returncode == 2
 

@@ -209,8 +209,8 @@ def test_a_model_for_bigvgan_speaks_with_it_where_the_user_has_it(spool: Spool) 
     assert spool.once(HOME=str(spool.folder), **nowhere).returncode == 1
     assert (spool.manifest("a.failed")["error"]["code"], spool.lines("worker_started")) == ("job_invalid", [])
     assert (
-        "Put config.json and bigvgan_generator.pt of nvidia/bigvgan_v2_24khz_100band_256x, on the Hugging Face hub, "
-        "into the folder bigvgan_v2_24khz_100band_256x under models."
+        "Download config.json and bigvgan_generator.pt of nvidia/bigvgan_v2_24khz_100band_256x from the Hugging Face "
+        "hub into bigvgan_v2_24khz_100band_256x/ in models/."
     ) in " ".join((spool.outbox / "a.failed/ERROR.txt").read_text("utf-8").split())
     builder.build_bigvgan(spool.folder / "models/bigvgan_v2_24khz_100band_256x")
     assert spool.command("retry", "a").returncode == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.xtts.engine import LONGEST, OPTIONS
+from engines.xtts.engine import MAX_CHARS_IN, OPTIONS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -125,7 +125,7 @@ def test_the_options_of_xtts_are_those_it_has() -> None:
         for option in OPTIONS
     }
     assert written == set(ranges.items())
-    assert set(re.findall(r"`(\w\w)`", section.partition("`pt-BR`")[0])) == set(LONGEST)
+    assert set(re.findall(r"`(\w\w)`", section.partition("`pt-BR`")[0])) == set(MAX_CHARS_IN)
 
 
 def test_pages_name_files_that_exist() -> None:

@@ -79,7 +79,7 @@ def kinds(tiny_xtts: Path, tmp_path: Path) -> Mapping[str, Hostile]:
         "nan": Hostile(
             saved(lambda state: state[no_number][3].fill_(float("nan"))), f"not numbers .*{no_number}", "earlier"
         ),
-        "f5": Hostile(lambda path: headers.save(path, headers.F5), "F5-TTS", "eave `engine` out"),
+        "f5": Hostile(lambda path: headers.save(path, headers.F5), "F5-TTS", "([Rr]emove|[Ll]eave) `engine`"),
         "text": Hostile(written(b"This is no model.\n"), "neither safetensors nor", r"\.safetensors, or \.pt"),
         "page": Hostile(written(b"<!DOCTYPE html><html>"), "web page", "Download the file itself"),
         "empty": Hostile(written(b""), "empty", "Copy or download it again"),

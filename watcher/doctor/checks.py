@@ -16,7 +16,7 @@ from typing import Any
 
 from engines import installing
 from engines.checkpoints import inspection
-from engines.checkpoints.base_models import BASE_MODELS, BIGVGAN, BaseModel, need, places, users
+from engines.checkpoints.base_models import BASE_MODELS, BIGVGAN, BaseModel, candidate_folders, dependents, require
 from engines.checkpoints.inspection import Checkpoint
 from engines.errors import EngineMissing
 from engines.registry import engines
@@ -333,13 +333,13 @@ def _base_models(config: Config) -> Iterator[Finding]:
     """Of engines that are installed: without its base model, only jobs with a complete model of their own work."""
     running = {name for name, engine in engines().items() if engine.info().missing is None}
     for name, model in BASE_MODELS.items():
-        if not running.isdisjoint({name, *(one.name for one in users(model))}):
+        if not running.isdisjoint({name, *(other.name for other in dependents(model))}):
             yield _base_model(model, config)
 
 
 def _base_model(model: BaseModel, config: Config) -> Finding:
     try:
-        return ok(f"model {model.name}", f"{model.title} in {printable(need(model.name, config.models))}")
+        return ok(f"model {model.name}", f"{model.title} in {printable(require(model.name, config.models))}")
     except EngineMissing as error:
         return warn(f"model {model.name}", printable(error.message, 400), error.hint)
 
@@ -358,7 +358,7 @@ def _models(config: Config) -> Iterator[Finding]:
     found = [one for one in there if not one.architecture.startswith(others)]
     yield from _checkpoints(found, config)
     is_needed = any(one.variant is not None and one.variant.vocoder == BIGVGAN.name for one in found)
-    if is_needed or any(places(BIGVGAN, config.models)):
+    if is_needed or any(candidate_folders(BIGVGAN, config.models)):
         yield _base_model(BIGVGAN, config)
 
 

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from engines.device import allowance, runtime
-from engines.device.torch_report import Card, TorchReport
+from engines.device.torch_report import Gpu, TorchReport
 from files.printable import printable
 from watcher.config.settings import DeviceConfig
 from watcher.doctor.finding import Finding, fail, ok, warn
@@ -89,9 +89,9 @@ def judge(report: TorchReport, driver_has: int) -> Iterator[Finding]:
     """
     yield ok("torch", printable(f"{report.version}, built for {report.built_for}", 120))
     yield from _libraries(report.torchaudio)
-    if not report.cards:
+    if not report.gpus:
         yield _no_cards(report, driver_has)
-    for number, card in enumerate(report.cards):
+    for number, card in enumerate(report.gpus):
         yield _card(number, card)
     if report.refused:
         yield fail("device", printable(report.refused, 300), printable(report.cure, 300), 4)
@@ -122,7 +122,7 @@ def _no_cards(report: TorchReport, driver_has: int) -> Finding:
     if not driver_has:
         return ok("gpu", "none; engines use the CPU")
     words = printable(f"the driver reports {driver_has}, torch can use none: {report.complaint}", 400)
-    if report.built_for == "the CPU alone":
+    if report.built_for == "the CPU only":
         return warn("gpu", words, "Install a torch that is built for CUDA: https://pytorch.org/get-started/locally/")
     cure = (
         "Update NVIDIA's driver, or install a torch built for an older CUDA. If both match: let this user open "
@@ -131,7 +131,7 @@ def _no_cards(report: TorchReport, driver_has: int) -> Finding:
     return warn("gpu", words, cure)
 
 
-def _card(number: int, card: Card) -> Finding:
+def _card(number: int, card: Gpu) -> Finding:
     major, minor = card.capability
     words = f"cuda:{number} is {printable(card.name, 100)} (sm_{major}{minor})"
     if not card.has_kernels:
@@ -145,7 +145,7 @@ def _card(number: int, card: Card) -> Finding:
 def _device(report: TorchReport) -> Iterator[Finding]:
     """What engines run on, and whether their models fit into its memory."""
     number = report.device.partition(":")[2]
-    card = report.cards[int(number)] if number else None
+    card = report.gpus[int(number)] if number else None
     where = "the CPU" if report.device == "cpu" else report.device
     processors = f", {allowance.processors()} threads" if report.device == "cpu" else ""
     if card is not None and card.trouble:

@@ -32,7 +32,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from engines.checkpoints import base_models
-from engines.checkpoints.base_models import BaseModel, Published
+from engines.checkpoints.base_models import BaseModel, PublishedFile
 from engines.errors import EngineMissing
 from files import durable
 from files.printable import printable
@@ -87,7 +87,7 @@ def pull(model: BaseModel, models: Path, accepted: str, tell: Tell, waits_s: tup
 
 def state(model: BaseModel, models: Path) -> dict[str, Any]:
     """What is there of a base model, for `models list`: where it is, what of it, and what was not taken for it."""
-    there = {folder: base_models.fault(model, folder) for folder in base_models.places(model, models)}
+    there = {folder: base_models.fault(model, folder) for folder in base_models.candidate_folders(model, models)}
     begun = models / f".pull-{model.name}" / model.revision
     return {
         "name": model.name,
@@ -166,7 +166,7 @@ class Download:
     def _done(self) -> int:
         return sum(min(_size(self.folder / file.name), file.size) for file in self.model.files)
 
-    def _fetch(self, file: Published) -> None:
+    def _fetch(self, file: PublishedFile) -> None:
         path = self.folder / file.name
         path.parent.mkdir(exist_ok=True)
         waits = iter(self.waits_s)
@@ -181,7 +181,7 @@ class Download:
                     raise self._failed(file, broken) from broken
                 time.sleep(pause)
 
-    def _receive(self, file: Published, path: Path, have: int) -> None:
+    def _receive(self, file: PublishedFile, path: Path, have: int) -> None:
         """Request the rest of a file, and keep every byte that is received."""
         wanted = {"Range": f"bytes={have}-"} if have else {}
         with _open(self._url(file), wanted) as response, path.open("ab") as out:
@@ -200,10 +200,10 @@ class Download:
             out.flush()
             os.fsync(out.fileno())
 
-    def _url(self, file: Published) -> str:
+    def _url(self, file: PublishedFile) -> str:
         return f"{self.endpoint}/{self.model.repository}/resolve/{self.model.revision}/{quote(file.name)}"
 
-    def _check(self, file: Published) -> None:
+    def _check(self, file: PublishedFile) -> None:
         """Remove a file that differs from the published one."""
         path = self.folder / file.name
         self.tell(f"checking {file.name}", self._done(), self.model.size_bytes)
@@ -216,7 +216,7 @@ class Download:
             "Run the same command again; it downloads only that file.",
         )
 
-    def _failed(self, file: Published, broken: _Broken) -> EngineMissing:
+    def _failed(self, file: PublishedFile, broken: _Broken) -> EngineMissing:
         if broken.final:
             hint = "If HF_ENDPOINT names a mirror, check that it has the model. If HF_TOKEN is set, it is sent."
         elif self.came:

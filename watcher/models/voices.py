@@ -169,6 +169,6 @@ def speakers_in(path: Path) -> tuple[str, ...]:
     """Names of the voices in a file of XTTS's speakers, in its order.
 
     Raises:
-        OSError, engines.modelfiles.tensors.Unreadable: It is not there, or not such a file.
+        OSError, engines.modelfiles.tensors.UnreadableModelFile: It is not there, or not such a file.
     """
     return tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors.read(path).entries))

@@ -1,1 +1,1 @@
-"""Engines for tests: one that breaks on purpose, one that costs nothing. See ../README.md."""
+"""Engines for tests; see ../README.md."""

@@ -1,4 +1,4 @@
-"""What can be made to go wrong. A fault answers with spoiled audio, with NOTHING, or with None to go on well."""
+"""Faults of the engine `faulty`. A fault returns bad audio, `NOTHING` for no audio, or None for correct audio."""
 
 from __future__ import annotations
 
@@ -42,17 +42,14 @@ def _hang(chunk: Chunk) -> NoReturn:
 
 
 def _hang_deaf(chunk: Chunk) -> NoReturn:
-    """Like a driver that hangs: polite signals do nothing."""
+    """As a driver that hangs: ignores all signals but SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _hang(chunk)
 
 
 def _hang_with_child(chunk: Chunk) -> NoReturn:
-    """Starts a process of its own, as engines do, then hangs: killing only one of them leaves the other.
-
-    The child's pid is appended to the journal as a line `PID child`.
-    """
+    """Starts a child process, then hangs. The child must be killed too. Its line in the journal is `PID child`."""
     child = subprocess.Popen([sys.executable, "-c", "import threading; threading.Event().wait()"])
     journal = str(chunk.settings.get("journal", ""))
     if journal:
@@ -66,7 +63,7 @@ def _exit(chunk: Chunk) -> NoReturn:
 
 
 def _exit_well(chunk: Chunk) -> NoReturn:
-    """A library that ends the process as if all were done."""
+    """As a library that ends the process with exit status 0."""
     os._exit(0)
 
 
@@ -80,7 +77,7 @@ def _kill(chunk: Chunk) -> NoReturn:
 
 
 def _rubbish(chunk: Chunk) -> None:
-    """Escape sequences, forged messages, bytes that are no text, half a line; then goes on well."""
+    """Writes escape sequences, forged messages, invalid UTF-8 and half a line; then renders correctly."""
     sys.stdout.write(RUBBISH)
     sys.stderr.write(RUBBISH)
     for descriptor in (1, 2):
@@ -125,7 +122,7 @@ def _stereo(chunk: Chunk) -> Audio:
 
 
 def _endless(chunk: Chunk) -> Audio:
-    """Two minutes of audio for whatever text: a model that babbles."""
+    """Two minutes of audio for any text, as a model that babbles."""
     import numpy as np
 
     return Audio(np.full(120 * RATE_HZ, 0.1, dtype=np.float32), RATE_HZ)
@@ -140,15 +137,15 @@ def _raise(chunk: Chunk) -> NoReturn:
 
 
 def _error(chunk: Chunk) -> NoReturn:
-    raise EngineError("the faulty engine failed as it was told to")
+    raise EngineError("the faulty engine failed as configured")
 
 
 def _refuse(chunk: Chunk) -> NoReturn:
-    raise RequestRefused("the faulty engine refuses as it was told to")
+    raise RequestRefused("the faulty engine refuses as configured")
 
 
 def _missing(chunk: Chunk) -> NoReturn:
-    raise EngineMissing("the faulty engine misses a library as it was told to")
+    raise EngineMissing("the faulty engine lacks a library as configured")
 
 
 def _oom(chunk: Chunk) -> NoReturn:
@@ -156,19 +153,19 @@ def _oom(chunk: Chunk) -> NoReturn:
 
 
 def _allocate(chunk: Chunk) -> NoReturn:
-    """Takes real memory until a limit (RLIMIT_AS, a cgroup) or the kernel ends it."""
-    taken = [b"\x01" * (1 << 20) for _ in range(int(chunk.settings.get("allocate_mb", 1 << 20)))]
-    raise MemoryError(f"{len(taken)} MB taken, no limit met")
+    """Allocates memory until a limit (RLIMIT_AS, a cgroup) or the kernel stops it."""
+    blocks = [b"\x01" * (1 << 20) for _ in range(int(chunk.settings.get("allocate_mb", 1 << 20)))]
+    raise MemoryError(f"{len(blocks)} MB allocated, no limit reached")
 
 
 def _no_memory(chunk: Chunk) -> NoReturn:
-    """Takes memory up to a limit that is near."""
+    """Allocates memory up to a low RLIMIT_AS."""
     resource.setrlimit(resource.RLIMIT_AS, (1 << 20, resource.RLIM_INFINITY))
     _allocate(chunk)
 
 
 def _no_files(chunk: Chunk) -> NoReturn:
-    """Opens files up to a limit that is near."""
+    """Opens files up to a low RLIMIT_NOFILE."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     while True:
         os.open(os.devnull, os.O_RDONLY)

@@ -1,6 +1,6 @@
-"""An engine that breaks in the way that the job asks for, and otherwise makes tones quickly.
+"""An engine that fails as the job's settings say, and otherwise makes tones quickly.
 
-What each fault does is in `faults.py`; the options below say which chunks break and how often.
+`faults.py` has the faults; the options below determine which chunks fail, and how often.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from .faults import FAULTS
 from .tone import LANGUAGES, RATE_HZ, nearest_language, tone
 
 OPTIONS = (
-    Option("fault", str, "none", "what goes wrong: none, " + ", ".join(FAULTS)),
-    Option("only", str, "", "break only on chunks that contain this text; empty: on every chunk"),
-    Option("times", int, 0, "break only this often, counted in the file `counter`; 0: always", 0, 1000),
-    Option("counter", str, "", "absolute path of the file that counts across processes (one byte a time)"),
-    Option("journal", str, "", "absolute path of a file that gets a line `PID TEXT` for every chunk begun"),
-    Option("gate", str, "", "absolute path: every chunk waits until this file exists"),
-    Option("chunk_ms", float, 0.0, "how long each chunk takes, in ms", 0, 3_600_000),
+    Option("fault", str, "none", "the fault: none, " + ", ".join(FAULTS)),
+    Option("only", str, "", "fail only on chunks that contain this text; empty: on every chunk"),
+    Option("times", int, 0, "fail only this often, counted in the file `counter`; 0: always", 0, 1000),
+    Option("counter", str, "", "absolute path of a file whose size counts faults across processes"),
+    Option("journal", str, "", "absolute path of a file; a line `PID TEXT` is appended when a chunk begins"),
+    Option("gate", str, "", "absolute path; each chunk waits until this file exists"),
+    Option("chunk_ms", float, 0.0, "time that each chunk takes, in ms", 0, 3_600_000),
     Option("busy", bool, False, "spend chunk_ms computing instead of waiting"),
-    Option("audio_ms", float, 0.0, "length of each chunk's audio, in ms; 0: 60 for each character", 0, 600_000),
-    Option("allocate_mb", int, 1 << 20, "how much memory the fault `allocate` takes before it gives up", 0, 1 << 24),
+    Option("audio_ms", float, 0.0, "length of each chunk's audio, in ms; 0: 60 per character", 0, 600_000),
+    Option("allocate_mb", int, 1 << 20, "memory that the fault `allocate` takes before MemoryError", 0, 1 << 24),
 )
 
 
 class Faulty:
-    """See the options. `$FAULTY_LOAD` names a fault that happens in `load`, where no settings are known."""
+    """See the options. `$FAULTY_LOAD` is a fault in `load`, which has no settings."""
 
     @classmethod
     def info(cls) -> EngineInfo:
@@ -65,24 +65,24 @@ class Faulty:
             _take_time(chunk.settings, chunk.text)
             fault = str(chunk.settings.get("fault", "none"))
             if fault not in ("none", *FAULTS):
-                raise RequestRefused(f"there is no fault {fault!r}; there is {', '.join(FAULTS)}")
-            spoiled = FAULTS[fault](chunk) if fault in FAULTS and _is_due(chunk) else None
-            if isinstance(spoiled, Audio):
-                yield index, spoiled
-            elif spoiled is None:
-                yield index, _speak(chunk)
+                raise RequestRefused(f"unknown fault {fault!r}; available: {', '.join(FAULTS)}")
+            result = FAULTS[fault](chunk) if fault in FAULTS and _is_due(chunk) else None
+            if isinstance(result, Audio):
+                yield index, result
+            elif result is None:
+                yield index, _render(chunk)
 
     def close(self) -> None:
         pass
 
 
-def _speak(chunk: Chunk) -> Audio:
+def _render(chunk: Chunk) -> Audio:
     for recording in chunk.recordings:
         if not recording.is_file():
-            raise RequestRefused(f"the recording {recording.name} is not there")
-    heard = [str(path.stat().st_size) for path in chunk.recordings]
+            raise RequestRefused(f"the recording {recording.name} does not exist")
+    sizes = [str(path.stat().st_size) for path in chunk.recordings]
     audio_ms = float(chunk.settings.get("audio_ms", 0.0)) or 60.0 * len(chunk.text)
-    return tone("/".join([chunk.text, chunk.language, chunk.speaker or "", *heard]), audio_ms / 1000)
+    return tone("/".join([chunk.text, chunk.language, chunk.speaker or "", *sizes]), audio_ms / 1000)
 
 
 def _take_time(settings: Mapping[str, object], text: str) -> None:
@@ -101,7 +101,7 @@ def _take_time(settings: Mapping[str, object], text: str) -> None:
 
 
 def _is_due(chunk: Chunk) -> bool:
-    """Whether this chunk is one that breaks, and whether it has not broken often enough; counts before the fault."""
+    """Whether this chunk is to fail, by `only` and `times`. Counts before the fault, which may end the process."""
     only, times = str(chunk.settings.get("only", "")), int(chunk.settings.get("times", 0))
     if only not in chunk.text:
         return False
@@ -109,7 +109,7 @@ def _is_due(chunk: Chunk) -> bool:
         return True
     counter = str(chunk.settings.get("counter", ""))
     if not counter:
-        raise RequestRefused("settings.times needs settings.counter, the absolute path of a file that counts")
+        raise RequestRefused("settings.times needs settings.counter, the absolute path of a file")
     with open(counter, "ab") as file:
         if file.tell() >= times:
             return False

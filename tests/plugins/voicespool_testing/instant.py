@@ -1,4 +1,4 @@
-"""An engine that costs nearly nothing, for measuring what the spool itself costs."""
+"""An engine that takes almost no time, for measuring the overhead of the spool."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_CHARS = 400
 
 
 class Instant:
-    """Answers every chunk with a piece of the same tone, made once at load: 20 ms for each character."""
+    """Renders each chunk as a part of the same tone, 20 ms per character."""
 
     @classmethod
     def info(cls) -> EngineInfo:

@@ -1,4 +1,4 @@
-"""Quick audio whose pitch depends on the text, so that tests can tell one text's audio from another's."""
+"""Tones whose pitch depends on the text, so that tests can distinguish the audio of texts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LANGUAGES = ("de", "en", "fr", "no", "pt", "pt-BR")
 
 
 def pitch_hz(key: str) -> int:
-    """200 … 1199, decided by the key alone."""
+    """200 … 1199, depending only on the key."""
     return 200 + int.from_bytes(blake2b(key.encode(), digest_size=4).digest(), "big") % 1000
 
 
 def tone(key: str, duration_s: float) -> Audio:
-    """A sine of half amplitude, its pitch decided by `key`."""
+    """A sine of amplitude 0.5, with the pitch of `key`."""
     import numpy as np
 
     from engines.base import Audio
@@ -28,5 +28,5 @@ def tone(key: str, duration_s: float) -> Audio:
 
 
 def nearest_language(tag: str) -> str | None:
-    """The tag itself or its first part when it is spoken here, else None."""
+    """The tag itself or its primary subtag if it is in `LANGUAGES`, else None."""
     return next((known for known in (tag, tag.partition("-")[0]) if known in LANGUAGES), None)

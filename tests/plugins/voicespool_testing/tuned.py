@@ -1,4 +1,4 @@
-"""An engine that needs a voice and takes checkpoints: tones whose pitch depends on what is in the checkpoint."""
+"""An engine that needs a voice and takes checkpoints: tones whose pitch depends on the checkpoint."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _loads = count(1)
 
 
 class Tuned:
-    """A checkpoint is any safetensors file; its metadata, as JSON, are what it says: `settings`, `warnings`, `step`,
-    and `refused`, why it can't be loaded.
+    """A checkpoint is any safetensors file, with optional metadata as JSON: `settings`, `warnings`, `step`, and
+    `refused`, the error of `load`.
     """
 
     @classmethod
@@ -53,12 +53,12 @@ class Tuned:
         facts["profile"] = device.profile
         self.settings: Mapping[str, object] = {}
         if data:
-            said = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
-            if "refused" in said:
-                raise RequestRefused(said["refused"], "Train it again.")
-            self.settings = json.loads(said.get("settings", "{}"))
-            facts |= {"settings": self.settings, "warnings": json.loads(said.get("warnings", "[]"))}
-            facts |= {"step": int(said.get("step", 0))}
+            metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+            if "refused" in metadata:
+                raise RequestRefused(metadata["refused"], "Train it again.")
+            self.settings = json.loads(metadata.get("settings", "{}"))
+            facts |= {"settings": self.settings, "warnings": json.loads(metadata.get("warnings", "[]"))}
+            facts |= {"step": int(metadata.get("step", 0))}
         return facts
 
     def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio]]:

@@ -60,7 +60,7 @@ def test_plugins_are_found_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
         ("other = 1", "Engine"),
         ("Engine = 1", "info"),
         ("class Engine:\n  @classmethod\n  def info(cls): raise OSError('no data')", "no data"),
-        ("from engines.espeak.engine import Espeak as Engine", "calls itself 'espeak'"),
+        ("from engines.espeak.engine import Espeak as Engine", "its info() has the name 'espeak'"),
     ],
 )
 def test_a_broken_plugin_is_listed_with_the_reason(install: Callable[..., None], code: str, reason: str) -> None:

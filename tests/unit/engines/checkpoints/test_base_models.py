@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engines.checkpoints import base_models
-from engines.checkpoints.base_models import BASE_MODELS, find, need
+from engines.checkpoints.base_models import BASE_MODELS, find, require
 from engines.checkpoints.inspection import inspect
 from engines.errors import EngineMissing
 from tests.hub import F5, XTTS, f5_release, place, vocos_release, weights, zeros
@@ -81,15 +81,15 @@ def test_other_models_are_never_taken_for_it(tmp_path: Path, whole: Path, name: 
     """A fine-tuned model has the same files: its name tells it apart. Nor is a download that is not finished."""
     put(tmp_path / name, whole)
     assert find("xtts", tmp_path) is None
-    assert list(base_models.places(XTTS, tmp_path)) == []
+    assert list(base_models.candidate_folders(XTTS, tmp_path)) == []
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("vocab.json", None, "vocab.json not there, or empty"),
-        ("config.json", b"", "config.json not there, or empty"),
-        ("model.pth", None, "model.pth or model.safetensors not there, or empty"),
+        ("vocab.json", None, "vocab.json missing or empty"),
+        ("config.json", b"", "config.json missing or empty"),
+        ("model.pth", None, "model.pth or model.safetensors missing or empty"),
         ("model.pth", b"<html>", "model.pth can't be used: it is a web page"),
         ("model.pth", b"half", "model.pth can't be used: "),
     ],
@@ -113,7 +113,7 @@ def test_cut_off_and_strange_weights(tmp_path: Path, whole: Path) -> None:
     os.truncate(broken / "model.pth", whole.stat().st_size - 1)
     assert "cut off: 1 bytes are missing" in base_models.fault(XTTS, broken)
     place(broken, {"model.pth": zeros({"codebook.embed": (1, 1)})})
-    assert base_models.fault(XTTS, broken).startswith("model.pth is DVAE")
+    assert base_models.fault(XTTS, broken).startswith("model.pth is the DVAE")
 
 
 def test_safetensors_will_do(tmp_path: Path, whole: Path) -> None:
@@ -160,13 +160,11 @@ def test_coqui_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Pat
 def test_missing_model_names_its_cure(tmp_path: Path) -> None:
     """Which command brings it, and what was found in its place; nothing in a name steers a terminal."""
     with pytest.raises(EngineMissing, match="the model XTTS-v2 is not on this machine") as caught:
-        need("xtts", tmp_path / "\x1b[2J")
+        require("xtts", tmp_path / "\x1b[2J")
     assert "`voicespool models pull xtts`" in caught.value.hint
     place(tmp_path / "xtts_v2", {"model.pth": b"?"})
-    with pytest.raises(
-        EngineMissing, match=r"xtts_v2' does not hold it: config\.json, vocab\.json not there, or empty"
-    ):
-        need("xtts", tmp_path)
+    with pytest.raises(EngineMissing, match=r"xtts_v2' is not usable: config\.json, vocab\.json missing or empty"):
+        require("xtts", tmp_path)
 
 
 def test_f5_is_found_where_its_library_leaves_it(tmp_path: Path, home: Path) -> None:
@@ -196,7 +194,9 @@ def test_other_models_of_f5_are_never_taken_for_it(tmp_path: Path, home: Path) -
     place(tmp_path / "f5-tts", {"model_1200000.safetensors": weights})
     place(tmp_path / "ana", {"model_1250000.safetensors": weights})
     assert find("f5", tmp_path) is None
-    assert "F5TTS_v1_Base/model_*.safetensors or model_1250000.safetensors not there" in base_models.fault(F5, hub)
+    assert "F5TTS_v1_Base/model_*.safetensors or model_1250000.safetensors missing or empty" in base_models.fault(
+        F5, hub
+    )
     place(tmp_path / "f5-tts", {"model_1250000.safetensors": vocos_release()["pytorch_model.bin"]})
     assert base_models.fault(F5, tmp_path / "f5-tts") == "model_1250000.safetensors is a Vocos vocoder"
 
@@ -208,17 +208,19 @@ def test_vocos_is_found_alone_or_in_the_folder_of_f5(tmp_path: Path, home: Path)
     for folder in places:
         place(folder, vocos_release())
     for folder in places:
-        assert need("vocos", tmp_path) == folder
+        assert require("vocos", tmp_path) == folder
         (folder / "config.yaml").unlink()
-    with pytest.raises(EngineMissing, match=r"Vocos .* is not on this machine; .*config\.yaml not there") as caught:
-        need("vocos", tmp_path)
+    with pytest.raises(
+        EngineMissing, match=r"Vocos .* is not on this machine; .*config\.yaml missing or empty"
+    ) as caught:
+        require("vocos", tmp_path)
     assert "`voicespool models pull vocos`" in caught.value.hint
 
 
 def test_weights_that_are_removed_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look and the use: words, no traceback."""
-    monkeypatch.setattr(base_models, "need", lambda *_arguments: tmp_path)
-    with pytest.raises(EngineMissing, match=r"the model F5-TTS v1 Base was removed meanwhile"):
+    monkeypatch.setattr(base_models, "require", lambda *_arguments: tmp_path)
+    with pytest.raises(EngineMissing, match=r"the model F5-TTS v1 Base was removed just now"):
         base_models.weights("f5", tmp_path)
 
 
@@ -243,12 +245,12 @@ def test_bigvgan_is_used_where_it_is_and_not_pulled(tmp_path: Path, home: Path) 
     for folder in places:
         place(folder, files)
     for folder in places:
-        assert need("bigvgan", tmp_path) == folder
+        assert require("bigvgan", tmp_path) == folder
         place(folder, {"bigvgan_generator.pt": vocos_release()["pytorch_model.bin"]})
     with pytest.raises(EngineMissing, match=r"BigVGAN .* bigvgan_generator\.pt is a Vocos vocoder") as caught:
-        need("bigvgan", tmp_path)
+        require("bigvgan", tmp_path)
     assert caught.value.hint.startswith(
-        "Put config.json and bigvgan_generator.pt of nvidia/bigvgan_v2_24khz_100band_256x"
+        "Download config.json and bigvgan_generator.pt of nvidia/bigvgan_v2_24khz_100band_256x"
     )
     assert "bigvgan" not in BASE_MODELS
 
@@ -258,8 +260,8 @@ def test_the_page_has_the_names_that_count() -> None:
     page = (Path(__file__).parents[4] / "docs/MODELS.md").read_text("utf-8")
     for model in BASE_MODELS.values():
         (row,) = re.findall(rf"^   \| `{model.name}` \| (.*) \|$", page, re.M)
-        names = {base_models._plain(name) for name in re.findall("`(.*?)`", row.partition(";")[0])}
-        assert names | {model.folder} == {base_models._plain(name) for name in (model.folder, *model.other_names)}
+        names = {base_models._normalised(name) for name in re.findall("`(.*?)`", row.partition(";")[0])}
+        assert names | {model.folder} == {base_models._normalised(name) for name in (model.folder, *model.other_names)}
 
 
 def test_table_is_complete() -> None:

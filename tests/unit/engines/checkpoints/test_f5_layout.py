@@ -259,7 +259,7 @@ def test_any_floating_precision_will_do(tmp_path: Path, kind: str, precision: st
 def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
     """Quantised for another program, which has the scales."""
     one = inspect(headers.save(tmp_path / "model.safetensors", F5, "I8"))
-    assert one.why_not == "Its weights are int8: it was made smaller for another program."
+    assert one.why_not == "Its weights are int8: it was quantised for another program."
 
 
 # --- what does not fit together --------------------------------------------------------------------------------------
@@ -284,13 +284,13 @@ def without(*parts: str, shapes: Shapes = F5) -> Shapes:
         ({**F5, f"{BLOCK}.attn.to_v.weight": (64, 32)}, f"{BLOCK}.attn.to_v.weight is [64, 32] and should be [64, 64]"),
         ({**F5, f5_layout.INPUT: (64, 300)}, f"{f5_layout.INPUT} is [64, 300] and should be [64, 232]"),
         ({**F5, "transformer.text_embed.text_blocks.0.grn.gamma": (64,)}, "is [64] and should be [1, 1, 64]"),
-        ({**F5, "transformer.proj_out.weight": (80, 64)}, "do not fit together"),
-        (flow(replace(DIT, n_mels=80)), "Its mels have 80 bands, and those of the vocoders here 100."),
+        ({**F5, "transformer.proj_out.weight": (80, 64)}, "do not match"),
+        (flow(replace(DIT, n_mels=80)), "Its mel spectrograms have 80 bands; the vocoders need 100."),
         ({**F5, "transformer.rotary_embed.inv_freq": (0,)}, "inv_freq is [0] and should be [32]"),
-        ({**F5, f5_layout.EMBEDDING: (2546,)}, "no tables"),
-        ({**F5, f5_layout.INPUT: ()}, "no tables"),
+        ({**F5, f5_layout.EMBEDDING: (2546,)}, "is not a matrix"),
+        ({**F5, f5_layout.INPUT: ()}, "is not a matrix"),
         (without("transformer_blocks"), "has no layers"),
-        ({**F5, f"{BLOCK}.attn.style.weight": (1,)}, "It has tensors that this model has not: "),
+        ({**F5, f"{BLOCK}.attn.style.weight": (1,)}, "It has tensors that F5-TTS does not have: "),
         ({**F5, "style_encoder.weight": (1,)}, "'style_encoder.weight'"),
         ({**F5, "transformer.transformer_blocks.1000.attn.to_q.weight": (64, 64)}, "transformer_blocks.1000.attn"),
         ({**F5, "transformer.transformer_blocks.\x1b[2J.a": (1,)}, r"'transformer.transformer_blocks.\x1b[2J.a'"),
@@ -313,7 +313,7 @@ def test_an_mlx_conversion_is_named(tmp_path: Path) -> None:
         for name, shape in F5.items()
     }
     one = saved(tmp_path, renamed)
-    assert one.why_not == "It was converted for MLX, which names and lays out tensors in its own way."
+    assert one.why_not == "It was converted for MLX, which has other names and shapes of tensors."
 
 
 @pytest.mark.parametrize("lora", ["lora_A.weight", "lora_A.default.weight", "hada_w1_a", "lokr_w1"])
@@ -324,7 +324,7 @@ def test_an_adapter_is_refused_in_words(tmp_path: Path, lora: str, layer: str) -
     """It changes a model instead of being one."""
     one = saved(tmp_path, {f"base_model.model.transformer.{layer}.{lora}": (8, 64)})
     assert (one.engine, one.architecture, one.is_adapter, one.loads) == ("f5", "LoRA adapter for F5-TTS", True, False)
-    assert one.why_not == "It is an adapter, and the f5 engine speaks with whole models alone."
+    assert one.why_not == "It is an adapter; the f5 engine supports only whole models."
     assert "Merge it" in one.cure
 
 

@@ -106,8 +106,8 @@ def test_names_of_older_versions_are_those_of_today(tiny_xtts: Path, tmp_path: P
     ("mel_stats", None, "lacks 1 of"),
     ("hifigan_decoder.waveform_decoder.conv_pre.weight", (512, 1024, 7), "[512, 1024, 7] and should be [512, 64, 7]"),
     ("hifigan_decoder.speaker_encoder.fc.weight", (512, 1), "[512, 1] and should be [512, 4096]"),
-    ("gpt.text_embedding.weight", (16,), "no tables"),
-    ("gpt.mel_embedding.weight", (), "no tables"),
+    ("gpt.text_embedding.weight", (16,), "not matrices"),
+    ("gpt.mel_embedding.weight", (), "not matrices"),
 ])  # fmt: skip
 def test_a_model_that_does_not_fit_together_does_not_load(tmp_path: Path, change: tuple[str, Any, str]) -> None:
     """The header tells; the tensors are named, with what they should be."""
@@ -174,7 +174,7 @@ def test_scattered_tensors_do_not_load(tiny_xtts: Path, tmp_path: Path) -> None:
     state["gpt.text_head.weight"] = weight.T.contiguous().T
     torch.save(state, tmp_path / "model.pth")
     one = inspect(tmp_path / "model.pth")
-    assert one.why_not == "Some of its tensors do not lie in one piece: gpt.text_head.weight."
+    assert one.why_not == "Some of its tensors are not contiguous: gpt.text_head.weight."
     assert "contiguous" in one.cure
 
 
@@ -191,12 +191,12 @@ def vocabulary(tokens: int) -> str:
     ("vocab", "why_not"),
     [
         (vocabulary(16), ""),
-        (vocabulary(15), "vocab.json beside it has 15 tokens, and it was trained with 16."),
-        ("[]", "vocab.json beside it can't be read."),
-        ("", "vocab.json beside it can't be read."),
-        ('{"model": {"vocab": {}}}', "vocab.json beside it can't be read."),
-        ('{"model": {"vocab": {"a": null}}}', "vocab.json beside it can't be read."),
-        ("[" * 100_000, "vocab.json beside it can't be read."),
+        (vocabulary(15), "vocab.json next to it has 15 tokens, but the model was trained with 16."),
+        ("[]", "vocab.json next to it can't be read."),
+        ("", "vocab.json next to it can't be read."),
+        ('{"model": {"vocab": {}}}', "vocab.json next to it can't be read."),
+        ('{"model": {"vocab": {"a": null}}}', "vocab.json next to it can't be read."),
+        ("[" * 100_000, "vocab.json next to it can't be read."),
     ],
 )
 def test_a_vocabulary_has_as_many_tokens_as_the_model(tmp_path: Path, vocab: str, why_not: str) -> None:
@@ -266,7 +266,7 @@ def test_an_adapter_is_recognised(tmp_path: Path, prefix: str, name: str) -> Non
 def test_an_adapter_needs_its_configuration(tmp_path: Path) -> None:
     """It alone says how strong the adapter is."""
     one = inspect(headers.save(tmp_path / "adapter_model.safetensors", lora()))
-    assert one.why_not == "adapter_config.json is not beside it."
+    assert one.why_not == "There is no adapter_config.json next to it."
 
 
 @pytest.mark.parametrize(

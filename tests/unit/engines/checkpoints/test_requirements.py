@@ -93,7 +93,7 @@ def test_an_f5_needs_its_vocoder(config: Config, tiny_f5: Path, monkeypatch: pyt
     assert "voicespool models pull vocos" in there.cure
     (problem,) = checked(config, checkpoint=f"rui/{tiny_f5.name}").problems
     assert "Vocos" in problem.message
-    shutil.copytree(base_models.need("vocos", tiny_f5.parents[1]), config.models / "vocos-mel-24khz")
+    shutil.copytree(base_models.require("vocos", tiny_f5.parents[1]), config.models / "vocos-mel-24khz")
     assert models.find(config, f"rui/{tiny_f5.name}").loads
     assert checked(config, checkpoint=f"rui/{tiny_f5.name}").problems == ()
 
@@ -115,7 +115,7 @@ def test_instead_of_a_checkpoint_that_lacks_something_the_base_model_is_used_whe
     """A model for BigVGAN without BigVGAN; the base model has its own vocoder."""
     as_installed(monkeypatch, F5)
     shutil.copytree(tiny_f5.parent, config.models / "f5-tts-v1")
-    shutil.copytree(base_models.need("vocos", tiny_f5.parents[1]), config.models / "vocos-mel-24khz")
+    shutil.copytree(base_models.require("vocos", tiny_f5.parents[1]), config.models / "vocos-mel-24khz")
     mine = config.models / "rui/model.safetensors"
     shutil.copytree(tiny_f5.parent, mine.parent)
     (mine.parent / tiny_f5.name).rename(mine)

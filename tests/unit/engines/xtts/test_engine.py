@@ -218,22 +218,22 @@ def test_config_json_can_say_what_a_job_can_say(engine: Xtts, checkpoint: Path) 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("temperature", 0, "temperature: 0; it can be a number from 0.01 to 2"),
-        ("temperature", -1.5, "temperature: -1.5; it can be a number"),
-        ("temperature", float("nan"), "temperature: nan; it can be a number"),
-        ("repetition_penalty", float("inf"), "repetition_penalty: inf; it can be a number from 0.1 to 20"),
-        ("top_p", 1.01, "top_p: 1.01; it can be a number from 0.01 to 1"),
-        ("top_k", 50.5, "top_k: 50.5; it can be a whole number from 0 to 1000"),
-        ("top_k", 10**3000, "top_k: 1000000000000000000000000000000000000000; it can be"),
-        ("gpt_cond_len", 0, "gpt_cond_len: 0; it can be a whole number from 1 to 60"),
-        ("max_ref_len", 10**9, "max_ref_len: 1000000000; it can be a whole number from 1 to 60"),
+        ("temperature", 0, "temperature: 0; it must be a number from 0.01 to 2"),
+        ("temperature", -1.5, "temperature: -1.5; it must be a number"),
+        ("temperature", float("nan"), "temperature: nan; it must be a number"),
+        ("repetition_penalty", float("inf"), "repetition_penalty: inf; it must be a number from 0.1 to 20"),
+        ("top_p", 1.01, "top_p: 1.01; it must be a number from 0.01 to 1"),
+        ("top_k", 50.5, "top_k: 50.5; it must be a whole number from 0 to 1000"),
+        ("top_k", 10**3000, "top_k: 1000000000000000000000000000000000000000; it must be"),
+        ("gpt_cond_len", 0, "gpt_cond_len: 0; it must be a whole number from 1 to 60"),
+        ("max_ref_len", 10**9, "max_ref_len: 1000000000; it must be a whole number from 1 to 60"),
     ],
 )
 def test_what_no_job_could_say_is_refused(engine: Xtts, checkpoint: Path, name: str, value: float, words: str) -> None:
     """With the bounds, and where to mend it; too long a number is cut."""
     with pytest.raises(RequestRefused) as caught:
         load(engine, configured(checkpoint, **{name: value}))
-    assert f"config.json says {words}" in caught.value.message
+    assert f"config.json of the checkpoint has {words}" in caught.value.message
     assert caught.value.hint == "Fix it in that file."
 
 
@@ -253,7 +253,7 @@ def test_what_is_missing_is_taken_from_the_base_model(engine: Xtts, base: Path, 
     alone = linked(base / "model.pth", tmp_path / "rui")
     facts = load(engine, alone)
     taken = [
-        f"{name} is not beside model.pth; that of the base model was used" for name in ("vocab.json", "config.json")
+        f"there is no {name} next to model.pth; used that of the base model" for name in ("vocab.json", "config.json")
     ]
     assert facts["warnings"] == taken
     said = json.loads((base / "config.json").read_bytes())
@@ -274,7 +274,7 @@ def test_without_a_base_model_a_checkpoint_needs_its_vocabulary(engine: Xtts, ti
 def test_without_any_config_json_the_published_values_are_used(engine: Xtts, tiny_xtts: Path, tmp_path: Path) -> None:
     """And said."""
     facts = load(engine, linked(tiny_xtts, tmp_path / "rui", "vocab.json"))
-    assert facts["warnings"] == ["there is no config.json beside model.pth; the values of XTTS-v2 were used"]
+    assert facts["warnings"] == ["there is no config.json next to model.pth; used the values of XTTS-v2"]
     published = {"temperature": 0.75, "length_penalty": 1.0, "repetition_penalty": 5.0, "top_k": 50, "top_p": 0.85}
     assert published.items() <= facts["settings"].items()
     with pytest.raises(RequestRefused, match="the model has no built-in voices"):
@@ -298,7 +298,7 @@ def test_a_base_model_that_is_not_there_is_a_command(engine: Xtts, models: Path,
     assert "voicespool models pull xtts" in caught.value.hint
     models.mkdir()
     linked(tiny_xtts, models / "xtts-v2", "config.json")
-    with pytest.raises(EngineMissing, match=r"xtts-v2' does not hold it: vocab\.json not there") as caught:
+    with pytest.raises(EngineMissing, match=r"xtts-v2' is not usable: vocab\.json missing or empty") as caught:
         load(engine, None)
     assert "voicespool models pull xtts" in caught.value.hint
 

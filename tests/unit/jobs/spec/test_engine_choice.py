@@ -130,7 +130,7 @@ def test_the_engine_is_named_or_decided_by_the_checkpoint_or_the_default(
         ({"checkpoint": "https://x.org/a.pth"}, "does not download files"),
         ({"checkpoint": "broken"}, "broken.safetensors does not load: The file can't be used: it is cut off"),
         ({"checkpoint": "broken", "engine": "xtts", **VOICE}, "broken.safetensors does not load"),
-        ({"checkpoint": "tone"}, "tone.safetensors does not load: It is not a speech model that is known here"),
+        ({"checkpoint": "tone"}, "tone.safetensors does not load: It is not a supported speech model"),
         ({"checkpoint": "anna", "engine": "plain"}, "plain has no checkpoints; remove this key, or remove `engine`"),
         ({"checkpoint": "anna", "engine": "own"}, f"{ANNA} is a model for xtts (XTTS-v2), not for own"),
         ({"checkpoint": "rui"}, "rui.safetensors is a model for f5 (F5-TTS"),
@@ -163,9 +163,9 @@ class TestFallingBackOnTheBaseModel:
             ({"checkpoint": "../anna", "engine": "xtts"}, 'found "../anna"; `..` is not allowed'),
             ({"checkpoint": "/etc/passwd", "engine": "xtts"}, "is outside the spool's folders"),
             ({"checkpoint": "broken", "engine": "xtts"}, "broken.safetensors does not load: The file can't be used"),
-            ({"checkpoint": "hostile", "engine": "xtts"}, "it holds code"),
+            ({"checkpoint": "hostile", "engine": "xtts"}, "it contains code"),
             ({"checkpoint": "rui", "engine": "xtts"}, "rui.safetensors is a model for f5"),
-            ({"checkpoint": "old"}, "old/model.safetensors does not load: vocab.json beside it has 3 tokens"),
+            ({"checkpoint": "old"}, "old/model.safetensors does not load: vocab.json next to it has 3 tokens"),
         ],
     )
     def test_is_for_every_checkpoint_that_can_not_be_used(self, models: Path, job: dict[str, Any], reason: str) -> None:

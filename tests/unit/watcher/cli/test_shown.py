@@ -298,9 +298,9 @@ FINDINGS = (
     ("Folders", warn("inbox", "500 MiB free", "Free disk space: while the disk is full, no result is published.")),
     ("Engines", warn("engine f5", "not usable here", shlex.join([sys.executable, "-m", "pip", "install", "x" * 80]))),
     ("Models", warn("model xtts", "the model XTTS-v2 is not on this machine", "Run `voicespool models pull xtts`: it "
-                    "downloads the model once you accept its licence.")),
+                    "asks you to accept the licence and downloads the model.")),
 )  # fmt: skip
-BAD = ("Device", fail("device", "there is no card cuda:9", "Set `device: {name: auto}`.", 4))
+BAD = ("Device", fail("device", "there is no GPU cuda:9", "Set `device: {name: auto}`.", 4))
 
 
 @pytest.mark.parametrize("name", ["works", "fails"])

@@ -13,7 +13,7 @@ import pytest
 
 import tiny_f5
 from engines.checkpoints.f5_layout import PUBLISHED, expected
-from engines.device.torch_report import Card, TorchReport
+from engines.device.torch_report import Gpu, TorchReport
 from engines.registry import engines
 from jobs.spool.lock import Lock
 from tests import headers
@@ -146,7 +146,9 @@ def test_bigvgan_is_told_of_where_it_is_or_a_model_needs_it(
     (config.models / "ana.yaml").write_text("vocoder: bigvgan\n")
     (missing,) = told()
     assert missing.level == "warn"
-    assert missing.cure.startswith("Put config.json and bigvgan_generator.pt of nvidia/bigvgan_v2_24khz_100band_256x")
+    assert missing.cure.startswith(
+        "Download config.json and bigvgan_generator.pt of nvidia/bigvgan_v2_24khz_100band_256x"
+    )
     folder = tiny_f5.build_bigvgan(config.models / "bigvgan")
     assert told() == [ok("model bigvgan", f"BigVGAN v2 (for F5-TTS) in {folder}")]
     (config.models / "ana.yaml").unlink()
@@ -194,16 +196,16 @@ def test_a_device_that_is_not_there_keeps_the_engines_from_working() -> None:
     """`cuda:99` in the configuration: words, a cure, the exit code of engines."""
     findings = list(torch_findings.examine(DeviceConfig(name="cuda:99")))
     failed = [one for one in findings if one.level == "fail"]
-    assert ["there is no card cuda:99" in one.message for one in failed] == [True]
+    assert ["there is no GPU cuda:99" in one.message for one in failed] == [True]
     assert failed[0].cure
     assert exit_code(findings) == 4
 
 
 GIB = 1 << 30
-H100 = Card("NVIDIA H100 80GB HBM3", (9, 0), True, 85_000_000_000, 84_000_000_000, "")
-OLD = Card("NVIDIA GeForce GTX 1080", (6, 1), False, 8 * GIB, 7 * GIB, "CUDA error: no kernel image is available")
+H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), True, 85_000_000_000, 84_000_000_000, "")
+OLD = Gpu("NVIDIA GeForce GTX 1080", (6, 1), False, 8 * GIB, 7 * GIB, "CUDA error: no kernel image is available")
 CPU_ONLY = TorchReport(
-    "2.13.0+cpu", "the CPU alone", "Torch not compiled with CUDA enabled", (), "whole", "cpu", "float32"
+    "2.13.0+cpu", "the CPU only", "Torch not compiled with CUDA enabled", (), "whole", "cpu", "float32"
 )
 CUDA = TorchReport("2.15.0+cu132", "CUDA 13.2", "", (H100,), "whole", "cuda:0", "bfloat16", free=84_000_000_000)
 
@@ -225,7 +227,7 @@ def test_a_good_card() -> None:
 
 def test_a_card_without_kernels_is_named() -> None:
     """As a GTX 10xx under a new torch, which says that CUDA is there and fails at the first kernel."""
-    report = replace(CUDA, cards=(OLD, H100), device="cuda:1")
+    report = replace(CUDA, gpus=(OLD, H100), device="cuda:1")
     old, new = judged(report, "gpu")
     assert (old.level, new.level) == ("warn", "ok")
     assert "cuda:0 is NVIDIA GeForce GTX 1080 (sm_61): this torch has no kernels" in old.message
@@ -236,7 +238,7 @@ def test_a_card_that_torch_can_t_use() -> None:
     """The driver has one: torch is built for the CPU, or the driver is too old for it. No card at all is no trouble."""
     assert judged(CPU_ONLY, "gpu")[0].level == "ok"
     assert "built for CUDA" in judged(CPU_ONLY, "gpu", 1)[0].cure
-    too_old = replace(CUDA, complaint="The NVIDIA driver on your system is too old (found version 11040).", cards=())
+    too_old = replace(CUDA, complaint="The NVIDIA driver on your system is too old (found version 11040).", gpus=())
     (finding,) = judged(replace(too_old, device="cpu"), "gpu", 2)
     assert finding.level == "warn"
     assert "too old (found version 11040)" in finding.message
@@ -245,7 +247,7 @@ def test_a_card_that_torch_can_t_use() -> None:
 
 def test_a_card_that_calculates_nothing() -> None:
     """A card that engines would take, and that fails at the first calculation, keeps them from working."""
-    report = replace(CUDA, cards=(replace(H100, trouble="CUDA error: unspecified launch failure"),))
+    report = replace(CUDA, gpus=(replace(H100, trouble="CUDA error: unspecified launch failure"),))
     assert "unspecified launch failure" in judged(report, "gpu")[0].message
     assert judged(report, "device")[0].level == "fail"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.checkpoints.base_models import BaseModel, Published
+from engines.checkpoints.base_models import BaseModel, PublishedFile
 from engines.errors import EngineMissing
 from tests.hub import F5, XTTS, Hub, f5_release, hub, noise, place, published, release
 from watcher.models import pull
@@ -214,7 +214,7 @@ def test_what_the_files_do_not_say_is_noted_beside_them(served: Hub, tmp_path: P
 
 def test_disk_too_small(served: Hub, tmp_path: Path) -> None:
     """Known before anything is asked for."""
-    huge = replace(MODEL, files=(Published("model.pth", 1 << 60, "0" * 64),))
+    huge = replace(MODEL, files=(PublishedFile("model.pth", 1 << 60, "0" * 64),))
     with pytest.raises(EngineMissing, match=r"has [\d,]+ MB free; the model needs 1,152,921,504,674 MB"):
         fetch(tmp_path, huge)
     assert served.asked == []

@@ -254,7 +254,7 @@ def test_a_config_of_another_kind_of_model_is_refused(tiny_xtts: Path, tmp_path:
     """What no tensor tells, and would crash it, fill the memory, or speak at another pitch."""
     content = json.dumps({"model_args": {"gpt_n_heads": 2, name: value}}).encode()
     error = refused(rewritten(tiny_xtts, tmp_path / "model", "config.json", content))
-    assert f"config.json says {name}: {value!r}" in error.message
+    assert f"config.json of the checkpoint has {name}: {value!r}" in error.message
     assert "trained with" in error.hint
 
 
@@ -317,9 +317,9 @@ TEXTS = {
 
 def test_texts_are_read_as_the_library_reads_them(model: Any, library: Library) -> None:
     """In all of its languages, numbers and abbreviations written out."""
-    from engines.xtts.engine import LONGEST
+    from engines.xtts.engine import MAX_CHARS_IN
 
-    assert TEXTS.keys() == LONGEST.keys()
+    assert TEXTS.keys() == MAX_CHARS_IN.keys()
     for language, text in TEXTS.items():
         expected = library.model.tokenizer.encode(f" {text} ".strip().lower(), lang=language)
         assert model.tokenize(f" {text} ", language).tolist() == expected
@@ -508,7 +508,7 @@ def test_other_targets_and_missing_halves_are_refused(tmp_path: Path) -> None:
     save_file({name: tensor for name, tensor in entries.items() if name != gone}, path)
     found = inspection.inspect(path)
     assert not found.loads
-    assert "do not fit together" in found.why_not
+    assert "do not match" in found.why_not
     save_file({**entries, "base_model.model.gpt.mel_head.lora_A.weight": entries[gone].clone()}, path)
     found = inspection.inspect(path)
     assert "mel_head" in found.why_not
@@ -528,7 +528,7 @@ def test_how_strong_an_adapter_is_must_be_known(tiny_xtts: Path, tmp_path: Path,
     with pytest.raises(RequestRefused, match=r"adapter_config\.json can't be used"):
         tiny.load_files(adapted(tiny_xtts, path))
     path.with_name("adapter_config.json").unlink()
-    assert "adapter_config.json is not beside it" in inspection.inspect(path).why_not
+    assert "There is no adapter_config.json next to it" in inspection.inspect(path).why_not
 
 
 @pytest.mark.parametrize("config", [{"alpha_pattern": {"c_attn": 64}}, {"r": 2 * RANK}])

@@ -1,5 +1,6 @@
-"""Ours beside the library's, for every engine: both take turns in one run, so that whatever else the machine does slows
-both; how much faster is told round by round. `benchmarks/xtts.py` and `benchmarks/f5.py` say what is measured.
+"""Comparison of our engines with the libraries, for `benchmarks/xtts.py` and `benchmarks/f5.py`.
+
+Both sides alternate in one run, so that other load on the machine slows both. Speed-ups are computed for each round.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LIBRARY = "library"
 
 
 def prepare() -> None:
-    """torch and the library as the worker has them."""
+    """Set up torch and the library as the worker does."""
     from engines.device import runtime
 
     warnings.simplefilter("ignore")
@@ -36,7 +37,7 @@ def prepare() -> None:
 
 
 def precisions(device: str) -> list[str]:
-    """What ours is measured in."""
+    """Precisions in which our side is measured."""
     from engines.device import runtime
 
     return ["float32", *(["bfloat16"] if runtime.fast_bfloat16(device) else [])]
@@ -45,64 +46,67 @@ def precisions(device: str) -> list[str]:
 def in_turn(
     sides: Mapping[str, Callable[[], Any]], rounds: int, device: str
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Let each side do its work, again and again: seconds of each round, and what came of the last."""
+    """Run the sides alternately.
+
+    Returns:
+        Seconds of each round, and the results of the last round, by side.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    made: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for _ in range(rounds):
         for name, work in sides.items():
-            seconds[name].append(_timed(lambda: made.update({name: work()}), device))  # noqa: B023 - runs at once
+            seconds[name].append(_timed(lambda: results.update({name: work()}), device))  # noqa: B023 - runs at once
             print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
-    return seconds, made
+    return seconds, results
 
 
-def times(library: Iterable[float], own: Iterable[float]) -> dict[str, Any]:
-    """How many times as fast ours is, round by round."""
+def speed_ups(library: Iterable[float], own: Iterable[float]) -> dict[str, Any]:
+    """How many times as fast our side is, in each round."""
     return of_rounds([theirs / ours for theirs, ours in zip(library, own, strict=True)])
 
 
 def in_processes(script: str, folder: Path, device: str, rounds: int) -> dict[str, list[Any]]:
-    """What `SCRIPT --load-once SIDE` prints in processes of its own, the sides taking turns."""
+    """Run `SCRIPT --load-once SIDE` in new processes, alternately; the JSON that they print, by side."""
     runs: dict[str, list[Any]] = {name: [] for name in (LIBRARY, *precisions(device))}
     for _ in range(rounds):
-        for name, done in runs.items():
-            done.append(in_process(script, folder, device, "--load-once", name))
-            print(f"load {name}: {done[-1]}", flush=True)
+        for name, printed in runs.items():
+            printed.append(in_process(script, folder, device, "--load-once", name))
+            print(f"load {name}: {printed[-1]}", flush=True)
     return runs
 
 
 def in_process(script: str, folder: Path, device: str, *arguments: str) -> Any:
-    """What a script prints last with these arguments, in a process of its own."""
+    """Run a script in a new process; the JSON in the last line that it prints."""
     command = [sys.executable, script, "--device", device, "--model", str(folder), *arguments]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     return json.loads(printed.splitlines()[-1])
 
 
 def profiled(work: Callable[[], Any], device: str) -> dict[str, Any]:
-    """The operations of a processor or the kernels of a card that take most of the time, and how long it is busy; once
-    for warmth, once for this.
-    """
+    """Profile `work` after a warm-up run: the CPU operations or GPU kernels that take most time, and their total."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
     work()
     on_gpu = device != "cpu"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as seen:
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
         wall_s = _timed(work, device)
-    own: Counter[str] = Counter()
-    for event in seen.key_averages():
+    busy_s: Counter[str] = Counter()
+    for event in profiler.key_averages():
         if (event.device_type.name == "CUDA") == on_gpu and event.key != "Command Buffer Full":
-            own[kernel_name(event.key)] += (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
-    total = own.total()
+            time_us = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            busy_s[kernel_name(event.key)] += time_us / 1e6
+    total = busy_s.total()
     return {
         "wall_s": round(wall_s, 3),
         "busy_s": round(total, 3),
-        "share": {name: round(seconds / total, 3) for name, seconds in own.most_common(12)},
+        "share": {name: round(seconds / total, 3) for name, seconds in busy_s.most_common(12)},
         "memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
     }
 
 
 def kernel_name(kernel: str) -> str:
-    """Without what stands before the part that tells it from others; 80 characters at most."""
+    """The name of a kernel without prefixes that many share; at most 80 characters."""
     return re.sub(r"void |at::native::|\(anonymous namespace\)::|gpu_kernel_impl(_nocast)?<", "", kernel)[:80]
 
 
@@ -117,15 +121,15 @@ def _timed(work: Callable[[], Any], device: str) -> float:
 
 
 def report(name: str, device: str, parts: Mapping[str, Callable[[], Any]], wanted: Sequence[str]) -> None:
-    """Measure the parts wanted, and write them to the results, each with where it was measured; other parts stay."""
+    """Measure the wanted parts and write them to the results file, each with its machine. Other parts stay in it."""
     import torch
 
     on: dict[str, Any] = {"machine": machine(), "torch": torch.__version__}
     if device != "cpu":
-        on["machine"]["card"] = torch.cuda.get_device_name(device)
-    told = {part: {**parts[part](), "measured_on": on} for part in wanted}
+        on["machine"]["gpu"] = torch.cuda.get_device_name(device)
+    results = {part: {**parts[part](), "measured_on": on} for part in wanted}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{device.partition(':')[0]}.json"
     before = json.loads(path.read_bytes()) if path.exists() and len(wanted) < len(parts) else {}
-    path.write_text(json.dumps(before | told, indent=2) + "\n")
-    print(json.dumps(told, indent=2))
+    path.write_text(json.dumps(before | results, indent=2) + "\n")
+    print(json.dumps(results, indent=2))
