@@ -531,16 +531,22 @@ class Daemon:
             return min(*dues, self.backoff.due - now)
         if self.intake.busy or session.spool.released:
             return 0.0
-        dues += [entry.due_s - now for entry in session.deferred.values()]
         dues.append(session.arrivals.due_in(now))
         if session.arrivals.busy():
             return 0.0
+        if not self.signals.stop:
+            dues.append(max(self._next_start_s(session, now), self.backoff.due) - now)
+        return min(dues)
+
+    def _next_start_s(self, session: Session, now: float) -> float:
+        """When a job could begin, if there is no hold (monotonic seconds); infinity when none waits for its time."""
         has_room = self.executor.capacity and not session.arrivals.paused()
         if session.schedule.has_urgent() or (has_room and session.schedule.has_ready(time.time())):
-            dues.append(self.backoff.due - now)
+            return now
+        dues = [entry.due_s for entry in session.deferred.values()]
         if has_room and (start := session.schedule.next_start()) is not None:
-            dues.append(start - time.time())
-        return min(dues)
+            dues.append(now + start - time.time())
+        return min(dues, default=float("inf"))
 
     def _reload_if_asked(self) -> None:
         """SIGHUP: take over a new configuration; a bad one is reported and the old one stays."""
