@@ -262,12 +262,12 @@ def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> I
     if spec is None or claim.problems:
         yield urgent(claim)
         return
-    yield replace(
-        urgent(claim),
-        priority=spec.priority,
-        not_before=spec.not_before.timestamp() if spec.not_before else 0.0,
-        model=_model(spec.engine or spool.rules.default_engine, document.model),
-    )
+    yield _to_render(claim, spec, spec.engine or spool.rules.default_engine, document.model)
+
+
+def _to_render(claim: Claim, spec: JobSpec, engine: str, model: CheckpointRef | Fallback | None) -> Ticket:
+    not_before = spec.not_before.timestamp() if spec.not_before else 0.0
+    return replace(urgent(claim), priority=spec.priority, not_before=not_before, model=_model(engine, model))
 
 
 def _model(engine: str, model: CheckpointRef | Fallback | None) -> tuple[str, str]:
@@ -332,6 +332,11 @@ class Job:
     @property
     def claim(self) -> Claim:
         return self.story.claim
+
+    @property
+    def ticket(self) -> Ticket:
+        """A ticket for the queue, for a job whose own one did not say that it has to be rendered."""
+        return _to_render(self.claim, self.spec, self.order.engine, self.model)
 
 
 def begin(spool: Spool, job_id: str) -> Job | Outcome | None:

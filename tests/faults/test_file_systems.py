@@ -294,6 +294,29 @@ def test_an_outbox_that_is_gone_or_of_another_spool_is_a_hold(spool: Spool) -> N
     assert [path.name for path in (spool.folder / "theirs").iterdir()] == [".voicespool"]
 
 
+def test_a_job_that_is_put_right_while_its_failure_waits_for_the_outbox_is_rendered(spool: Spool) -> None:
+    """Wrong by the configuration of before, right by the one of now: it waits for its turn behind what renders."""
+    gate = spool.folder / "gate"
+    spool.config["defaults"] = {"engine": "instant"}
+    spool.start()
+    spool.drop("a.yaml", f"text: One.\nengine: faulty\nsettings: {{gate: {gate}}}\n")
+    until(lambda: spool.lines("render"), "the job renders")
+    os.rename(spool.outbox, spool.folder / "away")
+    spool.drop("b.yaml", "text: Two.\nsettings: {audio_ms: 100}\n")
+    held(spool, "outbox", "is not there")
+    spool.config["defaults"] = {"engine": "faulty"}
+    spool.write_config()
+    assert spool.process is not None
+    spool.process.send_signal(signal.SIGHUP)
+    until(lambda: spool.lines("reload"), "the configuration is read again")
+    os.rename(spool.folder / "away", spool.outbox)
+    no_longer_held(spool)
+    gate.touch()
+    assert spool.manifest("a")["status"] == "done"
+    assert spool.manifest("b")["attempts"] == 1
+    assert spool.stop() == 0
+
+
 def test_a_full_outbox_is_a_hold_that_renders_nothing_again(spool: Spool, mounts: None) -> None:
     """The status says why; when there is space the finished job is published, once; the next ones follow."""
     journal = spool.folder / "journal"

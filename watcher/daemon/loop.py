@@ -294,6 +294,9 @@ class Daemon:
         try:
             with holding("the state folder of the inbox"):  # a disk may fill up at any step
                 came = step()
+            if isinstance(came, Job) and ticket.priority == URGENT:  # what was wrong with it was put right meanwhile
+                session.schedule.add(came.ticket)
+                return
             if isinstance(came, Job):
                 self._submit(ticket, came)
                 return
