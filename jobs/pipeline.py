@@ -61,7 +61,8 @@ class Spool:
     """All that a job meets on its way.
 
     Attributes:
-        outbox: None until it was found; `begin` must not be called before.
+        outbox: None until it was found, and after a hold; `begin` must not be called before it was found.
+        look_for_outbox: Called where the outbox is needed and is None; sets it, or raises Hold.
         longest_bytes: Of a job file.
         attempts: How often a job is tried that the engine fails on.
         deaths: After so many daemons in a row that died while reading a file, it is not read again.
@@ -88,11 +89,14 @@ class Spool:
     released: deque[tuple[str, tuple[str, ...]]] = field(default_factory=deque)
     at_leisure: bool = False
     breathe: Callable[[], None] = nothing
+    look_for_outbox: Callable[[], None] = nothing
     limits: JobLimits = field(default_factory=JobLimits)
     models: Path | None = None
 
     @property
     def open_outbox(self) -> Outbox:
+        if self.outbox is None:
+            self.look_for_outbox()
         if self.outbox is None:
             raise OutboxGone("the outbox was not opened yet")
         return self.outbox
@@ -205,7 +209,8 @@ def resume(spool: Spool, job_id: str) -> Iterator[Step]:
         return iter(())
     if spool.store.deaths(job_id) >= spool.deaths and not claim.set_aside:
         claim = replace(claim, set_aside=deadly(spool.deaths)).rewrite()
-    if claim.set_aside or claim.folder.intent() or claim.folder.is_cancelled:
+    is_rendered = claim.folder.rendered.exists()
+    if claim.set_aside or claim.folder.intent() or claim.folder.is_cancelled or is_rendered:
         return iter([urgent(claim)])
     try:
         data = claim.job_file.read_bytes()
@@ -332,6 +337,11 @@ class Job:
     @property
     def claim(self) -> Claim:
         return self.story.claim
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it only has to be published: its audio, or its failure."""
+        return self.story.made is not None or self.story.failure is not None
 
     @property
     def ticket(self) -> Ticket:
@@ -490,8 +500,9 @@ REASONS_TOLD = 3
 def _publish(spool: Spool, story: Story) -> Outcome:
     """Assemble out of sight, write down the intent, rename into sight, let the claim go."""
     story.attempts = sum(attempt["outcome"] is not None for attempt in story.claim.folder.attempts())
-    claim, outcome, outbox = story.claim, _outcome(story), spool.open_outbox
+    claim, outcome = story.claim, _outcome(story)
     try:
+        outbox = spool.open_outbox
         with holding("the state folder of the inbox"):
             job_file, story.missing = _job_file(claim, spool.longest_bytes)
         with holding("the outbox can't take the result"):

@@ -203,14 +203,15 @@ class Daemon:
         if not session.can_start(paused=paused) and not self.status.running and self.status.holds:
             self._look_for_outbox(session)
             self._resumed("work", "worker")
-        only_urgent = paused or not self.executor.capacity
+        is_held = bool(self.status.holds) and session.schedule.has_urgent()
+        only_urgent = paused or is_held or not self.executor.capacity
         ticket = session.schedule.choose(time.time(), time.monotonic(), self._warm(), only_urgent=only_urgent)
         if ticket is not None:
             self._go_on(session, ticket, lambda: self._begun(session, ticket))
 
-    @staticmethod
-    def _begun(session: Session, ticket: Ticket) -> Job | Outcome | None:
+    def _begun(self, session: Session, ticket: Ticket) -> Job | Outcome | None:
         session.open_outbox()
+        self._resumed("outbox")
         return pipeline.begin(session.spool, ticket.job_id)
 
     def _call_off(self, running: RunningJob) -> None:
@@ -305,6 +306,9 @@ class Daemon:
         except LockLost:
             raise
         except Hold as hold:
+            running = self.status.running.get(ticket.job_id)
+            if running is not None and running.job.is_told:
+                ticket = replace(ticket, priority=URGENT, not_before=0.0)
             self._off(ticket)
             self._put_off(session, ticket, hold)
         else:
@@ -420,6 +424,7 @@ class Daemon:
             return
         session.spool.elsewhere = self.readers
         session.spool.breathe, session.spool.at_leisure = partial(self._breathe, session), True
+        session.spool.look_for_outbox = session.open_outbox
         self.session, self.inbox_id, self.new_inbox_since = session, session.spool.store.inbox_id, None
         self.inbox_device = _device(self.config.inbox)
         self.executor.worker.inherited = (session.state.fd,)
