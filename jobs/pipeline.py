@@ -60,7 +60,8 @@ class Spool:
     """The folders, rules and limits of a spool.
 
     Attributes:
-        outbox: None until it is available; `begin` must not be called before.
+        outbox: None until it is available, and after a hold; `begin` must not be called before it was opened once.
+        find_outbox: Called if the outbox is needed and is None; sets it, or raises Hold.
         max_bytes: Maximum size of a job file.
         attempts: Maximum number of failed attempts of a job.
         deaths: A file is not read again after this many consecutive daemons died while reading it.
@@ -87,11 +88,14 @@ class Spool:
     released: deque[tuple[str, tuple[str, ...]]] = field(default_factory=deque)
     removes_later: bool = False
     after_slice: Callable[[], None] = do_nothing
+    find_outbox: Callable[[], None] = do_nothing
     limits: JobLimits = field(default_factory=JobLimits)
     models: Path | None = None
 
     @property
     def open_outbox(self) -> Outbox:
+        if self.outbox is None:
+            self.find_outbox()
         if self.outbox is None:
             raise OutboxGone("the outbox was not opened yet")
         return self.outbox
@@ -204,7 +208,8 @@ def resume(spool: Spool, job_id: str) -> Iterator[Step]:
         return iter(())
     if spool.store.deaths(job_id) >= spool.deaths and not claim.set_aside:
         claim = replace(claim, set_aside=deaths_reason(spool.deaths)).rewrite()
-    if claim.set_aside or claim.folder.intent() or claim.folder.is_cancelled:
+    is_rendered = claim.folder.rendered.exists()
+    if claim.set_aside or claim.folder.intent() or claim.folder.is_cancelled or is_rendered:
         return iter([urgent(claim)])
     try:
         data = claim.job_file.read_bytes()
@@ -261,12 +266,12 @@ def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> I
     if spec is None or claim.problems:
         yield urgent(claim)
         return
-    yield replace(
-        urgent(claim),
-        priority=spec.priority,
-        not_before=spec.not_before.timestamp() if spec.not_before else 0.0,
-        model=_model(spec.engine or spool.rules.default_engine, document.model),
-    )
+    yield _ticket_to_render(claim, spec, spec.engine or spool.rules.default_engine, document.model)
+
+
+def _ticket_to_render(claim: Claim, spec: JobSpec, engine: str, model: CheckpointRef | Fallback | None) -> Ticket:
+    not_before = spec.not_before.timestamp() if spec.not_before else 0.0
+    return replace(urgent(claim), priority=spec.priority, not_before=not_before, model=_model(engine, model))
 
 
 def _model(engine: str, model: CheckpointRef | Fallback | None) -> tuple[str, str]:
@@ -333,6 +338,16 @@ class Job:
     @property
     def claim(self) -> Claim:
         return self.record.claim
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether only publication is left: of its audio, or of its failure."""
+        return self.record.made is not None or self.record.failure is not None
+
+    @property
+    def ticket(self) -> Ticket:
+        """A ticket to render the job, if its ticket in the queue was for a job that needs no rendering."""
+        return _ticket_to_render(self.claim, self.spec, self.order.engine, self.model)
 
 
 def begin(spool: Spool, job_id: str) -> Job | Outcome | None:
@@ -486,8 +501,9 @@ MAX_REASONS_SHOWN = 3
 def _publish(spool: Spool, record: JobRecord) -> Outcome:
     """Assemble the result, write the intent, publish by rename, release the claim."""
     record.attempts = sum(attempt["outcome"] is not None for attempt in record.claim.folder.attempts())
-    claim, outcome, outbox = record.claim, _outcome(record), spool.open_outbox
+    claim, outcome = record.claim, _outcome(record)
     try:
+        outbox = spool.open_outbox
         with holding("the state folder of the inbox"):
             job_file, record.missing = _job_file(claim, spool.max_bytes)
         with holding("the outbox can't take the result"):

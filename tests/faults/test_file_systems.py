@@ -294,6 +294,100 @@ def test_an_outbox_that_is_gone_or_of_another_spool_is_a_hold(spool: Spool) -> N
     assert [path.name for path in (spool.folder / "theirs").iterdir()] == [".voicespool"]
 
 
+def test_an_outbox_that_goes_while_a_job_renders_and_fails_another_renders_nothing_again(spool: Spool) -> None:
+    """The hold says what is wrong, also when the rendered job meets it; back again, both are published."""
+    gate = spool.folder / "gate"
+    spool.start()
+    spool.drop("a.yaml", f"text: One. Two.\nsettings: {{gate: {gate}}}\n")
+    until(lambda: spool.lines("render"), "the job renders")
+    os.rename(spool.outbox, spool.folder / "away")
+    spool.drop("wrong.yaml", "txt: wrong key\n")
+    held(spool, "outbox", "is not there")
+    gate.touch()
+    until(lambda: not spool.status()["running"], "the job is rendered")
+    os.rename(spool.folder / "away", spool.outbox)
+    assert spool.manifest("a")["attempts"] == 1
+    assert spool.manifest("wrong.failed")["status"] == "failed"
+    assert len(spool.lines("render")) == 1
+    assert {line["reason"] for line in spool.lines("hold")} == {f"the outbox {spool.outbox} is not there"}
+
+
+def test_a_result_that_waited_for_the_outbox_is_published_while_another_job_renders(spool: Spool) -> None:
+    """Also when the other one has the higher priority."""
+    first, second = spool.folder / "first", spool.folder / "second"
+    spool.start()
+    spool.drop("a.yaml", f"text: One.\nsettings: {{gate: {first}}}\n")
+    until(lambda: spool.lines("render"), "the job renders")
+    os.rename(spool.outbox, spool.folder / "away")
+    first.touch()
+    held(spool, "outbox", "is not there")
+    spool.drop("b.yaml", f"text: Two.\npriority: 9\nsettings: {{gate: {second}}}\n")
+    until(lambda: len(spool.lines("claim")) == 2, "the other job is queued")
+    os.rename(spool.folder / "away", spool.outbox)
+    assert spool.manifest("a")["status"] == "done"
+    until(lambda: [job["name"] for job in spool.status()["running"]] == ["b"], "the other one renders")
+    second.touch()
+    assert spool.manifest("b")["status"] == "done"
+    assert len(spool.lines("render")) == 2
+
+
+def test_a_result_that_waited_for_the_outbox_is_published_by_a_paused_daemon_too(spool: Spool) -> None:
+    """It needs no rendering, also for the next daemon."""
+    gate = spool.folder / "gate"
+    spool.start()
+    spool.drop("a.yaml", f"text: One.\nsettings: {{gate: {gate}}}\n")
+    until(lambda: spool.lines("render"), "the job renders")
+    os.rename(spool.outbox, spool.folder / "away")
+    gate.touch()
+    held(spool, "outbox", "is not there")
+    assert spool.stop() == 0
+    os.rename(spool.folder / "away", spool.outbox)
+    (spool.inbox / "PAUSE").touch()
+    spool.start()
+    assert spool.manifest("a")["status"] == "done"
+    assert len(spool.lines("render")) == 1
+
+
+def test_an_outbox_that_is_back_is_no_hold_while_the_first_job_renders(spool: Spool) -> None:
+    gate = spool.folder / "gate"
+    spool.drop("a.yaml")
+    assert spool.once().returncode == 0
+    os.rename(spool.outbox, spool.folder / "away")
+    spool.start()
+    held(spool, "outbox", "is not there")
+    spool.drop("b.yaml", f"text: Two.\nsettings: {{gate: {gate}}}\n")
+    until(lambda: spool.lines("claim"), "the job is queued")
+    os.rename(spool.folder / "away", spool.outbox)
+    until(lambda: spool.status()["running"], "the job renders")
+    no_longer_held(spool)
+    assert spool.status()["state"] == "running"
+    gate.touch()
+    assert spool.manifest("b")["status"] == "done"
+
+
+def test_a_job_that_is_put_right_while_its_failure_waits_for_the_outbox_is_rendered(spool: Spool) -> None:
+    """Wrong by the configuration of before, right by the one of now: it waits for its turn behind what renders."""
+    gate = spool.folder / "gate"
+    spool.config["defaults"] = {"engine": "instant"}
+    spool.start()
+    spool.drop("a.yaml", f"text: One.\nengine: faulty\nsettings: {{gate: {gate}}}\n")
+    until(lambda: spool.lines("render"), "the job renders")
+    os.rename(spool.outbox, spool.folder / "away")
+    spool.drop("b.yaml", "text: Two.\nsettings: {audio_ms: 100}\n")
+    held(spool, "outbox", "is not there")
+    spool.config["defaults"] = {"engine": "faulty"}
+    spool.write_config()
+    assert spool.process is not None
+    spool.process.send_signal(signal.SIGHUP)
+    until(lambda: spool.lines("reload"), "the configuration is read again")
+    os.rename(spool.folder / "away", spool.outbox)
+    no_longer_held(spool)
+    gate.touch()
+    assert spool.manifest("a")["status"] == "done"
+    assert spool.manifest("b")["attempts"] == 1
+    assert spool.stop() == 0
+
+
 def test_a_full_outbox_is_a_hold_that_renders_nothing_again(spool: Spool, mounts: None) -> None:
     """The status says why. When there is space, the finished job is published once, and then the next jobs."""
     journal = spool.folder / "journal"

@@ -6,10 +6,12 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.spooling import Spool, is_running, until
@@ -100,6 +102,27 @@ def test_a_stop_that_ends_in_a_kill_in_the_middle_of_a_chunk_loses_nothing(spool
     assert chunks_begun(journal) == ["One.", "Two.", "child", "Two.", "Three."]
     assert spool.manifest("a")["attempts"] == 1
     assert spool.results() == ["a"]
+
+
+def test_a_daemon_that_waits_for_a_chunk_to_stop_sleeps(spool: Spool) -> None:
+    """Also when a wrong file comes, which this daemon does not publish any more: the next one does."""
+    gate, journal = spool.folder / "gate", spool.folder / "journal"
+    spool.drop("a.yaml", with_settings(gate=gate, journal=journal))
+    spool.start()
+    until(lambda: chunks_begun(journal), "the first chunk begins")
+    signalled(spool, signal.SIGTERM)
+    until(lambda: spool.lines("stopping"), "it waits for the chunk")
+    spool.drop("wrong.yaml", "txt: wrong key\n")
+    until(lambda: len(spool.lines("claim")) == 2, "the wrong file is claimed")
+    assert spool.process is not None
+    process, seconds = psutil.Process(spool.process.pid), time.monotonic() + 2
+    before_s = sum(process.cpu_times()[:2])
+    until(lambda: time.monotonic() > seconds, "two seconds are over")
+    assert sum(process.cpu_times()[:2]) - before_s < 0.2
+    gate.touch()
+    assert spool.process.wait(60) == 0
+    assert spool.once().returncode == 1
+    assert spool.results() == ["a", "wrong.failed"]
 
 
 # SIGHUP.

@@ -203,14 +203,20 @@ class Daemon:
             return min(*waits_s, self.holds.due_s - now)
         if self.intake.busy or session.spool.released or session.arrivals.busy():
             return 0.0
-        waits_s += [entry.due_s - now for entry in session.deferred.values()]
         waits_s.append(session.arrivals.due_in(now))
+        if not self.signals.stop:
+            waits_s.append(max(self._next_start_s(session, now), self.holds.due_s) - now)
+        return min(waits_s)
+
+    def _next_start_s(self, session: Session, now: float) -> float:
+        """When a job can start if nothing is on hold, in monotonic seconds; infinity if none waits for a time."""
         can_render = self.executor.capacity and not session.arrivals.paused()
         if session.schedule.has_urgent() or (can_render and session.schedule.has_ready(time.time())):
-            waits_s.append(self.holds.due_s - now)
+            return now
+        starts_s = [entry.due_s for entry in session.deferred.values()]
         if can_render and (start := session.schedule.next_start()) is not None:
-            waits_s.append(start - time.time())
-        return min(waits_s)
+            starts_s.append(now + start - time.time())
+        return min(starts_s, default=float("inf"))
 
     def _is_finished(self) -> bool:
         """With `--once` or `--until-idle`: whether nothing can be rendered now.
@@ -277,18 +283,20 @@ class Daemon:
         if self.holds and not self.status.running and not session.can_start(paused=paused):
             self._open_outbox(session)  # no job is there to try it
             self.holds.end("work", "worker")
+        is_held = bool(self.holds) and session.schedule.has_urgent()
         warm = self.executor.warm
         ticket = session.schedule.choose(
             time.time(),
             time.monotonic(),
             (warm[0], warm[1] or "") if warm else None,
-            only_urgent=paused or not self.executor.capacity,
+            only_urgent=paused or is_held or not self.executor.capacity,
         )
         if ticket is not None:
             job_id = ticket.job_id
 
             def begin() -> Job | Outcome | None:
                 session.open_outbox()
+                self.holds.end("outbox")
                 return pipeline.begin(session.spool, job_id)
 
             self._advance(session, ticket, begin)
@@ -325,6 +333,9 @@ class Daemon:
         try:
             with holding("the state folder of the inbox"):
                 result = step()
+            if isinstance(result, Job) and ticket.priority == URGENT:  # its problems were fixed in the meantime
+                session.schedule.add(result.ticket)
+                return
             if isinstance(result, Job):
                 self._submit(ticket, result)
                 return
@@ -333,6 +344,9 @@ class Daemon:
         except LockLost:
             raise
         except Hold as hold:
+            running = self.status.running.get(ticket.job_id)
+            if running is not None and running.job.is_decided:
+                ticket = replace(ticket, priority=URGENT, not_before=0.0)
             self._remove_running(ticket)
             self._postpone(session, ticket, hold)
         else:
@@ -438,7 +452,7 @@ class Daemon:
                 raise
             self.holds.begin("inbox", Hold(error.message, error.hint))
             return
-        session.spool.reader = self.readers
+        session.spool.reader, session.spool.find_outbox = self.readers, session.open_outbox
         session.spool.after_slice, session.spool.removes_later = partial(self._turn_between_slices, session), True
         self.session, self.intake = session, Intake(session, self._on_queued, self._running)
         self.inbox_id, self.inbox_device = session.spool.store.inbox_id, _device(self.config.inbox)
