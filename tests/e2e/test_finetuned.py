@@ -99,7 +99,7 @@ def test_models_that_would_overlap_a_folder_in_use_do_not_take_effect(spool: Spo
     spool.config |= {"outbox": str(spool.folder / "new"), "models": str(spool.outbox / "models")}
     done = spool.command("reload")
     assert done.returncode == 3
-    assert "models: lies inside outbox" in done.stderr
+    assert "models: is inside outbox" in done.stderr
 
 
 def test_what_is_wrong_with_a_checkpoint_is_told_before_and_after_dropping(spool: Spool) -> None:
