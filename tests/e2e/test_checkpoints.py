@@ -54,7 +54,7 @@ def test_list_shows_every_model_in_natural_order(spool: Spool) -> None:
     assert lines[1].split()[1:2] == ["f5"]
     assert {"900", "0.25", "0.125", "best"} <= set(lines[1].split())
     assert "best" not in lines[2]
-    assert lines[4].startswith("    It is not a speech model")
+    assert lines[4].startswith("    It is not a supported speech model")
     listed = said(spool, "list")["checkpoints"]
     assert [(one["name"], one["best"]) for one in listed] == [
         ("ana/checkpoint_900.safetensors", True), ("ana/checkpoint_1000.safetensors", False), ("rui.safetensors", False)

@@ -254,7 +254,7 @@ def test_a_config_of_another_kind_of_model_is_refused(tiny_xtts: Path, tmp_path:
     """What no tensor tells, and would crash it, fill the memory, or speak at another pitch."""
     content = json.dumps({"model_args": {"gpt_n_heads": 2, name: value}}).encode()
     error = refused(rewritten(tiny_xtts, tmp_path / "model", "config.json", content))
-    assert f"config.json of the checkpoint has {name}: {value!r}" in error.message
+    assert f"config.json says {name}: {value!r}" in error.message
     assert "trained with" in error.hint
 
 
