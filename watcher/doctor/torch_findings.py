@@ -1,4 +1,4 @@
-"""The doctor's checks of torch, the model libraries, the cards, and the device that engines run on."""
+"""The doctor's checks of torch, the model libraries, the GPUs, and the device that engines run on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TORCH_WAIT_S = 120
 COMPANIONS = ("coqui-tts", "f5-tts", "transformers", "vocos")
 DRIVER_CARDS = Path("/proc/driver/nvidia/gpus")
 
-BESIDES_BYTES = 1 << 29  # what torch and a card's driver take for themselves, and a little air
+BESIDES_BYTES = 1 << 29  # what torch and a GPU's driver take for themselves, and a little air
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class Memory:
 NEEDS: Mapping[str, Mapping[tuple[str, str], Memory]] = {
     "XTTS-v2": {
         ("cpu", "32"): Memory(1_812_000_000, 1_900_000_000), ("cpu", "16"): Memory(1_060_000_000, 1_130_000_000),
-        ("card", "32"): Memory(1_922_000_000, 2_200_000_000), ("card", "16"): Memory(1_134_000_000, 1_300_000_000),
+        ("gpu", "32"): Memory(1_922_000_000, 2_200_000_000), ("gpu", "16"): Memory(1_134_000_000, 1_300_000_000),
     },
     "F5-TTS Base": {
         ("cpu", "32"): Memory(1_404_000_000, 1_700_000_000), ("cpu", "16"): Memory(1_280_000_000, 1_460_000_000),
-        ("card", "32"): Memory(840_000_000, 1_090_000_000), ("card", "16"): Memory(463_000_000, 650_000_000),
+        ("gpu", "32"): Memory(840_000_000, 1_090_000_000), ("gpu", "16"): Memory(463_000_000, 650_000_000),
     },
 }  # fmt: skip
-"""By place and bits of the arithmetic. On a processor measured (`benchmarks/f5.py --parts memory`), on a card from the
+"""By place and bits of the arithmetic. On a processor measured (`benchmarks/f5.py --parts memory`), on a GPU from the
 sizes of the tensors, which in 16 bits was what an H200 gave out; two fifths of an F5-TTS, which are used once for each
 number of steps, never go there.
 """
@@ -63,7 +63,7 @@ def examine(device: DeviceConfig) -> Iterator[Finding]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TORCH_WAIT_S, check=True)
         report = TorchReport.from_json(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
-        cure = "Restart the machine: a card's driver may hang. Until then, set `device: {name: cpu}`."
+        cure = "Restart the machine: a GPU's driver may hang. Until then, set `device: {name: cpu}`."
         yield warn("torch", f"installed, but no answer within {TORCH_WAIT_S} s", cure)
     except (subprocess.SubprocessError, OSError, ValueError, TypeError, KeyError, IndexError) as error:
         last = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
@@ -73,7 +73,7 @@ def examine(device: DeviceConfig) -> Iterator[Finding]:
 
 
 def driver_cards() -> int:
-    """How many cards NVIDIA's driver reports, whether torch can use them or not."""
+    """How many GPUs NVIDIA's driver reports, whether torch can use them or not."""
     try:
         return sum(1 for _ in DRIVER_CARDS.iterdir())
     except OSError:
@@ -91,8 +91,8 @@ def judge(report: TorchReport, driver_has: int) -> Iterator[Finding]:
     yield from _libraries(report.torchaudio)
     if not report.gpus:
         yield _no_cards(report, driver_has)
-    for number, card in enumerate(report.gpus):
-        yield _card(number, card)
+    for number, gpu in enumerate(report.gpus):
+        yield _gpu(number, gpu)
     if report.refused:
         yield fail("device", printable(report.refused, 300), printable(report.cure, 300), 4)
     else:
@@ -126,35 +126,35 @@ def _no_cards(report: TorchReport, driver_has: int) -> Finding:
         return warn("gpu", words, "Install a torch that is built for CUDA: https://pytorch.org/get-started/locally/")
     cure = (
         "Update NVIDIA's driver, or install a torch built for an older CUDA. If both match: let this user open "
-        "/dev/nvidia*, and check that CUDA_VISIBLE_DEVICES does not hide the card."
+        "/dev/nvidia*, and check that CUDA_VISIBLE_DEVICES does not hide the GPU."
     )
     return warn("gpu", words, cure)
 
 
-def _card(number: int, card: Gpu) -> Finding:
-    major, minor = card.capability
-    words = f"cuda:{number} is {printable(card.name, 100)} (sm_{major}{minor})"
-    if not card.has_kernels:
-        return warn("gpu", f"{words}: this torch has no kernels for it", runtime.kernels_cure(card.capability))
-    if card.trouble:
-        cure = "Run `nvidia-smi`: other programs may use its memory, or the card or its driver needs a restart."
-        return warn("gpu", f"{words}: a test calculation failed: {printable(card.trouble, 300)}", cure)
-    return ok("gpu", f"{words}, {_gib(card.free)} of {_gib(card.total)} GiB free; a test calculation was right")
+def _gpu(number: int, gpu: Gpu) -> Finding:
+    major, minor = gpu.capability
+    words = f"cuda:{number} is {printable(gpu.name, 100)} (sm_{major}{minor})"
+    if not gpu.has_kernels:
+        return warn("gpu", f"{words}: this torch has no kernels for it", runtime.kernels_cure(gpu.capability))
+    if gpu.trouble:
+        cure = "Run `nvidia-smi`: other programs may use its memory, or the GPU or its driver needs a restart."
+        return warn("gpu", f"{words}: a test calculation failed: {printable(gpu.trouble, 300)}", cure)
+    return ok("gpu", f"{words}, {_gib(gpu.free)} of {_gib(gpu.total)} GiB free; a test calculation was right")
 
 
 def _device(report: TorchReport) -> Iterator[Finding]:
     """What engines run on, and whether their models fit into its memory."""
     number = report.device.partition(":")[2]
-    card = report.gpus[int(number)] if number else None
+    gpu = report.gpus[int(number)] if number else None
     where = "the CPU" if report.device == "cpu" else report.device
     processors = f", {allowance.processors()} threads" if report.device == "cpu" else ""
-    if card is not None and card.trouble:
+    if gpu is not None and gpu.trouble:
         yield fail("device", f"engines would use {where}, which does not work", "Set `device: {name: cpu}`.", 4)
         return
     yield ok("device", f"engines run on {where} in {report.precision}{processors}, {_gib(report.free)} GiB free")
     if report.device == "cpu" and report.precision == "bfloat16" and not runtime.fast_bfloat16("cpu"):
         yield warn("device", "bfloat16 is slower than float32 on this processor", "Set `device: {precision: auto}`.")
-    kind = "cpu" if report.device == "cpu" else "card", "32" if report.precision == "float32" else "16"
+    kind = "cpu" if report.device == "cpu" else "gpu", "32" if report.precision == "float32" else "16"
     for name, needs in NEEDS.items():
         yield _memory(name, needs[kind], report)
 

@@ -278,7 +278,7 @@ def test_what_f5_is_said_to_take_of_a_card_follows_from_its_tensors(bits: str, i
         is_exact = len(shape) == 1 or any(part in name for part in ("text_embed", "time_embed", "input_embed.proj"))
         if "norm.linear.weight" not in name and "norm_out.linear.weight" not in name:
             taken += math.prod(shape) * (4 if is_exact or "proj_out" in name else itemsize)
-    need = torch_findings.NEEDS["F5-TTS Base"]["card", bits]
+    need = torch_findings.NEEDS["F5-TTS Base"]["gpu", bits]
     assert need.weights == pytest.approx(taken, rel=0.01)
     row = 1024 * (12 + itemsize) + 1024 * (5 * itemsize + 8) + 4 * 64 + 1600  # `Backbone.bytes_for`, with guidance
     assert need.peak == pytest.approx(taken + 2 * 2640 * row, rel=0.02)
