@@ -37,6 +37,7 @@ class Intake:
         coming: Jobs of files that were claimed, on their way into the queue.
         being_read: Those of them that wait for a reading.
         cancelled: Names whose jobs were cancelled while some were still on their way, and when (Unix time, ns).
+        unspent: Their cancel files: looked at again, and then removed, when no job is on its way.
         cancelling: The rest of a cancellation, which may be of a thousand jobs.
         told: Cancel files whose trouble the log has been told.
     """
@@ -48,6 +49,7 @@ class Intake:
     coming: deque[Iterator[pipeline.Step]] = field(default_factory=deque)
     being_read: list[tuple[Reading, Iterator[pipeline.Step]]] = field(default_factory=list)
     cancelled: list[tuple[str, int]] = field(default_factory=list)
+    unspent: set[str] = field(default_factory=set)
     cancelling: Iterator[None] | None = None
     told: set[str] = field(default_factory=set)
 
@@ -61,6 +63,11 @@ class Intake:
     def ended(self) -> bool:
         """Whether all that was claimed is in the queue."""
         return not (self.busy or self.session.left or self.being_read)
+
+    @property
+    def _any_on_its_way(self) -> bool:
+        """Whether there are claimed jobs that are not in the queue yet."""
+        return bool(self.coming or self.being_read or self.session.left)
 
     @property
     def _has_room(self) -> bool:
@@ -113,8 +120,10 @@ class Intake:
         try:
             step = next(steps)
         except StopIteration:
-            if not self.coming and not self.being_read and not session.left:
+            if not self._any_on_its_way:
                 self.cancelled.clear()
+                session.arrivals.cancels |= self.unspent
+                self.unspent.clear()
             return
         if isinstance(step, Reading):
             self.being_read.append((step, steps))
@@ -158,7 +167,11 @@ class Intake:
         """
         try:
             asked = self._asked(source)
+            if self._any_on_its_way:  # not cancelled on disk yet: after a crash the file has to be there
+                self.unspent.add(source)
             yield from self._call_off(source.removesuffix(CANCEL_SUFFIX), asked.st_ctime_ns)
+            if source in self.unspent:
+                return
             with opened_folder(self.session.config.inbox, source) as (folder, file):
                 if stat.S_ISREG(asked.st_mode) and os.path.samestat(os.lstat(file, dir_fd=folder), asked):
                     os.unlink(file, dir_fd=folder)
@@ -176,7 +189,7 @@ class Intake:
     def _call_off(self, name: str, asked_ns: int) -> Iterator[None]:
         """Cancel every job of this name that was there before."""
         session = self.session
-        if self.coming or self.being_read or session.left:
+        if self._any_on_its_way:
             self.cancelled.append((name, asked_ns))
         for waiting in session.arrivals.named(name):
             self._take_out(waiting, asked_ns)
@@ -209,5 +222,8 @@ class Intake:
         return self.session.spool.store.dropped_ns(ticket.job_id) <= asked_ns
 
     def _mark(self, ticket: Ticket) -> None:
-        self.session.spool.store.folder_of(ticket.job_id).cancel()
+        folder = self.session.spool.store.folder_of(ticket.job_id)
+        if folder.is_cancelled:
+            return
+        folder.cancel()
         log.info("job cancelled", action="cancel", job_id=ticket.job_id, name=ticket.name)
