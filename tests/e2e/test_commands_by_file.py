@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,23 @@ def test_cancel_while_no_daemon_runs(spool: Spool, between: int) -> None:
     assert spool.results() == ["hello.cancelled", "other"]
     assert spool.once().returncode == 0
     assert spool.results() == ["hello.cancelled", "other"]
+
+
+def test_a_cancel_file_is_there_until_its_job_is_cancelled_for_good(spool: Spool) -> None:
+    """It is found while the daemon still reads back what is claimed, and the daemon is killed when the file is gone."""
+    (spool.inbox / "PAUSE").touch()
+    spool.start()
+    jobs = 400
+    spool.drop("a.json", f"[{','.join(job(str(number)) for number in range(jobs))}]")
+    spool.drop("hello.json", job("Hello."))
+    until_claimed(spool, jobs + 1)
+    spool.stop(signal.SIGKILL)
+    spool.drop("hello.cancel", b"")
+    spool.start(wait=False)
+    until(lambda: not (spool.inbox / "hello.cancel").exists(), "the cancel file is gone")
+    spool.stop(signal.SIGKILL)
+    spool.start(wait=False)
+    assert spool.manifest("hello.cancelled")["status"] == "cancelled"
 
 
 def test_a_folder_that_ends_in_cancel_is_a_folder(spool: Spool) -> None:

@@ -37,6 +37,7 @@ class Intake:
         incoming: Claimed files whose jobs are not all in the queue; each iterator is the rest of `pipeline.take`.
         being_read: Those of them that wait for a reading.
         cancelled: Names that were cancelled while claimed files were not in the queue, and when (Unix time, ns).
+        unspent: Their cancel files: read again, and then removed, when all claimed jobs are in the queue.
         cancelling: The rest of the current cancellation, which may concern a thousand jobs.
         logged: Cancel files that could not be used and were logged.
     """
@@ -48,6 +49,7 @@ class Intake:
     incoming: deque[Iterator[pipeline.Step]] = field(default_factory=deque)
     being_read: list[tuple[Reading, Iterator[pipeline.Step]]] = field(default_factory=list)
     cancelled: list[tuple[str, int]] = field(default_factory=list)
+    unspent: set[str] = field(default_factory=set)
     cancelling: Iterator[None] | None = None
     logged: set[str] = field(default_factory=set)
 
@@ -61,6 +63,11 @@ class Intake:
     def ended(self) -> bool:
         """Whether all claimed jobs are in the queue."""
         return not (self.busy or self.session.left or self.being_read)
+
+    @property
+    def _any_incoming(self) -> bool:
+        """Whether there are claimed jobs that are not in the queue yet."""
+        return bool(self.incoming or self.being_read or self.session.left)
 
     @property
     def _has_room(self) -> bool:
@@ -113,8 +120,10 @@ class Intake:
         try:
             step = next(steps)
         except StopIteration:
-            if not self.incoming and not self.being_read and not session.left:
+            if not self._any_incoming:
                 self.cancelled.clear()
+                session.arrivals.cancels |= self.unspent
+                self.unspent.clear()
             return
         if isinstance(step, Reading):
             self.being_read.append((step, steps))
@@ -160,7 +169,11 @@ class Intake:
         try:
             with opened_folder(self.session.config.inbox, source) as (folder, file):
                 asked = os.lstat(file, dir_fd=folder)
+            if self._any_incoming:  # not marked on disk yet: after a crash the file must still be there
+                self.unspent.add(source)
             yield from self._cancel_all(source.removesuffix(CANCEL_SUFFIX), asked.st_ctime_ns)
+            if source in self.unspent:
+                return
             with opened_folder(self.session.config.inbox, source) as (folder, file):
                 if stat.S_ISREG(asked.st_mode) and os.path.samestat(os.lstat(file, dir_fd=folder), asked):
                     os.unlink(file, dir_fd=folder)
@@ -174,7 +187,7 @@ class Intake:
     def _cancel_all(self, name: str, asked_ns: int) -> Iterator[None]:
         """Cancel every job of this name that was dropped before `asked_ns`."""
         session = self.session
-        if self.incoming or self.being_read or session.left:
+        if self._any_incoming:
             self.cancelled.append((name, asked_ns))
         for source in session.arrivals.named(name):
             self._cancel_unclaimed(source, asked_ns)
@@ -207,5 +220,8 @@ class Intake:
         return self.session.spool.store.dropped_ns(ticket.job_id) <= asked_ns
 
     def _mark_cancelled(self, ticket: Ticket) -> None:
-        self.session.spool.store.folder_of(ticket.job_id).cancel()
+        folder = self.session.spool.store.folder_of(ticket.job_id)
+        if folder.is_cancelled:
+            return
+        folder.cancel()
         log.info("job cancelled", action="cancel", job_id=ticket.job_id, name=ticket.name)
