@@ -86,26 +86,35 @@ class _Server:
         self.mounts = os.readlink("/proc/self/ns/mnt")
 
     def start(self, args: Sequence[str], *, env: Mapping[str, str], cwd: Path, fds: list[int]) -> int:
-        umask = os.umask(0)
-        os.umask(umask)
-        request = {"args": list(args), "env": dict(env), "cwd": str(cwd), "umask": umask}
+        request = {"args": list(args), "env": dict(env), "cwd": str(cwd), "umask": _umask()}
         with self._lock:
             socket.send_fds(self._socket, [json.dumps(request).encode()], fds)
             while True:
-                answer = json.loads(self._socket.recv(MAX_MESSAGE_BYTES))
+                answer = self._receive()
                 if "started" in answer:
                     return int(answer["started"])
                 self._note(answer)
 
     def exit_code(self, pid: int) -> int | None:
         with self._lock:
-            while select.select([self._socket], [], [], 0)[0]:
-                self._note(json.loads(self._socket.recv(MAX_MESSAGE_BYTES)))
+            while self._is_readable(0.0):
+                self._note(self._receive())
             return self._codes.pop(pid, None)
 
     def wait(self, seconds: float | None) -> None:
         """Until something has ended, or another thread has read of it."""
-        select.select([self._socket], [], [], 0.05 if seconds is None else min(seconds, 0.05))
+        self._is_readable(0.05 if seconds is None else min(seconds, 0.05))
+
+    def _is_readable(self, seconds: float) -> bool:
+        poll = select.poll()  # not select(): a test may have more than a thousand files open
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def _receive(self) -> dict[str, int]:
+        data = self._socket.recv(MAX_MESSAGE_BYTES)
+        assert data, "the server that starts commands for the tests has ended"
+        answer: dict[str, int] = json.loads(data)
+        return answer
 
     def _note(self, answer: Mapping[str, int]) -> None:
         self._codes[answer["pid"]] = answer["code"]
@@ -113,6 +122,12 @@ class _Server:
     def close(self) -> None:
         self._socket.close()
         self._process.wait()
+
+
+def _umask() -> int:
+    """That of this process, read without setting it: other threads would make files with it meanwhile."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("Umask:")), 8)
 
 
 @cache

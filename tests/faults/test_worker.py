@@ -294,9 +294,9 @@ def test_an_interpreter_that_is_not_there_is_a_hold(orders: Orders) -> None:
     [
         ({"fault": "raise"}, ("engine_failed", True), "RuntimeError: CUDA error: device-side assert"),
         ({"fault": "sys_exit"}, ("engine_failed", True), "SystemExit: a library called sys.exit"),
-        ({"fault": "error"}, ("engine_failed", True), "as it was told"),
-        ({"fault": "refuse"}, ("engine_refused", False), "as it was told"),
-        ({"fault": "missing"}, ("engine_missing", False), "as it was told"),
+        ({"fault": "error"}, ("engine_failed", True), "as configured"),
+        ({"fault": "refuse"}, ("engine_refused", False), "as configured"),
+        ({"fault": "missing"}, ("engine_missing", False), "as configured"),
         ({"fault": "oom"}, ("out_of_memory", True), "4 GiB"),
         ({"fault": "allocate", "allocate_mb": 1}, ("out_of_memory", True), "MemoryError"),
         ({"fault": "nan"}, ("engine_bad_audio", True), ""),
