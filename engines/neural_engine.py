@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -110,7 +110,7 @@ class Facts(dict[str, object]):
         return cast("list[str]", self["warnings"])
 
 
-class NeuralEngine:
+class NeuralEngine(ABC):
     """One instance holds one model, from `load` to `close`."""
 
     spares: ClassVar[bool] = False

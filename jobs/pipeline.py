@@ -32,8 +32,7 @@ from files.printable import printable
 from files.tree import Problem
 from jobs.errors import Cancelled, Hold, JobError, JobInvalid, OutboxGone, RenderFailed, holding
 from jobs.names import safe_name
-from jobs.order import Fallback, JobLimits
-from jobs.render.rendering import Order, Rendering
+from jobs.order import Fallback, JobLimits, Order, Rendering
 from jobs.results import report, worker_result
 from jobs.results.assembly import Assembly
 from jobs.results.manifest import Status

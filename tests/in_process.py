@@ -15,8 +15,8 @@ from typing import Any, TypeVar, cast
 from engines.base import EngineClass, EngineInfo
 from files import durable
 from jobs.errors import JobError, JobInvalid
+from jobs.order import Order, Rendering
 from jobs.pipeline import Job, Outcome, Spool, Step, begin, finish, resume, take
-from jobs.render.rendering import Order, Rendering
 from jobs.results.outbox import Outbox, PublishPolicy
 from jobs.results.outbox_id import SPOOL_FOLDER
 from jobs.schedule import Ticket

@@ -92,7 +92,7 @@ class F5(NeuralEngine):
         where = prepare(device)
         requirements.check(requirements.of(found), models)
         variant = found.variant
-        assert found.sizes is not None and variant is not None and found.vocab is not None  # noqa: PT018, S101 - inspected() checks
+        assert found.sizes is not None and variant is not None and found.vocab is not None  # noqa: PT018, S101 - accept() checks
         is_low = device.profile == "low_vram"
         is_small_gpu = is_low and where.device != "cpu"
 

@@ -1,7 +1,4 @@
-"""From a prepared order to finished files. Runs in the worker process, after `preparation` and the load of the engine.
-
-The daemon imports this module for its messages, so libraries such as numpy are only imported when `render` runs.
-"""
+"""From a prepared order to finished files, in the worker process, after `preparation` and the load of the engine."""
 
 from __future__ import annotations
 
@@ -16,14 +13,12 @@ from engines.base import Audio, Chunk, Engine
 from engines.errors import BadAudio, EngineError, RequestRefused
 from files.printable import printable
 from jobs.audio.wav import WavWriter, checked, frames_of
-from jobs.order import Order, Progress, Rendering, RenderStopped
+from jobs.order import Progress, Rendering, RenderStopped
 from jobs.render import spoken
 from jobs.render.chunk_cache import ChunkCache, Length
 from jobs.render.chunk_plan import PlannedChunk, ResolvedOrder, too_long
 from jobs.render.preparation import PreparedOrder
 from jobs.render.spoken import MAX_CHUNKS, Spans
-
-__all__ = ["LoadedEngine", "Order", "Progress", "RenderStopped", "Rendering", "render"]
 
 MODEL_FACTS = ("architecture", "sha256", "step", "validation_loss")
 _NOT_ENGINE = {"warnings", "settings", "transcripts", *MODEL_FACTS}

@@ -191,6 +191,9 @@ class Outbox:
                 try:
                     staging.move(job_id, parent, target)
                 except OSError as error:
+                    if aside is not None:
+                        with contextlib.suppress(OSError):
+                            staging.move(aside, parent, target)
                     if error.errno in TAKEN:  # another spool has just used this name
                         continue
                     raise

@@ -22,6 +22,7 @@ from files.durable import from_json, fsync, remove_tree, rename_to_free_name, to
 from files.durable import replace as replace_file
 from files.opens import identity, is_being_written, opened_folder, opened_regular, read_at_most
 from jobs.errors import ConfigError, InboxGone, holding
+from jobs.names import JOB_SUFFIXES
 from jobs.spool.claim import Claim, ClaimFolder
 from jobs.spool.claimed_lately import ClaimedLately
 from jobs.spool.state import State
@@ -245,7 +246,7 @@ class Store:
             back.
         """
         folder = self.folder_of(job_id)
-        claim = Claim.read(folder) or Claim(folder, f"recovered-{job_id}.yaml", time.time_ns())
+        claim = Claim.read(folder) or self._unknown(folder)
         if not claim.document and self._is_in_inbox(claim):
             remove_tree(folder.path)
             return None
@@ -261,6 +262,15 @@ class Store:
             return replace(claim, set_aside=too_large_reason(max_bytes)).rewrite()
         write_new(claim.job_file, data)
         return replace(claim, sha256=_digest(data)).rewrite()
+
+    def _unknown(self, folder: ClaimFolder) -> Claim:
+        """A claim whose description is damaged. A document of a file that was split has a copy, but no original."""
+        name, number = f"recovered-{folder.job_id}", folder.job_id.partition("-")[2]
+        for suffix in JOB_SUFFIXES if number.isdigit() else ():
+            with contextlib.suppress(FileNotFoundError):
+                digest = _digest(folder.copy(suffix).read_bytes())
+                return Claim(folder, name + suffix, time.time_ns(), document=int(number), sha256=digest)
+        return Claim(folder, f"{name}.yaml", time.time_ns())
 
     def _is_in_inbox(self, claim: Claim) -> bool:
         """Whether the file of a claim is in the inbox: it was never renamed, or was put back."""

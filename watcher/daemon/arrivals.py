@@ -270,6 +270,8 @@ class Arrivals:
                 yield
 
     def _ignore(self, source: str, reason: str) -> None:
+        if source in self.ignored:  # events tell of it again between two sweeps
+            return
         self.ignored_count += 1
         if len(self.ignored) < SHOWN:
             self.ignored[source] = reason

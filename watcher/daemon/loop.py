@@ -49,14 +49,14 @@ from watcher.daemon.intake import Intake
 from watcher.daemon.session import Session
 from watcher.daemon.signals import Signals
 from watcher.daemon.status_writer import RunningJob, StatusWriter
-from watcher.executors.base import Event, Progressed
+from watcher.executors.base import Event, Executor, Progressed
 from watcher.executors.local.executor import LocalExecutor
 from watcher.executors.local.worker import Worker
 from watcher.log import log
 from watcher.readers.pool import Readers
 
 HOLD_NAMES: Mapping[type[Hold], str] = {OutboxGone: "outbox", WorkerUnready: "worker"}
-INBOX_CHECK_S = 1.0
+INBOX_CHECK_S = 1.0  # the longest wait of the loop, so also how exact the executor's time limits are
 NEW_INBOX_AFTER_S = 30.0
 FULL = {errno.ENOSPC, errno.EDQUOT}  # one result may be too large where others fit: the folders are tried
 NOT_OF_ONE_JOB = (OF_THE_DISK - FULL) | {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
@@ -110,7 +110,7 @@ class Daemon:
         until_idle: bool,
         events: Events,
         signals: Signals,
-        executor: LocalExecutor,
+        executor: Executor,
         readers: Readers,
     ) -> None:
         self.config, self.config_path, self.until_idle = config, config_path, until_idle
@@ -315,6 +315,9 @@ class Daemon:
             return
         if isinstance(event, Progressed):
             running.progress(event.done, event.total)
+            if running.chunk > running.first_chunk:  # a chunk was rendered and kept: nothing is in its way any more
+                self.holds.end("work")
+                session.deferred.pop(event.job_id, None)
             self.status.changed()
             return
         result: Rendering | JobError | Hold | None = event.result
@@ -457,7 +460,7 @@ class Daemon:
         self.session, self.intake = session, Intake(session, self._on_queued, self._running)
         self.inbox_id, self.inbox_device = session.spool.store.inbox_id, _device(self.config.inbox)
         self.new_inbox_since_s = None
-        self.executor.worker.inherited = (session.state.fd,)
+        self.executor.inherit((session.state.fd,))
         if session.left and "inbox" not in self.holds.entries:
             log.info("reading back claimed jobs", action="recover", jobs=len(session.left))
         self._open_outbox(session)
@@ -549,7 +552,7 @@ class Daemon:
             else:
                 job_rules(usable)  # raises ConfigError if `defaults` are wrong
             self.readers.configure(usable)
-            self.executor.limits, self.executor.idle_s = usable.limits, usable.device.idle_s
+            self.executor.configure(usable.limits, usable.device.idle_s)
             self.config_read, self.config = ConfigRead.of(fresh, self.config, time.time()), usable
             if self.config_read.pending_restart:
                 log.warning("these keys need a restart", action="reload", keys=list(self.config_read.pending_restart))

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from jobs.errors import Hold, RenderFailed
 from jobs.order import Order, Rendering
+from watcher.config.settings import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,16 @@ class Executor(Protocol):
 
     def fileno(self) -> int:
         """A descriptor that is readable when there are new events."""
+
+    def configure(self, limits: Limits, idle_s: float) -> None:
+        """Use other limits from now on, also for the orders that it has.
+
+        Args:
+            idle_s: It frees memory and devices after this many seconds without an order.
+        """
+
+    def inherit(self, descriptors: tuple[int, ...]) -> None:
+        """Descriptors that paths in orders go through, as `/proc/self/fd/N/…`: open wherever orders are rendered."""
 
     def expect(self) -> None:
         """Start up, since an order follows soon. Never raises."""

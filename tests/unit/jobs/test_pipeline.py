@@ -15,8 +15,7 @@ import pytest
 
 from jobs import pipeline
 from jobs.errors import Cancelled, Hold, InboxGone, LockLost, OutboxGone, RenderFailed
-from jobs.order import Fallback
-from jobs.render.rendering import Order, Rendering
+from jobs.order import Fallback, Order, Rendering
 from jobs.schedule import URGENT
 from jobs.spool.claim import ClaimFolder
 from tests.headers import save

@@ -60,6 +60,12 @@ class LocalExecutor:
     def fileno(self) -> int:
         return self.worker.fileno()
 
+    def configure(self, limits: Limits, idle_s: float) -> None:
+        self.limits, self.idle_s = limits, idle_s
+
+    def inherit(self, descriptors: tuple[int, ...]) -> None:
+        self.worker.inherited = descriptors
+
     def expect(self) -> None:
         if not self.worker.alive:
             self._idle_since_s = time.monotonic()

@@ -233,6 +233,7 @@ class WarmEngine:
             with contextlib.suppress(Exception):
                 ready.engine.close()
             del ready
+            gc.unfreeze()  # Whisper may have been loaded, and all that there was frozen, while this model was loaded
             gc.collect()
 
 

@@ -18,11 +18,11 @@ from engines.base import Audio, Chunk, Device, Engine, EngineClass, EngineInfo
 from engines.checkpoints.reference import CheckpointRef
 from engines.errors import BadAudio, EngineError, EngineMissing, RequestRefused
 from engines.f5.engine import F5
-from jobs.order import JobLimits
+from jobs.order import JobLimits, Order, Progress, Rendering, RenderStopped
 from jobs.render import spoken
 from jobs.render.chunk_plan import ResolvedOrder
 from jobs.render.preparation import prepare
-from jobs.render.rendering import LoadedEngine, Order, Progress, Rendering, RenderStopped, render
+from jobs.render.rendering import LoadedEngine, render
 from jobs.results import worker_result
 from jobs.results.manifest import AudioFile, Checks, SpokenChunk, SpokenSegment
 from jobs.spec.job_spec import JobSpec

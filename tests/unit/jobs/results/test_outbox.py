@@ -446,6 +446,25 @@ def test_replace_does_not_touch_what_is_no_result(tmp_path: Path) -> None:
     assert os.listdir(outbox.folder / "hello") == ["precious.txt"]
 
 
+def test_the_old_result_comes_back_if_the_new_one_can_not_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the rename that publishes is refused; the consumer still sees what was there."""
+    outbox = opened(tmp_path / "outbox", PublishPolicy(replace=True))
+    publish(outbox, "hello", content="old")
+    real = os.rename
+
+    def refused(source: str, target: str, **folders: int) -> None:
+        if target == "hello" and not source.startswith("replaced-"):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        real(source, target, **folders)
+
+    monkeypatch.setattr(os, "rename", refused)
+    with pytest.raises(PermissionError):
+        publish(outbox, "hello", content="new")
+    assert (outbox.folder / "hello/manifest.json").read_text() == "old"
+
+
 def test_the_old_result_is_kept_until_the_new_one_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outbox = opened(tmp_path / "outbox", PublishPolicy(replace=True))
     publish(outbox, "hello", content="old")

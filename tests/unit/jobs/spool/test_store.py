@@ -384,6 +384,16 @@ def test_a_claim_that_forgot_its_name_is_still_a_job(store: Store, left: bytes) 
     assert found.job_file.read_bytes() == b"text: hello\n"
 
 
+def test_a_document_that_forgot_its_name_is_still_a_job(store: Store) -> None:
+    """It has no original: that was its file's, which is split."""
+    *_, last = through(store.split(claim(store, "a.yaml"), THREE))
+    last.folder.description.write_bytes(b"")
+    found = store.recover(last.job_id, LIMIT)
+    assert found is not None
+    assert (found.name, found.document) == (f"recovered-{last.job_id}-3", 3)
+    assert found.job_file.read_bytes() == THREE[-1]
+
+
 def unsealed(store: Store, name: str = "a.yaml") -> Claim:
     """What a kill between the claim's rename and its seal leaves."""
     made = claim(store, name)

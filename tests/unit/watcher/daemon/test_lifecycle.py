@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from files.durable import from_json
 from jobs.errors import Cancelled, Hold, RenderFailed
-from jobs.render.rendering import Order, Rendering
+from jobs.order import Order, Rendering
 from jobs.schedule import Ticket
 from jobs.spool.claim import ClaimFolder
 from jobs.spool.store import Changed
