@@ -31,7 +31,8 @@ def for_extra(name: str, *packages: str) -> str:
     except PackageNotFoundError:
         return _install(*packages)
     if checkout := _checkout(installed):
-        return _install("-e", f"{checkout}[{name}]")
+        tested = os.path.join(checkout, "constraints.txt")  # the versions that the checkout was tested with
+        return _install(*(("-c", tested) if os.path.isfile(tested) else ()), "-e", f"{checkout}[{name}]")
     return _install(*(_requirements(installed, name) or packages))
 
 

@@ -40,7 +40,7 @@ def prepare(order: Order, engine: EngineClass) -> PreparedOrder:
     info = engine.info()
     if info.missing is not None:
         raise EngineMissing(
-            f"{info.name} can't run here: {printable(info.missing)}",
+            f"{info.name} is not installed on this machine; to install it: {printable(info.missing)}",
             "Install what is missing, then put the job file into the inbox again.",
         )
     spec = JobSpec.model_validate(order.spec)

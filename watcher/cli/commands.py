@@ -118,8 +118,8 @@ def run(app: App, once: bool, until_idle: bool) -> int:
     chunks that are done. A second signal stops at once. SIGHUP: the configuration is read again.
 
     \b
-    Example:  voicespool --config /srv/voice/config.yaml run
-    Cron:     */10 * * * * voicespool --config /srv/voice/config.yaml run --once
+    Example:  voicespool --config /srv/voicespool/config.yaml run
+    Cron:     */5 * * * * cd /srv/voicespool && voicespool run --once
     """
     if once and until_idle:
         raise click.UsageError("give --once or --until-idle, not both")
@@ -213,7 +213,7 @@ def reload(app: App, as_json: bool) -> int:
     keeps its configuration, and the exit code is 3. Run this on the daemon's machine, as its user or as root.
 
     \b
-    Example:  sudo -u voicespool voicespool --config /srv/config.yaml reload
+    Example:  cd /srv/voicespool && sudo -u voicespool voicespool reload
     """
     from watcher.client.reload import reload as ask
 
@@ -289,7 +289,7 @@ def doctor(app: App, as_json: bool) -> int:
     Changes nothing. Run it as the user that the daemon runs as. Exits with 3, 4 or 75 when the spool can't work.
 
     \b
-    Example:  sudo -u voicespool voicespool --config /srv/config.yaml doctor
+    Example:  cd /srv/voicespool && sudo -u voicespool voicespool doctor
     """
     from watcher.cli.display import doctor as display
     from watcher.cli.display import layout

@@ -16,6 +16,7 @@ import traceback
 from importlib.metadata import version
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from engines.errors import EngineError, EngineMissing
 from files.printable import printable, real_paths
@@ -70,6 +71,9 @@ def _complain(message: str, hint: str, code: int) -> int:
 
 def _refuse(error: click.ClickException) -> int:
     """As click shows it, in lines that fit."""
+    if isinstance(error, NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     if isinstance(error, click.UsageError) and error.ctx is not None:
         click.echo(f"{error.ctx.get_usage()}\nTry `{error.ctx.command_path} --help` for help.\n", err=True)
     for line in f"Error: {error.format_message()}".splitlines():

@@ -81,11 +81,11 @@ class Defaults(Section):
     on_checkpoint_error: Literal["fail", "base"] = "fail"
     """What to do when a checkpoint does not load: `fail` fails the job, `base` renders it with the base model."""
     seed: Seed | None = None
-    """Seed of every job (derived from the content of the job)."""
+    """Seed of every job. Default: derived from the content of the job."""
     settings: Mapping[str, Any] = Field(default_factory=dict)
     """Settings of the engine, as in a job file; `voicespool engines NAME` lists them."""
     output: Mapping[str, Any] = Field(default_factory=dict)
-    """As in a job file: format, sample_rate (Hz). Without this key the loudness is not changed."""
+    """As in a job file: format, sample_rate (Hz)."""
     priority: Priority = 5
     """Priority of jobs: 0 (last) to 9 (first)."""
     timeout_s: Seconds | None = None
@@ -252,8 +252,8 @@ class Config(Section):
     models: Folder = Path("models")
     """Folder of fine-tuned and base models; next to the inbox and the outbox, not inside."""
     state_dir: Folder = Path("inbox/.voicespool")
-    """State folder of the daemon, on the file system of the inbox (.voicespool in the inbox). Next to the inbox, people
-    and sync tools that write into the inbox can't change it. Inside the inbox its name must start with a dot."""
+    """State folder of the daemon, on the file system of the inbox. Default: .voicespool in the inbox. Next to the
+    inbox, people and sync tools that write into the inbox can't change it. Inside the inbox its name must start with a dot."""
     allowed_roots: Annotated[tuple[Folder, ...], Allowed("a list of folders")] = ()
     """Further folders that paths in job files may lead to; all other paths outside the spool are refused."""
     transcribe: Literal["off", "whisper"] = "off"

@@ -224,4 +224,4 @@ class Intake:
         if folder.is_cancelled:
             return
         folder.cancel()
-        log.info("job cancelled", action="cancel", job_id=ticket.job_id, name=ticket.name)
+        log.info("cancelling job", action="cancel", job_id=ticket.job_id, name=ticket.name)

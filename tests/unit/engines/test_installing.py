@@ -58,6 +58,9 @@ def test_an_editable_checkout_is_named_with_its_extra(installed: Path, tmp_path:
     checkout.mkdir()
     origin(installed, checkout, editable=True)
     assert words(installing.for_extra("f5", "f5-tts")) == ["-e", f"{checkout}[f5]"]
+    installing.for_extra.cache_clear()
+    (checkout / "constraints.txt").touch()
+    assert words(installing.for_extra("f5", "f5-tts")) == ["-c", f"{checkout}/constraints.txt", "-e", f"{checkout}[f5]"]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def status(snapshot: Snapshot, now: datetime, rows: int = 20) -> RenderableType:
         for key in ("waiting", "held", "ignored"):
             parts += _files(key, written, now, rows)
     else:
-        parts += _left_in_inbox(snapshot, rows)
+        parts += [*_left_in_inbox(snapshot, rows), *(_queue(written, rows) if written.next else [])]
     parts += _results(written, now, rows)
     return Group(*parts)
 

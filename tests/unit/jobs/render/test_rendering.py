@@ -363,7 +363,9 @@ def test_an_engine_that_can_not_run_here_is_missing_before_anything_else(desk: D
         def info() -> EngineInfo:
             return EngineInfo("absent", "Absent", "MIT", "absent", None, "pip install absent", 0, ())
 
-    with pytest.raises(EngineMissing, match="absent can't run here: pip install absent") as missing:
+    with pytest.raises(
+        EngineMissing, match="absent is not installed on this machine; to install it: pip install absent"
+    ) as missing:
         prepare(desk.order({"text": "One.", "engine": "absent", "language": "ja"}), cast(EngineClass, Absent))
     assert not missing.value.retryable
 
