@@ -253,7 +253,8 @@ class Config(Section):
     """Folder of fine-tuned and base models; next to the inbox and the outbox, not inside."""
     state_dir: Folder = Path("inbox/.voicespool")
     """State folder of the daemon, on the file system of the inbox. Default: .voicespool in the inbox. Next to the
-    inbox, people and sync tools that write into the inbox can't change it. Inside the inbox its name must start with a dot."""
+    inbox, people and sync tools that write into the inbox can't change it. Inside the inbox its name must start with
+    a dot."""
     allowed_roots: Annotated[tuple[Folder, ...], Allowed("a list of folders")] = ()
     """Further folders that paths in job files may lead to; all other paths outside the spool are refused."""
     transcribe: Literal["off", "whisper"] = "off"
