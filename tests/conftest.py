@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -89,6 +90,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VOICESPOOL_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _models_are_freed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a file that needs torch. A loaded model has an open file for each of its tensors."""
+    yield
+    if _needs_torch(request.path):
+        gc.unfreeze()  # engines freeze what is there when they load
+        gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)
