@@ -54,42 +54,54 @@ from jobs.spool.store import Store, deaths_reason
 BEGINNING_BYTES = 4096  # of a job file that is too large; its result gets only these
 
 
+@dataclass(frozen=True, slots=True)
+class SpoolSettings:
+    """What the configuration says of jobs; a reload replaces the whole.
+
+    Attributes:
+        rules: For reading job files.
+        device: The `device` section of the configuration, for orders.
+        max_bytes: Maximum size of a job file.
+        attempts: Maximum number of failed attempts of a job.
+        deaths: A file is not read again after this many consecutive daemons died while reading it.
+        limits: Enforced by the worker.
+        models: Folder where engines find base models and vocoders, besides the caches.
+    """
+
+    rules: Rules
+    device: Mapping[str, Any]
+    max_bytes: int
+    attempts: int
+    deaths: int
+    limits: JobLimits = field(default_factory=JobLimits)
+    models: Path | None = None
+
+
 @dataclass(slots=True)
 class Spool:
-    """The folders, rules and limits of a spool.
+    """The folders of a spool, and how it works on them.
 
     Attributes:
         outbox: None until it is available, and after a hold; `begin` must not be called before it was opened once.
         find_outbox: Called if the outbox is needed and is None; sets it, or raises Hold.
-        max_bytes: Maximum size of a job file.
-        attempts: Maximum number of failed attempts of a job.
-        deaths: A file is not read again after this many consecutive daemons died while reading it.
         reader: Reads files that may take long; None if the caller may block.
         readings: Unfinished readings of jobs that were next in the queue, by job ID.
         released: Job IDs of released claims, with the digests of their recordings, for `tidy`.
         removes_later: The caller calls `tidy` regularly; else released claims are removed at once.
         after_slice: Called after each slice while a large result is copied.
-        limits: Enforced by the worker.
-        models: Folder where engines find base models and vocoders, besides the caches.
     """
 
     store: Store
     lock: Lock
     outbox: Outbox | None
     snapshots: Snapshots
-    rules: Rules
-    device: Mapping[str, Any]
-    max_bytes: int
-    attempts: int
-    deaths: int
+    settings: SpoolSettings
     reader: Reader | None = None
     readings: dict[str, Reading] = field(default_factory=dict)
     released: deque[tuple[str, tuple[str, ...]]] = field(default_factory=deque)
     removes_later: bool = False
     after_slice: Callable[[], None] = do_nothing
     find_outbox: Callable[[], None] = do_nothing
-    limits: JobLimits = field(default_factory=JobLimits)
-    models: Path | None = None
 
     @property
     def open_outbox(self) -> Outbox:
@@ -121,12 +133,12 @@ class Spool:
         """Parse a file now, marked on disk in case it kills the daemon; None if that may take long."""
         if self.reader is None or len(data) <= AT_ONCE_BYTES:
             with contextlib.suppress(NeedsModelFiles), self.store.reading(whose):
-                return Reading.at_once(data, suffix, self.rules)
+                return Reading.at_once(data, suffix, self.settings.rules)
         return None
 
     def key_of(self, claim: Claim) -> str:
         """Identifies the bytes of a job and the rules used to read them."""
-        return f"{claim.sha256}-{self.rules.token}"
+        return f"{claim.sha256}-{self.settings.rules.token}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +201,7 @@ def take(spool: Spool, arrival: ReadyFile) -> Iterator[Step]:
     """
     if arrival.set_aside:
         return iter([urgent(spool.store.set_aside(arrival.source, arrival.set_aside))])
-    claim, data = spool.store.claim(arrival.source, arrival.status, spool.max_bytes)
+    claim, data = spool.store.claim(arrival.source, arrival.status, spool.settings.max_bytes)
     if claim.set_aside:
         return iter([urgent(claim)])
     return _enlist(spool, claim, data, (arrival.documents or arrival.invalid) if data == arrival.data else None)
@@ -197,16 +209,16 @@ def take(spool: Spool, arrival: ReadyFile) -> Iterator[Step]:
 
 def claim_only(spool: Spool, arrival: ReadyFile) -> str:
     """Claim a ready file, to be queued later by `resume`. Returns its job ID; raises as `take`."""
-    return spool.store.claim(arrival.source, arrival.status, spool.max_bytes)[0].job_id
+    return spool.store.claim(arrival.source, arrival.status, spool.settings.max_bytes)[0].job_id
 
 
 def resume(spool: Spool, job_id: str) -> Iterator[Step]:
     """Continue with a claim of an earlier daemon, as `take`. No steps if its file was never renamed."""
-    claim = spool.store.recover(job_id, spool.max_bytes)
+    claim = spool.store.recover(job_id, spool.settings.max_bytes)
     if claim is None:
         return iter(())
-    if spool.store.deaths(job_id) >= spool.deaths and not claim.set_aside:
-        claim = replace(claim, set_aside=deaths_reason(spool.deaths)).rewrite()
+    if spool.store.deaths(job_id) >= spool.settings.deaths and not claim.set_aside:
+        claim = replace(claim, set_aside=deaths_reason(spool.settings.deaths)).rewrite()
     is_rendered = claim.folder.rendered.exists()
     if claim.set_aside or claim.folder.intent() or claim.folder.is_cancelled or is_rendered:
         return iter([urgent(claim)])
@@ -265,7 +277,7 @@ def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> I
     if spec is None or claim.problems:
         yield urgent(claim)
         return
-    yield _ticket_to_render(claim, spec, spec.engine or spool.rules.default_engine, document.model)
+    yield _ticket_to_render(claim, spec, spec.engine or spool.settings.rules.default_engine, document.model)
 
 
 def _ticket_to_render(claim: Claim, spec: JobSpec, engine: str, model: CheckpointRef | Fallback | None) -> Ticket:
@@ -304,7 +316,7 @@ def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Cop
             recordings[name] = yield from copies.take(path, claim.folder.recordings)
             if text := read_transcript(path):
                 text = text[
-                    : spool.limits.speaker_text_chars + 1
+                    : spool.settings.limits.speaker_text_chars + 1
                 ]  # one character too many, so that the worker refuses it
                 copies.count(len(text.encode()))
                 transcripts[name] = text
@@ -362,7 +374,7 @@ def begin(spool: Spool, job_id: str) -> Job | Outcome | None:
     """
     started_s = time.time()
     with holding("the state folder of the inbox"):
-        claim = spool.store.recover(job_id, spool.max_bytes)
+        claim = spool.store.recover(job_id, spool.settings.max_bytes)
         if claim is None:
             spool.store.check()  # raises if the inbox is gone, where nothing is found either
             return None
@@ -445,7 +457,7 @@ def _next_attempt(spool: Spool, spec: JobSpec, model: CheckpointRef | Fallback |
     """
     claim, attempts = record.claim, record.claim.folder.attempts()
     failed = [attempt["outcome"] for attempt in attempts if attempt["outcome"]]
-    if failed and (len(failed) >= spool.attempts or not failed[-1]["retryable"]):
+    if failed and (len(failed) >= spool.settings.attempts or not failed[-1]["retryable"]):
         raise RenderFailed(**failed[-1])
     with holding("the state folder of the inbox"):
         order = _order(spool, claim, spec, model, len(failed) + 1)
@@ -475,17 +487,17 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fal
         job_id=claim.job_id,
         stem=_stem(claim),
         spec=spec.packed(),
-        engine=spec.engine or spool.rules.default_engine,
+        engine=spec.engine or spool.settings.rules.default_engine,
         checkpoint=model.now() if isinstance(model, CheckpointRef) else None,
         recordings={name: str(path) for name, path in claim.recording_paths().items()},
         transcripts=claim.transcripts,
         chunks_dir=str(claim.folder.chunks),
         result_dir=str(folder),
-        device=spool.device,
+        device=spool.settings.device,
         fallback=model if isinstance(model, Fallback) else None,
-        transcribe=spool.rules.transcribe,
-        limits=spool.limits,
-        models=str(spool.models or ""),
+        transcribe=spool.settings.rules.transcribe,
+        limits=spool.settings.limits,
+        models=str(spool.settings.models or ""),
     )
 
 
@@ -504,7 +516,7 @@ def _publish(spool: Spool, record: JobRecord) -> Outcome:
     try:
         outbox = spool.open_outbox
         with holding("the state folder of the inbox"):
-            job_file, record.missing = _job_file(claim, spool.max_bytes)
+            job_file, record.missing = _job_file(claim, spool.settings.max_bytes)
         with holding("the outbox can't take the result"):
             outbox.check()
             outbox.assemble(claim.job_id, claim.name, lambda result: _fill(record, job_file, result, spool.after_slice))

@@ -16,7 +16,7 @@ from engines.base import EngineClass, EngineInfo
 from files import durable
 from jobs.errors import JobError, JobInvalid
 from jobs.order import Order, Rendering
-from jobs.pipeline import Job, Outcome, Spool, Step, begin, finish, resume, take
+from jobs.pipeline import Job, Outcome, Spool, SpoolSettings, Step, begin, finish, resume, take
 from jobs.results.outbox import Outbox, PublishPolicy
 from jobs.results.outbox_id import SPOOL_FOLDER
 from jobs.schedule import Ticket
@@ -223,14 +223,18 @@ class Desk:
             store = Store.open(self.inbox, state)
             undo.callback(store.close)
             store.empty_trash()
+            settings = {name: self.settings[name] for name in SpoolSettings.__slots__ if name in self.settings}
             spool = Spool(
                 store=store,
                 lock=lock,
                 outbox=None,
                 snapshots=Snapshots(self.state / "recordings", Places(self.inbox, self.voices, self.state)),
-                rules=Rules(engines=ENGINES, default_engine="voice", models=Models(self.models)),
-                device={},
-                **{"max_bytes": 1 << 20, "attempts": 3, "deaths": 10, **self.settings},
+                settings=SpoolSettings(
+                    rules=Rules(engines=ENGINES, default_engine="voice", models=Models(self.models)),
+                    device={},
+                    **{"max_bytes": 1 << 20, "attempts": 3, "deaths": 10, **settings},
+                ),
+                **{name: value for name, value in self.settings.items() if name not in settings},
             )
             spool.snapshots.sweep()
             undo.pop_all()
@@ -270,7 +274,7 @@ class Desk:
         path = self.inbox / source
         status, data = os.lstat(path), path.read_bytes()
         try:
-            documents: tuple[Document, ...] | None = parse(data, path.suffix.lower(), self.opened.rules)
+            documents: tuple[Document, ...] | None = parse(data, path.suffix.lower(), self.opened.settings.rules)
         except JobInvalid:
             documents = None
         return Found(source, status, data, documents)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from files import mounts
 from jobs.errors import holding
 from jobs.order import JobLimits
-from jobs.pipeline import Spool
+from jobs.pipeline import Spool, SpoolSettings
 from jobs.results.outbox import Outbox, PublishPolicy
 from jobs.schedule import Schedule, Ticket
-from jobs.spec.rules import ModelsElsewhere, Rules
+from jobs.spec.rules import ModelsElsewhere
 from jobs.spool.lock import Lock
 from jobs.spool.places import Places
 from jobs.spool.reading import Reading
@@ -39,9 +39,17 @@ def places(config: Config) -> Places:
     return Places(config.inbox, config.voices, config.state_dir, config.allowed_roots, config.limits.recording_bytes)
 
 
-def _rules(config: Config) -> Rules:
-    """The rules for job files in the daemon, which does not inspect models itself."""
-    return replace(job_rules(config), models=ModelsElsewhere())
+def _spool_settings(config: Config) -> SpoolSettings:
+    """Raises ConfigError if `defaults` are wrong."""
+    return SpoolSettings(
+        rules=replace(job_rules(config), models=ModelsElsewhere()),  # the daemon does not inspect models itself
+        device=config.device.model_dump(mode="json"),
+        max_bytes=config.limits.job_file_bytes,
+        attempts=config.limits.attempts,
+        deaths=config.limits.daemon_deaths,
+        limits=worker_limits(config),
+        models=config.models,
+    )
 
 
 def _set_bounds(snapshots: Snapshots, config: Config) -> None:
@@ -126,13 +134,7 @@ class Session:
             lock=lock,
             outbox=None,
             snapshots=Snapshots(store.state / "recordings", places(config)),
-            rules=_rules(config),
-            device=config.device.model_dump(mode="json"),
-            max_bytes=config.limits.job_file_bytes,
-            attempts=config.limits.attempts,
-            deaths=config.limits.daemon_deaths,
-            limits=worker_limits(config),
-            models=config.models,
+            settings=_spool_settings(config),
         )
         _set_bounds(spool.snapshots, config)
         spool.snapshots.sweep()
@@ -154,14 +156,8 @@ class Session:
         Raises:
             ConfigError: Its `defaults` are wrong; nothing was changed.
         """
-        self.spool.rules = _rules(config)
+        self.spool.settings = _spool_settings(config)
         self.config = config
-        self.spool.device = config.device.model_dump(mode="json")
-        self.spool.max_bytes = config.limits.job_file_bytes
-        self.spool.attempts = config.limits.attempts
-        self.spool.deaths = config.limits.daemon_deaths
-        self.spool.limits = worker_limits(config)
-        self.spool.models = config.models
         self.spool.snapshots.places = places(config)
         _set_bounds(self.spool.snapshots, config)
         if self.spool.outbox is not None:

@@ -97,7 +97,7 @@ def test_the_outbox_may_lie_on_another_file_system(tmp_path: Path, other_file_sy
         assert folder == other_file_system / "radio" / "a"
         at.published()
         at.drop("b.yaml", b"text: " + b"x" * (1 << 21))
-        assert at.opened.max_bytes == 1 << 20
+        assert at.opened.settings.max_bytes == 1 << 20
         (ticket,) = at.take("b.yaml")
         outcome = at.process(ticket, never)
         assert outcome is not None

@@ -135,7 +135,7 @@ def test_an_inbox_that_can_not_be_opened_leaves_nothing_open(
 def held_by(session: Session) -> dict[str, Any]:
     """All that parts of a session hold which comes from the configuration: whatever is no resource and no state."""
     assert session.spool.outbox is not None
-    rules = session.spool.rules
+    rules = session.spool.settings.rules
     return {
         "config": session.config,
         "spool": plain_values(session.spool),
