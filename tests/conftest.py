@@ -70,15 +70,6 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return _needs_torch(collection_path) or None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run all tests of a file that needs torch in one process (`--dist loadgroup`), which imports the libraries and
-    makes the models of the file once.
-    """
-    for item in items:
-        if _needs_torch(item.path):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-
-
 @cache
 def _needs_torch(path: Path) -> bool:
     return bool(NEEDS_TORCH.search(path.read_text("utf-8")))
