@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from engines.checkpoints import f5_vocabulary
 from engines.checkpoints.f5_vocabulary import LIBRARY_SYMBOLS, VocabularyFolder, find, read
 from engines.checkpoints.inspection import inspect, survey
 from tests import headers
+
+with_library = pytest.mark.skipif(find_spec("f5_tts") is None, reason="f5-tts is not installed (`make test-quick`)")
 
 SYMBOLS = (" ", "a", "ã", "ni3")
 
@@ -75,6 +78,7 @@ def test_a_symbol_that_is_there_twice_has_the_later_number(tmp_path: Path) -> No
     assert vocabulary.char_map(3) == {" ": 0, "a": 2}
 
 
+@with_library
 def test_it_counts_as_the_librarys_trainer_does() -> None:
     """On the library's own file, whose symbols are all different."""
     file = headers.library_folder() / "infer/examples/vocab.txt"
@@ -106,6 +110,7 @@ def test_a_models_own_comes_before_that_of_its_folder(tmp_path: Path) -> None:
     assert inspect(model(tmp_path, 99, "a")).loads is False
 
 
+@with_library
 def test_without_any_the_librarys_own_is_used_where_it_fits(tmp_path: Path) -> None:
     """And that is said: nearly every fine-tuned model has it, but not every one."""
     one = inspect(model(tmp_path, LIBRARY_SYMBOLS))
@@ -127,6 +132,7 @@ def test_where_the_library_is_not_installed_the_model_is_as_good(
     assert one.vocab is None
 
 
+@with_library
 @pytest.mark.parametrize("place", ["vocab.txt", "data/ana_pinyin/vocab.txt"])
 def test_two_that_fit_are_not_chosen_between(tmp_path: Path, place: str) -> None:
     """A training run has left one with as many symbols as the library's own, and others in it."""
