@@ -49,7 +49,7 @@ from watcher.daemon.intake import Intake
 from watcher.daemon.session import Session
 from watcher.daemon.signals import Signals
 from watcher.daemon.status_writer import RunningJob, StatusWriter
-from watcher.executors.base import Event, Executor, Progressed
+from watcher.executors.base import Ended, Event, Executor, Progressed
 from watcher.executors.local.executor import LocalExecutor
 from watcher.executors.local.worker import Worker
 from watcher.log import log
@@ -174,9 +174,16 @@ class Daemon:
         self._update_status()
 
     def _work(self) -> None:
-        """Handle the executor's events, cancel running jobs that are no longer wanted, and start the next job."""
+        """Handle the executor's events, cancel running jobs that are no longer wanted, and start the next job.
+
+        Renderings are published last, so that the executor renders the next job meanwhile.
+        """
+        rendered = []
         for event in self.executor.events():
-            self._handle(event)
+            if isinstance(event, Ended) and isinstance(event.result, Rendering):
+                rendered.append(event)
+            else:
+                self._handle(event)
         if self.executor.is_ready:
             self.holds.end("worker")
         if self.intake is not None:
@@ -184,6 +191,8 @@ class Daemon:
                 self._cancel(self.status.running[job_id])
         if self.session is not None and not self.signals.stop and time.monotonic() >= self.holds.due_s:
             self._start(self.session)
+        for event in rendered:
+            self._handle(event)
 
     def _wait(self, seconds: float) -> None:
         """Sleep until something happens, at most this long."""
@@ -361,7 +370,7 @@ class Daemon:
 
     def _submit(self, ticket: Ticket, job: Job) -> None:
         """Raises Hold when the executor can't take it."""
-        if self.signals.stop:
+        if self.signals.stop or not self.executor.capacity:  # it has the next job, and this one is tried again after it
             self._put_back(ticket)
             return
         self.executor.submit(job.order)
