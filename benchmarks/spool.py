@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -29,18 +29,27 @@ sys.path.insert(0, os.environ.get("SPOOL_ROOT", str(Path(__file__).parents[1])))
 
 from tests.spooling import Spool, spooling, until
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 PATIENCE_S = 3600.0
 
 
 @contextmanager
+def workplace() -> Iterator[None]:
+    """Work in a new folder on the file system of the current one, and remove it at the end.
+
+    Nothing is removed before: ext4 does not reuse an inode within a minute of its removal, and with 100,000 of them
+    each new file takes up to twice as long, so one part of the benchmark would slow down the next.
+    """
+    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder, chdir(folder):
+        yield
+
+
+@contextmanager
 def fresh(engine: str = "instant", **config: Any) -> Iterator[Spool]:
-    """A new spool with the default waits, on the file system of the current folder."""
-    with (
-        tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder,
-        spooling(Path(folder).resolve(), ready={}, defaults={"engine": engine}, **config) as spool,
-    ):
+    """A new spool with the default waits, in the current folder, where it stays."""
+    folder = Path(tempfile.mkdtemp(dir=".")).resolve()
+    with spooling(folder, ready={}, defaults={"engine": engine}, **config) as spool:
         yield spool
 
 
@@ -165,7 +174,8 @@ def compare(other: Path, rounds: int, engine: str, waiting: int) -> dict[str, An
 
 def measured(root: Path, engine: str, waiting: int) -> dict[str, float]:
     """The figures of a checkout, measured in its own environment."""
-    command = [str(root / ".venv/bin/python"), __file__, "--once", "--engine", engine, "--waiting", str(waiting)]
+    python, script = root / ".venv/bin/python", ROOT / "benchmarks" / "spool.py"
+    command = [str(python), str(script), "--once", "--engine", engine, "--waiting", str(waiting)]
     environment = {**os.environ, "SPOOL_ROOT": str(root), "PYTHONPATH": str(root)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -217,19 +227,22 @@ def main() -> None:
         sys.stdout.write(json.dumps(once(arguments.engine, arguments.waiting)) + "\n")
         return
     if arguments.against:
-        compared = compare(arguments.against.resolve(), arguments.rounds, arguments.engine, arguments.waiting)
+        other = arguments.against.resolve()
+        with workplace():
+            compared = compare(other, arguments.rounds, arguments.engine, arguments.waiting)
         RESULTS.mkdir(exist_ok=True)
         text = json.dumps({"machine": machine(), "engine": arguments.engine, **compared}, indent=2) + "\n"
         (RESULTS / "spool-before-after.json").write_text(text)
         sys.stdout.write(text)
         return
     report: dict[str, Any] = {"machine": machine(), "engine": arguments.engine}
-    report["move_to_claim_ms"] = from_move_to_claim()
-    report["at_rest"] = at_rest()
-    report["curve"] = []
-    for size in arguments.sizes:
-        report["curve"].append(backlog(size, arguments.engine))
-        sys.stdout.write(json.dumps(report["curve"][-1]) + "\n")
+    with workplace():
+        report["move_to_claim_ms"] = from_move_to_claim()
+        report["at_rest"] = at_rest()
+        report["curve"] = []
+        for size in arguments.sizes:
+            report["curve"].append(backlog(size, arguments.engine))
+            sys.stdout.write(json.dumps(report["curve"][-1]) + "\n")
     first, last = (report["curve"][index]["overhead_ms"]["median"] for index in (0, -1))
     report["growth"] = round(last / first, 3)
     RESULTS.mkdir(exist_ok=True)
