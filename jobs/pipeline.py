@@ -83,6 +83,7 @@ class Spool:
 
     Attributes:
         outbox: None until it is available, and after a hold; `begin` must not be called before it was opened once.
+        in_use: The settings, now: a reload can replace them.
         find_outbox: Called if the outbox is needed and is None; sets it, or raises Hold.
         reader: Reads files that may take long; None if the caller may block.
         readings: Unfinished readings of jobs that were next in the queue, by job ID.
@@ -95,13 +96,17 @@ class Spool:
     lock: Lock
     outbox: Outbox | None
     snapshots: Snapshots
-    settings: SpoolSettings
+    in_use: Callable[[], SpoolSettings]
     reader: Reader | None = None
     readings: dict[str, Reading] = field(default_factory=dict)
     released: deque[tuple[str, tuple[str, ...]]] = field(default_factory=deque)
     removes_later: bool = False
     after_slice: Callable[[], None] = do_nothing
     find_outbox: Callable[[], None] = do_nothing
+
+    @property
+    def settings(self) -> SpoolSettings:
+        return self.in_use()
 
     @property
     def open_outbox(self) -> Outbox:
@@ -306,7 +311,7 @@ def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Cop
     recordings: dict[str, str] = {}
     transcripts: dict[str, str] = {}
     problems: dict[str, str] = {}
-    places, folder = spool.snapshots.places, (spool.store.inbox / claim.source).parent
+    places, folder = spool.snapshots.places(), (spool.store.inbox / claim.source).parent
     for name in document.recordings:
         try:
             path = places.find(name, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -53,10 +53,11 @@ class Schedule:
     failures to report do not block the queue.
 
     Among jobs of equal priority, those for the loaded model may go before the oldest, so that jobs for two checkpoints
-    do not cause a load each. The oldest job is passed over for at most `patience_s`.
+    do not cause a load each. The oldest job is passed over for at most `patience_s()`: a
+    reload can change it.
     """
 
-    def __init__(self, patience_s: float) -> None:
+    def __init__(self, patience_s: Callable[[], float]) -> None:
         self.patience_s = patience_s
         self._tickets: dict[str, Ticket] = {}
         self._ready = SortedKeyList(key=_order)
@@ -109,7 +110,7 @@ class Schedule:
             # The clock of the oldest job starts when it is first passed over, not when it was queued.
             if self._passed_over[0] != oldest.job_id:
                 self._passed_over = oldest.job_id, steady_s
-            if steady_s - self._passed_over[1] >= self.patience_s:
+            if steady_s - self._passed_over[1] >= self.patience_s():
                 chosen = oldest
         return self.remove(chosen.job_id)
 

@@ -224,16 +224,18 @@ class Desk:
             undo.callback(store.close)
             store.empty_trash()
             settings = {name: self.settings[name] for name in SpoolSettings.__slots__ if name in self.settings}
+            places = Places(self.inbox, self.voices, self.state)
+            in_use = SpoolSettings(
+                rules=Rules(engines=ENGINES, default_engine="voice", models=Models(self.models)),
+                device={},
+                **{"max_bytes": 1 << 20, "attempts": 3, "deaths": 10, **settings},
+            )
             spool = Spool(
                 store=store,
                 lock=lock,
                 outbox=None,
-                snapshots=Snapshots(self.state / "recordings", Places(self.inbox, self.voices, self.state)),
-                settings=SpoolSettings(
-                    rules=Rules(engines=ENGINES, default_engine="voice", models=Models(self.models)),
-                    device={},
-                    **{"max_bytes": 1 << 20, "attempts": 3, "deaths": 10, **settings},
-                ),
+                snapshots=Snapshots(self.state / "recordings", lambda: places),
+                in_use=lambda: in_use,
                 **{name: value for name, value in self.settings.items() if name not in settings},
             )
             spool.snapshots.sweep()
@@ -253,7 +255,9 @@ class Desk:
         """Open the outbox as a daemon does before a job."""
         spool = self.opened
         if spool.outbox is None:
-            outbox = Outbox.open(self.outbox_folder, self.state / "outbox.json", spool.store.inbox_id, self.policy)
+            outbox = Outbox.open(
+                self.outbox_folder, self.state / "outbox.json", spool.store.inbox_id, lambda: self.policy
+            )
             outbox.clean(keep=lambda job_id: spool.store.folder_of(job_id).has_intent)
             spool.outbox = outbox
 

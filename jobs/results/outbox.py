@@ -82,17 +82,18 @@ class Outbox:
         folder: The outbox; its path may contain links.
         outbox_id: Written into it at first use, so that an unmounted share is not mistaken for it.
         staging: Where results of this inbox are assembled, on the outbox's file system.
+        policy: How results are published, now: a reload can change it.
     """
 
     folder: Path
     outbox_id: str
     staging: Path
-    policy: PublishPolicy
+    policy: Callable[[], PublishPolicy]
     _owner: int
     _names: dict[Path, dict[int, str]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: Path, memory: Path, inbox_id: str, policy: PublishPolicy) -> Outbox:
+    def open(cls, folder: Path, memory: Path, inbox_id: str, policy: Callable[[], PublishPolicy]) -> Outbox:
         """Open an outbox, and create its ID at first use.
 
         Args:
@@ -154,10 +155,10 @@ class Outbox:
         with self._opened() as (root, staging):
             staging.remove(job_id)
             with self._parent(root, parents) as parent, self._created_for(parent, staging, job_id) as folder:
-                assembly = Assembly(folder, self.policy.permit_file)
+                assembly = Assembly(folder, self.policy().permit_file)
                 try:
                     fill(assembly)
-                    self.policy.permit_folder(folder.fd)
+                    self.policy().permit_folder(folder.fd)
                     assembly.sync()
                 except OSError:
                     with contextlib.suppress(OSError):  # a large partial result would leave no space for others
@@ -261,7 +262,7 @@ class Outbox:
         folder = self._own(above, name)
         with folder.closed_on_error():
             try:
-                self.policy.permit_folder(folder.fd)
+                self.policy().permit_folder(folder.fd)
             except OSError:
                 with contextlib.suppress(OSError):  # else the next attempt would use it with the wrong group
                     os.rmdir(name, dir_fd=above.fd)
@@ -326,7 +327,7 @@ class Outbox:
 
     def _set_aside(self, parent: OpenFolder, name: str, staging: OpenFolder) -> str | None:
         """Move an older result to staging, if the policy is to replace it. Returns its name there."""
-        if not self.policy.replace or not _is_result(parent, name):
+        if not self.policy().replace or not _is_result(parent, name):
             return None
         parent.move(name, staging, aside := f"replaced-{secrets.token_hex(8)}")
         return aside

@@ -32,6 +32,8 @@ class Places:
         state: The state folder; jobs may not name files in it.
         allowed_roots: Further folders, for absolute paths.
         max_bytes: Maximum size of a recording.
+        job_bytes: Maximum size of all recordings and transcripts of one job file.
+        free_bytes: Disk space that copies of them keep free, or 5 % of the disk if that is less.
     """
 
     inbox: Path
@@ -39,6 +41,8 @@ class Places:
     state: Path
     allowed_roots: tuple[Path, ...] = ()
     max_bytes: int = 1 << 30
+    job_bytes: int = 1 << 62
+    free_bytes: int = 0
 
     def find(self, name: str, job_folder: Path) -> Path | None:
         """Find a file that a job names: next to the job file, else in `voices`; the exact name, else with the extension

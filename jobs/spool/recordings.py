@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,15 +30,11 @@ class Snapshots:
 
     Attributes:
         folder: Of the copies.
-        places: Where recordings may be.
-        job_bytes: Maximum size of all recordings and transcripts of one job file.
-        free_bytes: Disk space to keep free, or 5 % of the disk if that is less.
+        places: Where recordings may be, and how large they may be, now: a reload can change it.
     """
 
     folder: Path
-    places: Places
-    job_bytes: int = 1 << 62
-    free_bytes: int = 0
+    places: Callable[[], Places]
     _known: OrderedDict[tuple[int, ...], str] = field(default_factory=OrderedDict)
 
     def copies(self) -> Copies:
@@ -53,7 +49,7 @@ class Snapshots:
     def lacks_space(self, needed_bytes: int) -> bool:
         """Whether copies of this size would leave too little free disk space."""
         disk = os.statvfs(self.folder)
-        reserve = min(self.free_bytes, disk.f_blocks * disk.f_frsize // 20)
+        reserve = min(self.places().free_bytes, disk.f_blocks * disk.f_frsize // 20)
         return needed_bytes > 0 and disk.f_bavail * disk.f_frsize - needed_bytes < reserve
 
     def why_no_room(self, recordings: Iterable[Path]) -> str:
@@ -63,10 +59,8 @@ class Snapshots:
             with contextlib.suppress(OSError):
                 status = os.stat(recording)
                 needed_bytes += 0 if self.known(status) else status.st_size
-        if needed_bytes > self.job_bytes or not self.lacks_space(
-            needed_bytes
-        ):  # more than job_bytes fails the job, so it need not wait
-            return ""
+        if needed_bytes > self.places().job_bytes or not self.lacks_space(needed_bytes):
+            return ""  # more than job_bytes fails the job, so it need not wait
         return f"copies of its recordings ({needed_bytes >> 20} MiB) would fill the inbox's disk (limits.free_bytes)"
 
     @contextlib.contextmanager
@@ -81,8 +75,7 @@ class Snapshots:
                 raise NotAllowed(f"the recording {shown} can't be read: {error.strerror}") from None
             if is_shared:
                 raise NotAllowed(f"the recording {shown} {HARD_LINKED}")
-            if status.st_size > self.places.max_bytes:
-                limit = self.places.max_bytes
+            if status.st_size > (limit := self.places().max_bytes):
                 raise NotAllowed(f"the recording {shown} is larger than limits.recording_bytes ({limit} bytes)")
             if status.st_size == 0:
                 raise NotAllowed(f"the recording {shown} is empty")
@@ -181,8 +174,7 @@ class Copies:
 
     def count(self, size_bytes: int) -> None:
         """Add to the total size of these jobs' files. Raises NotAllowed if it exceeds job_bytes."""
-        if self._bytes + size_bytes > self.snapshots.job_bytes:
-            limit = self.snapshots.job_bytes
+        if self._bytes + size_bytes > (limit := self.snapshots.places().job_bytes):
             raise NotAllowed(f"all recordings of this job file together exceed limits.job_bytes ({limit} bytes)")
         self._bytes += size_bytes
 

@@ -201,7 +201,7 @@ class Arrivals:
             self.swept_once = True
             ended = self.clock()
             # Sweeps take at most a twentieth of the time. The minimum keeps a request of `sweep_soon` made meanwhile.
-            pause_s = max(self.readiness.policy.ready.scan_s, 20 * (ended - self._sweep_began))
+            pause_s = max(self.readiness.policy().ready.scan_s, 20 * (ended - self._sweep_began))
             self._sweep_due = min(self._sweep_due, ended + pause_s)
         return True
 
@@ -248,7 +248,7 @@ class Arrivals:
         elif _is_folder(entry):
             if is_walked(entry.name):
                 found.folders.append(source)
-            elif self.inbox / source != self.readiness.places.state:
+            elif self.inbox / source != self.readiness.places().state:
                 self._ignore(f"{source}/", "a hidden or system folder; it is not searched for jobs")
         elif is_cancel_name(entry.name) and entry.is_file(follow_symlinks=False):
             found.cancels.append(source)
@@ -319,7 +319,7 @@ class Arrivals:
         if sighting is None or sighting.content != content:
             sighting = Sighting(source, content, now, moved, self._sweep)
             self._sightings[source] = sighting
-            self._plan(sighting, now if moved else now + self.readiness.policy.quiet_s)
+            self._plan(sighting, now if moved else now + self.readiness.policy().quiet_s)
             if not moved:
                 self._set_reason(sighting, "it appeared or changed just now; it may still be written")
         else:
@@ -332,7 +332,7 @@ class Arrivals:
         """A file's state. On a network file system the file is opened, since clients cache attributes."""
         with opened_folder(self.inbox, source) as (folder, name):
             status = os.lstat(name, dir_fd=folder)
-            if self.readiness.policy.network and stat.S_ISREG(status.st_mode):
+            if self.readiness.policy().network and stat.S_ISREG(status.st_mode):
                 with opened_regular(name, folder) as (_fd, status):
                     pass
             return status

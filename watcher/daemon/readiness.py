@@ -88,7 +88,7 @@ class Sighting:
     needs: Needs | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ArrivalPolicy:
     """What the configuration and the file system decide about readiness."""
 
@@ -114,6 +114,7 @@ class Readiness:
     """Looks inside job files.
 
     Attributes:
+        places: Where companion files may be, now: a reload can change it, and `policy`.
         read: Has a job file's bytes parsed, given its path in the inbox; None while too many others are being read.
         deaths: How many daemons in a row died while reading a file.
         lacks_room: Why recordings can't be copied now, given their paths; "" when they can.
@@ -125,8 +126,8 @@ class Readiness:
     """
 
     inbox: Path
-    places: Places
-    policy: ArrivalPolicy
+    places: Callable[[], Places]
+    policy: Callable[[], ArrivalPolicy]
     read: Callable[[bytes, str], Reading | None]
     deaths: Callable[[str], int]
     lacks_room: Callable[[Sequence[Path]], str] = lambda _paths: ""
@@ -149,13 +150,13 @@ class Readiness:
             opened_regular(name, folder) as (fd, status),
         ):
             self._check_quiet(sighting, fd, status, now)
-            grace_ends = sighting.still_since + self.policy.ready.unparsable_grace_s
+            grace_ends = sighting.still_since + self.policy().ready.unparsable_grace_s
             has_grace = not sighting.moved and now < grace_ends
             if reason := self._why_unread(sighting.source, status, os.fstat(folder)):
                 if reason == LINKED and now < grace_ends:  # a writer may link its file and then remove the first name
                     raise Wait(reason, grace_ends)
                 return Arrival(sighting.source, status, set_aside=reason)
-            may_be_open, data = is_being_written(fd) is None, read_at_most(fd, self.policy.limits.job_file_bytes)
+            may_be_open, data = is_being_written(fd) is None, read_at_most(fd, self.policy().limits.job_file_bytes)
         self._note_digest(sighting, data)
         self._skip_duplicate(sighting, status)
         if sighting.needs is not None and sighting.reading is None:  # parsed before, so parse it no more than needed
@@ -179,7 +180,7 @@ class Readiness:
         if (content := content_of(status)) != sighting.content:
             sighting.content, sighting.still_since, sighting.moved = content, now, False
             sighting.parsed_since = 0.0
-        quiet_at = sighting.still_since + self.policy.quiet_s
+        quiet_at = sighting.still_since + self.policy().quiet_s
         if status.st_size == 0:
             raise Wait("it is empty")
         if not sighting.moved and now < quiet_at:
@@ -189,7 +190,7 @@ class Readiness:
 
     def _why_unread(self, source: str, status: os.stat_result, folder: os.stat_result) -> str:
         """Why a file must fail without being read; "" when it may be read."""
-        limits = self.policy.limits
+        limits = self.policy().limits
         if maybe_foreign_link(status, folder):
             return LINKED
         if status.st_size > limits.job_file_bytes:
@@ -206,7 +207,7 @@ class Readiness:
 
     def _skip_duplicate(self, sighting: Sighting, status: os.stat_result) -> None:
         """With ready.on_duplicate: skip, raise Wait for a file that was claimed before and is unchanged."""
-        if self.policy.ready.on_duplicate == "render":
+        if self.policy().ready.on_duplicate == "render":
             return
         if at := self.recall(sighting.source, sighting.digest, status.st_mtime_ns):
             reason = f"skipped: the same file was claimed at {at} (ready.on_duplicate: skip)"
@@ -230,11 +231,11 @@ class Readiness:
     def _wait_for_companions(self, sighting: Sighting, now: float) -> None:
         """Raise Wait while a companion file is missing, for at most ready.companions_s, or can't be copied."""
         sighting.parsed_since = sighting.parsed_since or now
-        deadline, needs = sighting.parsed_since + self.policy.ready.companions_s, sighting.needs
+        deadline, needs = sighting.parsed_since + self.policy().ready.companions_s, sighting.needs
         if needs is None or not needs.recordings:
             return
-        find = partial(self.places.find, job_folder=(self.inbox / sighting.source).parent)
-        if now < deadline and (reason := self.companions.waited_for(needs, find, now, self.policy.quiet_s)):
+        find = partial(self.places().find, job_folder=(self.inbox / sighting.source).parent)
+        if now < deadline and (reason := self.companions.waited_for(needs, find, now, self.policy().quiet_s)):
             self.waiting_for_companions.add(sighting.source)
             look_took_s = self.clock() - now
             raise Wait(reason, min(now + max(1.0, 50 * look_took_s), deadline))

@@ -35,8 +35,17 @@ def worker_limits(config: Config) -> JobLimits:
 
 
 def places(config: Config) -> Places:
-    """The folders from which a job may name files."""
-    return Places(config.inbox, config.voices, config.state_dir, config.allowed_roots, config.limits.recording_bytes)
+    """The folders from which a job may name files, and how large they may be."""
+    limits = config.limits
+    return Places(
+        inbox=config.inbox,
+        voices=config.voices,
+        state=config.state_dir,
+        allowed_roots=config.allowed_roots,
+        max_bytes=limits.recording_bytes,
+        job_bytes=limits.job_bytes,
+        free_bytes=limits.free_bytes,
+    )
 
 
 def _spool_settings(config: Config) -> SpoolSettings:
@@ -52,14 +61,34 @@ def _spool_settings(config: Config) -> SpoolSettings:
     )
 
 
-def _set_bounds(snapshots: Snapshots, config: Config) -> None:
-    snapshots.job_bytes, snapshots.free_bytes = config.limits.job_bytes, config.limits.free_bytes
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """What the parts of a session take from a configuration. A reload replaces this object as a whole."""
+
+    config: Config
+    spool: SpoolSettings
+    places: Places
+    arrivals: ArrivalPolicy
+    publishing: PublishPolicy
+
+    @classmethod
+    def of(cls, config: Config) -> SessionSettings:
+        """Raises ConfigError if `defaults` are wrong."""
+        results = config.results
+        return cls(
+            config=config,
+            spool=_spool_settings(config),
+            places=places(config),
+            arrivals=ArrivalPolicy(config.ready, config.limits, mounts.is_network(config.inbox)),
+            publishing=PublishPolicy(results.on_existing == "replace", results.folder_mode, results.gid),
+        )
 
 
-def publishing(config: Config) -> PublishPolicy:
-    """How results are published."""
-    results = config.results
-    return PublishPolicy(results.on_existing == "replace", results.folder_mode, results.gid)
+@dataclass(slots=True)
+class InUse:
+    """The settings in use. The parts of a session ask it each time, so nothing has to be told to them."""
+
+    settings: SessionSettings
 
 
 DEFER_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -92,7 +121,7 @@ class Session:
         being_read: Jobs, by id, that were chosen before a reader had read their file again.
     """
 
-    config: Config
+    in_use: InUse
     state: State
     lock: Lock
     spool: Spool
@@ -101,6 +130,10 @@ class Session:
     left: list[str] = field(default_factory=list)
     deferred: dict[str, Deferred] = field(default_factory=dict)
     being_read: dict[str, tuple[Ticket, Reading]] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Config:
+        return self.in_use.settings.config
 
     @classmethod
     def open(cls, config: Config, events: Events) -> Session:
@@ -128,27 +161,28 @@ class Session:
 
     @classmethod
     def _of(cls, config: Config, events: Events, store: Store, lock: Lock) -> Session:
+        in_use = InUse(SessionSettings.of(config))
         store.empty_trash()
         spool = Spool(
             store=store,
             lock=lock,
             outbox=None,
-            snapshots=Snapshots(store.state / "recordings", places(config)),
-            settings=_spool_settings(config),
+            snapshots=Snapshots(store.state / "recordings", lambda: in_use.settings.places),
+            in_use=lambda: in_use.settings.spool,
         )
-        _set_bounds(spool.snapshots, config)
         spool.snapshots.sweep()
         readiness = Readiness(
             inbox=config.inbox,
-            places=places(config),
-            policy=ArrivalPolicy(config.ready, config.limits, mounts.is_network(config.inbox)),
+            places=lambda: in_use.settings.places,
+            policy=lambda: in_use.settings.arrivals,
             read=spool.read,
             deaths=store.deaths,
             lacks_room=spool.snapshots.why_no_room,
             recall=store.lately.recall,
         )
-        arrivals, schedule = Arrivals(config.inbox, readiness, events), Schedule(config.limits.affinity_s)
-        return cls(config, store.folder, lock, spool, arrivals, schedule, left=store.claimed_ids()[::-1])
+        arrivals = Arrivals(config.inbox, readiness, events)
+        schedule = Schedule(lambda: in_use.settings.config.limits.affinity_s)
+        return cls(in_use, store.folder, lock, spool, arrivals, schedule, left=store.claimed_ids()[::-1])
 
     def reload(self, config: Config) -> None:
         """Use another configuration of the same folders.
@@ -156,16 +190,7 @@ class Session:
         Raises:
             ConfigError: Its `defaults` are wrong; nothing was changed.
         """
-        self.spool.settings = _spool_settings(config)
-        self.config = config
-        self.spool.snapshots.places = places(config)
-        _set_bounds(self.spool.snapshots, config)
-        if self.spool.outbox is not None:
-            self.spool.outbox.policy = publishing(config)
-        readiness = self.arrivals.readiness
-        readiness.places = places(config)
-        readiness.policy.ready, readiness.policy.limits = config.ready, config.limits
-        self.schedule.patience_s = config.limits.affinity_s
+        self.in_use.settings = SessionSettings.of(config)
 
     def can_start(self, *, paused: bool) -> bool:
         """Whether a job could start now. While paused, only jobs that need no rendering count."""
@@ -208,7 +233,7 @@ class Session:
         with holding("the outbox can't be used"):
             store, config = self.spool.store, self.config
             memory = self.state.path / folders.OUTBOX_MEMORY
-            outbox = Outbox.open(config.outbox, memory, store.inbox_id, publishing(config))
+            outbox = Outbox.open(config.outbox, memory, store.inbox_id, lambda: self.in_use.settings.publishing)
             folders.writable("outbox", config.outbox)  # before a model is loaded for a result that can't be published
             outbox.clean(keep=lambda job_id: store.folder_of(job_id).has_intent)
         self.spool.outbox = outbox

@@ -24,7 +24,7 @@ def drained(schedule: Schedule, warm: tuple[str, str] | None = None, wall_s: flo
 
 
 def test_highest_priority_first_then_oldest_then_documents_in_order() -> None:
-    schedule = Schedule(PATIENCE_S)
+    schedule = Schedule(lambda: PATIENCE_S)
     schedule.add(ticket(3, document=2, job_id="3-2"))
     schedule.add(ticket(3, document=1, job_id="3-1"))
     schedule.add(ticket(3, document=10, job_id="3-10"))
@@ -37,7 +37,7 @@ def test_highest_priority_first_then_oldest_then_documents_in_order() -> None:
 
 
 def test_a_thousand_failures_to_report_do_not_keep_a_job_from_its_turn() -> None:
-    schedule = Schedule(PATIENCE_S)
+    schedule = Schedule(lambda: PATIENCE_S)
     for number in range(1000):
         schedule.add(ticket(number, URGENT))
     schedule.add(ticket(1000))
@@ -50,7 +50,7 @@ def test_a_thousand_failures_to_report_do_not_keep_a_job_from_its_turn() -> None
 
 
 def test_a_job_that_is_queued_again_is_in_it_once() -> None:
-    schedule = Schedule(PATIENCE_S)
+    schedule = Schedule(lambda: PATIENCE_S)
     schedule.add(ticket(1))
     schedule.add(ticket(1, not_before=50.0))
     schedule.add(ticket(1, priority=URGENT))
@@ -59,7 +59,7 @@ def test_a_job_that_is_queued_again_is_in_it_once() -> None:
 
 
 def test_jobs_for_the_loaded_model_go_first_among_equals_for_a_while() -> None:
-    schedule = Schedule(PATIENCE_S)
+    schedule = Schedule(lambda: PATIENCE_S)
     for number in range(6):
         schedule.add(ticket(number, model=MODELS[number % 2]))
     warm = MODELS[1]
@@ -71,14 +71,14 @@ def test_jobs_for_the_loaded_model_go_first_among_equals_for_a_while() -> None:
 
 
 def test_a_loaded_model_never_beats_priority() -> None:
-    schedule = Schedule(PATIENCE_S)
+    schedule = Schedule(lambda: PATIENCE_S)
     schedule.add(ticket(1, priority=6, model=MODELS[0]))
     schedule.add(ticket(0, priority=5, model=MODELS[1]))
     assert drained(schedule, warm=MODELS[1]) == ["id1", "id0"]
 
 
 def test_not_before_is_kept_to_the_second_and_does_not_hold_up_others() -> None:
-    schedule = Schedule(PATIENCE_S)
+    schedule = Schedule(lambda: PATIENCE_S)
     schedule.add(ticket(1, priority=9, not_before=1000.0))
     schedule.add(ticket(2))
     assert schedule.next_start() == 1000.0
@@ -90,7 +90,7 @@ def test_not_before_is_kept_to_the_second_and_does_not_hold_up_others() -> None:
 
 
 def test_one_that_woke_can_be_removed_and_put_back() -> None:
-    schedule = Schedule(PATIENCE_S)
+    schedule = Schedule(lambda: PATIENCE_S)
     schedule.add(ticket(1, not_before=10.0))
     assert schedule.has_ready(10.0)
     taken = schedule.remove("id1")
@@ -101,7 +101,7 @@ def test_one_that_woke_can_be_removed_and_put_back() -> None:
 
 
 def test_the_head_is_shown_without_taking_it() -> None:
-    schedule = Schedule(PATIENCE_S)
+    schedule = Schedule(lambda: PATIENCE_S)
     for number in range(50):
         schedule.add(ticket(number, not_before=float(number % 2)))
     shown = [shown.job_id for shown in schedule.first(30)]
@@ -110,7 +110,7 @@ def test_the_head_is_shown_without_taking_it() -> None:
 
 
 def test_a_cancel_means_the_job_or_all_documents_of_the_file() -> None:
-    schedule = Schedule(PATIENCE_S)
+    schedule = Schedule(lambda: PATIENCE_S)
     for document in (1, 2):
         schedule.add(ticket(document, name=f"radio/hello-{document}", document=document, file_name="radio/hello"))
     schedule.add(ticket(3, name="radio/hello-2"))
@@ -127,7 +127,7 @@ class Queue(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.schedule = Schedule(PATIENCE_S)
+        self.schedule = Schedule(lambda: PATIENCE_S)
         self.model: dict[str, Ticket] = {}
         self.wall_s = self.steady_s = 0.0
         self.woken: set[str] = set()
@@ -197,7 +197,7 @@ TestQueue.settings = settings(max_examples=60, stateful_step_count=30)
 @given(st.lists(st.sampled_from(MODELS), min_size=2, max_size=40), st.floats(1.0, 60.0))
 def test_nobody_at_the_head_waits_longer_than_the_bound(models: list[tuple[str, str]], job_s: float) -> None:
     """One warm model and an endless supply of jobs for it: all others get their turn within patience and one job."""
-    schedule, steady_s, supply = Schedule(PATIENCE_S), 0.0, iter(range(1000, 100_000))
+    schedule, steady_s, supply = Schedule(lambda: PATIENCE_S), 0.0, iter(range(1000, 100_000))
     for number, model in enumerate(models):
         schedule.add(ticket(number, model=model))
     warm, head, since = MODELS[0], "", 0.0
@@ -218,7 +218,7 @@ def test_a_waiting_ticket_is_small() -> None:
     count = 5_000
     tracemalloc.start()
     try:
-        schedule, before = Schedule(PATIENCE_S), tracemalloc.get_traced_memory()[0]
+        schedule, before = Schedule(lambda: PATIENCE_S), tracemalloc.get_traced_memory()[0]
         for number in range(count):
             claimed_ns = 1_790_000_000_000_000_000 + number
             schedule.add(

@@ -23,7 +23,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files
 
 def opened(folder: Path, policy: PublishPolicy | None = None, inbox_id: str = INBOX) -> Outbox:
     memory = folder.parent / f"{inbox_id}.json"
-    return Outbox.open(folder, memory, inbox_id, policy or PublishPolicy())
+    return Outbox.open(folder, memory, inbox_id, lambda: policy or PublishPolicy())
 
 
 @pytest.fixture
@@ -275,7 +275,7 @@ def test_an_outbox_that_is_gone_or_gives_no_group_refuses_all(outbox: Outbox, mo
     def refused(*_arguments: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    outbox.policy = PublishPolicy(group=os.getegid())
+    outbox.policy = lambda: PublishPolicy(group=os.getegid())
     with monkeypatch.context() as patch:
         patch.setattr(os, "fchown", refused)
         assert refusal(outbox) == errno.EPERM
@@ -295,7 +295,7 @@ def test_a_folder_that_refuses_is_not_left_open(outbox: Outbox, monkeypatch: pyt
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     before = len(os.listdir("/proc/self/fd"))
-    outbox.policy = PublishPolicy(group=os.getegid())
+    outbox.policy = lambda: PublishPolicy(group=os.getegid())
     with monkeypatch.context() as patch:
         patch.setattr(os, "fchown", refused)
         with pytest.raises(PermissionError):
@@ -378,7 +378,7 @@ def test_a_file_of_somebody_else_is_left_alone(outbox: Outbox) -> None:
 def test_a_link_to_a_folder_or_to_a_result_is_a_taken_name(
     outbox: Outbox, tmp_path: Path, policy: PublishPolicy
 ) -> None:
-    outbox.policy = policy
+    outbox.policy = lambda: policy
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "hello").mkdir(parents=True)
     (elsewhere / "hello" / "manifest.json").write_text("theirs")
@@ -530,5 +530,5 @@ def test_an_outbox_without_permissions_of_its_own_is_no_trouble(
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "fchmod", refused)
-    outbox.policy = PublishPolicy(folder_mode=0o700)
+    outbox.policy = lambda: PublishPolicy(folder_mode=0o700)
     assert publish(outbox, "radio/hello") == "radio/hello"

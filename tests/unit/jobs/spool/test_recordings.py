@@ -25,7 +25,7 @@ def places(tmp_path: Path) -> Places:
 
 @pytest.fixture
 def snapshots(places: Places) -> Snapshots:
-    return Snapshots(places.state / "recordings", places)
+    return Snapshots(places.state / "recordings", lambda: places)
 
 
 def written(path: Path, content: bytes = b"RIFF") -> Path:
@@ -157,14 +157,14 @@ def test_a_link_to_nothing_is_not_there_yet(places: Places) -> None:
 
 
 def test_a_copy_is_what_was_there_and_is_shared_by_content(snapshots: Snapshots, tmp_path: Path) -> None:
-    source = written(snapshots.places.voices / "ana.wav", b"first")
+    source = written(snapshots.places().voices / "ana.wav", b"first")
     one, two = tmp_path / "one", tmp_path / "two"
     first = taken(snapshots, source, one)
     assert first == digest(b"first")
     source.write_bytes(b"other")
     assert taken(snapshots, source, two) == digest(b"other")
-    written(snapshots.places.voices / "twin.wav", b"first")
-    assert taken(snapshots, snapshots.places.voices / "twin.wav", two) == first
+    written(snapshots.places().voices / "twin.wav", b"first")
+    assert taken(snapshots, snapshots.places().voices / "twin.wav", two) == first
     assert (one / first).read_bytes() == b"first"
     assert (one / first).samefile(two / first)
     assert sorted(os.listdir(snapshots.folder)) == sorted([first, digest(b"other")])
@@ -173,14 +173,14 @@ def test_a_copy_is_what_was_there_and_is_shared_by_content(snapshots: Snapshots,
 def test_a_recording_known_already_is_not_read_again(
     snapshots: Snapshots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = written(snapshots.places.voices / "ana.wav")
+    source = written(snapshots.places().voices / "ana.wav")
     taken(snapshots, source, tmp_path / "one")
     monkeypatch.delattr(os, "pread")
     assert (tmp_path / "two" / taken(snapshots, source, tmp_path / "two")).exists()
 
 
 def test_a_copy_that_was_removed_is_made_again(snapshots: Snapshots, tmp_path: Path) -> None:
-    source = written(snapshots.places.voices / "ana.wav")
+    source = written(snapshots.places().voices / "ana.wav")
     first = taken(snapshots, source, tmp_path / "one")
     (snapshots.folder / first).unlink()
     assert (tmp_path / "two" / taken(snapshots, source, tmp_path / "two")).read_bytes() == b"RIFF"
@@ -188,7 +188,7 @@ def test_a_copy_that_was_removed_is_made_again(snapshots: Snapshots, tmp_path: P
 
 def test_half_a_copy_in_the_jobs_folder_is_made_whole(snapshots: Snapshots, tmp_path: Path) -> None:
     """Where there are no hard links, a crash can leave one."""
-    source = written(snapshots.places.voices / "ana.wav")
+    source = written(snapshots.places().voices / "ana.wav")
     (tmp_path / "one").mkdir()
     written(tmp_path / "one" / digest(b"RIFF"), b"RI")
     assert (tmp_path / "one" / taken(snapshots, source, tmp_path / "one")).read_bytes() == b"RIFF"
@@ -196,7 +196,7 @@ def test_half_a_copy_in_the_jobs_folder_is_made_whole(snapshots: Snapshots, tmp_
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "large", "gone", "folder"])
 def test_what_was_swapped_since_it_was_found_is_refused(snapshots: Snapshots, tmp_path: Path, kind: str) -> None:
-    source = snapshots.places.voices / "ana.wav"
+    source = snapshots.places().voices / "ana.wav"
     if kind == "link":
         source.symlink_to(written(tmp_path / "outside" / "a.wav"))
     elif kind == "pipe":
@@ -211,9 +211,9 @@ def test_what_was_swapped_since_it_was_found_is_refused(snapshots: Snapshots, tm
 
 
 def test_a_folder_on_the_way_swapped_for_a_link_is_noticed(snapshots: Snapshots, tmp_path: Path) -> None:
-    (snapshots.places.voices / "pt").mkdir()
-    written(snapshots.places.voices / "pt" / "a.wav")
-    found = snapshots.places.find("pt/a.wav", snapshots.places.inbox)
+    (snapshots.places().voices / "pt").mkdir()
+    written(snapshots.places().voices / "pt" / "a.wav")
+    found = snapshots.places().find("pt/a.wav", snapshots.places().inbox)
     assert found is not None
     written(tmp_path / "outside" / "a.wav", b"secret")
     found.unlink()
@@ -227,7 +227,7 @@ def test_one_that_grows_while_it_is_copied_is_refused(
     snapshots: Snapshots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no more is read than was there at first, however fast it grows."""
-    source, real, asked = written(snapshots.places.voices / "ana.wav"), os.pread, []
+    source, real, asked = written(snapshots.places().voices / "ana.wav"), os.pread, []
 
     def growing(fd: int, size: int, offset: int) -> bytes:
         asked.append(size)
@@ -246,7 +246,7 @@ def test_a_full_disk_is_no_fault_of_the_recording(
     snapshots: Snapshots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes through as an OSError, which callers turn into a hold; nothing half-copied stays."""
-    source = written(snapshots.places.voices / "ana.wav")
+    source = written(snapshots.places().voices / "ana.wav")
 
     def full(_fd: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -262,7 +262,7 @@ def test_a_full_disk_is_no_fault_of_the_recording(
 def test_a_recording_that_can_not_be_read_is_the_jobs_trouble(
     snapshots: Snapshots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = written(snapshots.places.voices / "ana.wav")
+    source = written(snapshots.places().voices / "ana.wav")
 
     def bad_sector(*_arguments: object) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -273,7 +273,7 @@ def test_a_recording_that_can_not_be_read_is_the_jobs_trouble(
 
 
 def test_a_sparse_recording_is_copied_in_slices_and_stays_sparse(places: Places, tmp_path: Path) -> None:
-    snapshots = Snapshots(places.state / "recordings", replace(places, max_bytes=1 << 30))
+    snapshots = Snapshots(places.state / "recordings", lambda: replace(places, max_bytes=1 << 30))
     source = written(places.voices / "ana.wav")
     os.truncate(source, 40 << 20)
     steps = snapshots.copies().take(source, tmp_path / "one")
@@ -286,8 +286,9 @@ def test_a_sparse_recording_is_copied_in_slices_and_stays_sparse(places: Places,
 
 def test_the_recordings_of_one_job_file_may_take_so_much_together(snapshots: Snapshots, tmp_path: Path) -> None:
     """One that several of its jobs use counts once."""
-    snapshots.job_bytes = 1500
-    first, second = (written(snapshots.places.voices / name, bytes([7]) * 800 + name.encode()) for name in "ab")
+    places = replace(snapshots.places(), job_bytes=1500)
+    snapshots.places = lambda: places
+    first, second = (written(snapshots.places().voices / name, bytes([7]) * 800 + name.encode()) for name in "ab")
     copies = snapshots.copies()
     through(copies.take(first, tmp_path / "one"))
     through(copies.take(first, tmp_path / "two"))
@@ -297,13 +298,14 @@ def test_the_recordings_of_one_job_file_may_take_so_much_together(snapshots: Sna
 
 
 def test_a_recording_leaves_the_reserve_of_the_disk_free(snapshots: Snapshots, tmp_path: Path) -> None:
-    source = written(snapshots.places.voices / "ana.wav")
+    source = written(snapshots.places().voices / "ana.wav")
     assert snapshots.why_no_room([source]) == ""
     disk = os.statvfs(snapshots.folder)
     full = os.statvfs_result((*disk[:3], 0, 0, *disk[5:]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "statvfs", lambda _path: full)
-        snapshots.free_bytes = 1 << 20
+        places = replace(snapshots.places(), free_bytes=1 << 20)
+        snapshots.places = lambda: places
         assert "limits.free_bytes" in snapshots.why_no_room([source])
         with pytest.raises(NotAllowed, match="no space"):
             taken(snapshots, source, tmp_path / "one")
@@ -317,16 +319,16 @@ def test_a_recording_leaves_the_reserve_of_the_disk_free(snapshots: Snapshots, t
 def test_a_recording_with_other_names_is_refused_where_others_may_have_made_them(
     snapshots: Snapshots, tmp_path: Path
 ) -> None:
-    source = written(snapshots.places.voices / "ana.wav")
+    source = written(snapshots.places().voices / "ana.wav")
     os.link(source, tmp_path / "elsewhere")
     assert taken(snapshots, source, tmp_path / "one")
-    snapshots.places.voices.chmod(0o777)
+    snapshots.places().voices.chmod(0o777)
     with pytest.raises(NotAllowed, match="hard links"):
         taken(snapshots, source, tmp_path / "two")
 
 
 def test_copies_go_with_the_last_job_that_holds_them(snapshots: Snapshots, tmp_path: Path) -> None:
-    source = written(snapshots.places.voices / "ana.wav")
+    source = written(snapshots.places().voices / "ana.wav")
     held = taken(snapshots, source, tmp_path / "one")
     taken(snapshots, source, tmp_path / "two")
     snapshots.remove_unused([held, "no such"])
@@ -341,14 +343,14 @@ def test_copies_go_with_the_last_job_that_holds_them(snapshots: Snapshots, tmp_p
 def test_a_sweep_removes_what_a_crash_left(snapshots: Snapshots, tmp_path: Path) -> None:
     written(snapshots.folder / ".half")
     (snapshots.folder / "folder").mkdir()
-    held = taken(snapshots, written(snapshots.places.voices / "ana.wav"), tmp_path / "one")
+    held = taken(snapshots, written(snapshots.places().voices / "ana.wav"), tmp_path / "one")
     snapshots.sweep()
     assert os.listdir(snapshots.folder) == [held]
 
 
 def test_memory_of_known_recordings_is_bounded(snapshots: Snapshots) -> None:
     snapshots._known.update({(number,): "x" for number in range(1024)})
-    taken(snapshots, written(snapshots.places.voices / "ana.wav"), snapshots.folder.parent / "one")
+    taken(snapshots, written(snapshots.places().voices / "ana.wav"), snapshots.folder.parent / "one")
     assert len(snapshots._known) == 1024
 
 

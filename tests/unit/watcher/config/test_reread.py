@@ -133,23 +133,21 @@ def test_an_inbox_that_can_not_be_opened_leaves_nothing_open(
 
 
 def held_by(session: Session) -> dict[str, Any]:
-    """All that parts of a session hold which comes from the configuration: whatever is no resource and no state."""
+    """All that the parts of a session take from the configuration."""
     assert session.spool.outbox is not None
-    rules = session.spool.settings.rules
+    settings = session.spool.settings
     return {
         "config": session.config,
-        "spool": plain_values(session.spool),
-        "rules": {**plain_values(rules), "token": "another one each time"},
-        "snapshots": plain_values(session.spool.snapshots),
-        "outbox": session.spool.outbox.policy,
-        "places": session.arrivals.readiness.places,
-        "policy": plain_values(session.arrivals.readiness.policy),
-        "patience_s": session.schedule.patience_s,
+        "spool": {**plain_values(settings), "rules": plain_values(settings.rules)},
+        "snapshots": session.spool.snapshots.places(),
+        "outbox": session.spool.outbox.policy(),
+        "places": session.arrivals.readiness.places(),
+        "policy": session.arrivals.readiness.policy(),
+        "patience_s": session.schedule.patience_s(),
     }
 
 
 def plain_values(part: object) -> dict[str, Any]:
     """Public attributes that can be compared, by name."""
     names = [name for name in getattr(part, "__slots__", ()) or vars(part) if not name.startswith("_")]
-    resources = {"store", "lock", "outbox", "snapshots", "rules", "engines"}
-    return {name: getattr(part, name) for name in names if name not in resources}
+    return {name: getattr(part, name) for name in names if name not in {"engines", "token"}}

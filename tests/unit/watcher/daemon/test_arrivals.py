@@ -69,8 +69,8 @@ class Desk:
         self.now, self.events, self.read, self.deaths = 1000.0, Told(), list[str](), dict[str, int]()
         self.readiness = Readiness(
             inbox=self.inbox,
-            places=Places(self.inbox, self.voices, self.inbox / ".voicespool"),
-            policy=ArrivalPolicy(ReadyConfig(), Limits(), network),
+            places=lambda: Places(self.inbox, self.voices, self.inbox / ".voicespool"),
+            policy=lambda: ArrivalPolicy(ReadyConfig(), Limits(), network),
             read=self._read,
             deaths=lambda source: self.deaths.get(source, 0),
             clock=lambda: self.now,
