@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from files.printable import printable_json
@@ -15,7 +15,7 @@ Status = Literal["done", "failed", "cancelled"]
 
 
 class ManifestPart(BaseModel):
-    """Frozen. Engines may add further keys, so readers must ignore unknown keys."""
+    """Frozen. Engines and later versions may add keys, so readers must ignore unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
@@ -148,6 +148,14 @@ class Manifest(ManifestPart):
     error: Failure | None = None
     host: str
     version: str
+
+    @classmethod
+    def read(cls, data: bytes) -> Manifest | None:
+        """A manifest of this version or a later one; None if it is something else."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError:
+            return None
 
     def to_json(self) -> bytes:
         """Indented JSON with a final newline. Text stays readable; characters that control a terminal are escaped."""

@@ -141,7 +141,7 @@ class Follower:
         for result in results_of(self.config.outbox, job.job.name):
             if job.job_id and result.job_id != job.job_id:
                 continue
-            if result.job_id not in self.before and result.source.get("sha256") in (job.job.sha256, "", None):
+            if result.job_id not in self.before and result.manifest.source.sha256 in {job.job.sha256, ""}:
                 return _ended(job, result)
         return None
 
@@ -160,8 +160,7 @@ def _ids(entries: Iterable[Ended | Queued | Running]) -> Iterator[str]:
 
 
 def _ended(job: Followed, result: Result) -> Followed:
-    stage: Stage = "done" if result.status == "done" else "cancelled" if result.status == "cancelled" else "failed"
-    ended = replace(job, stage=stage, job_id=result.job_id, folder=result.folder)
+    ended = replace(job, stage=result.status, job_id=result.job_id, folder=result.folder)
     return replace(ended, message=result.message, doubts=result.doubts)
 
 

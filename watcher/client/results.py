@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from files.printable import printable
 from jobs.names import RESULT_MARKS, safe_name
 from jobs.order import Fallback
 from jobs.pipeline import MAX_REASONS_SHOWN
+from jobs.results.manifest import Manifest, Status
 from jobs.results.outbox import MANIFEST
 from jobs.spool.inbox_names import JOB_SUFFIXES
 
@@ -30,34 +29,30 @@ class Result:
     """
 
     folder: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
     @property
     def job_id(self) -> str:
-        return str(self.manifest.get("job_id", ""))
+        return self.manifest.job_id
 
     @property
-    def status(self) -> str:
-        return str(self.manifest.get("status", ""))
+    def status(self) -> Status:
+        return self.manifest.status
 
     @property
     def message(self) -> str:
         """Why it failed, or what was used instead of a checkpoint; "" for neither."""
-        error, engine = self.manifest.get("error"), self.manifest.get("engine")
-        if isinstance(error, Mapping):
-            return str(error.get("message", ""))
-        return str(Fallback.recorded(engine) or "") if isinstance(engine, Mapping) else ""
+        if self.manifest.error:
+            return self.manifest.error.message
+        return str(Fallback.recorded(self.manifest.engine or {}) or "")
 
     @property
     def doubts(self) -> tuple[str, ...]:
         """Why its audio is doubtful, the first few reasons; () when it is not."""
-        return doubts_of(self.manifest.get("checks"))
-
-    @property
-    def source(self) -> Mapping[str, Any]:
-        """The job file: file, sha256, claimed_at."""
-        source = self.manifest.get("source")
-        return source if isinstance(source, Mapping) else {}
+        checks = self.manifest.checks
+        if checks is None or checks.verdict != "doubtful":
+            return ()
+        return tuple(map(printable, checks.reasons[:MAX_REASONS_SHOWN])) or ("see checks in its manifest",)
 
     def job_file(self) -> Path | None:
         """The job file in it; None when it was removed."""
@@ -71,15 +66,6 @@ class Result:
             return [path for path in self.folder.iterdir() if path.is_file()]
         except OSError:
             return []
-
-
-def doubts_of(checks: object) -> tuple[str, ...]:
-    """Why audio is doubtful: what `checks` of a manifest, or a result in status.json, says; () when it is not."""
-    if not isinstance(checks, Mapping) or checks.get("verdict") != "doubtful":
-        return ()
-    reasons = checks.get("reasons")
-    told = [printable(reason) for reason in reasons[:MAX_REASONS_SHOWN]] if isinstance(reasons, list) else []
-    return tuple(told) or ("see checks in its manifest",)
 
 
 def results_of(outbox: Path, name: str) -> list[Result]:
@@ -112,7 +98,7 @@ def _numbered(folder: Path, pattern: str) -> Iterator[Path]:
 def _read(folder: Path) -> Result | None:
     try:
         with (folder / MANIFEST).open("rb") as file:
-            manifest = json.loads(file.read(_MAX_MANIFEST_BYTES))
-    except (OSError, ValueError):
+            manifest = Manifest.read(file.read(_MAX_MANIFEST_BYTES))
+    except OSError:
         return None
-    return Result(folder, manifest) if isinstance(manifest, dict) else None
+    return Result(folder, manifest) if manifest else None

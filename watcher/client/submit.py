@@ -118,9 +118,9 @@ def name_from(text: str) -> str:
 
 def _file_of(result: Result, name: str) -> str:
     """The name of a result's job file in the inbox: that of the result, unless the job names itself."""
-    file, document = str(result.source.get("file", "")), result.source.get("document") or ""
+    document = result.manifest.source.document or ""
     try:
-        file = checked_name(file)
+        file = checked_name(result.manifest.source.file)
     except ValueError:
         return name
     if re.fullmatch(rf"{re.escape(file)}(-0*{document})?", printable(name)):

@@ -13,18 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from files.printable import printable
-from jobs.results.manifest import AudioFile, Checks, Failure, Manifest, Source, SpokenSegment, Timing, schema
-
-
-def manifest(**more: object) -> Manifest:
-    parts: dict[str, object] = {
-        "schema": 1, "job_id": "1", "name": "hello", "status": "done", "request": None, "host": "h", "version": "0",
-        "finished_at": "2026-11-21T00:00:01Z",
-        "source": Source(file="hello.yaml", sha256="", claimed_at="2026-11-21T00:00:00Z"),
-        "timing": Timing(queued_s=0, total_s=0),
-    }  # fmt: skip
-    return Manifest(**(parts | more))  # type: ignore[arg-type]
-
+from jobs.results.manifest import AudioFile, Checks, Failure, Manifest, SpokenSegment, schema
+from tests.manifests import manifest
 
 FULL = manifest(
     audio=(
@@ -96,3 +86,12 @@ def test_names_that_are_not_utf8_are_written_as_escapes(raw: bytes) -> None:
 def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         manifest(**wrong)
+
+
+def test_a_reader_ignores_what_a_later_version_adds() -> None:
+    """And takes nothing else for a manifest."""
+    told = json.loads(FULL.to_json())
+    told["source"]["owner"] = told["loudness"] = {"later": 1}
+    assert Manifest.read(json.dumps(told).encode()) is not None
+    for other in (b"", b"[]", b"{", b'{"job_id": "1"}', json.dumps(told | {"status": 1}).encode()):
+        assert Manifest.read(other) is None

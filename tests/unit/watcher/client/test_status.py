@@ -14,7 +14,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from jobs.results.manifest import Checks
 from jobs.spool.lock import Lock
+from tests.manifests import failure, manifest, source
 from watcher.cli import progress
 from watcher.cli.display import layout
 from watcher.cli.display import status as display
@@ -82,8 +84,9 @@ def write_status(config: Config, **changes: Any) -> None:
 def publish(config: Config, folder: str, job_id: str, status: str = "done", sha256: str = "") -> Path:
     path = config.outbox / folder
     path.mkdir(parents=True)
-    manifest = {"job_id": job_id, "status": status, "source": {"sha256": sha256}, "error": {"message": "why"}}
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    error = failure("why") if status == "failed" else None
+    written = manifest(job_id=job_id, status=status, source=source(sha256=sha256), error=error)
+    (path / "manifest.json").write_bytes(written.to_json())
     return path
 
 
@@ -351,15 +354,20 @@ def test_who_waits_is_told_why_a_queued_job_does_not_start(config: Config, chang
 @pytest.mark.parametrize("where", ["status.json", "outbox"])
 def test_doubt_is_told_to_whom_waits(config: Config, where: str, capsys: pytest.CaptureFixture[str]) -> None:
     """With the reasons, whether the result is found in status.json or by its manifest; the job is done all the same."""
-    checks = {"verdict": "doubtful", "reasons": ["far too long", "clipped"]}
+    checks = Checks(verdict="doubtful", reasons=("far too long", "clipped"))
     write_status(config, running=[], next=[], results=[])
     one = follower(config, HELLO)
     folder = publish(config, "radio/hello", JOB["job_id"], sha256=HELLO.sha256)
-    (folder / "manifest.json").write_text(
-        json.dumps({**JOB, "status": "done", "source": {"sha256": HELLO.sha256}, "checks": checks})
-    )
+    written = manifest(job_id=JOB["job_id"], source=source(sha256=HELLO.sha256), checks=checks)
+    (folder / "manifest.json").write_bytes(written.to_json())
     if where == "status.json":
-        entry = {**JOB, **checks, "status": "done", "folder": str(folder), "source_sha256": HELLO.sha256}
+        entry = {
+            **JOB,
+            **checks.model_dump(mode="json"),
+            "status": "done",
+            "folder": str(folder),
+            "source_sha256": HELLO.sha256,
+        }
         write_status(config, running=[], next=[], results=[entry])
     assert progress.follow(one, as_json=False) == 0
     told = capsys.readouterr()

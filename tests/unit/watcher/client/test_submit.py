@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from jobs.errors import Hold
 from jobs.spool.places import Places
+from tests.manifests import manifest, source
 from watcher.client.drop import cancel, checked_name, drop
 from watcher.client.submit import Refused, failed, name_from, submit_file, text_job
 from watcher.client.validate import check
@@ -267,7 +267,9 @@ def test_a_missing_recording_and_a_cut_text_are_named_by_line(config: Config, tm
 def fail(config: Config, folder: str, job_id: str, text: str) -> Path:
     path = config.outbox / folder
     path.mkdir(parents=True)
-    (path / "manifest.json").write_text(f'{{"job_id": "{job_id}", "status": "failed"}}')
+    (path / "manifest.json").write_bytes(
+        manifest(job_id=job_id, status="failed", source=source("radio/hello.yaml")).to_json()
+    )
     (path / "hello.yaml").write_text(text)
     return path
 
@@ -288,12 +290,12 @@ def test_retry_takes_the_newest_failed_result(config: Config) -> None:
 def test_retry_of_a_job_that_names_itself_drops_its_own_file_again(config: Config) -> None:
     """What a manifest says of it is checked as a name is."""
     result = fail(config, "evening/hello.failed", "1", "text: a\nname: evening/hello\n")
-    told = {"job_id": "1", "status": "failed"}
     for file, document, dropped in [
         ("radio/job.yaml", 0, "radio/job.yaml"), ("radio/many.yaml", 2, "radio/many-2.yaml"),
         ("../../job.yaml", 0, "evening/hello.yaml"),
     ]:  # fmt: skip
-        (result / "manifest.json").write_text(json.dumps(told | {"source": {"file": file, "document": document}}))
+        told = manifest(status="failed", source=source(file, document=document))
+        (result / "manifest.json").write_bytes(told.to_json())
         (again,) = failed(config, "evening/hello").drop(config)
         assert (again.source, again.name) == (dropped, "evening/hello")
 
