@@ -16,21 +16,22 @@ _FOLDERS = re.compile(
 )
 
 _LEFTOVERS = (
-    (re.compile(r"^\."), "a hidden file"),
-    (re.compile(r"(?s)^#.*#$"), "an editor's autosave"),
-    (re.compile(r"^~\$"), "an office program's lock file"),
-    (re.compile(r"\.sync-conflict-"), "a conflict copy of Syncthing"),
-    (re.compile(r"_conflict-"), "a conflict copy of Nextcloud"),
-    (re.compile(r"\(?conflicted copy"), "a conflict copy of Dropbox or Nextcloud"),
-    (re.compile(r"___jb_(old|tmp|bak)___$"), "a scratch file of a JetBrains editor"),
-    (re.compile(r"^4913$"), "a scratch file of Vim"),
-    (re.compile(r"(?s)^~syncthing~.*\.tmp$"), "a transfer of Syncthing in progress"),
-    (re.compile(r"\.ocTransferId"), "a transfer of Nextcloud in progress"),
-    (re.compile(r"\.(partial|part|filepart|crdownload|tmp|lftp-pget-status)$"), "a transfer in progress"),
-    (re.compile(r"~$"), "an editor's backup"),
-    (re.compile(r"^(Thumbs\.db|desktop\.ini)$", re.IGNORECASE), "a system's own file"),
-    (re.compile(r":Zone\.Identifier$"), "a system's own file"),
+    (r"^\.", "a hidden file"),
+    (r"^#.*#$", "an editor's autosave"),
+    (r"^~\$", "an office program's lock file"),
+    (r"\.sync-conflict-", "a conflict copy of Syncthing"),
+    (r"_conflict-", "a conflict copy of Nextcloud"),
+    (r"\(?conflicted copy", "a conflict copy of Dropbox or Nextcloud"),
+    (r"___jb_(old|tmp|bak)___$", "a scratch file of a JetBrains editor"),
+    (r"^4913$", "a scratch file of Vim"),
+    (r"^~syncthing~.*\.tmp$", "a transfer of Syncthing in progress"),
+    (r"\.ocTransferId", "a transfer of Nextcloud in progress"),
+    (r"\.(partial|part|filepart|crdownload|tmp|lftp-pget-status)$", "a transfer in progress"),
+    (r"~$", "an editor's backup"),
+    (r"(?i:^(Thumbs\.db|desktop\.ini)$)", "a system's own file"),
+    (r":Zone\.Identifier$", "a system's own file"),
 )
+_ANY_LEFTOVER = re.compile("|".join(f"(?:{pattern})" for pattern, _reason in _LEFTOVERS), re.DOTALL)
 
 
 def is_walked(folder_name: str) -> bool:
@@ -50,9 +51,8 @@ def is_cancel_name(name: str) -> bool:
 
 def why_ignored(name: str) -> str | None:
     """Why a file is ignored; None for a job file."""
-    for pattern, reason in _LEFTOVERS:
-        if pattern.search(name):
-            return reason
+    if _ANY_LEFTOVER.search(name):  # one search for almost all names
+        return next(reason for pattern, reason in _LEFTOVERS if re.search(pattern, name, re.DOTALL))
     if name.lower() == NEVER_A_JOB:
         return "defaults.yaml is never a job"
     if not name.lower().endswith(JOB_SUFFIXES):

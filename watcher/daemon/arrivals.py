@@ -6,6 +6,7 @@ rename. Work is done in small steps, so that the daemon can look after a running
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import heapq
 import os
@@ -215,12 +216,15 @@ class Arrivals:
             self.events.watch(self.inbox / folder)
             found = Listing()
             yield from self._list_folder(folder, found)
-            yield from self._sight_all(heapq.merge(*found.runs, sorted(found.jobs, key=_by_name), key=_by_name))
+            yield from self._sight_all(folder, heapq.merge(*found.runs, sorted(found.jobs, key=_by_name), key=_by_name))
             self.cancels.update(found.cancels)  # after the jobs that they may cancel
             folders.extend(sorted(found.folders, key=_by_name, reverse=True))
             yield
         gone = [sighting.source for sighting in self._sightings.values() if sighting.sweep != self._sweep]
-        yield from self._sight_all(gone)
+        for number, source in enumerate(gone):
+            self._sight(source, moved=False)
+            if number % JOBS_PER_STEP == JOBS_PER_STEP - 1:
+                yield
         self.changes += (self.ignored, self.ignored_count) != before
 
     def _list_folder(self, folder: str, found: Listing) -> Iterator[None]:
@@ -263,11 +267,17 @@ class Arrivals:
                 found.runs.append(sorted(found.jobs, key=_by_name))
                 found.jobs.clear()
 
-    def _sight_all(self, sources: Iterable[str]) -> Iterator[None]:
-        for number, source in enumerate(sources):
-            self._sight(source, moved=False)
-            if number % JOBS_PER_STEP == JOBS_PER_STEP - 1:
-                yield
+    def _sight_all(self, folder: str, sources: Iterable[str]) -> Iterator[None]:
+        """Sight files of one folder. It is opened once for each step: once for each file takes a third of a sweep."""
+        remaining = iter(sources)
+        while step := list(islice(remaining, JOBS_PER_STEP)):
+            with contextlib.ExitStack() as stack:
+                opened = None
+                with contextlib.suppress(OSError):  # each file meets the error below
+                    opened, _name = stack.enter_context(opened_folder(self.inbox, step[0]))
+                for source in step:
+                    self._sight(source, moved=False, folder=opened)
+            yield
 
     def _ignore(self, source: str, reason: str) -> None:
         if source in self.ignored:  # events tell of it again between two sweeps
@@ -295,11 +305,11 @@ class Arrivals:
         elif is_cancel_name(parts[-1]) and stat.S_ISREG(mode):
             self.cancels.add(source)
 
-    def _sight(self, source: str, *, moved: bool) -> None:
-        """Note a job file's state, and plan when to look inside."""
+    def _sight(self, source: str, *, moved: bool, folder: int | None = None) -> None:
+        """Note a job file's state, and plan when to look inside. `folder` is that of the file, if it is open."""
         now = self.clock()
         try:
-            status = self._status(source)
+            status = self._status(source, folder)
         except (FileNotFoundError, NotADirectoryError):
             self.forget(source)
             return
@@ -328,14 +338,17 @@ class Arrivals:
                 self._plan(sighting, now)
         sighting.sweep = self._sweep
 
-    def _status(self, source: str) -> os.stat_result:
+    def _status(self, source: str, folder: int | None) -> os.stat_result:
         """A file's state. On a network file system the file is opened, since clients cache attributes."""
-        with opened_folder(self.inbox, source) as (folder, name):
-            status = os.lstat(name, dir_fd=folder)
-            if self.readiness.policy().network and stat.S_ISREG(status.st_mode):
-                with opened_regular(name, folder) as (_fd, status):
-                    pass
-            return status
+        if folder is None:
+            with opened_folder(self.inbox, source) as (opened, _name):
+                return self._status(source, opened)
+        name = source.rpartition("/")[2]
+        status = os.lstat(name, dir_fd=folder)
+        if self.readiness.policy().network and stat.S_ISREG(status.st_mode):
+            with opened_regular(name, folder) as (_fd, status):
+                pass
+        return status
 
     def _hold_refused(self, source: str, error: OSError) -> None:
         """Hold a file or folder that the file system refused to open."""
