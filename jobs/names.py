@@ -110,9 +110,11 @@ def folded(name: str) -> str:
 
 
 MAX_NUMBERS = 8
+_NUMBER = re.compile(r"(\d{1,18})")
 
 
-def natural(name: str) -> tuple[tuple[int, str], ...]:
+def natural(name: str) -> tuple[str | int, ...]:
     """Sort key for natural order: `part-9` before `part-10`. Only the first 8 numbers of a name count as numbers."""
-    parts = enumerate(re.split(r"(\d{1,18})", name, maxsplit=MAX_NUMBERS))
-    return tuple((int(part), "") if place % 2 else (-1, part) for place, part in parts)
+    parts: list[str | int] = [*_NUMBER.split(name, MAX_NUMBERS)]  # text, number, text, number, …, text
+    parts[1::2] = map(int, parts[1::2])
+    return tuple(parts)

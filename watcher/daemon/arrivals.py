@@ -406,7 +406,7 @@ def _is_too_deep(source: str) -> bool:
     return source.count("/") > MAX_DEPTH or len(os.fsencode(source)) > MAX_PATH_BYTES
 
 
-def _by_name(source: str) -> tuple[tuple[int, str], ...]:
+def _by_name(source: str) -> tuple[str | int, ...]:
     """Sort key for the entries of one folder."""
     return natural(source.rpartition("/")[2])
 
