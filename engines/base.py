@@ -6,7 +6,8 @@ An engine is a class, named in a line of `registry.py` or by a plugin. The daemo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from engines.errors import EngineError
 
 SettingValue = float | int | str | bool
 
@@ -60,6 +63,7 @@ class EngineInfo:
         default_speakers: Language (of `languages`) -> name of the voice for jobs that name none.
         model: Model for jobs that name no checkpoint, in words.
         device: Where it runs: `cpu`, or `as configured`.
+        mixes_jobs: Whether `render` may be given the chunks of several jobs.
         max_chars: Maximum length of a chunk in characters; longer sentences are split.
         max_chars_in: Language (of `languages`) -> its own `max_chars`, where it differs.
     """
@@ -82,6 +86,7 @@ class EngineInfo:
     default_speakers: Mapping[str, str] = field(default_factory=dict)
     model: str = "built in"
     device: str = "cpu"
+    mixes_jobs: bool = True
     max_chars: int = 400
     max_chars_in: Mapping[str, int] = field(default_factory=dict)
 
@@ -116,10 +121,14 @@ class Audio:
     Attributes:
         samples: float32, shape [n], range -1 … 1.
         rate_hz: Samples per second.
+        warnings: Sentences for the manifests of the jobs that have this chunk.
+        transcript: The part of the transcript of its first recording that was used as prompt; None if none was.
     """
 
     samples: NDArray[np.float32]
     rate_hz: int
+    warnings: tuple[str, ...] = ()
+    transcript: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +145,39 @@ class Device:
     profile: str = "auto"
     fallback_cpu: bool = False
     models: Path | None = None
+
+
+Rendered = tuple[int, "Audio | EngineError"]
+"""The number of a chunk, and its audio, or why it can't be rendered."""
+
+
+class ChunkSource(Protocol):
+    """Chunks that wait to be rendered, of one job or of many."""
+
+    def take(self, most: int) -> Sequence[tuple[int, Chunk]]:
+        """Remove up to `most` chunks, most urgent first; empty if none waits now.
+
+        Take only what can be started at once: what still waits may be overtaken by a more urgent job, or be cancelled.
+
+        Returns:
+            Chunks with the numbers by which the engine returns their audio.
+        """
+
+
+def each(chunks: ChunkSource) -> Iterator[tuple[int, Chunk]]:
+    """Take chunks one after the other, for engines that render one at a time."""
+    while taken := chunks.take(1):
+        yield taken[0]
+
+
+class ChunkList:
+    """A `ChunkSource` of chunks that are known beforehand, numbered from 0."""
+
+    def __init__(self, chunks: Iterable[Chunk]) -> None:
+        self._waiting = deque(enumerate(chunks))
+
+    def take(self, most: int) -> Sequence[tuple[int, Chunk]]:
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
 
 class Engine(Protocol):
@@ -158,21 +200,24 @@ class Engine(Protocol):
 
         Returns:
             Facts for the manifest: `device`, `precision`; `architecture`, `sha256`, `step` and `validation_loss` of the
-            model, if known; and any others. Three keys have a meaning of their own. `warnings`, a list of sentences:
-            added to the manifest's warnings of each job with this model. `settings`: the model's defaults for settings,
-            used instead of those in `EngineInfo.options`. `transcripts`, path of a recording -> text: the part of its
-            transcript that was used.
+            model, if known; and any others. They are complete at the first audio, or the end, of each `render`. Two
+            keys have a meaning of their own. `warnings`, a list of sentences: added to the manifest's warnings of each
+            job with this model. `settings`: the model's defaults for settings, used instead of those in
+            `EngineInfo.options`.
 
         Raises:
             EngineMissing, RequestRefused, OutOfMemory, EngineError.
         """
 
-    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio] | None]:
-        """Render chunks.
+    def render(self, chunks: ChunkSource) -> Iterator[Rendered | None]:
+        """Render chunks until none waits and all that were taken are done.
 
         Yields:
-            Index of a chunk and its audio as soon as it is done, in any order; None as a sign of life, if the first
-            chunk takes long.
+            The number of a chunk, and its audio as soon as it is done, in any order; or the error, if it is this chunk
+            alone that can't be rendered. None as a sign of life, if a chunk takes long.
+
+        Raises:
+            EngineError: Or any other error, if it is not known which chunk is the cause.
         """
 
     def close(self) -> None:

@@ -10,44 +10,30 @@ from __future__ import annotations
 import gc
 import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, cast
+from typing import ClassVar, Protocol, cast
 
-from engines.base import Audio, Chunk, Device, EngineInfo
+from engines.base import Chunk, ChunkSource, Device, EngineInfo, Rendered
 from engines.checkpoints import inspection
 from engines.checkpoints.inspection import Checkpoint
 from engines.device import runtime
 from engines.device.runtime import Runtime
 from engines.errors import EngineError, OutOfMemory, RequestRefused
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 class SpeechModel(Protocol):
-    """A loaded model with its voices.
+    """A loaded model with its voices."""
 
-    Attributes:
-        rate_hz: Sample rate of the audio.
-    """
-
-    rate_hz: int
-
-    def speak(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, NDArray[np.float32]] | None]:
-        """Render chunks.
-
-        Yields:
-            Index of a chunk and its samples, float32 [n], -1 … 1, as soon as it is done, in any order; None as a sign
-            of life.
+    def speak(self, chunks: ChunkSource) -> Iterator[Rendered | None]:
+        """Render chunks, as `Engine.render` does.
 
         Raises:
-            RequestRefused: a chunk asks for something that the model can't do.
             OutOfMemory: a single chunk does not fit into the memory of the device.
         """
 
@@ -68,11 +54,10 @@ class Opened:
 
 
 class Facts(dict[str, object]):
-    """Facts for the manifest: about the model, kept from job to job, and about the current job."""
+    """Facts about the model, for manifests."""
 
     def __init__(self) -> None:
         super().__init__(warnings=[])
-        self._job_warnings: set[str] = set()
 
     def of_model(self, facts: Mapping[str, object], warnings: Iterable[str]) -> None:
         """Take the facts and warnings of a model that was loaded.
@@ -81,33 +66,37 @@ class Facts(dict[str, object]):
             facts: Replace those of the model before.
             warnings: Added to those among the facts.
         """
-        # A fallback loads a model in the middle of a job; the job's own warnings stay.
-        of_job = [sentence for sentence in self._warnings if sentence in self._job_warnings]
         self.update(facts)
-        self.warn(*warnings, *of_job)
+        self.warn(*warnings)
 
     def warn(self, *sentences: str) -> None:
         """Add sentences to `warnings`, without duplicates, in order."""
-        self["warnings"] = list(dict.fromkeys([*self._warnings, *sentences]))
+        self["warnings"] = list(dict.fromkeys([*cast("list[str]", self["warnings"]), *sentences]))
 
-    def warn_of_job(self, sentence: str) -> None:
-        """Add a sentence to `warnings` until the next job begins."""
-        self._job_warnings.add(sentence)
-        self.warn(sentence)
 
-    def use_transcript(self, recording: Path, text: str) -> None:
-        """Note the part of a recording's transcript that the job uses as prompt."""
-        self["transcripts"] = {**cast("dict[str, str]", self.get("transcripts", {})), str(recording): text}
+class _Unfinished:
+    """A `ChunkSource` that gives chunks again if the model was lost that they had been taken for."""
 
-    def begin_job(self) -> None:
-        """Remove the facts of the previous job."""
-        self.pop("transcripts", None)
-        self["warnings"] = [sentence for sentence in self._warnings if sentence not in self._job_warnings]
-        self._job_warnings.clear()
+    def __init__(self, chunks: ChunkSource) -> None:
+        self._chunks = chunks
+        self._taken: dict[int, Chunk] = {}
+        self._again: deque[int] = deque()
 
-    @property
-    def _warnings(self) -> list[str]:
-        return cast("list[str]", self["warnings"])
+    def take(self, most: int) -> Sequence[tuple[int, Chunk]]:
+        if self._again:
+            numbers = [self._again.popleft() for _ in range(min(most, len(self._again)))]
+            return [(number, self._taken[number]) for number in numbers]
+        taken = self._chunks.take(most)
+        self._taken.update(taken)
+        return taken
+
+    def is_done(self, number: int) -> None:
+        """A chunk was returned."""
+        del self._taken[number]
+
+    def begin_again(self) -> None:
+        """Give all chunks again that were taken and not returned."""
+        self._again = deque(self._taken)
 
 
 class NeuralEngine(ABC):
@@ -181,24 +170,26 @@ class NeuralEngine(ABC):
         self._facts.of_model(opened.facts, self._fallbacks)
         return opened.path
 
-    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio] | None]:
+    def render(self, chunks: ChunkSource) -> Iterator[Rendered | None]:
         """Render chunks in batches.
 
         Yields:
-            Index of a chunk and its audio as soon as it is done, in any order; None as a sign of life.
+            As `Engine.render`.
 
         Raises:
             EngineError: no model is loaded.
-            RequestRefused: a chunk asks for something that the model can't do.
             OutOfMemory: a single chunk does not fit, not even with the fallbacks.
         """
         if self._speech is None:
             raise EngineError(f"{self.info().name} was asked to render before it was loaded")
-        self._facts.begin_job()
-        left = dict(enumerate(chunks))
+        unfinished = _Unfinished(chunks)
         while True:
             try:
-                yield from self._speak(left)
+                for rendered in self._speech.speak(unfinished):
+                    if rendered is not None:
+                        unfinished.is_done(rendered[0])
+                        self._complete_facts()
+                    yield rendered
             except OutOfMemory as error:
                 full_device = self._fall_back(error)
             else:
@@ -207,25 +198,13 @@ class NeuralEngine(ABC):
             self._speech = None
             runtime.release(full_device)
             self._open()
-        if self._digest is not None:
-            self._digest.join()
+            unfinished.begin_again()
+        self._complete_facts()
         runtime.trim()
 
-    def _speak(self, left: dict[int, Chunk]) -> Iterator[tuple[int, Audio] | None]:
-        """Render the chunks in `left`, and remove each when it is done.
-
-        Args:
-            left: By their indices in the job.
-        """
-        assert self._speech is not None  # noqa: S101 - render() looks
-        indices = list(left)
-        for rendered in self._speech.speak([left[index] for index in indices]):
-            if rendered is None:
-                yield None
-                continue
-            position, samples = rendered
-            del left[indices[position]]
-            yield indices[position], Audio(samples, self._speech.rate_hz)
+    def _complete_facts(self) -> None:
+        if self._digest is not None:
+            self._digest.join()
 
     def _fall_back(self, error: OutOfMemory) -> str:
         """Choose the next fallback, and note a warning.

@@ -17,7 +17,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO
 
 from engines import installing
-from engines.base import Audio, Chunk, Device, EngineInfo, Option
+from engines.base import Audio, Chunk, ChunkSource, Device, EngineInfo, Option, Rendered, each
 from engines.errors import EngineError, EngineMissing, RequestRefused
 from engines.espeak import process, voices
 
@@ -109,15 +109,20 @@ class Espeak:
             raise self._not_started()
         return {"device": "cpu", "espeak_ng": library_version.decode(errors="replace")}
 
-    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio]]:
+    def render(self, chunks: ChunkSource) -> Iterator[Rendered]:
         """Render chunks one after the other, in order.
 
         Raises:
-            RequestRefused: eSpeak NG does not have the language or the speaker.
-            EngineError: The library crashed on a text, or its process has ended.
+            EngineError: The library's process has ended.
         """
-        for index, chunk in enumerate(chunks):
-            yield index, self._speak(chunk)
+        for number, chunk in each(chunks):
+            try:
+                request = _request(chunk)
+            except RequestRefused as refused:
+                yield number, refused
+                continue
+            status, samples = self._ask(request)
+            yield number, _why_not(status, chunk) or _audio(samples)
 
     def close(self) -> None:
         """End the library's process; kill it if it has not ended after 2 s."""
@@ -169,19 +174,14 @@ class Espeak:
             os.close(requests)
             os.close(answers)
 
-    def _speak(self, chunk: Chunk) -> Audio:
-        import numpy as np
-
-        request = json.dumps(_request(chunk)).encode() + b"\n"
+    def _ask(self, request: Mapping[str, object]) -> tuple[int, bytes]:
+        """The process' answer to a request: its status, and samples of 16 bits."""
         try:
             if self._requests is not None:
-                self._requests.write(request)
-            status, samples = self._answer()
+                self._requests.write(json.dumps(request).encode() + b"\n")
+            return self._answer()
         except BrokenPipeError as error:
             raise EngineError("the eSpeak NG process has ended") from error
-        _check(status, chunk)
-        pcm = np.frombuffer(samples, dtype=np.int16)
-        return Audio(pcm.astype(np.float32) / np.float32(32768), process.RATE_HZ)
 
     def _answer(self) -> tuple[int, bytes]:
         if self._answers is None:
@@ -196,13 +196,22 @@ class Espeak:
         return status, payload
 
 
-def _check(status: int, chunk: Chunk) -> None:
+def _audio(samples: bytes) -> Audio:
+    import numpy as np
+
+    pcm = np.frombuffer(samples, dtype=np.int16)
+    return Audio(pcm.astype(np.float32) / np.float32(32768), process.RATE_HZ)
+
+
+def _why_not(status: int, chunk: Chunk) -> EngineError | None:
+    """Why a chunk has no audio; None if it has. The process survives a crash of the library."""
     if status < 0:
-        raise EngineError(f"eSpeak NG crashed ({_signal_name(-status)}) on the text {chunk.text[:60]!r}")
+        return EngineError(f"eSpeak NG crashed ({_signal_name(-status)}) on the text {chunk.text[:60]!r}")
     if status == process.REFUSED_VOICE:
-        raise RequestRefused(f"eSpeak NG has no voice for {chunk.language} with speaker {chunk.speaker}")
+        return RequestRefused(f"eSpeak NG has no voice for {chunk.language} with speaker {chunk.speaker}")
     if status != 0:
-        raise EngineError(f"eSpeak NG failed (status {status}) on the text {chunk.text[:60]!r}")
+        return EngineError(f"eSpeak NG failed (status {status}) on the text {chunk.text[:60]!r}")
+    return None
 
 
 def _signal_name(number: int) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from engines.base import Audio, Chunk, Device, EngineInfo, Option
+from engines.base import Audio, Chunk, ChunkSource, Device, EngineInfo, Option, Rendered, each
 from engines.errors import RequestRefused
 
 from .faults import FAULTS
@@ -60,8 +60,8 @@ class Faulty:
             FAULTS[fault](Chunk(text="load", language="en", seed=0))
         return {"device": "cpu", "precision": "float32"}
 
-    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio]]:
-        for index, chunk in enumerate(chunks):
+    def render(self, chunks: ChunkSource) -> Iterator[Rendered]:
+        for index, chunk in each(chunks):
             _take_time(chunk.settings, chunk.text)
             fault = str(chunk.settings.get("fault", "none"))
             if fault not in ("none", *FAULTS):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from engines.base import Audio, Chunk, Device, EngineInfo
+from engines.base import Audio, ChunkSource, Device, EngineInfo, Rendered, each
 
 from .tone import LANGUAGES, RATE_HZ, nearest_language, tone
 
@@ -37,8 +37,8 @@ class Instant:
         self.samples = tone("instant", 0.02 * MAX_CHARS).samples
         return {"device": "cpu"}
 
-    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio]]:
-        for index, chunk in enumerate(chunks):
+    def render(self, chunks: ChunkSource) -> Iterator[Rendered]:
+        for index, chunk in each(chunks):
             yield index, Audio(self.samples[: round(0.02 * RATE_HZ) * len(chunk.text)], RATE_HZ)
 
     def close(self) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
-from engines.base import Audio, Chunk, Device, EngineInfo, Option
+from engines.base import ChunkSource, Device, EngineInfo, Option, Rendered, each
 from engines.errors import RequestRefused
 
 from .tone import LANGUAGES, RATE_HZ, nearest_language, tone
@@ -61,8 +61,8 @@ class Tuned:
             facts |= {"step": int(metadata.get("step", 0))}
         return facts
 
-    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio]]:
-        for index, chunk in enumerate(chunks):
+    def render(self, chunks: ChunkSource) -> Iterator[Rendered]:
+        for index, chunk in each(chunks):
             settings = {**self.settings, **chunk.settings}
             key = f"{self.key} {chunk.text} {chunk.speaker} {sorted(settings.items())}"
             yield index, tone(key, 0.05 * len(chunk.text))
