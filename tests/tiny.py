@@ -26,6 +26,7 @@ from engines.device import runtime
 from engines.espeak.engine import Espeak
 from engines.f5.net import reference
 from tests.model_files import tiny_xtts
+from tests.rendered import rendered
 
 LONGEST = 16
 COMPANIONS = ("config.json", "vocab.json", "speakers_xtts.pth")
@@ -84,7 +85,7 @@ def _teach(folder: Path) -> None:
     folder.mkdir(parents=True)
     espeak = Espeak()
     espeak.load(None, Device("cpu", "float32"))
-    ((_place, audio),) = espeak.render([Chunk(F5_SAID, "pt", 0, speaker="Annie", settings={"speed": 1.5})])
+    (audio,) = rendered(espeak, Chunk(F5_SAID, "pt", 0, speaker="Annie", settings={"speed": 1.5}))
     espeak.close()
     room = 1e-3 * np.random.default_rng(0).standard_normal(audio.samples.size)
     soundfile.write(folder / "bea.wav", audio.samples + room, audio.rate_hz, subtype="FLOAT")

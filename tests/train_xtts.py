@@ -18,6 +18,7 @@ from engines.base import Chunk, Device
 from engines.device import runtime
 from engines.espeak.engine import Espeak
 from tests.model_files import tiny_xtts
+from tests.rendered import rendered
 from tests.training_runs import ORIGINALS
 
 SENTENCES = (
@@ -80,7 +81,7 @@ def record(folder: Path) -> None:
     (folder / "wavs").mkdir(parents=True)
     espeak = Espeak()
     espeak.load(None, Device())
-    for number, voice in espeak.render([Chunk(text, "en", seed=0) for text in SENTENCES]):
+    for number, voice in enumerate(rendered(espeak, *(Chunk(text, "en", seed=0) for text in SENTENCES))):
         soundfile.write(folder / f"wavs/{number}.wav", voice.samples, voice.rate_hz)
     espeak.close()
     lines = [f"{number}|{text}|{text}" for number, text in enumerate(SENTENCES)]

@@ -38,8 +38,7 @@ def engine() -> Iterator[Espeak]:
 def speak(engine: Espeak, text: str, language: str = "en", **more: object) -> Audio:
     seed = more.pop("seed", 1)
     assert isinstance(seed, int)
-    [(index, audio)] = engine.render([Chunk(text, language, seed, **more)])  # type: ignore[arg-type]
-    assert index == 0
+    (audio,) = rendered(engine, Chunk(text, language, seed, **more))  # type: ignore[arg-type]
     return audio
 
 

@@ -22,6 +22,7 @@ from engines.espeak.engine import Espeak
 from engines.voices.faults import FAULTS, kind_of
 from engines.voices.recordings import Recording, examine, read
 from tests.depriving import as_an_ordinary_user
+from tests.rendered import rendered
 from tests.sounds import RATE_HZ, Samples, save, speech
 from tests.spooling import ROOT
 
@@ -89,7 +90,7 @@ def test_real_speech_has_no_fault(tmp_path: Path) -> None:
     engine.load(None, Device())
     text = "She sells sea shells, by the sea shore. Nobody knows what will happen tomorrow, but we can hope."
     try:
-        (_, audio), *_ = engine.render([Chunk(text, "en", 1)])
+        (audio,) = rendered(engine, Chunk(text, "en", 1))
     finally:
         engine.close()
     recording = examine(save(tmp_path / "ana.wav", audio.samples.astype(np.float64), audio.rate_hz), "ana.wav")
