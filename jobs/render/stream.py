@@ -70,7 +70,10 @@ class Stream:
         self._count_time()
         taken: list[tuple[int, Chunk]] = []
         while len(taken) < most and (work := self._next()) is not None:
+            is_first = not work.began_s
             key, chunk = work.next_chunk()
+            if is_first:
+                self._report(work)
             self._count += 1
             self._served[work.job_id] = self._count
             self._given[self._count] = work, key
