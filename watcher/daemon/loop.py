@@ -416,11 +416,12 @@ class Daemon:
 
     def _submit(self, ticket: Ticket, job: Job) -> None:
         """Raises Hold when the executor can't take it."""
-        if self.signals.stop or not self._fits(job.ticket):  # another job was started since; this one comes after it
+        earlier_attempt = self.status.running.get(ticket.job_id)
+        is_full = earlier_attempt and not self.executor.capacity  # a job was started since; this one comes after it
+        if self.signals.stop or is_full or not self._fits(job.ticket):
             self._put_back(job.ticket)
             return
         self.executor.submit(job.order)
-        earlier_attempt = self.status.running.get(ticket.job_id)
         self.status.running[ticket.job_id] = (
             replace(earlier_attempt, ticket=job.ticket, job=job)
             if earlier_attempt

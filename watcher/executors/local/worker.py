@@ -31,13 +31,14 @@ from watcher.executors.local.messages import (
     Message,
     Progress,
     Ready,
+    Started,
     Stopped,
     Unclear,
 )
 from watcher.executors.local.output import OutputLog
 from watcher.executors.local.process import WorkerProcess
 
-__all__ = ["Died", "Done", "Event", "Failed", "Loaded", "Progress", "Stopped", "Unclear", "Worker"]
+__all__ = ["Died", "Done", "Event", "Failed", "Loaded", "Progress", "Started", "Stopped", "Unclear", "Worker"]
 
 KILL_WAIT_S = 10.0
 REAP_WAIT_S = 1.0
