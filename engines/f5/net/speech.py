@@ -33,8 +33,8 @@ MIN_CHUNK_S = 0.7  # single words are spoken slowly
 MAX_VOICES = 100  # in memory, 0.5 MB each; every job has its recordings under paths of its own
 MAX_UNKNOWN = 20  # characters named in a warning
 POOL_BATCHES, POOL_REQUESTS = 2, 8
-"""No chunk is taken while as many batches, and as many requests, wait. Only requests with other solver settings than
-the next batch's add up to so many.
+"""No chunk is taken while this many full batches and this many requests wait. A job alone fills one batch and leaves
+about one request; more wait only if their solver settings differ, or if they are parts of long texts.
 """
 MAX_PASSED_OVER = 2  # batches; then a request is the first of the next, whatever was taken after it
 

@@ -305,6 +305,16 @@ def test_what_is_urgent_is_in_the_next_batch_although_others_wait(stream: Stream
     assert stream.batches == [{0, 2}, {6}, {1, 3}, {4}, {5}]
 
 
+def test_what_is_urgent_comes_before_the_rest_of_a_long_text(stream: Stream, folder: Path) -> None:
+    """Although each of its parts fills a batch."""
+    source, urgent = Arriving((0, chunk(folder, LONG))), [(1, chunk(folder))]
+    for begun in stream.follow(source):
+        if begun == 1 and urgent:
+            source.waiting += urgent
+            urgent = []
+    assert stream.batches == [set(), {1}, {0}]
+
+
 def test_what_waits_is_not_passed_over_for_ever(stream: Stream, folder: Path) -> None:
     """However many urgent ones arrive."""
     source = Arriving((0, chunk(folder)), (1, chunk(folder, nfe_step=2)))
