@@ -133,7 +133,7 @@ class Rendering:
         chunks: text, start_s, end_s; empty if they are in `chunks_file`.
         chunks_file: Name of a file in `files` that holds the chunks instead, or "".
         checks: `{"verdict": "ok" | "doubtful", "reasons": [...]}`.
-        timing: load_s, synthesis_s.
+        timing: load_s, batch_s, jobs_in_batch, synthesis_s; see `Timing` of the manifest.
         warnings: Sentences.
     """
 
@@ -143,7 +143,7 @@ class Rendering:
     audio: tuple[Mapping[str, Any], ...]
     segments: tuple[Mapping[str, Any], ...]
     checks: Mapping[str, Any]
-    timing: Mapping[str, float]
+    timing: Mapping[str, float | int]
     warnings: tuple[str, ...] = ()
     chunks: tuple[Mapping[str, Any], ...] = ()
     chunks_file: str = ""

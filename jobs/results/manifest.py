@@ -89,11 +89,18 @@ class Timing(ManifestPart):
     """Durations, in seconds."""
 
     queued_s: Seconds
+    """From the claim to the first attempt."""
     load_s: Seconds = 0.0
+    batch_s: Seconds = 0.0
+    """From its first chunk to its last, while other jobs were rendered too."""
+    jobs_in_batch: int = 1
+    """The largest number of jobs that were rendered along with it, itself included."""
     synthesis_s: Seconds = 0.0
+    """Its share of the engine's time."""
     total_s: Seconds
+    """From the claim to the result."""
     real_time_factor: Seconds | None = None
-    """Synthesis time divided by the length of the audio; null without audio."""
+    """`synthesis_s` divided by the length of the audio; null without audio."""
 
 
 class Failure(ManifestPart):

@@ -147,6 +147,8 @@ def _timing(record: JobRecord) -> Timing:
     return Timing(
         queued_s=round(max(0.0, record.started_s - claimed_s), 3),
         load_s=round(times.get("load_s", 0.0), 3),
+        batch_s=round(times.get("batch_s", 0.0), 3),
+        jobs_in_batch=int(times.get("jobs_in_batch", 1)),
         synthesis_s=round(times.get("synthesis_s", 0.0), 3),
         total_s=round(max(0.0, time.time() - claimed_s), 3),
         real_time_factor=round(times.get("synthesis_s", 0.0) / seconds, 4) if seconds else None,
