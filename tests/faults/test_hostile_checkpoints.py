@@ -19,6 +19,7 @@ from engines.errors import RequestRefused
 from engines.xtts.engine import Xtts
 from tests import headers, tiny
 from tests.model_files import Runs, torch_zip
+from tests.rendered import rendered
 from tests.spooling import spooling
 
 SPEAKER = "Ana Florence"
@@ -141,8 +142,7 @@ def test_the_engine_refuses_each_in_words(
 def speak(engine: Xtts, checkpoint: Path) -> int:
     """Render a sentence; the number of samples."""
     engine.load(checkpoint, Device(name="cpu", precision="float32"))
-    made = list(engine.render([Chunk("Who is there?", "en", 7, speaker=SPEAKER)]))
-    return sum(chunk[1].samples.size for chunk in made if chunk is not None)
+    return sum(audio.samples.size for audio in rendered(engine, Chunk("Who is there?", "en", 7, speaker=SPEAKER)))
 
 
 def test_the_daemon_fails_each_of_their_jobs_and_goes_on(

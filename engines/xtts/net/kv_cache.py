@@ -195,7 +195,7 @@ def _zeros(shape: tuple[int, ...], gpt: Transformer) -> Tensor:
     On a CPU, numpy's zeros are pages that the kernel maps when they are first written: memory is used only for
     positions that a row reaches. `torch.zeros` would write all of them.
     """
-    if gpt.device.type != "cpu":
+    if gpt.device.type != "cpu" or 0 in shape:  # no elements, no strides to view
         return torch.zeros(shape, dtype=gpt.dtype, device=gpt.device)
     raw = np.zeros(math.prod(shape) * gpt.dtype.itemsize, np.uint8)
     return torch.from_numpy(raw).view(gpt.dtype).view(shape)  # (bytes,) -> (elements,) -> (rows, heads, seq, head_dim)

@@ -348,6 +348,12 @@ class _Intake:
             plan = self._plan(chunk)
         except EngineError as error:
             self._refused.append((number, error))
+        except Exception as error:
+            if runtime.is_out_of_memory(error):
+                raise
+            failed = EngineError(f"the voice or the tokens of a chunk can't be computed: {error}")
+            failed.__cause__ = error
+            self._refused.append((number, failed))
         else:
             if int(plan.settings["num_beams"]) > 1:
                 self.alone = number, plan
