@@ -84,7 +84,7 @@ def recordings(language: str, digits: Sequence[int], seed: int) -> list[Recordin
     """Recordings of numbers, one with each of these numbers of digits, in the voice of a language."""
     import torch
 
-    from engines.base import Chunk, Device
+    from engines.base import Audio, Chunk, ChunkList, Device
     from engines.espeak.engine import Espeak
     from engines.f5.net import reference
     from engines.f5.net.symbols import prompt_text
@@ -97,7 +97,8 @@ def recordings(language: str, digits: Sequence[int], seed: int) -> list[Recordin
     espeak.load(None, Device("cpu", "float32"))
     noise = torch.Generator().manual_seed(seed)
     made = []
-    for index, audio in espeak.render(chunks):
+    for index, audio in espeak.render(ChunkList(chunks)):
+        assert isinstance(audio, Audio), audio
         samples = torch.from_numpy(audio.samples)
         samples = samples + NOISE * torch.randn(samples.shape, generator=noise)
         found = reference.fit(samples.numpy(), audio.rate_hz, texts[index])

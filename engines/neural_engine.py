@@ -184,6 +184,7 @@ class NeuralEngine(ABC):
             raise EngineError(f"{self.info().name} was asked to render before it was loaded")
         unfinished = _Unfinished(chunks)
         while True:
+            assert self._speech is not None  # noqa: S101 - _open() sets it
             try:
                 for rendered in self._speech.speak(unfinished):
                     if rendered is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import soundfile
 
 import demo
-from engines.base import Chunk, Device
+from engines.base import Chunk, ChunkList, Device
 from engines.espeak.engine import Espeak
 
 WORDS = "Esta é a minha voz, como ela soa quando eu leio um texto em voz alta, com calma e sem pressa, até o fim."
@@ -66,7 +66,7 @@ def record(path: Path) -> None:
     """A recording of a voice, some seconds long, and its transcript next to it."""
     espeak = Espeak()
     espeak.load(None, Device())
-    ((_, voice),) = espeak.render([Chunk(WORDS, "pt-BR", seed=0)])
+    ((_, voice),) = espeak.render(ChunkList([Chunk(WORDS, "pt-BR", seed=0)]))
     espeak.close()
     soundfile.write(path, voice.samples, voice.rate_hz)
     path.with_suffix(".txt").write_text(WORDS, "utf-8")

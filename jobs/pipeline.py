@@ -287,7 +287,13 @@ def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> I
 
 def _ticket_to_render(claim: Claim, spec: JobSpec, engine: str, model: CheckpointRef | Fallback | None) -> Ticket:
     not_before = spec.not_before.timestamp() if spec.not_before else 0.0
-    return replace(urgent(claim), priority=spec.priority, not_before=not_before, model=_model(engine, model))
+    return replace(
+        urgent(claim),
+        priority=spec.priority,
+        not_before=not_before,
+        model=_model(engine, model),
+        alone=claim.folder.is_alone,
+    )
 
 
 def _model(engine: str, model: CheckpointRef | Fallback | None) -> tuple[str, str]:
@@ -427,6 +433,19 @@ def finish(spool: Spool, job: Job, result: Rendering | JobError) -> Job | Outcom
     except JobError as error:
         record.failure = error
     return _publish(spool, record)
+
+
+def set_apart(job: Job) -> Ticket:
+    """Queue a job to be rendered alone, since an executor failed with several and nobody knows which is the cause.
+
+    The attempt does not count.
+
+    Raises:
+        Hold: The state folder refuses.
+    """
+    with holding("the state folder of the inbox"):
+        job.claim.folder.render_alone()
+    return job.ticket
 
 
 def _parsed(spool: Spool, claim: Claim) -> Document:

@@ -26,6 +26,7 @@ class Ticket:
         not_before: Unix time in seconds before which it must not start, or 0.
         model: Engine and checkpoint, to keep a loaded model in use.
         file_name: Name of its file without extension; `NAME.cancel` accepts it too.
+        alone: It must not be rendered along with others.
     """
 
     job_id: str
@@ -36,6 +37,7 @@ class Ticket:
     not_before: float = 0.0
     model: tuple[str, str] = ("", "")
     file_name: str = ""
+    alone: bool = False
 
     def is_meant_by(self, name: str) -> bool:
         """Whether `NAME.cancel` means this job: `name` is its own name, or that of its file."""
@@ -122,6 +124,11 @@ class Schedule:
             oldest = self._ready[place] if place < len(self._ready) else oldest
         self._urgent_in_a_row = self._urgent_in_a_row + 1 if oldest.priority == URGENT else 0
         return oldest
+
+    def highest_priority(self, wall_s: float) -> int:
+        """Of the jobs that could start now; -1 if there is none."""
+        self._wake(wall_s)
+        return self._ready[0].priority if self._ready else -1
 
     def has_ready(self, wall_s: float) -> bool:
         """Whether a job could start now."""

@@ -1,11 +1,11 @@
-"""From a prepared order to finished files, in the worker process, after `preparation` and the load of the engine."""
+"""One job while it is rendered: its chunks, and the finished files. `stream` gives its chunks to the engine."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from engines.base import Audio, Chunk, Engine
 from engines.errors import BadAudio, EngineError, RequestRefused
 from files.printable import printable
 from jobs.audio.wav import WavWriter, checked, frames_of
-from jobs.order import Progress, Rendering, RenderStopped
+from jobs.order import Progress, Rendering
 from jobs.render import spoken
 from jobs.render.chunk_cache import ChunkCache, Length
 from jobs.render.chunk_plan import PlannedChunk, ResolvedOrder, too_long
@@ -21,7 +21,7 @@ from jobs.render.preparation import PreparedOrder
 from jobs.render.spoken import MAX_CHUNKS, Spans
 
 MODEL_FACTS = ("architecture", "sha256", "step", "validation_loss")
-_NOT_ENGINE = {"warnings", "settings", "transcripts", *MODEL_FACTS}
+_NOT_ENGINE = {"warnings", "settings", *MODEL_FACTS}
 MAX_REASONS = 20
 CHUNKS_PER_REPORT = 500
 
@@ -41,99 +41,124 @@ class LoadedEngine:
     load_s: float = 0.0
 
 
-def render(
-    prepared: PreparedOrder, ready: LoadedEngine, stop: Callable[[], bool], report: Callable[[Progress], None]
-) -> Rendering:
-    """Render an order: render the chunks that no earlier attempt finished, check all, join them and write the file.
-
-    Args:
-        stop: Called after each chunk; if it returns true, `RenderStopped` is raised and finished chunks are kept.
-        report: Called with the progress, first with the chunks of earlier attempts.
-
-    Raises:
-        EngineError: Or any other error of the engine.
-        RequestRefused: The audio is longer than limits.audio_s.
-        BadAudio: The engine returned invalid audio.
-        RenderStopped: See `stop`.
-        OSError: An error of a folder or disk.
-    """
-    resolved = prepared.resolved
-    work = _Work(
-        prepared.plan, ChunkCache(Path(resolved.order.chunks_dir)), stop, report, resolved.order.limits.audio_s
-    )
-    work.load_finished()
-    started_s = time.monotonic()
-    work.render_missing(ready.engine)
-    synthesis_s = time.monotonic() - started_s
-    audio, spans = _assemble(resolved, work)
-    chunks_file = _chunks_file(resolved, spans)
-    return Rendering(
-        files=(audio["file"], *filter(None, [chunks_file])),
-        engine=_engine_facts(resolved, ready.facts),
-        voice=spoken.voice(resolved, ready.facts.get("transcripts", {})),
-        audio=(audio,),
-        segments=spans.segments(),
-        chunks=() if chunks_file else tuple(spans.as_manifest()),
-        chunks_file=chunks_file,
-        checks=_verdict([*map(str, filter(None, [resolved.order.fallback])), *work.doubts]),
-        timing={"load_s": ready.load_s, "synthesis_s": round(synthesis_s, 6)},
-        warnings=(*prepared.warnings, *map(printable, ready.facts.get("warnings", ()))),
-    )
-
-
-@dataclass
-class _Work:
-    """The chunks of a job. Equal chunks are rendered once.
+class Work:
+    """A job that is being rendered. Equal chunks are rendered once.
 
     Attributes:
+        waiting: Keys of the chunks that the engine has not been given, in the order of the text.
+        rows: Number of chunks that the engine has now.
+        share_s: Its share of the engine's time: at each moment, the part of the engine's chunks that are its own.
+        began_s, ended_s: When the engine was given its first chunk and returned its last, monotonic; 0.0 before.
+        beside: The largest number of jobs that shared the engine with it, itself included.
         lengths: Key of a finished chunk -> length of its audio.
-        doubts: Sentences about doubtful chunks, of all attempts.
-        max_s: Maximum length of the job's audio.
         audio_s: Length of the finished chunks, each counted once.
-        known_s: Length of the final audio so far: finished chunks, as often as they occur, and all pauses.
     """
 
-    plan: Sequence[PlannedChunk]
-    kept: ChunkCache
-    stop: Callable[[], bool]
-    report: Callable[[Progress], None]
-    max_s: float
-    lengths: dict[str, Length] = field(default_factory=dict)
-    doubts: list[str] = field(default_factory=list)
-    audio_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.chunks: Mapping[str, Chunk] = {planned.key: planned.chunk for planned in self.plan if planned.chunk}
-        self.uses = Counter(planned.key for planned in self.plan)
-        self.known_s = sum(planned.pause_after_ms for planned in self.plan) / 1000
+    def __init__(self, prepared: PreparedOrder, load_s: float = 0.0) -> None:
+        order = prepared.resolved.order
+        self.job_id, self.priority = order.job_id, int(order.spec.get("priority", 5))
+        self.share_s = self.began_s = self.ended_s = self.audio_s = 0.0
+        self.rows, self.beside = 0, 1
+        self.lengths: dict[str, Length] = {}
+        self._prepared, self._load_s = prepared, load_s
+        self._kept = ChunkCache(Path(order.chunks_dir))
+        self._chunks: Mapping[str, Chunk] = {planned.key: planned.chunk for planned in prepared.plan if planned.chunk}
+        self._uses = Counter(planned.key for planned in prepared.plan)
+        self._known_s = sum(planned.pause_after_ms for planned in prepared.plan) / 1000
+        self._doubts: list[str] = []
+        self._warnings: dict[str, None] = {}
+        self._transcripts: dict[str, str] = {}
+        self.waiting: deque[str] = deque()
 
     def load_finished(self) -> None:
-        """Load the chunks that earlier attempts finished."""
-        self.kept.sweep()
-        for key, chunk in self.chunks.items():
-            audio = self.kept.read(key)
-            if audio is not None:
-                self._note(chunk, key, checked(audio, chunk.text)[1], Length(audio.samples.size, audio.rate_hz))
-        self.report_progress()
+        """Load the chunks that earlier attempts finished.
 
-    def render_missing(self, engine: Engine) -> None:
-        """Render the missing chunks, and save each at once.
-
-        A chunk is saved before `stop` and `report` are called, so that no finished work is lost. The engine is called
-        even if no chunk is missing, because its facts may only be complete after `render`.
+        Raises:
+            RequestRefused: The audio is longer than limits.audio_s.
+            OSError: An error of the folder or disk.
         """
-        missing = [(key, chunk) for key, chunk in self.chunks.items() if key not in self.lengths]
-        for rendered in engine.render([chunk for _, chunk in missing]):
-            if rendered is not None:
-                self._take(*_chunk_at(missing, rendered[0]), rendered[1])
-            self.report_progress()
-            if rendered is None:  # a sign of life, without a chunk
-                continue
-            if len(self.lengths) < len(self.chunks) and self.stop():
-                raise RenderStopped
-        for key, chunk in missing:
-            if key not in self.lengths:
-                raise BadAudio(f"the engine returned nothing for {printable(chunk.text, 60)!r}")
+        self._kept.sweep()
+        for key, chunk in self._chunks.items():
+            audio = self._kept.read(key)
+            if audio is None:
+                self.waiting.append(key)
+            else:
+                self._note(chunk, key, checked(audio, chunk.text)[1], Length(audio.samples.size, audio.rate_hz))
+
+    def next_chunk(self) -> tuple[str, Chunk]:
+        """The next chunk for the engine, with its key."""
+        self.rows += 1
+        self.began_s = self.began_s or time.monotonic()
+        key = self.waiting.popleft()
+        return key, self._chunks[key]
+
+    def keep(self, key: str, audio: Audio) -> None:
+        """Save the audio of a chunk.
+
+        Raises:
+            BadAudio: It is no valid audio.
+            RequestRefused: The audio is longer than limits.audio_s.
+            OSError: An error of the folder or disk.
+        """
+        chunk = self._chunks[key]
+        checked_audio, doubts = checked(audio, chunk.text)
+        self._warnings |= dict.fromkeys(audio.warnings)
+        if audio.transcript is not None:
+            self._transcripts[str(chunk.recordings[0])] = audio.transcript
+        self._note(chunk, key, doubts, self._kept.keep(key, checked_audio))
+        self.ended_s = time.monotonic()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all chunks are finished."""
+        return len(self.lengths) == len(self._chunks)
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(len(self.lengths), len(self._chunks), round(self.audio_s, 3))
+
+    def nothing_returned(self) -> BadAudio:
+        """The error for an engine that has ended and left out a chunk."""
+        key = next(key for key in self._chunks if key not in self.lengths and key not in self.waiting)
+        return BadAudio(f"the engine returned nothing for {printable(self._chunks[key].text, 60)!r}")
+
+    def finish(self, facts: Mapping[str, Any], report: Callable[[Work], None]) -> Rendering:
+        """Join the chunks into finished files.
+
+        Args:
+            facts: Of the loaded engine.
+            report: Called from time to time.
+
+        Raises:
+            BadAudio: The chunks have different sample rates.
+            EngineError: A chunk was damaged on disk.
+            OSError: An error of a folder or disk.
+        """
+        resolved = self._prepared.resolved
+        audio, spans = _assemble(resolved, self, lambda: report(self))
+        chunks_file = _chunks_file(resolved, spans)
+        warnings = (*self._prepared.warnings, *map(printable, (*facts.get("warnings", ()), *self._warnings)))
+        return Rendering(
+            files=(audio["file"], *filter(None, [chunks_file])),
+            engine=_engine_facts(resolved, facts),
+            voice=spoken.voice(resolved, self._transcripts),
+            audio=(audio,),
+            segments=spans.segments(),
+            chunks=() if chunks_file else tuple(spans.as_manifest()),
+            chunks_file=chunks_file,
+            checks=_verdict([*map(str, filter(None, [resolved.order.fallback])), *self._doubts]),
+            timing={
+                "load_s": self._load_s,
+                "batch_s": round(max(0.0, self.ended_s - self.began_s), 6),
+                "synthesis_s": round(self.share_s, 6),
+                "jobs_in_batch": self.beside,
+            },
+            warnings=warnings,
+        )
+
+    @property
+    def plan(self) -> Sequence[PlannedChunk]:
+        return self._prepared.plan
 
     def rate_hz(self) -> int:
         """The sample rate of all chunks.
@@ -146,35 +171,29 @@ class _Work:
             raise BadAudio(f"the engine returned audio of different sample rates in one job: {sorted(rates)}")
         return rates.pop()
 
-    def _take(self, key: str, chunk: Chunk, audio: Audio) -> None:
-        audio, doubts = checked(audio, chunk.text)
-        self._note(chunk, key, doubts, self.kept.keep(key, audio))
+    def finished(self, key: str) -> Audio:
+        """The audio of a finished chunk."""
+        audio = self._kept.read(key)
+        if audio is None:  # the file was removed; the next attempt renders the chunk again
+            raise EngineError("a finished chunk was damaged on disk before it could be used; it is rendered again")
+        return audio
 
     def _note(self, chunk: Chunk, key: str, doubts: Sequence[str], length: Length) -> None:
         self.lengths[key] = length
         self.audio_s += length.duration_s
-        self.known_s += length.duration_s * self.uses[key]
-        if self.known_s > self.max_s:
-            part = f"{len(self.lengths)} of {len(self.chunks)} chunks"
-            raise too_long(self.max_s, f"{part} and its pauses add up to {self.known_s:.0f} s")
-        self.doubts += [f"{doubt} ({printable(chunk.text, 60)!r})" for doubt in doubts]
-
-    def report_progress(self) -> None:
-        """Report the progress."""
-        self.report(Progress(len(self.lengths), len(self.chunks), round(self.audio_s, 3)))
+        self._known_s += length.duration_s * self._uses[key]
+        max_s = self._prepared.resolved.order.limits.audio_s
+        if self._known_s > max_s:
+            part = f"{len(self.lengths)} of {len(self._chunks)} chunks"
+            raise too_long(max_s, f"{part} and its pauses add up to {self._known_s:.0f} s")
+        self._doubts += [f"{doubt} ({printable(chunk.text, 60)!r})" for doubt in doubts]
 
 
 def _verdict(doubts: Sequence[str]) -> Mapping[str, Any]:
     return {"verdict": "doubtful" if doubts else "ok", "reasons": doubts[:MAX_REASONS]}
 
 
-def _chunk_at(missing: Sequence[tuple[str, Chunk]], index: object) -> tuple[str, Chunk]:
-    if not isinstance(index, int) or not 0 <= index < len(missing):
-        raise EngineError(f"the engine returned audio for chunk {index!r} of {len(missing)}")
-    return missing[index]
-
-
-def _assemble(resolved: ResolvedOrder, work: _Work) -> tuple[Mapping[str, Any], Spans]:
+def _assemble(resolved: ResolvedOrder, work: Work, report: Callable[[], None]) -> tuple[Mapping[str, Any], Spans]:
     """Join chunks and pauses into the file. Returns its manifest entry, and the times of segments and chunks."""
     rate_hz = work.rate_hz()
     wanted_hz = resolved.spec.output.sample_rate
@@ -192,11 +211,11 @@ def _assemble(resolved: ResolvedOrder, work: _Work) -> tuple[Mapping[str, Any], 
         for number, planned in enumerate(work.plan):
             start_s = wav.position_s
             if planned.chunk:
-                wav.speech(_finished(work, planned).samples)
+                wav.speech(work.finished(planned.key).samples)
             spans.add(planned, start_s, wav.position_s)
             wav.silence(planned.pause_after_ms)
             if number % CHUNKS_PER_REPORT == CHUNKS_PER_REPORT - 1:
-                work.report_progress()
+                report()
     return wav.facts(), spans
 
 
@@ -207,13 +226,6 @@ def _chunks_file(resolved: ResolvedOrder, spans: Spans) -> str:
     name = f"{resolved.order.stem}.chunks.json"
     spans.write(Path(resolved.order.result_dir) / name)
     return name
-
-
-def _finished(work: _Work, planned: PlannedChunk) -> Audio:
-    audio = work.kept.read(planned.key)
-    if audio is None:  # the file was removed; the next attempt renders the chunk again
-        raise EngineError("a finished chunk was damaged on disk before it could be used; it is rendered again")
-    return audio
 
 
 def _engine_facts(resolved: ResolvedOrder, facts: Mapping[str, Any]) -> Mapping[str, Any]:

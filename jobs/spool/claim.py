@@ -82,6 +82,23 @@ class ClaimFolder:
     def _cancelled(self) -> Path:
         return self.path / "cancelled"
 
+    # --- to be rendered alone ---
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the job must not be rendered along with others: it was there when the engine failed with several."""
+        return self._alone.exists()
+
+    def render_alone(self) -> None:
+        """Mark the job, durably."""
+        if not self.is_alone:
+            write_new(self._alone, b"")
+            fsync(self.path)
+
+    @property
+    def _alone(self) -> Path:
+        return self.path / "alone"
+
     # --- attempts ---
 
     @property

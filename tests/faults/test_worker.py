@@ -31,7 +31,7 @@ from watcher.executors.base import Ended
 from watcher.executors.local import executor, messages, oom
 from watcher.executors.local import worker as worker_module
 from watcher.executors.local.process import WorkerProcess
-from watcher.executors.local.worker import Died, Done, Event, Failed, Loaded, Progress, Stopped, Worker
+from watcher.executors.local.worker import Died, Done, Event, Failed, Loaded, Progress, Started, Stopped, Worker
 
 HERE = Path(__file__).parent
 STAND_IN = HERE / "daemon_stand_in.py"
@@ -101,7 +101,7 @@ def follow(worker: Worker, is_last: Callable[[Event], bool]) -> list[Event]:
     deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s:
         select.select([worker], [], [], 0.5)
-        events += worker.receive()
+        events += [event for event in worker.receive() if not isinstance(event, Started)]
         if events and is_last(events[-1]):
             return events
     raise AssertionError(f"nothing more after {events}")
@@ -137,7 +137,7 @@ def test_an_order_is_loaded_rendered_and_told_in_that_order(worker: Worker, orde
     assert done.rendering.files == ("hello.wav",)
     assert Path(order.result_dir, "hello.wav").stat().st_size > 1000
     assert done.rendering.engine["device"] == "cpu"
-    assert not worker.busy
+    assert not worker.orders
     assert worker.warm == ("faulty", None)
 
 
@@ -272,10 +272,19 @@ def test_a_large_order_reaches_a_worker_that_is_still_starting(worker: Worker, o
     assert isinstance(render(worker, order), Done)
 
 
-def test_one_order_at_a_time(worker: Worker, orders: Orders) -> None:
-    worker.submit(orders())
-    with pytest.raises(RuntimeError, match="still has an order"):
-        worker.submit(orders())
+def test_orders_of_one_model_are_rendered_together(worker: Worker, orders: Orders, tmp_path: Path) -> None:
+    """Each gets a chunk before another gets its second; one for another model comes after them."""
+    journal, gate = tmp_path / "journal", tmp_path / "gate"
+    settings: dict[str, object] = {"journal": str(journal), "gate": str(gate)}
+    worker.submit(orders("One is long. It goes on. And on.", **settings))
+    until(journal.exists)
+    other = orders("Other.", engine="instant")
+    worker.submit(other)
+    for text in ("Two is long. It goes on.", "Three is short."):
+        worker.submit(orders(text, **settings))
+    gate.touch()
+    ended = [event.job_id for event in follow(worker, lambda _: not worker.orders) if isinstance(event, Done)]
+    assert ended == ["job-4", "job-3", "job-1", other.job_id]
 
 
 def test_an_interpreter_that_is_not_there_is_a_hold(orders: Orders) -> None:
@@ -359,7 +368,7 @@ def test_a_death_is_told_and_the_next_order_gets_a_fresh_worker(
     first = worker.pid
     assert finish(worker)[-1] == Died(reason, "worker_died", number)
     assert not worker.alive
-    assert not worker.busy
+    assert not worker.orders
     assert worker.warm is None
     assert worker.receive() == []
     assert isinstance(render(worker, orders()), Done)
@@ -411,7 +420,7 @@ def test_a_worker_that_hangs_can_be_killed(worker: Worker, orders: Orders, tmp_p
     worker.kill()
     assert not psutil.pid_exists(pid)
     assert not worker.alive
-    assert not worker.busy
+    assert not worker.orders
     assert worker.receive() == []
     worker.kill()
 
@@ -508,7 +517,8 @@ def test_a_stop_takes_effect_at_the_end_of_the_chunk(worker: Worker, orders: Ord
     settings = {"journal": str(journal), "gate": str(gate)}
     worker.submit(orders("One is here. Two is here. Three is here.", **settings))
     until(journal.exists)
-    worker.ask_stop()
+    (job_id,) = worker.orders
+    worker.ask_stop(job_id, at_once=False)
     gate.touch()
     assert isinstance(finish(worker)[-1], Stopped)
     begun = len(journal.read_text().splitlines())
@@ -525,7 +535,7 @@ def test_a_stop_that_comes_late_does_not_hit_the_next_order(worker: Worker, orde
     (tmp_path / "gate").touch()
     while not select.select([worker], [], [], PATIENCE_S)[0]:
         pass
-    worker.ask_stop()
+    worker.ask_stop(first.job_id, at_once=False)
     assert isinstance(finish(worker)[-1], Done | Stopped)
     assert isinstance(render(worker, orders()), Done)
 
@@ -635,7 +645,7 @@ def test_a_worker_that_hangs_before_it_is_ready_is_a_hold_and_is_killed(
     assert isinstance(ended, Ended)
     assert isinstance(ended.result, WorkerUnready)
     assert ended.result.message.startswith("the worker was not ready after")
-    assert local.capacity == 1
+    assert local.capacity == Limits().jobs_in_flight
     assert not worker.alive
 
 

@@ -147,8 +147,12 @@ class Limits(Section):
     """Fail a job file without reading it after this many consecutive daemon crashes while reading it."""
     stall_s: Seconds = 300.0
     """Stop a render that makes no progress for this long, in seconds; the attempt counts as failed."""
+    jobs_in_flight: Annotated[int, Field(ge=1, le=1000, strict=True), Allowed("a whole number from 1 to 1000")] = 64
+    """Most jobs that are rendered together, if they need the same model."""
     stop_grace_s: Seconds = 30.0
-    """Time for the running chunk to finish when the daemon is asked to stop, in seconds."""
+    """Time for the running chunks to finish when the daemon is asked to stop, in seconds."""
+    preempt: Flag = True
+    """Put running jobs back if a job of higher priority needs another model; their finished chunks are kept."""
     affinity_s: Seconds = 300.0
     """Longest time that a job waits while jobs for the loaded model go first, in seconds."""
 

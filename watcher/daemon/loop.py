@@ -49,7 +49,7 @@ from watcher.daemon.intake import Intake
 from watcher.daemon.session import Session
 from watcher.daemon.signals import Signals
 from watcher.daemon.status_writer import RunningJob, StatusWriter
-from watcher.executors.base import Ended, Event, Executor, Progressed
+from watcher.executors.base import Ended, Event, Executor, Progressed, Unclear
 from watcher.executors.local.executor import LocalExecutor
 from watcher.executors.local.worker import Worker
 from watcher.log import log
@@ -100,6 +100,7 @@ class Daemon:
         inbox_id, inbox_device: Of the inbox that was opened last.
         new_inbox_since_s: When another inbox was first seen in its place, monotonic.
         lost_jobs: Names of the jobs that were in the inbox when it disappeared.
+        is_blocked: Whether the next job has to wait for the end of the running ones.
         is_working: Whether a turn is working on a job. Turns that it takes meanwhile start no other job.
     """
 
@@ -126,7 +127,7 @@ class Daemon:
         self.inbox_checked_s = 0.0
         self.new_inbox_since_s: float | None = None
         self.lost_jobs: list[str] = []
-        self.is_working = False
+        self.is_working = self.is_blocked = False
         self.watchdog_s = systemd.watchdog_interval_s()
         self.watchdog_due_s = 0.0
         self.written_changes = (0, 0)
@@ -219,7 +220,7 @@ class Daemon:
 
     def _next_start_s(self, session: Session, now: float) -> float:
         """When a job can start if nothing is on hold, in monotonic seconds; infinity if none waits for a time."""
-        can_render = self.executor.capacity and not session.arrivals.paused()
+        can_render = self._can_render(session) and not self.is_blocked and not session.arrivals.paused()
         if session.schedule.has_urgent() or (can_render and session.schedule.has_ready(time.time())):
             return now
         starts_s = [entry.due_s for entry in session.deferred.values()]
@@ -263,10 +264,10 @@ class Daemon:
     def _stop_jobs(self) -> None:
         """The daemon stops: let running chunks end within limits.stop_grace_s; a second signal does not wait."""
         if self.status.running:
-            log.info("stopping after this chunk", action="stopping")
-            systemd.stopping("finishing a chunk")
+            log.info("stopping after the chunks that are being rendered", action="stopping")
+            systemd.stopping("finishing chunks")
         for job_id in self.status.running:
-            self.executor.cancel(job_id)
+            self.executor.cancel(job_id, at_once=False)
         while self.status.running and not self.signals.kill:
             self.turn()
         for running in list(self.status.running.values()):
@@ -286,7 +287,10 @@ class Daemon:
     # --- jobs --------------------------------------------------------------------------------------------------------
 
     def _start(self, session: Session) -> None:
-        """Start one job, if nothing is on hold. A job that needs no rendering never waits for a render."""
+        """Start one job, if nothing is on hold. A job that needs no rendering never waits for a render.
+
+        A job for another model waits until the running ones have ended, or takes their place if it is more urgent.
+        """
         session.queue_again()
         paused = session.arrivals.paused()
         if self.holds and not self.status.running and not session.can_start(paused=paused):
@@ -298,9 +302,14 @@ class Daemon:
             time.time(),
             time.monotonic(),
             (warm[0], warm[1] or "") if warm else None,
-            only_urgent=paused or is_held or not self.executor.capacity,
+            only_urgent=paused or is_held or not self._can_render(session),
         )
-        if ticket is not None:
+        self.is_blocked = ticket is not None and ticket.priority != URGENT and not self._fits(ticket)
+        if ticket is not None and self.is_blocked:
+            session.schedule.add(ticket)
+            if self.config.limits.preempt and ticket.priority > self._running_priority():
+                self._preempt(ticket)
+        elif ticket is not None:
             job_id = ticket.job_id
 
             def begin() -> Job | Outcome | None:
@@ -310,13 +319,36 @@ class Daemon:
 
             self._advance(session, ticket, begin)
 
+    def _can_render(self, session: Session) -> bool:
+        """Whether the executor could take a job now; also one more than its capacity, if it is more urgent than all."""
+        if self.executor.capacity:
+            return True
+        return session.schedule.highest_priority(time.time()) > self._running_priority()
+
+    def _running_priority(self) -> int:
+        """The highest priority of the running jobs; -1 if there are none."""
+        return max((running.ticket.priority for running in self.status.running.values()), default=-1)
+
+    def _fits(self, ticket: Ticket) -> bool:
+        """Whether a job can be rendered along with those that are running."""
+        others = [running.ticket for job_id, running in self.status.running.items() if job_id != ticket.job_id]
+        return not any(ticket.alone or other.alone or other.model != ticket.model for other in others)
+
+    def _preempt(self, ticket: Ticket) -> None:
+        """Put the running jobs back, after the chunks that are being rendered."""
+        for running in self.status.running.values():
+            if not running.is_cancelling:
+                running.is_cancelling = True
+                self.executor.cancel(running.ticket.job_id, at_once=False)
+                log.info("making room", action="preempt", job_id=running.ticket.job_id, urgent=ticket.name)
+
     def _cancel(self, running: RunningJob) -> None:
-        """Cancel a job after its current chunk, so that the model stays loaded."""
+        """Cancel a running job; the model stays loaded."""
         if not running.is_cancelling:
             running.is_cancelling = True
             ticket = running.ticket
-            self.executor.cancel(ticket.job_id)
-            log.info("cancelling after this chunk", action="cancelling", job_id=ticket.job_id, name=ticket.name)
+            self.executor.cancel(ticket.job_id, at_once=True)
+            log.info("cancelling", action="cancelling", job_id=ticket.job_id, name=ticket.name)
 
     def _handle(self, event: Event) -> None:
         running, session = self.status.running.get(event.job_id), self.session
@@ -329,16 +361,30 @@ class Daemon:
                 session.deferred.pop(event.job_id, None)
             self.status.changed()
             return
-        result: Rendering | JobError | Hold | None = event.result
+        result: Rendering | JobError | Hold | Unclear | None = event.result
         if self.intake is not None and event.job_id in self.intake.unwanted:
             result = Cancelled("the job was cancelled while it was rendered")
         if result is None:
             self._put_back(running.ticket)
+        elif isinstance(result, Unclear):
+            self._set_apart(session, running, result)
         elif isinstance(result, Hold):
             self._remove_running(running.ticket)
             self._postpone(session, running.ticket, result)
         else:
             self._advance(session, running.ticket, partial(pipeline.finish, session.spool, running.job, result))
+
+    def _set_apart(self, session: Session, running: RunningJob, unclear: Unclear) -> None:
+        """Nobody knows whether this job is the cause: it is rendered again, alone."""
+        log.warning(
+            "the engine failed with several jobs; each is rendered alone", action="set_apart",
+            job_id=running.ticket.job_id, name=running.ticket.name, reason=unclear.reason,
+        )  # fmt: skip
+        try:
+            self._put_back(pipeline.set_apart(running.job))
+        except Hold as hold:
+            self._remove_running(running.ticket)
+            self._postpone(session, running.ticket, hold)
 
     def _advance(self, session: Session, ticket: Ticket, step: Callable[[], Job | Outcome | None]) -> None:
         """Take a step with a job, after which it is with the executor, published, or back in the queue."""
@@ -370,13 +416,16 @@ class Daemon:
 
     def _submit(self, ticket: Ticket, job: Job) -> None:
         """Raises Hold when the executor can't take it."""
-        if self.signals.stop or not self.executor.capacity:  # it has the next job, and this one is tried again after it
-            self._put_back(ticket)
+        earlier_attempt = self.status.running.get(ticket.job_id)
+        is_full = earlier_attempt and not self.executor.capacity  # a job was started since; this one comes after it
+        if self.signals.stop or is_full or not self._fits(job.ticket):
+            self._put_back(job.ticket)
             return
         self.executor.submit(job.order)
-        earlier_attempt = self.status.running.get(ticket.job_id)
         self.status.running[ticket.job_id] = (
-            replace(earlier_attempt, job=job) if earlier_attempt else RunningJob(ticket, job, time.time())
+            replace(earlier_attempt, ticket=job.ticket, job=job)
+            if earlier_attempt
+            else RunningJob(job.ticket, job, time.time())
         )
         self.status.changed()
 

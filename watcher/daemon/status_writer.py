@@ -54,7 +54,7 @@ class RunningJob:
 
     Attributes:
         first_chunk: How many chunks an earlier attempt had finished.
-        is_cancelling: Whether the executor was asked to stop it because it was cancelled.
+        is_cancelling: Whether the executor was asked to stop it: it was cancelled, or makes room for an urgent job.
     """
 
     ticket: Ticket

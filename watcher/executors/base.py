@@ -26,16 +26,28 @@ class Progressed:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """An order has ended.
+class Unclear:
+    """The executor failed while it had several orders, and nobody knows which one is the cause.
 
     Attributes:
-        result: The rendering; RenderFailed if the order failed; Hold if nothing is wrong with the order. None if
-            `cancel` stopped it; its finished chunks are kept.
+        reason: A sentence.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An order has ended. Its finished chunks are kept.
+
+    Attributes:
+        result: The rendering; RenderFailed if the order failed; Hold if nothing is wrong with the order; Unclear if it
+            must be submitted again while the executor has no other. None if it was stopped: by `cancel`, or because
+            the executor had to stop for another order.
     """
 
     job_id: str
-    result: Rendering | RenderFailed | Hold | None
+    result: Rendering | RenderFailed | Hold | Unclear | None
 
 
 Event = Progressed | Ended
@@ -46,7 +58,7 @@ class Executor(Protocol):
 
     @property
     def capacity(self) -> int:
-        """How many orders `submit` takes now."""
+        """How many more orders `submit` takes now."""
 
     @property
     def is_ready(self) -> bool:
@@ -79,8 +91,8 @@ class Executor(Protocol):
             Hold: The executor can't take it now; nothing is wrong with the order.
         """
 
-    def cancel(self, job_id: str) -> None:
-        """Stop an order after its current chunk, or by force after limits.stop_grace_s."""
+    def cancel(self, job_id: str, *, at_once: bool) -> None:
+        """Stop an order: at once, or after the chunks that are being rendered; by force after limits.stop_grace_s."""
 
     def events(self) -> Sequence[Event]:
         """Events since the last call. Also enforces time limits: call it at least every second."""

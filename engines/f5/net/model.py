@@ -29,6 +29,32 @@ delay the first result.
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """What requests take of a batch, or what a batch has room for.
+
+    Attributes:
+        frames: In all passes of classifier-free guidance.
+        peak_bytes: Peak memory on the network's device.
+    """
+
+    frames: int
+    peak_bytes: int
+
+    def __add__(self, other: Load) -> Load:
+        return Load(self.frames + other.frames, self.peak_bytes + other.peak_bytes)
+
+    def __mul__(self, count: int) -> Load:
+        return Load(self.frames * count, self.peak_bytes * count)
+
+    def fits(self, room: Load) -> bool:
+        return self.frames <= room.frames and self.peak_bytes <= room.peak_bytes
+
+    def fills(self, room: Load) -> bool:
+        """Whether nothing more fits."""
+        return self.frames >= room.frames or self.peak_bytes >= room.peak_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class F5Files:
     """The files of a model.
 
@@ -106,10 +132,10 @@ class F5Model:
     def render(
         self, requests: Sequence[Request], flags: Flags, budget_bytes: int
     ) -> Iterator[tuple[int, Tensor] | None]:
-        """Render requests in batches, in the order given.
+        """Render requests in batches, each begun by the first request that is left.
 
         Args:
-            requests: Neighbours with the same solver settings share a batch.
+            requests: Those with the same solver settings share a batch.
             flags: Of the model's variant.
             budget_bytes: Memory for a batch; a single request is tried even if it needs more.
 
@@ -151,18 +177,36 @@ class F5Model:
             return needed
         return max(needed, self.vocoder.bytes_for(frames - request.reference.hops))
 
+    def load_of(self, request: Request) -> Load:
+        """What a request takes of a batch."""
+        return Load(request.conditions.duration * (2 if request.solver.uses_cfg else 1), self.request_bytes(request))
+
+    def room(self, budget_bytes: int) -> Load:
+        """What a batch has room for, with this memory."""
+        return Load(self._max_frames, budget_bytes)
+
+    def first_batch(self, requests: Sequence[Request], budget_bytes: int) -> list[Request]:
+        """The first request, and those after it that have the same solver settings and still fit.
+
+        Their durations don't matter: sequences are packed, so a batch of different lengths computes no more than one
+        of like lengths. What counts is how full a batch is, so one that is too long is passed over for a shorter one.
+
+        Args:
+            requests: 1 or more, most urgent first.
+            budget_bytes: Memory for the batch; the first request is in it even if it needs more.
+        """
+        first, room = requests[0], self.room(budget_bytes)
+        batch, load = [first], self.load_of(first)
+        for request in requests[1:]:
+            together = load + self.load_of(request)
+            if request.solver == first.solver and together.fits(room):
+                batch.append(request)
+                load = together
+        return batch
+
     def _batches(self, requests: Sequence[Request], budget_bytes: int) -> Iterator[list[Request]]:
-        """Split at different solver settings, at `MAX_FRAMES`, and where memory is used up."""
-        batch: list[Request] = []
-        frames = size = 0
-        for request in requests:
-            own_frames = request.conditions.duration * (2 if request.solver.uses_cfg else 1)
-            own_size = self.request_bytes(request)
-            fits = frames + own_frames <= self._max_frames and size + own_size <= budget_bytes
-            if batch and not (fits and request.solver == batch[0].solver):
-                yield batch
-                batch, frames, size = [], 0, 0
-            batch.append(request)
-            frames, size = frames + own_frames, size + own_size
-        if batch:
+        while requests:
+            batch = self.first_batch(requests, budget_bytes)
             yield batch
+            keys = {request.key for request in batch}
+            requests = [request for request in requests if request.key not in keys]

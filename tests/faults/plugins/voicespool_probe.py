@@ -14,10 +14,10 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from engines.base import Audio, Chunk, Device, EngineInfo
+from engines.base import Audio, ChunkSource, Device, EngineInfo, each
 
 DIARY = "PROBE_DIARY"
 """Environment variable: a file that gets a line for each load and close."""
@@ -50,10 +50,10 @@ class Probe:
             "torch": "torch" in sys.modules,
         }
 
-    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio]]:
+    def render(self, chunks: ChunkSource) -> Iterator[tuple[int, Audio]]:
         import numpy as np
 
-        for index, chunk in enumerate(chunks):
+        for index, chunk in each(chunks):
             word = chunk.text.strip(".").lower()
             if word in _TRICKS:
                 _TRICKS[word]()

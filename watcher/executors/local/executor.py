@@ -1,4 +1,4 @@
-"""The executor on this machine: one order at a time, in one worker process."""
+"""The executor on this machine: one worker process, which renders the orders of one model together."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from jobs.errors import Hold, RenderFailed, WorkerUnready
 from jobs.order import Order, Rendering
 from watcher.config.settings import Limits
-from watcher.executors.base import Ended, Event, Progressed
+from watcher.executors.base import Ended, Event, Progressed, Unclear
 from watcher.executors.local import messages
-from watcher.executors.local.messages import Died, Done, Failed, Loaded, Progress, Stopped
+from watcher.executors.local.messages import Died, Done, Failed, Loaded, Progress, Started, Stopped
 from watcher.executors.local.worker import Worker
 from watcher.log import log
 
@@ -19,35 +19,39 @@ READY_S = 60.0  # a cold disk or a busy machine may need half of it
 
 
 @dataclass(slots=True)
-class _Current:
-    """The order that the worker has.
+class _InFlight:
+    """An order that the worker has.
 
     Attributes:
-        loaded_s: When its engine was loaded, monotonic; None before.
-        stop_asked_s: When the worker was asked to stop, monotonic; None before.
+        is_loaded: Whether its engine is loaded.
+        started_s: When the engine got its first chunk, monotonic; None before.
+        stop_asked_s: When the worker was asked to stop it, monotonic; None before.
+        overdue: Why it was stopped, if it exceeded a time limit.
     """
 
     order: Order
-    loaded_s: float | None = None
+    is_loaded: bool = False
+    started_s: float | None = None
     stop_asked_s: float | None = None
+    overdue: RenderFailed | None = None
 
 
 class LocalExecutor:
     """An `Executor`.
 
     Args:
-        limits: render_s, stall_s and stop_grace_s apply here.
+        limits: jobs_in_flight, render_s, stall_s and stop_grace_s apply here.
         idle_s: The worker ends after this many seconds without work, which frees memory and GPU.
     """
 
     def __init__(self, worker: Worker, limits: Limits, idle_s: float) -> None:
         self.worker, self.limits, self.idle_s = worker, limits, idle_s
-        self._current: _Current | None = None
+        self._orders: dict[str, _InFlight] = {}
         self._idle_since_s = time.monotonic()
 
     @property
     def capacity(self) -> int:
-        return int(self._current is None)
+        return max(0, self.limits.jobs_in_flight - len(self._orders))
 
     @property
     def is_ready(self) -> bool:
@@ -74,93 +78,121 @@ class LocalExecutor:
 
     def submit(self, order: Order) -> None:
         self.worker.submit(order)
-        self._current = _Current(order)
+        self._orders[order.job_id] = _InFlight(order)
         model = {"checkpoint": order.checkpoint.name} if order.checkpoint else {}
         log.info("job starts", action="render", job_id=order.job_id, engine=order.engine, **model)
 
-    def cancel(self, job_id: str) -> None:
-        current = self._current
-        if current is not None and current.order.job_id == job_id and current.stop_asked_s is None:
-            current.stop_asked_s = time.monotonic()
-            self.worker.ask_stop()
+    def cancel(self, job_id: str, *, at_once: bool) -> None:
+        in_flight = self._orders.get(job_id)
+        if in_flight is not None and in_flight.stop_asked_s is None:
+            in_flight.stop_asked_s = time.monotonic()
+            self.worker.ask_stop(job_id, at_once=at_once)
 
     def events(self) -> list[Event]:
-        events = [event for message in self.worker.receive() if (event := self._event(message)) is not None]
-        if self._current is not None and (overdue := self._overdue(self._current)) is not None:
-            self.worker.kill()
-            events.append(overdue)
-        if self._current is None and self.worker.alive and time.monotonic() - self._idle_since_s > self.idle_s:
+        events = [event for message in self.worker.receive() for event in self._events(message)]
+        events += self._enforce_limits()
+        if not self._orders and self.worker.alive and time.monotonic() - self._idle_since_s > self.idle_s:
             self.worker.close()
         return events
 
     def stop(self, *, at_once: bool) -> None:
-        self._current = None
-        if at_once or self.worker.busy:
+        if at_once or self._orders:
             self.worker.kill()
         else:
             self.worker.close()
+        self._orders.clear()
 
     # --- events ------------------------------------------------------------------------------------------------------
 
-    def _event(self, message: messages.Event) -> Event | None:
-        current = self._current
-        if current is None:  # an idle worker died: the next order starts another one
-            return None
-        if isinstance(message, Progress):
-            return Progressed(current.order.job_id, message.done, message.total)
-        if isinstance(message, Loaded):
-            current.loaded_s = time.monotonic()
-            return None
-        return self._ended(current, self._result(message))
-
-    def _ended(self, current: _Current, result: Rendering | RenderFailed | Hold | None) -> Ended:
-        self._current, self._idle_since_s = None, time.monotonic()
-        return Ended(current.order.job_id, result)
-
-    def _result(self, message: messages.Event) -> Rendering | RenderFailed | Hold | None:
-        if isinstance(message, Done):
-            return message.rendering
-        if isinstance(message, Failed):
-            if message.retryable:  # the engine may be in a bad state: the next attempt gets a fresh worker
-                self.worker.kill()
-            if message.code == Hold.code:
-                return Hold(message.message, message.hint)
-            return RenderFailed(message.message, message.hint, code=message.code, retryable=message.retryable)
+    def _events(self, message: messages.Event) -> list[Event]:
         if isinstance(message, Died):
-            if message.was_ready:
-                return RenderFailed(f"The worker {message.reason}.", code=message.code)
-            printed = f"; it printed: {message.last_line}" if message.last_line else ""
-            return WorkerUnready(f"the worker {message.reason} before it was ready{printed}")
-        assert isinstance(message, Stopped), message  # noqa: S101 - `Worker.receive` returns nothing else
-        return None
+            return self._died(message)
+        in_flight = self._orders.get(message.job_id) if not isinstance(message, messages.Ready) else None
+        if in_flight is None:  # its order has been given up
+            return []
+        if isinstance(message, Progress):
+            return [Progressed(message.job_id, message.done, message.total)]
+        if isinstance(message, Loaded):
+            in_flight.is_loaded = True
+        elif isinstance(message, Started):
+            in_flight.started_s = time.monotonic()
+        elif isinstance(message, Done):
+            return [self._ended(in_flight, message.rendering)]
+        elif isinstance(message, Failed):
+            return [self._failed(in_flight, message)]
+        elif isinstance(message, Stopped):
+            return [self._ended(in_flight, in_flight.overdue)]
+        else:
+            assert isinstance(message, messages.Unclear), message  # noqa: S101 - there is no other message
+            return self._give_up(Unclear(message.message))
+        return []
+
+    def _ended(self, in_flight: _InFlight, result: Rendering | RenderFailed | Hold | Unclear | None) -> Ended:
+        del self._orders[in_flight.order.job_id]
+        self._idle_since_s = time.monotonic()
+        return Ended(in_flight.order.job_id, result)
+
+    def _failed(self, in_flight: _InFlight, message: Failed) -> Ended:
+        if message.retryable and len(self._orders) == 1:
+            self.worker.kill()  # the engine may be in a bad state: the next attempt gets a fresh worker
+        if message.code == Hold.code:
+            return self._ended(in_flight, Hold(message.message, message.hint))
+        failure = RenderFailed(message.message, message.hint, code=message.code, retryable=message.retryable)
+        return self._ended(in_flight, failure)
+
+    def _died(self, died: Died) -> list[Event]:
+        """The worker is gone, and all its orders with it. If it was idle, the next order starts another one."""
+        in_flight = list(self._orders.values())
+        if not died.was_ready:
+            printed = f"; it printed: {died.last_line}" if died.last_line else ""
+            unready = WorkerUnready(f"the worker {died.reason} before it was ready{printed}")
+            return [self._ended(each, unready) for each in in_flight]
+        reason = f"The worker {died.reason}."
+        if len(in_flight) == 1:
+            return [self._ended(in_flight[0], RenderFailed(reason, code=died.code))]
+        return [self._ended(each, Unclear(reason)) for each in in_flight]
+
+    def _give_up(self, unclear: Unclear) -> list[Event]:
+        """Kill the worker after it failed with several orders. Those that wait for another model are not suspected."""
+        self.worker.kill()
+        return [self._ended(each, unclear if each.is_loaded else None) for each in list(self._orders.values())]
 
     # --- time limits -------------------------------------------------------------------------------------------------
 
-    def _overdue(self, current: _Current) -> Ended | None:
-        """`Ended` for an order that exceeds a limit; the caller kills the worker."""
-        now = time.monotonic()
-        if current.stop_asked_s is not None and now - current.stop_asked_s > self.limits.stop_grace_s:
-            return self._ended(current, None)
-        failure = self._timeout(current, now)
-        return None if failure is None else self._ended(current, failure)
-
-    def _timeout(self, current: _Current, now: float) -> RenderFailed | WorkerUnready | None:
-        own_limit_s = current.order.spec.get("timeout_s")
-        limit_s = own_limit_s or self.limits.render_s
-        if current.loaded_s is not None and now - current.loaded_s > limit_s:
-            key = "the job's timeout_s" if own_limit_s else "limits.render_s"
-            hint = "Raise the job's timeout_s" if own_limit_s else "Raise limits.render_s in config.yaml"
-            return RenderFailed(
-                f"Rendering took longer than {key} ({limit_s:g} s).", f"{hint}, or split its text.", code="timeout"
-            )
+    def _enforce_limits(self) -> list[Event]:
+        now, orders = time.monotonic(), list(self._orders.values())
+        for each in orders:
+            if each.stop_asked_s is not None and now - each.stop_asked_s > self.limits.stop_grace_s:
+                self.worker.kill()  # the others are put back
+                return [self._ended(other, other.overdue) for other in orders]
+            if each.overdue is None and (overdue := self._overdue(each, now)) is not None:
+                each.overdue = overdue
+                if len(orders) == 1:
+                    self.worker.kill()
+                    return [self._ended(each, overdue)]
+                self.cancel(each.order.job_id, at_once=True)
         silent_s = now - self.worker.last_progress
-        if not self.worker.ready:
-            if silent_s > max(READY_S, self.limits.stall_s):
-                return WorkerUnready(f"the worker was not ready after {silent_s:.0f} s")
-        elif silent_s > self.limits.stall_s:
-            return RenderFailed(
-                f"Rendering made no progress for limits.stall_s ({self.limits.stall_s:g} s).",
-                "If the engine needs longer for one chunk on this machine, raise limits.stall_s in config.yaml.",
-                code="stalled",
-            )
-        return None
+        if not orders or silent_s <= (self.limits.stall_s if self.worker.ready else max(READY_S, self.limits.stall_s)):
+            return []
+        was_ready = self.worker.ready
+        self.worker.kill()
+        if not was_ready:
+            unready = WorkerUnready(f"the worker was not ready after {silent_s:.0f} s")
+            return [self._ended(each, unready) for each in orders]
+        stalled = RenderFailed(
+            f"Rendering made no progress for limits.stall_s ({self.limits.stall_s:g} s).",
+            "If the engine needs longer for one chunk on this machine, raise limits.stall_s in config.yaml.",
+            code="stalled",
+        )
+        return [self._ended(each, stalled if len(orders) == 1 else Unclear(stalled.message)) for each in orders]
+
+    def _overdue(self, in_flight: _InFlight, now: float) -> RenderFailed | None:
+        own_limit_s = in_flight.order.spec.get("timeout_s")
+        limit_s = own_limit_s or self.limits.render_s
+        if in_flight.started_s is None or now - in_flight.started_s <= limit_s:
+            return None
+        key = "the job's timeout_s" if own_limit_s else "limits.render_s"
+        hint = "Raise the job's timeout_s" if own_limit_s else "Raise limits.render_s in config.yaml"
+        return RenderFailed(
+            f"Rendering took longer than {key} ({limit_s:g} s).", f"{hint}, or split its text.", code="timeout"
+        )

@@ -1,4 +1,4 @@
-"""The worker process, `python -m watcher.executors.local.main`: keeps one engine loaded, renders one order at a time.
+"""The worker process, `python -m watcher.executors.local.main`: renders orders, and keeps one engine loaded.
 
 Only this process imports engines' libraries. It has one thread, so that engines may fork; between chunks it checks for
 a stop message. Its output goes to the daemon's log, its messages over a socket (see `messages`).
@@ -24,12 +24,14 @@ from engines.base import EngineClass
 from engines.errors import SHORTAGES, CheckpointRefused, EngineError, EngineMissing, OutOfMemory, RequestRefused
 from files.printable import real_paths
 from jobs.errors import OF_THE_DISK, Hold, SpoolError
-from jobs.order import Order, Progress, Rendering, RenderStopped
+from jobs.order import Order, Rendering, RenderStopped
 from watcher.executors.local import lifeline, messages
 from watcher.executors.local.messages import Failed
 
 if TYPE_CHECKING:
-    from jobs.render.rendering import LoadedEngine
+    from jobs.render.preparation import PreparedOrder
+    from jobs.render.rendering import LoadedEngine, Work
+    from jobs.render.stream import Stream
 
 PROGRESS_EVERY_S = 0.05
 OOM_SCORE = 500
@@ -73,7 +75,7 @@ def _import_ahead() -> None:
     import sentencex  # noqa: F401
 
     from engines import registry
-    from jobs.render import preparation, rendering  # noqa: F401
+    from jobs.render import stream  # noqa: F401
 
     registry.engines()
 
@@ -118,64 +120,116 @@ class DaemonChannel:
 
 
 class RenderLoop:
-    """Renders one order at a time; the engine stays loaded between orders."""
+    """Renders the orders of one model after those of another; orders of the same model together.
+
+    Orders that arrive for the loaded model are rendered along with the others. The engine stays loaded afterwards.
+    """
 
     def __init__(self, channel: DaemonChannel) -> None:
         self._channel = channel
         self._warm = WarmEngine()
-        self._job_id = ""
-        self._stop = False
+        self._waiting: dict[str, Order] = {}
+        self._stream: Stream | None = None
+        self._silent_until_s: dict[str, float] = {}
+        self._has_started: set[str] = set()
         self._end = False
-        self._silent_until_s = 0.0
 
     def run(self) -> None:
         """Render orders until the daemon sends `end`."""
         while not self._end:
-            message = self._channel.next(wait=True)
-            if message is not None and message["kind"] == "order":
-                self._process(messages.order_from(message))
-            elif message is not None:
-                self._handle(message)
+            if self._waiting:
+                self._render(next(iter(self._waiting.values())))
+            else:
+                self._handle(self._channel.next(wait=True))
         self._warm.release()
 
-    def _process(self, order: Order) -> None:
-        self._job_id, self._stop, self._silent_until_s = order.job_id, False, 0.0
+    def _render(self, first: Order) -> None:
+        """Render an order, and all others for the same model that have arrived or arrive meanwhile."""
+        from jobs.render import preparation
+        from jobs.render.stream import Stream
+
+        del self._waiting[first.job_id]
         try:
-            self._channel.send(messages.Done(order.job_id, self._render(order)))
-        except RenderStopped:
-            self._channel.send(messages.Stopped(order.job_id))
+            engine = _engine_class(first.engine)
+            prepared = preparation.prepare(first, engine)
+            ready = self._warm.for_order(first, engine)
+            work = self._loaded(first, prepared, ready.load_s)
         except BaseException as error:  # noqa: BLE001 - an engine's code may raise anything, even SystemExit
+            self._channel.send(failure(first.job_id, error))
+            return
+
+        def look() -> None:
+            while (message := self._channel.next(wait=False)) is not None:
+                self._handle(message)
+            for order in list(self._waiting.values()):
+                if order.model == first.model and order.where() == first.where():
+                    if len(stream) and not engine.info().mixes_jobs:
+                        break
+                    self._admit(stream, order, engine)
+
+        stream = self._stream = Stream(ready, look, self._report, self._ended)
+        stream.add(work)
+        stream.run()
+        self._stream = None
+
+    def _admit(self, stream: Stream, order: Order, engine: EngineClass) -> None:
+        from jobs.render import preparation
+
+        del self._waiting[order.job_id]
+        try:
+            work = self._loaded(order, preparation.prepare(order, engine), 0.0)
+        except BaseException as error:  # noqa: BLE001 - as above
             self._channel.send(failure(order.job_id, error))
-        self._job_id = ""
+        else:
+            stream.add(work)
 
-    def _render(self, order: Order) -> Rendering:
-        from jobs.render import preparation, rendering
+    def _loaded(self, order: Order, prepared: PreparedOrder, load_s: float) -> Work:
+        from jobs.render.rendering import Work
 
-        engine = _engine_class(order.engine)
-        prepared = preparation.prepare(order, engine)
-        ready = self._warm.for_order(order, engine)
-        self._channel.send(messages.Loaded(order.job_id, ready.load_s))
-        if self._is_stopped():
-            raise RenderStopped
-        return rendering.render(prepared, ready, self._is_stopped, self._report)
+        self._channel.send(messages.Loaded(order.job_id, load_s))
+        work = Work(prepared, load_s)
+        work.load_finished()
+        return work
 
-    def _report(self, progress: Progress) -> None:
+    def _report(self, work: Work) -> None:
         """Send the progress, at most every `PROGRESS_EVERY_S`, and at the end."""
-        now_s = time.monotonic()
-        if now_s >= self._silent_until_s or progress.done >= progress.total:
-            self._silent_until_s = now_s + PROGRESS_EVERY_S
-            self._channel.send(messages.Progress(self._job_id, progress.done, progress.total, progress.audio_s))
+        now_s, progress = time.monotonic(), work.progress
+        if work.began_s and work.job_id not in self._has_started:
+            self._has_started.add(work.job_id)
+            self._channel.send(messages.Started(work.job_id))
+        if now_s >= self._silent_until_s.get(work.job_id, 0.0) or progress.done >= progress.total:
+            self._silent_until_s[work.job_id] = now_s + PROGRESS_EVERY_S
+            self._channel.send(messages.Progress(work.job_id, progress.done, progress.total, progress.audio_s))
 
-    def _is_stopped(self) -> bool:
-        while (message := self._channel.next(wait=False)) is not None:
-            self._handle(message)
-        return self._stop or self._end
+    def _ended(self, work: Work, result: Rendering | BaseException) -> None:
+        from jobs.render.stream import Unclear
 
-    def _handle(self, message: Mapping[str, Any]) -> None:
-        if message["kind"] == "end":
+        self._silent_until_s.pop(work.job_id, None)
+        self._has_started.discard(work.job_id)
+        if isinstance(result, Rendering):
+            self._channel.send(messages.Done(work.job_id, result))
+        elif isinstance(result, RenderStopped):
+            self._channel.send(messages.Stopped(work.job_id))
+        elif isinstance(result, Unclear) and result.__cause__ is not None:
+            words = failure(work.job_id, result.__cause__).message
+            self._channel.send(messages.Unclear(work.job_id, words))
+        else:
+            self._channel.send(failure(work.job_id, result))
+
+    def _handle(self, message: Mapping[str, Any] | None) -> None:
+        if message is None:
+            return
+        if message["kind"] == "order":
+            order = messages.order_from(message)
+            self._waiting[order.job_id] = order
+        elif message["kind"] == "end":
             self._end = True
-        elif message["kind"] == "stop" and message.get("job_id") == self._job_id:
-            self._stop = True
+        elif message["kind"] == "stop":
+            job_id = message.get("job_id", "")
+            if self._waiting.pop(job_id, None) is not None:
+                self._channel.send(messages.Stopped(job_id))
+            elif self._stream is not None:
+                self._stream.stop(job_id, at_once=bool(message.get("at_once")))
 
 
 class Shortage(Hold):

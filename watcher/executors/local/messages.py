@@ -1,7 +1,7 @@
 """Messages between the daemon and its worker: one JSON object per line on a socket.
 
     daemon -> worker    order, stop, end
-    worker -> daemon    ready, loaded, progress, done, failed, stopped
+    worker -> daemon    ready, loaded, started, progress, done, failed, stopped, unclear
 
 The worker runs code from outside (engines, models), so the daemon validates its messages.
 """
@@ -50,6 +50,15 @@ class Loaded:
     job_id: str
     load_s: float
     kind: Literal["loaded"] = "loaded"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The engine has got the first chunk of the order."""
+
+    __pydantic_config__ = _STRICT
+    job_id: str
+    kind: Literal["started"] = "started"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,20 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class Unclear:
+    """The engine failed with chunks of several orders. All orders of the worker have ended.
+
+    Attributes:
+        message: What happened; printable.
+    """
+
+    __pydantic_config__ = _STRICT
+    job_id: str
+    message: str
+    kind: Literal["unclear"] = "unclear"
+
+
+@dataclass(frozen=True, slots=True)
 class Died:
     """The worker and all its processes are gone. Created in the daemon, never sent.
 
@@ -127,7 +150,7 @@ class Died:
     last_line: str = ""
 
 
-Message = Ready | Loaded | Progress | Done | Failed | Stopped
+Message = Ready | Loaded | Started | Progress | Done | Failed | Stopped | Unclear
 """Sent by the worker."""
 Event = Message | Died
 _MESSAGES: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
@@ -138,9 +161,9 @@ def order_line(order: Order) -> bytes:
     return _line({"kind": "order", **order.packed()}, allow_nan=True)
 
 
-def stop_line(job_id: str) -> bytes:
-    """Has the job's id, so that a late stop does not stop the next order."""
-    return _line({"kind": "stop", "job_id": job_id})
+def stop_line(job_id: str, *, at_once: bool) -> bytes:
+    """Stop an order: at once, or when its chunks that the engine has are finished."""
+    return _line({"kind": "stop", "job_id": job_id, "at_once": at_once})
 
 
 def end_line() -> bytes:
@@ -181,6 +204,8 @@ def event_from(line: bytes) -> Message:
         why = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else error
         start = line[:60].decode("utf-8", "replace")
         raise InvalidMessage(f"not a message: {printable(start)}; {printable(why, 200)}") from error
+    if isinstance(message, Unclear):
+        return Unclear(message.job_id, printable(message.message))
     if isinstance(message, Failed):
         words = printable(message.code), printable(message.message), printable(message.hint)
         return Failed(message.job_id, *words, message.retryable)

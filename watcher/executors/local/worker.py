@@ -31,12 +31,14 @@ from watcher.executors.local.messages import (
     Message,
     Progress,
     Ready,
+    Started,
     Stopped,
+    Unclear,
 )
 from watcher.executors.local.output import OutputLog
 from watcher.executors.local.process import WorkerProcess
 
-__all__ = ["Died", "Done", "Event", "Failed", "Loaded", "Progress", "Stopped", "Worker"]
+__all__ = ["Died", "Done", "Event", "Failed", "Loaded", "Progress", "Started", "Stopped", "Unclear", "Worker"]
 
 KILL_WAIT_S = 10.0
 REAP_WAIT_S = 1.0
@@ -81,6 +83,7 @@ class Worker:
 
     Attributes:
         inherited: Descriptors that the next process inherits under the same numbers.
+        orders: That the worker has and that have not ended, by job id.
         last_progress: When the worker last got an order or sent a message, monotonic.
     """
 
@@ -90,7 +93,7 @@ class Worker:
         self._epoll = select.epoll()
         self._running: _Running | None = None
         self._lingering: WorkerProcess | None = None
-        self._order: Order | None = None
+        self.orders: dict[str, Order] = {}
         self.last_progress = time.monotonic()
         self._warm: tuple[str, str | None, tuple[int, ...]] | None = None
 
@@ -113,11 +116,6 @@ class Worker:
         return self._running is not None and not self._running.process.exited
 
     @property
-    def busy(self) -> bool:
-        """Whether the worker has an order that has not ended."""
-        return self._order is not None
-
-    @property
     def ready(self) -> bool:
         """Whether the worker has finished its imports."""
         return self._running is not None and self._running.ready
@@ -134,13 +132,13 @@ class Worker:
     def start(self) -> None:
         """Start the process if there is none. Returns at once; the process still has to import its libraries.
 
-        Does nothing while there is an order: if its worker is dead, `receive` reports that first.
+        Does nothing while there are orders: if their worker is dead, `receive` reports that first.
 
         Raises:
             WorkerUnready: A process can't be started now.
             Hold: The last process was killed but is not gone yet.
         """
-        if self.alive or self.busy:
+        if self.alive or self.orders:
             return
         if self._running is not None:  # it died without an order, and `receive` was not called since
             self._reap(self._running)
@@ -163,26 +161,28 @@ class Worker:
         self._log.info("worker started", action="worker_started", pid=process.pid)
 
     def submit(self, order: Order) -> None:
-        """Send an order, one at a time; starts a worker if needed.
+        """Send an order; starts a worker if needed.
 
         Raises:
             Hold: As `start`.
         """
-        if self._order is not None:
-            raise RuntimeError(f"the worker still has an order, {self._order.job_id}")
         self.start()
         assert self._running is not None  # noqa: S101 - start() raises otherwise
-        self._order = order if order.device else replace(order, device=self._device)
-        if self._warm != order.model:
+        if not self.orders:
+            self._running.oom_before = oom.kill_count()
+            self.last_progress = time.monotonic()
+        if self._warm != order.model and not self.orders:
             self._warm = None
-        self._running.oom_before = oom.kill_count()
-        self.last_progress = time.monotonic()
-        self._send(self._running, messages.order_line(self._order))
+        self.orders[order.job_id] = order if order.device else replace(order, device=self._device)
+        self._send(self._running, messages.order_line(self.orders[order.job_id]))
 
-    def ask_stop(self) -> None:
-        """Ask the worker to stop after the chunk; it answers `Stopped`, or `Done` if that was the last chunk."""
-        if self._order is not None and self._running is not None:
-            self._send(self._running, messages.stop_line(self._order.job_id))
+    def ask_stop(self, job_id: str, *, at_once: bool) -> None:
+        """Ask the worker to stop an order: at once, or when its chunks that the engine has are finished.
+
+        It answers `Stopped`, or how the order has ended before.
+        """
+        if job_id in self.orders and self._running is not None:
+            self._send(self._running, messages.stop_line(job_id, at_once=at_once))
 
     def receive(self) -> list[Event]:
         """Events since the last call. Call it when `fileno` is readable, and every few seconds."""
@@ -273,20 +273,20 @@ class Worker:
         self.last_progress = time.monotonic()
         if isinstance(event, Ready):
             return
-        if self._order is None or event.job_id != self._order.job_id:
+        if event.job_id not in self.orders:
             raise InvalidMessage(f"{name} for an order that the worker does not have")
         if isinstance(event, Loaded):
-            self._warm = self._order.model
-        if isinstance(event, Done | Failed | Stopped):
+            self._warm = self.orders[event.job_id].model
+        if isinstance(event, Done | Failed | Stopped | Unclear):
             for output in running.outputs.values():
                 output.break_line()
-            self._order = None
+            del self.orders[event.job_id]
 
     # --- output ------------------------------------------------------------------------------------------------------
 
     def _output(self, stream: str) -> OutputLog:
         def log() -> Any:
-            job = {"job_id": self._order.job_id} if self._order is not None else {}
+            job = {"job_id": next(iter(self.orders))} if len(self.orders) == 1 else {}
             return self._log.bind(action="worker_output", stream=stream, **job)
 
         return OutputLog(
@@ -325,7 +325,8 @@ class Worker:
             if descriptor is not None:
                 self._unwatch(descriptor)
         running.process.close()
-        self._running, self._order, self._warm = None, None, None
+        self.orders.clear()
+        self._running, self._warm = None, None
 
     def _end(self, process: WorkerProcess, timeout_s: float) -> bool:
         """Kill a process; True when it is gone, else remember it as lingering."""

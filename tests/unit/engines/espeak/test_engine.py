@@ -22,6 +22,7 @@ from engines.errors import EngineError, EngineMissing, RequestRefused
 from engines.espeak import engine as espeak_engine
 from engines.espeak.engine import Espeak
 from jobs.audio.wav import checked
+from tests.rendered import rendered
 
 ROOT = Path(__file__).parents[4]
 DEADLINE_S = 30.0

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from engines import registry
-from engines.base import Audio, Chunk, Device, Engine, EngineClass, EngineInfo
+from engines.base import Audio, Chunk, ChunkSource, Device, Engine, EngineClass, EngineInfo
 from engines.checkpoints.reference import CheckpointRef
 from engines.errors import BadAudio, EngineError, EngineMissing, RequestRefused
 from engines.f5.engine import F5
@@ -22,11 +22,13 @@ from jobs.order import JobLimits, Order, Progress, Rendering, RenderStopped
 from jobs.render import spoken
 from jobs.render.chunk_plan import ResolvedOrder
 from jobs.render.preparation import prepare
-from jobs.render.rendering import LoadedEngine, render
+from jobs.render.rendering import LoadedEngine, Work
+from jobs.render.stream import Stream
 from jobs.results import worker_result
 from jobs.results.manifest import AudioFile, Checks, SpokenChunk, SpokenSegment
 from jobs.spec.job_spec import JobSpec
 from tests import sounds
+from tests.rendered import rendered
 
 PLUGINS = Path(__file__).parents[3] / "plugins"
 RATE_HZ = 16000
@@ -60,7 +62,21 @@ def perform(
     **facts: object,
 ) -> Rendering:
     """What a worker does with an order; `facts` are what the engine said when it was loaded."""
-    return render(prepare(order, cast(EngineClass, engine)), LoadedEngine(engine, facts, 0.25), stop, report)
+    work, ended = Work(prepare(order, cast(EngineClass, engine)), 0.25), list[Rendering | BaseException]()
+
+    def look() -> None:
+        if stop():
+            stream.stop(work.job_id, at_once=False)
+
+    ready = LoadedEngine(engine, facts, 0.25)
+    stream = Stream(ready, look, lambda work: report(work.progress), lambda _work, result: ended.append(result))
+    work.load_finished()
+    stream.add(work)
+    stream.run()
+    (result,) = ended
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 class Desk:
@@ -434,8 +450,8 @@ def test_stop_comes_after_a_chunk_and_loses_nothing(desk: Desk) -> None:
 
 def test_a_stop_after_the_last_chunk_finishes(desk: Desk) -> None:
     """Nothing is put off that is as good as done."""
-    order = desk.order({"text": "One."})
-    assert perform(order, desk.load("faulty"), lambda: True).files == ("hello.wav",)
+    order = desk.order({"text": "One.", "settings": desk.settings()})
+    assert perform(order, desk.load("faulty"), lambda: desk.spoken() == ["One."]).files == ("hello.wav",)
 
 
 @pytest.mark.parametrize("fault", ["nan", "infinite", "silence", "empty", "stereo", "nothing"])
@@ -542,8 +558,10 @@ class Odd:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.like, name)
 
-    def render(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Audio]]:
-        yield from self.answers
+    def render(self, chunks: ChunkSource) -> Iterator[tuple[int, Audio]]:
+        numbers = [number for number, _chunk in chunks.take(100)]
+        for index, audio in self.answers:
+            yield numbers[index] if index < len(numbers) else index, audio
 
 
 TONE = np.sin(np.arange(8000) / 10).astype(np.float32)
@@ -553,8 +571,8 @@ TONE = np.sin(np.arange(8000) / 10).astype(np.float32)
     ("answers", "words"),
     [
         ([(0, Audio(TONE, 8000)), (1, Audio(TONE, 16000))], "different sample rates"),
-        ([(5, Audio(TONE, 8000))], "chunk 5"),
-        ([(-1, Audio(TONE, 8000))], "chunk -1"),
+        ([(5, Audio(TONE, 8000))], "not given: 5"),
+        ([(0, Audio(TONE, 8000)), (0, Audio(TONE, 8000))], "not given: 1"),
         ([(0, Audio(TONE, 8000))], "nothing for 'Two.'"),
     ],
 )
@@ -571,8 +589,7 @@ def test_chunks_may_come_in_any_order(desk: Desk) -> None:
     forward = desk.render(spec).audio[0]["sha256"]
     faulty = desk.load("faulty")
     chunks = [Chunk(text, "en", 0, settings={"audio_ms": 500}) for text in ("One.", "Two.")]
-    answers = [worker_result for worker_result in faulty.render(chunks) if worker_result is not None]
-    engine: Any = Odd(answers[::-1], faulty)
+    engine: Any = Odd([*enumerate(rendered(faulty, *chunks))][::-1], faulty)
     for kept in desk.chunks.iterdir():
         kept.unlink()
     order = desk.order(spec)

@@ -252,6 +252,18 @@ def test_batches_are_no_larger_than_is_worth_it(model: F5Model, built: Built, wa
     assert watched.sizes == [12, 12, 6]  # of 80 frames, twice: 2048 rows
 
 
+def test_a_batch_is_filled_with_those_behind_that_fit(model: F5Model, built: Built) -> None:
+    """Of any duration, but with the same solver settings; the first one is in it in any case."""
+    way, other = solver(steps=1), solver(steps=2)
+    some = [(way, 500), (way, 600), (other, 80), (way, 400), (way, 200), (way, 100)]
+    requests = [replace(request(built.sizes, 0, each, key), duration=frames) for key, (each, frames) in enumerate(some)]
+    batches = [[one.key for one in batch] for batch in model._batches(requests, PLENTY)]
+    assert batches == [[0, 3, 5], [1, 4], [2]]  # up to 1024 frames, twice
+    assert sorted(spoken(model, requests, built)) == [0, 1, 2, 3, 4, 5]
+    large = [replace(one, duration=3000) for one in requests[:2]]
+    assert [len(batch) for batch in model._batches(large, PLENTY)] == [1, 1]
+
+
 def test_where_memory_runs_out_batches_are_halved(model: F5Model, built: Built, watched: Watched) -> None:
     """Until they fit; every request is spoken once."""
     watched.most = 2

@@ -1,19 +1,28 @@
-"""The engine f5, chunk by chunk: what it makes of settings, long texts and recordings, and what it tells of them."""
+"""The engine f5, chunk by chunk and as a stream: what it makes of settings, long texts and recordings, what it tells of
+them, and which chunks share a batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from engines.base import Audio, Chunk, Device
-from engines.errors import RequestRefused
+from engines.base import Audio, Chunk, ChunkList, Device, Rendered
+from engines.errors import CheckpointRefused, RequestRefused
 from engines.f5.engine import F5
 from tests.f5_models import prepare
-from tests.sounds import recording
+from tests.rendered import rendered
+from tests.sounds import RATE_HZ, recording, save
+
+if TYPE_CHECKING:
+    from engines.f5.net.model import F5Model
 
 HOP_S = 256 / 24_000
 WORDS = "Who says so much in no more than six seconds, speaks fast, and is soon done."
@@ -40,13 +49,8 @@ def chunk(folder: Path, text: str = "Good morning.", said: str = WORDS, **settin
     return Chunk(text, "en", 7, recordings=(folder / "voice.wav",), speaker_text=said, settings=quick)
 
 
-def spoken(engine: F5, *chunks: Chunk) -> list[Audio]:
-    made = dict(one for one in engine.render(chunks) if one is not None)
-    return [made[index] for index in range(len(chunks))]
-
-
 def length_s(engine: F5, one: Chunk) -> float:
-    (audio,) = spoken(engine, one)
+    (audio,) = rendered(engine, one)
     return audio.samples.size / audio.rate_hz
 
 
@@ -129,19 +133,6 @@ def test_sounds_fade_into_each_other() -> None:
     assert cross_faded([loud, short, soft], 4).shape == (8 + (2 - 2) + (8 - 4),)
 
 
-def test_what_is_told_of_one_job_is_not_told_of_the_next(engine: F5, folder: Path, tiny_f5: Path) -> None:
-    """Characters that it can't say, recordings that were cut, and what is said in those that were used."""
-    facts = told(engine, Device("cpu", "float32", models=tiny_f5.parents[1]))
-    before = list(facts["warnings"])
-    spoken(engine, chunk(folder, "Good 𓀀 morning, 𓁐."), chunk(folder, "𓀀 again"))
-    assert facts["warnings"] == [*before, "the model was not trained with '𓀀', '𓁐'; these are not spoken"]
-    spoken(engine, chunk(folder))
-    assert facts["warnings"] == before
-    assert facts["transcripts"] == {str(folder / "voice.wav"): WORDS}
-    spoken(engine)
-    assert "transcripts" not in facts
-
-
 def test_what_a_voice_lacks_is_refused_in_words(engine: F5, folder: Path) -> None:
     bare = Chunk("Good morning.", "en", 7)
     for one, words in (
@@ -150,8 +141,8 @@ def test_what_a_voice_lacks_is_refused_in_words(engine: F5, folder: Path) -> Non
         (chunk(folder, said="…!"), "has no words"),
     ):
         with pytest.raises(RequestRefused, match=words):
-            spoken(engine, one)
-    assert spoken(engine, chunk(folder))
+            rendered(engine, one)
+    assert rendered(engine, chunk(folder))
 
 
 def test_low_vram_asks_for_fewer_evaluations_where_a_job_says_nothing(engine: F5, tiny_f5: Path) -> None:
@@ -181,3 +172,237 @@ def test_a_vocoder_elsewhere_takes_no_memory_of_the_network(tiny_f5: Path) -> No
     needed = beside.vocoder.bytes_for(spoken_frames)
     assert beside.request_bytes(one) == max(needed, elsewhere.request_bytes(one))
     assert elsewhere.request_bytes(one) == beside.backbone.bytes_for(one.conditions.duration, use_cfg=False)
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+class Arriving:
+    """A source to which chunks may be added at any time: `waiting`, most urgent first."""
+
+    def __init__(self, *waiting: tuple[int, Chunk]) -> None:
+        self.waiting = [*waiting]
+        self.taken: list[int] = []
+
+    def take(self, most: int) -> Sequence[tuple[int, Chunk]]:
+        taken, self.waiting = self.waiting[:most], self.waiting[most:]
+        self.taken += [number for number, _chunk in taken]
+        return taken
+
+
+class Stream:
+    """A source being rendered.
+
+    Attributes:
+        model: For as many sequences of about 650 frames in a batch as a test wants.
+        batches: The numbers of the chunks of each batch.
+        results: Of each chunk, by its number.
+    """
+
+    def __init__(self, engine: F5, patch: pytest.MonkeyPatch, most: int = 2) -> None:
+        self.engine, self.model = engine, model_of(engine)
+        self.batches: list[set[int]] = []
+        self.results: dict[int, object] = {}
+        patch.setattr(self.model, "_max_frames", most * 650 + 300)
+        own = self.model.backbone.prepare
+
+        def noting(*given: Any, **named: Any) -> Any:
+            self.batches.append(set())
+            return own(*given, **named)
+
+        patch.setattr(self.model.backbone, "prepare", noting)
+
+    def follow(self, source: Arriving) -> Iterator[int]:
+        """How many batches were begun, at each sign of life and each result."""
+        each: Rendered | None
+        for each in self.engine.render(source):
+            if each is not None:
+                number, result = each
+                assert number not in self.results
+                self.results[number] = result
+                if isinstance(result, Audio):
+                    self.batches[-1].add(number)
+            yield len(self.batches)
+
+
+def model_of(engine: F5) -> F5Model:
+    prepare()
+    from engines.f5.net.speech import F5Speech
+
+    assert isinstance(engine._speech, F5Speech)
+    return engine._speech._model
+
+
+@pytest.fixture
+def stream(engine: F5, monkeypatch: pytest.MonkeyPatch) -> Stream:
+    return Stream(engine, monkeypatch)
+
+
+def alike(one: object, other: object) -> bool:
+    assert isinstance(one, Audio)
+    assert isinstance(other, Audio)
+    np.testing.assert_allclose(one.samples, other.samples, atol=1e-5)
+    return (one.warnings, one.transcript) == (other.warnings, other.transcript)
+
+
+def test_what_arrives_while_others_are_rendered_is_in_the_next_batch(stream: Stream, folder: Path) -> None:
+    """As much as the batch has room for; nothing is taken before there is."""
+    source = Arriving((0, chunk(folder)), (1, chunk(folder, "Good evening.")))
+    more = [(2, chunk(folder, "Good night.")), (3, chunk(folder)), (4, chunk(folder)), (5, chunk(folder))]
+    for begun in stream.follow(source):
+        if begun == 1 and more:
+            assert source.taken == [0, 1]
+            source.waiting += more
+            more = []
+    assert [len(batch) for batch in stream.batches] == [2, 2, 2]
+    assert {2, 3} == stream.batches[1]
+
+
+def test_a_chunk_that_cannot_be_prepared_leaves_the_others(engine: F5, stream: Stream, folder: Path) -> None:
+    """It has its own error; the others sound as they do alone."""
+    (folder / "bad.wav").write_bytes(b"no sound")
+    good = {0: chunk(folder), 2: chunk(folder, "Good evening."), 5: chunk(folder, LONG, nfe_step=2)}
+    unusable = Chunk("Good.", "en", 7, recordings=(folder / "bad.wav",), speaker_text=WORDS)
+    bad = {1: Chunk("Good.", "en", 7), 3: chunk(folder, said=" "), 4: unusable}
+    alone = {number: rendered(engine, one)[0] for number, one in good.items()}
+    stream.batches.clear()
+    for _begun in stream.follow(Arriving(*sorted({**good, **bad}.items()))):
+        pass
+    assert sorted(stream.results) == [0, 1, 2, 3, 4, 5]
+    assert all(isinstance(stream.results[number], RequestRefused) for number in bad)
+    assert all(alike(stream.results[number], alone[number]) for number in good)
+
+
+def test_where_nothing_can_be_prepared_nothing_is_rendered(stream: Stream, folder: Path) -> None:
+    for _begun in stream.follow(Arriving((0, Chunk("Good.", "en", 7)), (1, chunk(folder, said="")))):
+        pass
+    assert (sorted(stream.results), stream.batches) == ([0, 1], [])
+
+
+def test_an_unknown_variant_concerns_all(folder: Path, tiny_f5: Path, tmp_path: Path) -> None:
+    """Random weights decide nothing. It is measured with the first chunk that has a voice."""
+    for name in (tiny_f5.name, "vocab.txt"):
+        shutil.copy(tiny_f5.with_name(name), tmp_path)
+    engine = F5()
+    engine.load(tmp_path / tiny_f5.name, Device("cpu", "float32", models=tiny_f5.parents[1]))
+    with pytest.raises(CheckpointRefused, match="can't determine whether"):
+        list(engine.render(ChunkList([Chunk("Good.", "en", 7), chunk(folder)])))
+    made = engine.render(ChunkList([Chunk("Good.", "en", 7), chunk(folder)]))
+    number, refused = next(each for each in made if each is not None)
+    assert (number, type(refused)) == (0, RequestRefused)
+    engine.close()
+
+
+def test_what_is_urgent_is_in_the_next_batch_although_others_wait(stream: Stream, folder: Path) -> None:
+    """Chunks with other settings were taken before it, and can't share a batch with it."""
+    ways = [chunk(folder, nfe_step=2 - number % 2) for number in range(6)]
+    source, urgent = Arriving(*enumerate(ways)), [(6, chunk(folder, nfe_step=3))]
+    for begun in stream.follow(source):
+        if begun == 1 and urgent:
+            assert {1, 3} <= {*source.taken} - {0, 2}
+            source.waiting[:0] = urgent
+            urgent = []
+    assert stream.batches == [{0, 2}, {6}, {1, 3}, {4}, {5}]
+
+
+def test_what_is_urgent_comes_before_the_rest_of_a_long_text(stream: Stream, folder: Path) -> None:
+    """Although each of its parts fills a batch."""
+    source, urgent = Arriving((0, chunk(folder, LONG))), [(1, chunk(folder))]
+    for begun in stream.follow(source):
+        if begun == 1 and urgent:
+            source.waiting += urgent
+            urgent = []
+    assert stream.batches == [set(), {1}, {0}]
+
+
+def test_what_waits_is_not_passed_over_for_ever(stream: Stream, folder: Path) -> None:
+    """However many urgent ones arrive."""
+    source = Arriving((0, chunk(folder)), (1, chunk(folder, nfe_step=2)))
+    for begun in stream.follow(source):
+        if begun < 6 and not source.waiting:
+            source.waiting.append((1 + len(source.taken), chunk(folder)))
+    assert 1 in stream.batches[2]
+
+
+def test_few_are_taken_before_they_can_be_rendered(stream: Stream, folder: Path) -> None:
+    """Where no two can share a batch: a batch is made, although one with more would be there. One by one where memory
+    is short.
+    """
+    source = Arriving(*((number, chunk(folder, nfe_step=1, cfg_strength=number / 10**7)) for number in range(40)))
+    for _begun in stream.follow(source):
+        assert len(source.taken) - len(stream.results) <= 8
+    assert len(stream.batches) == 40
+
+
+def test_memory_is_measured_for_each_batch(engine: F5, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """One chunk after the other is taken while there is none, and several as soon as there is some."""
+    stream, free = Stream(engine, monkeypatch, most=4), count(-2)
+    monkeypatch.setattr("engines.device.runtime.free_bytes", lambda _device: max(0, next(free)) << 40)
+    source = Arriving(*((number, chunk(folder)) for number in range(7)))
+    for begun in stream.follow(source):
+        assert begun > 2 or len(source.taken) <= len(stream.results) + 1
+    assert stream.batches == [{0}, {1}, {2}, {3, 4, 5, 6}]
+
+
+def test_where_memory_runs_out_nothing_is_lost_and_nothing_comes_twice(
+    engine: F5, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """Also of a text in several parts."""
+    stream = Stream(engine, monkeypatch, most=8)
+    own = stream.model.backbone.prepare
+    asked: list[int] = []
+
+    def small(batch: Sequence[Any], *others: Any, **named: Any) -> Any:
+        asked.append(len(batch))
+        if len(batch) > 1:
+            raise MemoryError
+        return own(batch, *others, **named)
+
+    monkeypatch.setattr(stream.model.backbone, "prepare", small)
+    texts = ("Good morning.", LONG, "Good night.", "Good evening.")
+    for _begun in stream.follow(Arriving(*((number, chunk(folder, text)) for number, text in enumerate(texts)))):
+        pass
+    assert asked[0] == 3
+    assert sorted(stream.results) == [0, 1, 2, 3]
+
+
+def test_what_is_told_of_a_chunk_is_its_own(engine: F5, stream: Stream, folder: Path) -> None:
+    """Characters that the model does not know, a recording that was cut, and what is said in the rest of it."""
+    pause = np.zeros(RATE_HZ // 2)
+    save(folder / "long.wav", np.concatenate([humming(8.0), pause, humming(5.0)]))
+    first, second = " ".join(["hello"] * 16) + ".", " ".join(["there"] * 10) + "."
+    cut = Chunk("Good.", "en", 7, None, (folder / "long.wav",), f"{first} {second}", {"nfe_step": 1})
+    odd, plain = chunk(folder, "Good 𓁐 morning, 𓀀."), chunk(folder)
+    for _begun in stream.follow(Arriving((0, odd), (1, cut), (2, plain), (3, cut), (4, odd), (5, plain))):
+        pass
+    told = {}
+    for number, result in stream.results.items():
+        assert isinstance(result, Audio)
+        told[number] = result.transcript, [*result.warnings]
+    unknown = "the model was not trained with '𓀀', '𓁐'; these are not spoken"
+    assert told[0] == told[4] == (WORDS, [unknown])
+    assert told[2] == told[5] == (WORDS, [])
+    transcript, (warning,) = told[1]
+    assert told[1] == told[3]
+    assert transcript == first
+    assert warning.startswith("the recording and its transcript were cut from 13.")
+    assert alike(stream.results[1], rendered(engine, cut)[0])
+
+
+def humming(seconds: float) -> Any:
+    """A sound without pauses."""
+    time_s = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+    return 0.2 * np.sin(2 * np.pi * 150 * time_s) * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * time_s))
+
+
+def test_of_what_is_done_nothing_is_kept(stream: Stream, folder: Path) -> None:
+    """However long the stream: there are as many requests as can wait."""
+    prepare()
+    from engines.f5.net.model import Request
+
+    source, most = Arriving(*((number, chunk(folder)) for number in range(40))), 0
+    for _begun in stream.follow(source):
+        if len(stream.results) % 10 == 9:
+            gc.collect()
+            most = max(most, sum(isinstance(thing, Request) for thing in gc.get_objects()))
+    assert 0 < most < 10

@@ -1,0 +1,161 @@
+"""One engine renders the jobs in flight: their chunks go to it mixed, and their audio comes back in any order.
+
+Free rows of the engine are filled by priority, then by age, then by position in the text; but each job gets one row
+before another of the same priority gets a second, in turn where there are fewer rows than jobs. So a short job behind a
+long one is rendered at once, and the long one hardly slower.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from engines.base import Audio, Chunk
+from engines.errors import EngineError
+from jobs.order import Rendering, RenderStopped
+from jobs.render.rendering import LoadedEngine, Work
+
+
+class Unclear(Exception):
+    """The engine failed while it had chunks of several jobs. Its cause is the engine's error."""
+
+
+class Stream:
+    """The jobs of one loaded engine; its `ChunkSource`.
+
+    Args:
+        ready: The engine.
+        look: Called between chunks: may add jobs, and remove them.
+        report: Called when a chunk of a job is finished, and from time to time.
+        ended: Called when a job has ended: with its rendering, or the error; `RenderStopped` if it was removed.
+            `Unclear` if the engine failed and nobody knows which job is the cause.
+    """
+
+    def __init__(
+        self,
+        ready: LoadedEngine,
+        look: Callable[[], None],
+        report: Callable[[Work], None],
+        ended: Callable[[Work, Rendering | BaseException], None],
+    ) -> None:
+        self._ready, self._look, self._report, self._ended = ready, look, report, ended
+        self._works: dict[str, Work] = {}
+        self._stopped: set[str] = set()
+        self._served: dict[str, int] = {}  # when a job was last given a row
+        self._given: dict[int, tuple[Work, str]] = {}  # what the engine has: number -> job and key of the chunk
+        self._count = 0
+        self._counted_s = 0.0
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    def add(self, work: Work) -> None:
+        """Take another job."""
+        self._works[work.job_id] = work
+        self._served[work.job_id] = 0
+        for each in self._works.values():
+            each.beside = max(each.beside, len(self._works))
+        self._report(work)
+
+    def stop(self, job_id: str, *, at_once: bool) -> None:
+        """Remove a job: at once, or when the chunks that the engine has of it are finished."""
+        if job_id in self._works:
+            self._stopped.add(job_id)
+            if at_once:
+                self._end(self._works[job_id], RenderStopped())
+
+    def take(self, most: int) -> Sequence[tuple[int, Chunk]]:
+        """The next chunks for the engine; see `engines.base.ChunkSource`."""
+        self._look()
+        self._count_time()
+        taken: list[tuple[int, Chunk]] = []
+        while len(taken) < most and (work := self._next()) is not None:
+            is_first = not work.began_s
+            key, chunk = work.next_chunk()
+            if is_first:
+                self._report(work)
+            self._count += 1
+            self._served[work.job_id] = self._count
+            self._given[self._count] = work, key
+            taken.append((self._count, chunk))
+        return taken
+
+    def run(self) -> None:
+        """Render until no job is left."""
+        while self._works:
+            self._counted_s = time.monotonic()
+            try:
+                for rendered in self._ready.engine.render(self):
+                    self._count_time()
+                    if rendered is not None:
+                        self._put(*rendered)
+                        self._end_finished()
+                    elif self._works:  # a sign of life
+                        self._report(next(iter(self._works.values())))
+                    self._look()
+            except BaseException as error:  # noqa: BLE001 - an engine's code may raise anything, even SystemExit
+                self._fail(error)
+            for work in [work for work in self._works.values() if work.rows]:
+                self._end(work, work.nothing_returned())
+            self._end_finished()
+            self._given.clear()
+
+    def _next(self) -> Work | None:
+        """The job whose chunk is next."""
+        waiting = [work for work in self._works.values() if work.waiting and work.job_id not in self._stopped]
+        return min(waiting, key=self._order, default=None)
+
+    def _order(self, work: Work) -> tuple[int, bool, int, str]:
+        served = 0 if work.rows else self._served[work.job_id]
+        return -work.priority, work.rows > 0, served, work.job_id  # job ids begin with the time of the claim
+
+    def _put(self, number: object, audio: Audio | EngineError) -> None:
+        """Save a chunk. An error of its own ends its job."""
+        if not isinstance(number, int) or number not in self._given:
+            raise EngineError(f"the engine returned audio for a chunk that it was not given: {number!r}")
+        work, key = self._given.pop(number)
+        work.rows -= 1
+        if self._works.get(work.job_id) is not work:  # it has ended
+            return
+        try:
+            if isinstance(audio, EngineError):
+                raise audio
+            work.keep(key, audio)
+        except Exception as error:  # noqa: BLE001 - of this job
+            self._end(work, error)
+        else:
+            self._report(work)
+
+    def _end_finished(self) -> None:
+        for work in list(self._works.values()):
+            if work.is_complete:
+                try:
+                    result: Rendering | BaseException = work.finish(self._ready.facts, self._report)
+                except Exception as error:  # noqa: BLE001 - of this job
+                    result = error
+                self._end(work, result)
+            elif work.job_id in self._stopped and not work.rows:
+                self._end(work, RenderStopped())
+
+    def _fail(self, error: BaseException) -> None:
+        """The engine failed."""
+        works = list(self._works.values())
+        for work in works:
+            if len(works) == 1:
+                self._end(work, error)
+            else:
+                unclear = Unclear()
+                unclear.__cause__ = error
+                self._end(work, unclear)
+
+    def _end(self, work: Work, result: Rendering | BaseException) -> None:
+        del self._works[work.job_id], self._served[work.job_id]
+        self._stopped.discard(work.job_id)
+        self._ended(work, result)
+
+    def _count_time(self) -> None:
+        """Share the time since the last call among the jobs whose chunks the engine has."""
+        now_s = time.monotonic()
+        for work, _key in self._given.values():
+            work.share_s += (now_s - self._counted_s) / len(self._given)
+        self._counted_s = now_s
