@@ -86,10 +86,10 @@ def render_with_library(model: Any, folder: Path, texts: Sequence[str]) -> Sampl
 
 def render_with_ours(engine: Any, texts: Sequence[str]) -> Samples:
     from engines.base import Chunk
+    from tests.rendered import rendered
 
     chunks = [Chunk(text, "en", number, SPEAKER, settings={"do_sample": False}) for number, text in enumerate(texts)]
-    audio = dict(rendered for rendered in engine.render(chunks) if rendered is not None)
-    return [audio[number].samples for number in range(len(texts))]
+    return [audio.samples for audio in rendered(engine, *chunks)]
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

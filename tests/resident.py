@@ -25,6 +25,7 @@ from engines.xtts.engine import Xtts
 from jobs.order import Order
 from tests import f5_models, sounds, tiny
 from tests.process_memory import forget, most, now
+from tests.rendered import rendered
 from tests.spooling import ROOT
 from watcher.executors.local.main import WarmEngine
 
@@ -95,7 +96,7 @@ class Speaker:
 
 def speak(engine: Engine, *chunks: Chunk) -> int:
     """Render chunks, and return the number of samples."""
-    return sum(chunk[1].samples.size for chunk in engine.render(chunks) if chunk is not None)
+    return sum(audio.samples.size for audio in rendered(engine, *chunks))
 
 
 def loading(speaker: Speaker, small: str, checkpoint: str, precision: str, profile: str) -> Taken:
@@ -165,14 +166,15 @@ def _decoded(checkpoint: Path, rows: int) -> Taken:
     model.library.gpt.mel_head.bias[gpt.stop_audio_token] = -1e4  # no chunk ends by itself
     tokens = model.tokenize("This is a sentence of middle length.", "en")
     some = [Utterance((number, 0), tokens, voice, SamplingParams(), number) for number in range(rows)]
-    for group in gpt.generate(some[:1], 1):
+    for group in gpt.generate(tiny.given(some[:1]), 1):
         del group
 
     def decode() -> None:
-        spoken = [utterance for group in gpt.generate(some, len(some)) for utterance in group]
+        spoken = [utterance for group in gpt.generate(tiny.given(some), len(some)) for utterance in group]
         assert {len(utterance.codes) for utterance in spoken} == {gpt.max_gen_mel_tokens}
 
-    predicted = len(some) * (gpt.row_bytes(some[0]) + gpt.prefill_bytes(some[0]))
+    positions = gpt.max_seq_len(some[0])
+    predicted = len(some) * (gpt.row_bytes(positions) + gpt.prefill_bytes(positions))
     return {"taken": _taken_by(decode), "predicted": predicted}
 
 

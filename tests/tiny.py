@@ -8,9 +8,10 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,12 @@ class Library:
             patch.setattr(torchaudio, "load", load)
             heard: tuple[Any, Any] = self.model.get_conditioning_latents([str(path) for path in recordings], **settings)
         return heard
+
+
+def given(utterances: Iterable[Any]) -> Callable[[int], list[Any]]:
+    """What `Gpt.generate` takes utterances with, for some that are known beforehand."""
+    waiting = iter(utterances)
+    return lambda most: list(islice(waiting, most))
 
 
 def mixed_chunks(texts: Sequence[str] = TEXTS) -> list[Chunk]:

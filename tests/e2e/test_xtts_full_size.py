@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines.base import Chunk
+from engines.base import Chunk, ChunkList
 from engines.checkpoints import inspection
 from engines.device import allowance
 from tests import tiny
@@ -74,9 +74,11 @@ def said_by_us(model: Any, speakers: Path, chunks: Sequence[Chunk]) -> list[tupl
             yield group
 
     model.gpt.generate = noted
-    sounds = dict(one for one in XttsSpeech(model, "cpu", speakers).speak(chunks) if one is not None)
+    sounds: dict[int, Any] = dict(
+        one for one in XttsSpeech(model, "cpu", speakers).speak(ChunkList(chunks)) if one is not None
+    )
     model.gpt.generate = generate
-    return [(codes[number], sounds[number]) for number in range(len(chunks))]
+    return [(codes[number], sounds[number].samples) for number in range(len(chunks))]
 
 
 def test_codes_and_sound_are_the_librarys(full_xtts: Path, tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def utterances(model: Any) -> list[Utterance]:
 
 
 def decoded(model: Any, some: Sequence[Utterance], rows: int) -> Mapping[int, list[int]]:
-    return {one.key[0]: one.codes.tolist() for group in model.gpt.generate(some, rows) for one in group}
+    return {one.key[0]: one.codes.tolist() for group in model.gpt.generate(tiny.given(some), rows) for one in group}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

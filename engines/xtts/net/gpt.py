@@ -6,17 +6,20 @@ layers, the KV cache and the generation loop are ours. The sequence of a chunk i
     gpt_cond_latent (32) | start_text, text, stop_text | start_audio | audio codes ... stop_audio
 
 Prefill runs all up to start_audio, then each decoding step adds an audio code. Continuous batching (Orca, Yu et al.
-2022; vLLM): chunks that are done leave the batch, waiting ones take their rows. The latents for the vocoder are the
+2022; vLLM): chunks that are done leave the batch, new ones take their rows. The latents for the vocoder are the
 normed hidden states of the decoding steps; `Xtts.inference` runs the whole sequence a second time to get them.
 
-Memory of a batch: (`Gpt.row_bytes` + `Gpt.prefill_bytes`) * rows.
+Memory of a batch: (`Gpt.row_bytes` + `Gpt.prefill_bytes`) * rows. It grows with the chunks that come: a chunk alone
+takes the memory of one row.
 
 Shapes: batch is the rows in a call, seq positions, model_dim = heads * head_dim, vocab = num_audio_tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +31,10 @@ from engines.torch.linear import Linear
 from engines.torch.sampling import Sampler, SamplingParams, uniforms
 from engines.xtts.net.kv_cache import Attention, KVCache
 
-CACHE_BLOCK = 128  # positions; on a GPU attention runs over whole blocks of the KV cache: fewer CUDA graphs
+CACHE_BLOCK = 128  # positions; the KV cache grows by blocks, and attention on a GPU runs over them: fewer CUDA graphs
+PROMPT_LEN = 128  # positions of an ordinary sentence with its conditioning latents; the KV cache grows for a longer one
 STEPS_PER_SYNC = 8  # decoding steps on a GPU between two looks for stop tokens, each of which waits for the GPU
-REFILL_PART = 8  # admit waiting chunks when 1/8 of the rows is free: every prefill reads all weights
+REFILL_PART = 8  # ask for more chunks when 1/8 of the rows is free: every prefill reads all weights
 _FAKE_PREFIX_TOKEN = 1  # `GPT.compute_embeddings` puts it in the place of the prompt, so the penalty applies to it
 
 
@@ -41,7 +45,7 @@ class Utterance:
     Attributes:
         key: Returned with the output.
         text_tokens: int64 [t], from the tokenizer, without start and stop.
-        gpt_cond_latent: float32 [1, 32, model_dim]; utterances with the same object are prefilled together.
+        gpt_cond_latent: float32 [1, 32, model_dim]; its keys and values are computed once for the same object.
         sampling: Sampling settings.
         seed: Of this utterance alone, 0 … 2**63 - 1.
     """
@@ -140,25 +144,36 @@ class Gpt:
 
     # --- memory
 
-    def row_bytes(self, utterance: Utterance) -> int:
-        """Memory of one row of a batch in bytes, at its longest: KV cache, latents, state of sampling."""
-        kv_cache = 2 * self.layers * self.model_dim * self.max_seq_len(utterance) * self.dtype.itemsize
-        # Per step: a float32 latent, an int64 code, a float32 uniform number. Per row: a bool for each token.
-        return kv_cache + (self.max_gen_mel_tokens + STEPS_PER_SYNC) * (4 * self.model_dim + 12) + self.num_audio_tokens
+    def row_bytes(self, max_seq_len: int) -> int:
+        """Memory of one row of a batch in bytes: KV cache, latents, state of sampling.
 
-    def prefill_bytes(self, utterance: Utterance) -> int:
-        """Memory of the activations of one row in bytes while its prompt is prefilled."""
-        seq, itemsize = len(utterance.text_tokens) + 3, self.dtype.itemsize
-        cached = int(utterance.gpt_cond_latent.shape[1]) + seq
+        Args:
+            max_seq_len: Positions of the row, as from `max_seq_len`.
+        """
+        kv_cache = 2 * self.layers * self.model_dim * max_seq_len * self.dtype.itemsize
+        # Per step: a float32 latent, an int64 code, a float32 uniform number. Per row: a bool for each token.
+        return kv_cache + self.max_steps * (4 * self.model_dim + 12) + self.num_audio_tokens
+
+    def prefill_bytes(self, max_seq_len: int) -> int:
+        """Memory of the activations of one row in bytes while the longest prompt for this many positions is prefilled.
+
+        Args:
+            max_seq_len: As for `row_bytes`.
+        """
+        seq, itemsize = max_seq_len - self.max_steps, self.dtype.itemsize  # with the conditioning latents
         # Gathered keys and values of a layer; scores, softmax and mask of its attention.
-        attention = 2 * cached * self.model_dim * itemsize + self.heads * seq * cached * (8 + 2 * itemsize)
+        attention = 2 * seq * self.model_dim * itemsize + self.heads * seq * seq * (8 + 2 * itemsize)
         # Residual stream, its sum and its norm in float32; the MLP's hidden layer, 4 * model_dim wide, twice.
         return seq * self.model_dim * (12 + 8 * itemsize) + attention
 
     def max_seq_len(self, utterance: Utterance) -> int:
         """Positions that an utterance may need in the KV cache."""
-        prompt_len = len(utterance.text_tokens) + 3  # with start_text, stop_text, start_audio
-        return int(utterance.gpt_cond_latent.shape[1]) + prompt_len + self.max_gen_mel_tokens + STEPS_PER_SYNC
+        return int(utterance.gpt_cond_latent.shape[1]) + _prompt_len(utterance) + self.max_steps
+
+    @property
+    def max_steps(self) -> int:
+        """Most decoding steps of a row, which may run on past its limit until the next sync."""
+        return self.max_gen_mel_tokens + STEPS_PER_SYNC
 
     # --- parts of the model
 
@@ -210,12 +225,17 @@ class Gpt:
     # --- generation
 
     @torch.inference_mode()
-    def generate(self, utterances: Sequence[Utterance], rows: int) -> Iterator[list[GptOutput]]:
-        """Generate the audio codes of utterances with continuous batching, longest texts first.
+    def generate(
+        self, take: Callable[[int], Iterable[Utterance | None]], rows: int, memory: int = sys.maxsize
+    ) -> Iterator[list[GptOutput]]:
+        """Generate the audio codes of utterances with continuous batching, in the order in which they are given.
 
         Args:
-            utterances: In any order.
+            take: Gives up to the given number of utterances; asked again whenever enough rows are free, until it gives
+                none while none is being generated. It may give None in between, as a sign of life.
             rows: The largest batch size, 1 or more.
+            memory: Of the batch, in bytes. Fewer than `rows` utterances are generated at a time if more do not fit; a
+                single one always is.
 
         Yields:
             Sequences that ended in the latest steps; an empty list, as a sign of life, if none did.
@@ -224,17 +244,39 @@ class Gpt:
             torch.OutOfMemoryError, RuntimeError: not enough memory for this many rows. Outputs yielded before stay
                 valid; the other utterances can be generated again with fewer rows.
         """
-        if not utterances:
-            return
-        waiting = sorted(utterances, key=lambda utterance: len(utterance.text_tokens))
-        batch = _Batch(self, min(rows, len(utterances)), max(map(self.max_seq_len, utterances)))
-        while waiting or batch.active:
-            free = batch.rows - batch.active
-            if waiting and (not batch.active or free * REFILL_PART >= batch.rows):
-                batch.admit([waiting.pop() for _ in range(min(free, len(waiting)))])
-            else:
+        batch, waiting = _Batch(self, rows, memory), deque[Utterance]()
+        while True:
+            if not waiting and (room := batch.room()):
+                for utterance in take(room):
+                    if utterance is None:
+                        yield []
+                    else:
+                        waiting.append(utterance)
+            # One that is too long for the rows beside it keeps those behind it waiting, so its turn comes.
+            if fitting := batch.fitting(waiting):
+                batch.admit([waiting.popleft() for _ in range(fitting)])
+            elif batch.active:
                 batch.decode_steps()
+            else:
+                return
             yield batch.pop_finished()
+
+
+def _prompt_len(utterance: Utterance) -> int:
+    return len(utterance.text_tokens) + 3  # with start_text, stop_text, start_audio
+
+
+def _similar_lengths(utterances: Iterable[Utterance]) -> list[list[Utterance]]:
+    """Groups whose shortest prompt is at least half as long as the longest, to which all are padded.
+
+    Another prefill takes less time than more padding.
+    """
+    groups: list[list[Utterance]] = []
+    for utterance in sorted(utterances, key=_prompt_len, reverse=True):
+        if not groups or 2 * _prompt_len(utterance) < _prompt_len(groups[-1][0]):
+            groups.append([])
+        groups[-1].append(utterance)
+    return groups
 
 
 def _layer_norm(x: Tensor, weight_and_bias: tuple[Tensor, Tensor]) -> Tensor:
@@ -244,56 +286,101 @@ def _layer_norm(x: Tensor, weight_and_bias: tuple[Tensor, Tensor]) -> Tensor:
 class _Batch:
     """State of the sequences that are being generated. The active rows are always the first `active` ones.
 
+    The large tensors, KV cache and latents, grow when more or longer utterances are admitted than before.
+
     Args:
         gpt: The model.
-        rows: Batch size.
-        max_seq_len: Of all utterances that may be admitted.
+        rows: The largest batch size.
+        memory: The largest size in bytes, unless a single row takes more.
     """
 
-    def __init__(self, gpt: Gpt, rows: int, max_seq_len: int) -> None:
-        self.gpt, self.rows, self.active = gpt, rows, 0
+    def __init__(self, gpt: Gpt, rows: int, memory: int) -> None:
+        self.gpt, self.active = gpt, 0
+        self._most_rows, self._memory = rows, memory
         device = gpt.device
-        # A row may run on past its limit until the next sync.
-        steps = gpt.max_gen_mel_tokens + STEPS_PER_SYNC
         self._keys: list[tuple[int, int]] = []
         self._sampler = Sampler(rows, gpt.num_audio_tokens, device)
-        self._kv_cache = KVCache(gpt, rows, max_seq_len)
+        self._kv_cache = KVCache(gpt, 0, _round_up(gpt.max_steps + PROMPT_LEN, CACHE_BLOCK))
+        self._latents = torch.zeros(0, gpt.max_steps, gpt.model_dim, device=device)
         self._seq_lens = torch.zeros(rows, dtype=torch.long, device=device)  # positions in the KV cache
         self._generated = torch.zeros(rows, dtype=torch.long, device=device)  # audio codes so far
         self._last_token = torch.zeros(rows, dtype=torch.long, device=device)
         self._seen = torch.zeros(rows, gpt.num_audio_tokens, dtype=torch.bool, device=device)
-        self._uniforms = torch.zeros(rows, steps, device=device)
-        self._codes = torch.zeros(rows, steps, dtype=torch.long, device=device)
-        self._latents = torch.zeros(rows, steps, gpt.model_dim, device=device)
+        self._uniforms = torch.zeros(rows, gpt.max_steps, device=device)
+        self._codes = torch.zeros(rows, gpt.max_steps, dtype=torch.long, device=device)
         self._row_numbers = torch.arange(rows, device=device)
         self._true = torch.ones((), dtype=torch.bool, device=device)
         self._max_seq_len = 0  # of the active rows, known without asking the GPU
         self._steps_per_sync = STEPS_PER_SYNC if device.type == "cuda" else 1
         self._graphs = _CudaGraphs() if device.type == "cuda" else None
 
+    # --- memory
+
+    def room(self) -> int:
+        """Number of utterances to ask for; 0 while too few rows are free."""
+        most = self._rows_of(self._kv_cache.max_seq_len)
+        free = most - self.active
+        return free if not self.active or free * REFILL_PART >= most else 0
+
+    def fitting(self, waiting: Iterable[Utterance]) -> int:
+        """How many of the utterances, from the first on, fit into memory next to the active rows."""
+        max_seq_len, count = self._kv_cache.max_seq_len, 0
+        for utterance in waiting:
+            max_seq_len = max(max_seq_len, self._positions(utterance))
+            if self.active + count >= self._rows_of(max_seq_len):
+                break
+            count += 1
+        return count
+
+    def _rows_of(self, max_seq_len: int) -> int:
+        """The largest number of rows with this many positions; 1 or more."""
+        row_bytes = self.gpt.row_bytes(max_seq_len) + self.gpt.prefill_bytes(max_seq_len)
+        return max(1, min(self._most_rows, self._memory // row_bytes))
+
+    def _positions(self, utterance: Utterance) -> int:
+        return _round_up(self.gpt.max_seq_len(utterance), CACHE_BLOCK)
+
+    def _reserve(self, rows: int, max_seq_len: int) -> None:
+        """Grow, if there is not enough for this many rows and positions.
+
+        The number of rows doubles at least, so that not every utterance that comes has the others copied.
+        """
+        cache = self._kv_cache
+        if rows <= cache.rows and max_seq_len <= cache.max_seq_len:
+            return
+        max_seq_len = max(max_seq_len, cache.max_seq_len)
+        rows = min(max(1 << (rows - 1).bit_length(), cache.rows), self._rows_of(max_seq_len))
+        if self._graphs is not None:
+            self._graphs = _CudaGraphs()  # those recorded work on the old tensors
+        cache.resize(rows, max_seq_len, self.active, self._max_seq_len)
+        latents = torch.zeros(rows, *self._latents.shape[1:], device=self.gpt.device)
+        latents[: self.active] = self._latents[: self.active]
+        self._latents = latents
+
     # --- prefill
 
     def admit(self, utterances: Sequence[Utterance]) -> None:
-        """Prefill utterances into free rows and sample the first code of each."""
-        by_voice: dict[int, list[Utterance]] = {}
-        for utterance in utterances:
-            by_voice.setdefault(id(utterance.gpt_cond_latent), []).append(utterance)
-        for group in by_voice.values():
+        """Prefill utterances, as many as are `fitting`, and sample the first code of each."""
+        self._reserve(self.active + len(utterances), max(map(self._positions, utterances)))
+        for group in _similar_lengths(utterances):
             self._prefill(group)
 
     def _prefill(self, group: Sequence[Utterance]) -> None:
-        """Prefill utterances of one voice: its conditioning latents once, then their prompts as one padded batch."""
+        """Prefill utterances: their conditioning latents, voice by voice, then their prompts as one padded batch."""
         rows = self._row_numbers[self.active : self.active + len(group)]
-        gpt_cond_latent = group[0].gpt_cond_latent.to(self.gpt.device, torch.float32)
+        rows_of_voice: dict[int, list[int]] = {}
+        for number, utterance in enumerate(group):
+            rows_of_voice.setdefault(id(utterance.gpt_cond_latent), []).append(number)
+        for numbers in rows_of_voice.values():
+            self._kv_cache.prefill_cond(group[numbers[0]].gpt_cond_latent, rows[numbers])
         prompts = [self.gpt.prompt_embeddings(utterance.text_tokens) for utterance in group]
         prompt_lens = torch.tensor([len(prompt) for prompt in prompts], device=self.gpt.device)
-        cond_len = gpt_cond_latent.shape[1]
-        self._kv_cache.prefill_cond(gpt_cond_latent, rows)
+        cond_len = group[0].gpt_cond_latent.shape[1]
         # batch x (seq, model_dim) -> (batch, max(seq), model_dim)
         x = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
         hidden = self._kv_cache.prefill_text(x, rows, cond_len)
         self._seq_lens[rows] = cond_len + prompt_lens
-        self._max_seq_len = max(self._max_seq_len, cond_len + int(prompt_lens.max()))
+        self._max_seq_len = max(self._max_seq_len, cond_len + x.shape[1])
         self._start_rows(rows, group)
         # The hidden state at start_audio, the last position of each prompt: (batch, model_dim)
         self._sample(rows, hidden[torch.arange(len(group), device=self.gpt.device), prompt_lens - 1])
@@ -320,7 +407,7 @@ class _Batch:
             if self._graphs is None:
                 self._decode_step(self.active, self._max_seq_len)
             else:
-                rows = _next_power_of_two(self.active, self.rows)
+                rows = _next_power_of_two(self.active, self._kv_cache.rows)
                 attended = min(_round_up(self._max_seq_len, CACHE_BLOCK), self._kv_cache.max_seq_len)
                 self._graphs.run((rows, attended), lambda: self._decode_step(rows, attended))  # noqa: B023 - runs at once
 

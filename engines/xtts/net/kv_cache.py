@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
+VOICES = 16  # whose keys and values are kept, 4 MB each in 16 bits: chunks of several jobs come mixed
+
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q, k, v), each tensor [..., model_dim] -> output before `c_proj`, [..., model_dim]."""
 
@@ -48,15 +50,35 @@ class KVCache:
 
     Args:
         gpt: The layers that read and write it.
-        rows: The largest number of chunks at a time.
+        rows: The largest number of chunks at a time; may be 0 until `resize` is called.
         max_seq_len: The largest number of positions of a chunk.
     """
 
     def __init__(self, gpt: Transformer, rows: int, max_seq_len: int) -> None:
-        self.gpt, self.max_seq_len = gpt, max_seq_len
+        self.gpt, self.rows, self.max_seq_len = gpt, rows, max_seq_len
         shape = (rows, gpt.heads, max_seq_len, gpt.model_dim // gpt.heads)
         self._layers = [(_zeros(shape, gpt), _zeros(shape, gpt)) for _ in range(gpt.layers)]
-        self._cond: tuple[Tensor, list[tuple[Tensor, Tensor]]] | None = None
+        # By identity of the conditioning latents, which are kept too, so that no others can have it.
+        self._cond: dict[int, tuple[Tensor, list[tuple[Tensor, Tensor]]]] = {}
+
+    def resize(self, rows: int, max_seq_len: int, active: int, seq_len: int) -> None:
+        """Change the size, layer by layer: there are never two whole caches in memory.
+
+        Args:
+            rows, max_seq_len: As of the class.
+            active: Number of the first rows that are kept; the others become zeros.
+            seq_len: Positions of them that are kept.
+        """
+        shape = (rows, self.gpt.heads, max_seq_len, self.gpt.model_dim // self.gpt.heads)
+
+        def resized(old: Tensor) -> Tensor:
+            new = _zeros(shape, self.gpt)
+            new[:active, :, :seq_len] = old[:active, :, :seq_len]
+            return new
+
+        for layer, (keys, values) in enumerate(self._layers):
+            self._layers[layer] = resized(keys), resized(values)
+        self.rows, self.max_seq_len = rows, max_seq_len
 
     def copy_row(self, source: int, target: int, seq_len: int) -> None:
         """Copy the first seq_len positions of a row to another row."""
@@ -67,27 +89,35 @@ class KVCache:
     def prefill_cond(self, gpt_cond_latent: Tensor, rows: Tensor) -> None:
         """Write the keys and values of conditioning latents to the first positions of rows.
 
-        They are computed once per voice: attention is causal, so they do not depend on the text. The latest voice is
-        kept, by identity.
+        They are computed once per voice: attention is causal, so they do not depend on the text. Those of the latest
+        voices are kept, by identity.
 
         Args:
             gpt_cond_latent: [1, n, model_dim].
             rows: int64 [batch].
         """
-        if self._cond is None or self._cond[0] is not gpt_cond_latent:
-            computed: list[tuple[Tensor, Tensor]] = []
-
-            def attention(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                q, k, v = (self._split_heads(x) for x in (q, k, v))  # each (1, heads, n, head_dim)
-                computed.append((k, v))
-                return self._merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True))
-
-            self.gpt.forward(gpt_cond_latent, attention)
-            self._cond = gpt_cond_latent, computed
-        for (keys, values), (cond_keys, cond_values) in zip(self._layers, self._cond[1], strict=True):
+        if id(gpt_cond_latent) not in self._cond:
+            # A dict keeps the order of insertion: the oldest voice is the first.
+            if len(self._cond) >= VOICES:
+                del self._cond[next(iter(self._cond))]
+            self._cond[id(gpt_cond_latent)] = gpt_cond_latent, self._computed(gpt_cond_latent)
+        _, computed = self._cond[id(gpt_cond_latent)]
+        for (keys, values), (cond_keys, cond_values) in zip(self._layers, computed, strict=True):
             # (1, heads, n, head_dim) is broadcast to (batch, heads, n, head_dim)
             keys[rows, :, : gpt_cond_latent.shape[1]] = cond_keys
             values[rows, :, : gpt_cond_latent.shape[1]] = cond_values
+
+    def _computed(self, gpt_cond_latent: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer for conditioning latents, each [1, heads, n, head_dim]."""
+        computed: list[tuple[Tensor, Tensor]] = []
+
+        def attention(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = (self._split_heads(x) for x in (q, k, v))  # each (1, heads, n, head_dim)
+            computed.append((k.clone(), v.clone()))  # they are views of a tensor that has q, too
+            return self._merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+        self.gpt.forward(gpt_cond_latent.to(self.gpt.device, torch.float32), attention)
+        return computed
 
     def prefill_text(self, x: Tensor, rows: Tensor, cond_len: int) -> Tensor:
         """Run the prompts of rows after their conditioning latents.
@@ -165,7 +195,7 @@ def _zeros(shape: tuple[int, ...], gpt: Transformer) -> Tensor:
     On a CPU, numpy's zeros are pages that the kernel maps when they are first written: memory is used only for
     positions that a row reaches. `torch.zeros` would write all of them.
     """
-    if gpt.device.type != "cpu":
+    if gpt.device.type != "cpu" or 0 in shape:  # no elements, no strides to view
         return torch.zeros(shape, dtype=gpt.dtype, device=gpt.device)
     raw = np.zeros(math.prod(shape) * gpt.dtype.itemsize, np.uint8)
     return torch.from_numpy(raw).view(gpt.dtype).view(shape)  # (bytes,) -> (elements,) -> (rows, heads, seq, head_dim)

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from engines import registry
-from engines.base import Audio, Chunk, Device, Engine, EngineClass
+from engines.base import Audio, Chunk, ChunkList, Device, Engine, EngineClass
 from engines.checkpoints import base_models
 from engines.errors import RequestRefused
 from jobs.audio.wav import checked
+from tests.rendered import rendered
 from tests.sounds import recording
 
 ROOT = Path(__file__).parents[3]
@@ -57,13 +58,6 @@ def engine(engine_class: EngineClass, request: pytest.FixtureRequest) -> Iterato
     loaded.load(None, request.getfixturevalue("device"))
     yield loaded
     loaded.close()
-
-
-def speak(engine: Engine, *chunks: Chunk) -> list[Audio]:
-    """The audio of chunks in their order, in whatever order the engine made it."""
-    made = dict(one for one in engine.render(chunks) if one is not None)
-    assert sorted(made) == list(range(len(chunks)))
-    return [made[index] for index in range(len(chunks))]
 
 
 def same(engine: Engine, one: Audio, other: Audio) -> bool:
@@ -145,7 +139,7 @@ def test_asking_what_it_can_do_is_cheap(name: str) -> None:
 
 def test_it_speaks(engine: Engine, sentences: list[Chunk]) -> None:
     """Plausible mono float32 audio at the rate it names, and nothing doubtful about it."""
-    audio = speak(engine, sentences[0])[0]
+    audio = rendered(engine, sentences[0])[0]
     assert audio.samples.dtype == np.float32
     assert audio.rate_hz == engine.info().sample_rate_hz
     assert checked(audio, sentences[0].text)[1] == []
@@ -154,9 +148,9 @@ def test_it_speaks(engine: Engine, sentences: list[Chunk]) -> None:
 def test_a_chunk_never_depends_on_its_neighbours(engine: Engine, sentences: list[Chunk]) -> None:
     """Alone, among others, before or after them: the same audio."""
     chunks = sentences[:4]
-    together = speak(engine, *chunks)
-    backwards = speak(engine, *reversed(chunks))[::-1]
-    alone = [speak(engine, chunk)[0] for chunk in chunks]
+    together = rendered(engine, *chunks)
+    backwards = rendered(engine, *reversed(chunks))[::-1]
+    alone = [rendered(engine, chunk)[0] for chunk in chunks]
     for first, second, third in zip(together, backwards, alone, strict=True):
         assert same(engine, first, second)
         assert same(engine, first, third)
@@ -169,8 +163,8 @@ def test_two_instances_of_it_agree(
     other = engine_class()
     other.load(None, device)
     try:
-        speak(other, *sentences[5:8])
-        ours, others = speak(engine, sentences[0])[0], speak(other, sentences[0])[0]
+        rendered(other, *sentences[5:8])
+        ours, others = rendered(engine, sentences[0])[0], rendered(other, sentences[0])[0]
         assert ours.samples.tobytes() == others.samples.tobytes()
     finally:
         other.close()
@@ -178,16 +172,16 @@ def test_two_instances_of_it_agree(
 
 def test_nothing_to_render_is_nothing(engine: Engine) -> None:
     """No chunks, no audio, no error."""
-    assert list(engine.render([])) == []
+    assert list(engine.render(ChunkList([]))) == []
 
 
 def test_it_can_be_closed_twice_and_loaded_again(engine: Engine, device: Device, sentences: list[Chunk]) -> None:
     """What the worker does when engines take turns."""
-    before = speak(engine, sentences[0])[0]
+    before = rendered(engine, sentences[0])[0]
     engine.close()
     engine.close()
     engine.load(None, device)
-    assert speak(engine, sentences[0])[0].samples.tobytes() == before.samples.tobytes()
+    assert rendered(engine, sentences[0])[0].samples.tobytes() == before.samples.tobytes()
 
 
 def test_facts_of_loading_fit_into_the_manifest(engine: Engine, device: Device) -> None:
@@ -199,7 +193,7 @@ def test_facts_of_loading_fit_into_the_manifest(engine: Engine, device: Device) 
 def test_it_takes_the_longest_chunk_it_asks_for(engine: Engine, sentences: list[Chunk]) -> None:
     """`max_chars` characters at once are no trouble."""
     text = ("many words follow here " * 100)[: engine.info().max_chars].strip()
-    assert speak(engine, replace(sentences[0], text=text))[0].samples.size
+    assert rendered(engine, replace(sentences[0], text=text))[0].samples.size
 
 
 def test_an_unknown_built_in_voice_is_refused_or_unused(engine: Engine, sentences: list[Chunk]) -> None:
@@ -207,6 +201,6 @@ def test_an_unknown_built_in_voice_is_refused_or_unused(engine: Engine, sentence
     chunk = replace(sentences[0], recordings=())
     if engine.info().name in {"espeak", "xtts"}:
         with pytest.raises(RequestRefused, match="no such voice"):
-            speak(engine, replace(chunk, speaker="no such voice"))
+            rendered(engine, replace(chunk, speaker="no such voice"))
     for speaker in engine.info().speakers[:3]:
-        assert speak(engine, replace(chunk, speaker=speaker))[0].samples.size
+        assert rendered(engine, replace(chunk, speaker=speaker))[0].samples.size

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.base import Chunk, Device
+from engines.base import Audio, Chunk, ChunkList, Device
 from engines.checkpoints.reference import CheckpointRef
 from engines.errors import OutOfMemory
 from engines.f5.engine import F5
 from engines.xtts.engine import Xtts
 from jobs.order import Order
 from tests import f5_models, tiny
+from tests.rendered import rendered
 from tests.small_card import Card, on_card
 from tests.sounds import recording
 from watcher.executors.local.main import WarmEngine
@@ -59,9 +60,9 @@ def chunks(tmp_path: Path) -> list[Chunk]:
 
 
 def spoken(engine: F5, chunks: list[Chunk]) -> list[np.ndarray]:
-    made = [one for one in engine.render(chunks) if one is not None]
-    assert sorted(index for index, _audio in made) == list(range(len(chunks)))
-    return [audio.samples for _index, audio in sorted(made, key=lambda one: one[0])]
+    made = rendered(engine, *chunks)
+    assert [audio.warnings for audio in made] == [(UNKNOWN,) if "𓀀" in chunk.text else () for chunk in chunks]
+    return [audio.samples for audio in made]
 
 
 def state(facts: Any) -> tuple[object, ...]:
@@ -91,7 +92,7 @@ def test_a_vocoder_that_does_not_fit_beside_the_network_goes_to_the_cpu(
 def test_what_is_spoken_is_kept_when_the_rest_needs_the_profile(
     engine: F5, card: Card, chunks: list[Chunk], models: Path
 ) -> None:
-    """So is what was told of it. The first model is gone before; the rest sounds as it does under low_vram from the
+    """The first model is gone before; the rest sounds as it does under low_vram from the
     beginning.
     """
     from engines.f5.net.backbone import Backbone
@@ -103,16 +104,16 @@ def test_what_is_spoken_is_kept_when_the_rest_needs_the_profile(
     facts: Any = engine.load(None, on_card(fallback=False, precision="auto", models=models))
     first = weakref.ref(engine._speech)
     made = {}
-    for one in engine.render(chunks):
+    for one in engine.render(ChunkList(chunks)):
         if one is not None:
+            assert isinstance(one[1], Audio)
             made[one[0]] = one[1].samples
             assert (first() is None) == (facts["profile"] == "low_vram")
             if len(made) == 1:
                 (kept,) = made
-                assert "𓀀" in chunks[kept].text
                 card.is_too_small_for(Backbone, "prepare", is_in_float32)
     assert (card.refused, state(facts)) == (1, ("cpu:0", "bfloat16", "low_vram", 16))
-    assert facts["warnings"] == [f"{SENTENCE}; {LOW}", UNKNOWN]
+    assert facts["warnings"] == [f"{SENTENCE}; {LOW}"]
     for index in range(len(chunks)):
         wanted = expected["auto" if index == kept else "low_vram"][index]
         np.testing.assert_allclose(made[index], wanted, atol=1e-4)
@@ -137,7 +138,7 @@ def test_below_the_profile_is_the_cpu(
         assert all(one.size for one in spoken(engine, chunks))
         assert card.refused == 2
         assert state(facts) == ("cpu", "float32", "low_vram", 16)
-        assert facts["warnings"] == [f"{SENTENCE}; {LOW}", f"{SENTENCE}; {CPU}", UNKNOWN]
+        assert facts["warnings"] == [f"{SENTENCE}; {LOW}", f"{SENTENCE}; {CPU}"]
     card.is_in_use = False
     fresh: Any = engine.load(None, Device("cpu", models=models))
     assert (fresh["profile"], fresh["warnings"]) == ("auto", [])

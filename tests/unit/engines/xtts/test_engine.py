@@ -16,13 +16,14 @@ import pytest
 from numpy.typing import NDArray
 
 from engines import installing, neural_engine
-from engines.base import Chunk, Device
+from engines.base import Audio, Chunk, ChunkList, Device
 from engines.checkpoints import inspection
 from engines.device import runtime
 from engines.errors import EngineError, EngineMissing, OutOfMemory, RequestRefused
 from engines.xtts import engine as xtts_engine
 from engines.xtts.engine import Xtts
 from tests import tiny, training_runs
+from tests.rendered import rendered
 from tests.small_card import Card, on_card
 
 CPU = Device(name="cpu", precision="float32")
@@ -89,10 +90,9 @@ def chunk(text: str = "Who is there?", **settings: Any) -> Chunk:
 
 def speak(engine: Xtts, *chunks: Chunk) -> list[NDArray[np.float32]]:
     """The samples of chunks, each of which comes once, in their order."""
-    made = [one for one in engine.render(chunks or [chunk()]) if one is not None]
-    assert sorted(index for index, _audio in made) == list(range(len(chunks) or 1))
-    assert all(audio.rate_hz == 24_000 for _index, audio in made)
-    return [audio.samples for _index, audio in sorted(made, key=lambda one: one[0])]
+    made = rendered(engine, *(chunks or [chunk()]))
+    assert all(audio.rate_hz == 24_000 for audio in made)
+    return [audio.samples for audio in made]
 
 
 def same(ours: Sequence[NDArray[np.float32]], others: Sequence[NDArray[np.float32]]) -> bool:
@@ -187,7 +187,7 @@ def test_what_a_device_can_not_do_is_refused(engine: Xtts, checkpoint: Path) -> 
 def test_the_digest_is_known_though_all_was_spoken_before(engine: Xtts, checkpoint: Path) -> None:
     """As when a job is resumed whose chunks are all kept."""
     facts = load(engine, checkpoint)
-    assert list(engine.render([])) == []
+    assert list(engine.render(ChunkList([]))) == []
     assert facts["sha256"] == sha256(checkpoint)
 
 
@@ -337,7 +337,7 @@ def test_it_speaks_only_while_it_is_loaded(engine: Xtts, checkpoint: Path) -> No
     """Not before, not after, not when loading failed; an earlier model is never spoken with by mistake."""
     for _ in range(2):
         with pytest.raises(EngineError, match="before it was loaded"):
-            next(engine.render([chunk()]))
+            next(engine.render(ChunkList([chunk()])))
         load(engine, checkpoint)
         assert speak(engine)[0].size
         engine.close()
@@ -345,7 +345,7 @@ def test_it_speaks_only_while_it_is_loaded(engine: Xtts, checkpoint: Path) -> No
     with pytest.raises(RequestRefused):
         load(engine, checkpoint.with_name("gone.pth"))
     with pytest.raises(EngineError, match="before it was loaded"):
-        next(engine.render([chunk()]))
+        next(engine.render(ChunkList([chunk()])))
 
 
 def test_closing_gives_the_memory_back(engine: Xtts, checkpoint: Path) -> None:
@@ -418,9 +418,10 @@ def test_a_batch_too_large_for_the_card_goes_on_on_the_cpu(engine: Xtts, checkpo
     on_the_card = weakref.ref(engine._speech)
     patch, found = pytest.MonkeyPatch(), {}
     patch.setattr("engines.xtts.net.speech.MAX_ROWS", {"cpu": 2})
-    for one in engine.render(chunks):
+    for one in engine.render(ChunkList(chunks)):
         if one is not None:
             assert one[0] not in found
+            assert isinstance(one[1], Audio)
             found[one[0]] = one[1].samples
             assert (on_the_card() is None) == (facts["device"] == "cpu")
             if len(found) == 1:

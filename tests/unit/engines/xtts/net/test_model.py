@@ -49,7 +49,7 @@ def utterances(model: Any) -> list[Any]:
 
 def spoken(model: Any) -> list[Any]:
     """What a model makes of them, in order."""
-    made = [one for group in model.gpt.generate(utterances(model), 4) for one in group]
+    made = [one for group in model.gpt.generate(tiny.given(utterances(model)), 4) for one in group]
     return sorted(made, key=lambda one: one.key)
 
 

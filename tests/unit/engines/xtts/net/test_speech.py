@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines.base import Chunk
-from engines.errors import OutOfMemory, RequestRefused
+from engines.base import Audio, Chunk, ChunkList, ChunkSource
+from engines.errors import EngineError, OutOfMemory, RequestRefused
 from engines.xtts.net.latents import LatentCache
 from tests import sounds, tiny
 from tests.model_files import Runs
@@ -49,9 +52,23 @@ def speech(made: Made) -> XttsSpeech:
 
 def speak(speech: XttsSpeech, *chunks: Chunk) -> list[Samples]:
     """The samples of chunks in their order."""
-    found = dict(one for one in speech.speak(chunks) if one is not None)
+    found = spoken(speech, ChunkList(chunks))
     assert sorted(found) == list(range(len(chunks)))
     return [found[index] for index in range(len(chunks))]
+
+
+def spoken(speech: XttsSpeech, chunks: ChunkSource) -> dict[int, Samples]:
+    """The samples of chunks by number, each of which comes once; the error of a chunk is raised."""
+    found: dict[int, Samples] = {}
+    for one in speech.speak(chunks):
+        if one is not None:
+            number, audio = one
+            if not isinstance(audio, Audio):
+                raise audio
+            assert number not in found
+            assert audio.rate_hz == speech.rate_hz
+            found[number] = audio.samples
+    return found
 
 
 def chunk(text: str = "Who is there?", **more: Any) -> Chunk:
@@ -133,6 +150,157 @@ def test_seeds_decide(speech: XttsSpeech) -> None:
 def test_the_largest_seed_is_one(speech: XttsSpeech) -> None:
     """Also where a text is cut and the second part needs another one."""
     assert all(sound.size for sound in speak(speech, chunk(seed=2**63 - 1), chunk("many words " * 60, seed=2**63 - 1)))
+
+
+# --- chunks that come while others are rendered -----------------------------------------------------------------------
+
+
+class Arriving:
+    """A `ChunkSource` of chunks that arrive in portions: each when another chunk was returned.
+
+    Attributes:
+        returned: Number of chunks that were returned.
+        beside: For each chunk, how many others were being rendered when it was taken.
+    """
+
+    def __init__(self, *portions: Sequence[Chunk]) -> None:
+        chunks = [chunk for portion in portions for chunk in portion]
+        self._arrives = [number for number, portion in enumerate(portions) for _ in portion]
+        self._waiting = deque(enumerate(chunks))
+        self.returned = 0
+        self.beside: list[int] = []
+
+    def take(self, most: int) -> Sequence[tuple[int, Chunk]]:
+        assert most > 0
+        taken: list[tuple[int, Chunk]] = []
+        while self._waiting and len(taken) < most and self._arrives[self._waiting[0][0]] <= self.returned:
+            taken.append(self._waiting.popleft())
+            self.beside.append(len(self.beside) - self.returned)
+        return taken
+
+
+def arrived(speech: XttsSpeech, source: Arriving) -> dict[int, Any]:
+    """The samples of each chunk, or its error; each comes once."""
+    found: dict[int, Any] = {}
+    for one in speech.speak(source):
+        if one is not None:
+            number, audio = one
+            assert number not in found
+            found[number] = audio.samples if isinstance(audio, Audio) else audio
+            source.returned += 1
+    return found
+
+
+def test_chunks_that_arrive_are_taken_into_the_running_batch(
+    speech: XttsSpeech, expected: list[Samples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were there are not waited for, none sounds another way, and no more are taken than there are rows."""
+    with_rows(monkeypatch, 4)
+    chunks = tiny.mixed_chunks()
+    source = Arriving(chunks[:3], chunks[3:4], chunks[4:5], chunks[5:], chunks[:3])
+    found = arrived(speech, source)
+    assert sorted(found) == list(range(len(chunks) + 3))
+    assert all(close(found[number], one) for number, one in enumerate([*expected, *expected[:3]]))
+    assert source.beside[:3] == [0, 1, 2]
+    assert min(source.beside[3:6]) > 0
+    assert max(source.beside) < 4
+
+
+def test_mixed_chunks_sound_as_each_alone(speech: XttsSpeech, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built-in voices and recordings, languages, seeds, speeds, sampling, a text in parts."""
+    ana = sounds.save(tmp_path / "ana.wav", sounds.speech(2.0))
+    chunks = [
+        chunk(), chunk("Quem está aí?", language="pt", speaker="Viktor Eka"), chunk(speaker=None, recordings=(ana,)),
+        chunk("Wer ist da?", language="de", settings={"temperature": 0.2, "speed": 1.4}), chunk(settings=GREEDY),
+        chunk("many words follow here " * 30), chunk(seed=8, settings={"top_k": 3, "repetition_penalty": 1.0}),
+        chunk("¿Quién es?", language="es", speaker=None, recordings=(ana,), settings={"gpt_cond_len": 1,
+              "gpt_cond_chunk_len": 1, "speed": 0.7}),
+    ]  # fmt: skip
+    alone = [speak(speech, one)[0] for one in chunks]
+    assert len({one.tobytes() for one in alone}) == len(alone)
+    for rows in (3, 32):
+        with_rows(monkeypatch, rows)
+        source = Arriving(chunks[:2], chunks[2:6], chunks[6:])
+        found = arrived(speech, source)
+        assert all(close(found[number], one) for number, one in enumerate(alone))
+
+
+def test_a_chunk_that_can_not_be_rendered_leaves_the_others(
+    speech: XttsSpeech, expected: list[Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is returned with its own error: no voice, an unknown one, a recording that is none or gone, a failure."""
+    monkeypatch.setattr(speech._model, "tokenize", tokenize_or_fail(speech._model.tokenize))
+    (tmp_path / "noise.wav").write_bytes(b"this is no sound")
+    bad = [
+        chunk(speaker=None), chunk(speaker="nobody"), chunk(recordings=(tmp_path / "noise.wav",)),
+        chunk(recordings=(tmp_path / "gone.wav",)), chunk("broken"),
+    ]  # fmt: skip
+    words = ["gives none", "no voice 'nobody'", "the recording", r"gone\.wav can't be read", "it is broken"]
+    good = tiny.mixed_chunks()
+    with_rows(monkeypatch, 2)
+    found = arrived(speech, Arriving([bad[0], *good[:3], bad[1]], bad[2:4], [*good[3:], bad[4]]))
+    errors = [found.pop(number) for number in (0, 4, 5, 6, 10)]
+    for error, text in zip(errors, words, strict=True):
+        assert isinstance(error, EngineError)
+        assert re.search(text, error.message)
+    assert [isinstance(error, RequestRefused) for error in errors] == [True, True, True, True, False]
+    assert all(close(found[number], one) for number, one in zip(sorted(found), expected, strict=True))
+
+
+def tokenize_or_fail(tokenize: Any) -> Any:
+    def tokenized(text: str, language: str) -> Any:
+        if text == "broken":
+            raise ValueError("it is broken")
+        return tokenize(text, language)
+
+    return tokenized
+
+
+def test_a_chunk_too_long_for_the_running_batch_is_rendered(
+    speech: XttsSpeech, model: Any, expected: list[Samples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though there is memory for two rows of the others, and hardly for one of it; they come before and after."""
+    from engines.device import runtime
+
+    long = chunk("a b " * 98, settings=GREEDY)
+    assert model.max_text_tokens * 0.8 < len(model.tokenize(long.text, "en")) < model.max_text_tokens
+    (alone,) = speak(speech, long)
+    monkeypatch.setattr(runtime, "free_bytes", lambda _device: 4 * row_bytes(model) + 1)
+    chunks = tiny.mixed_chunks()
+    found = arrived(speech, Arriving(chunks[:2], [long], chunks[2:]))
+    assert close(found.pop(2), alone)
+    assert all(close(found[number], one) for number, one in zip(sorted(found), expected, strict=True))
+
+
+def row_bytes(model: Any) -> int:
+    """Memory of a row of ordinary sentences."""
+    from engines.xtts.net.gpt import CACHE_BLOCK, PROMPT_LEN
+
+    size = -(-(model.gpt.max_steps + PROMPT_LEN) // CACHE_BLOCK) * CACHE_BLOCK
+    return int(model.gpt.row_bytes(size) + model.gpt.prefill_bytes(size))
+
+
+def test_beams_come_in_between(speech: XttsSpeech, expected: list[Samples]) -> None:
+    """Alone, when those that were taken before are done; those that arrive meanwhile come after."""
+    searched = chunk(settings={**GREEDY, "num_beams": 2})
+    (alone,) = speak(speech, searched)
+    chunks = tiny.mixed_chunks()
+    found = arrived(speech, Arriving([searched, *chunks[:2]], [searched], [*chunks[2:4], searched, *chunks[4:]]))
+    assert all(close(found.pop(number), alone) for number in (0, 3, 6))
+    assert all(close(found[number], one) for number, one in zip(sorted(found), expected, strict=True))
+
+
+def test_nothing_is_kept_of_what_is_done(speech: XttsSpeech, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many chunks come: no more than are being rendered."""
+    from engines.xtts.net.speech import _Plan
+
+    with_rows(monkeypatch, 2)
+    count = 0
+    for one in speech.speak(ChunkList(chunk("No.", seed=seed) for seed in range(40))):
+        if one is not None:
+            count += 1
+            assert sum(type(thing) is _Plan for thing in gc.get_objects()) <= 3
+    assert count == 40
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
@@ -243,7 +411,7 @@ def test_listening_has_settings_that_go_together(speech: XttsSpeech, tmp_path: P
 
 def hear(speech: XttsSpeech, one: Chunk) -> None:
     """Let it listen to a chunk's recordings, and not speak."""
-    assert next(speech.speak([one])) is None
+    assert next(speech.speak(ChunkList([one]))) is None
 
 
 def kept(cache: Path) -> dict[str, Path]:
@@ -380,12 +548,67 @@ def test_memory_that_runs_out_half_way_costs_nothing(
 
     monkeypatch.setattr(torch.nn.utils.rnn, "pad_sequence", full_once)
     with_rows(monkeypatch, 3)
-    for one in speech.speak(tiny.mixed_chunks()):
+    for one in speech.speak(ChunkList(tiny.mixed_chunks())):
         if one is not None:
             assert one[0] not in found
-            found[one[0]] = one[1]
+            assert isinstance(one[1], Audio)
+            found[one[0]] = one[1].samples
     assert refused
     assert all(close(found[index], expected[index]) for index in range(len(expected)))
+
+
+def test_memory_that_runs_out_in_a_stream_loses_nothing(
+    speech: XttsSpeech, expected: list[Samples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice: what was taken is rendered again with fewer rows, nothing is taken twice, and then there are as many rows
+    as before.
+    """
+    import torch
+
+    chunks = tiny.mixed_chunks()
+    source = Arriving(chunks[:4], chunks[4:], *([one] for one in chunks * 3))
+    wanted = expected * 4
+    pad, batches, refused = torch.nn.utils.rnn.pad_sequence, list[int](), list[int]()
+
+    def full_twice(prompts: Any, **more: Any) -> Any:
+        if len(refused) < 2 and source.returned > 5 * (len(refused) + 1):
+            refused.append(len(batches))
+            raise RuntimeError("CUDA error: out of memory")
+        batches.append(len(source.beside) - source.returned)
+        return pad(prompts, **more)
+
+    monkeypatch.setattr(torch.nn.utils.rnn, "pad_sequence", full_twice)
+    with_rows(monkeypatch, 4)
+    found = arrived(speech, source)
+    assert len(refused) == 2
+    assert sorted(found) == list(range(len(wanted)))
+    assert len(source.beside) == len(wanted)
+    assert all(close(found[number], one) for number, one in enumerate(wanted))
+    assert max(batches[refused[-1] + 1 :]) == 4
+
+
+def test_memory_that_runs_out_for_a_voice_is_waited_for(
+    speech: XttsSpeech, expected: list[Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are being rendered are done first; then there is enough."""
+    import torch
+
+    voice = sounds.save(tmp_path / "ana.wav", sounds.speech(2.0))
+    cloned = chunk(recordings=(voice,), settings=GREEDY)
+    compute, beside = speech._model.get_conditioning_latents, list[int]()
+    source = Arriving(tiny.mixed_chunks()[:3], [cloned], tiny.mixed_chunks()[3:])
+
+    def if_alone(*given: Any) -> Any:
+        beside.append(3 - source.returned)
+        if beside[-1]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return compute(*given)
+
+    monkeypatch.setattr(speech._model, "get_conditioning_latents", if_alone)
+    found = arrived(speech, source)
+    assert beside == [2, 0]
+    assert close(found.pop(3), speak(speech, cloned)[0])
+    assert all(close(found[number], one) for number, one in zip(sorted(found), expected, strict=True))
 
 
 def test_memory_too_small_for_one_is_said(speech: XttsSpeech, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,22 +656,15 @@ def test_rows_follow_from_free_memory(speech: XttsSpeech, model: Any, monkeypatc
     """As many as the formula lets into half of it, at least one, and no more than is useful."""
     from engines.device import runtime
 
-    utterances = speech._utterances(planned(speech, chunk()), 0)
-    row = max(model.gpt.row_bytes(one) + model.gpt.prefill_bytes(one) for one in utterances)
+    row = row_bytes(model)
     for free, rows in ((0, 1), (row, 1), (4 * row, 2), (20 * row + 1, 10), (10_000 * row, 32)):
         monkeypatch.setattr(runtime, "free_bytes", lambda _device, free=free: free)
-        assert speech._fitting_rows(utterances) == rows
-
-
-def planned(speech: XttsSpeech, one: Chunk) -> Any:
-    from engines.xtts.net.speech import _DEFAULTS, _Plan
-
-    plan = _Plan(one, {**speech._model.defaults, **_DEFAULTS, **one.settings})
-    plan.voice = speech._voice(plan)
-    return plan
+        source = Arriving([chunk("No.", seed=seed) for seed in range(40)])
+        assert len(arrived(speech, source)) == 40
+        assert max(source.beside) + 1 == rows
 
 
 def test_signs_of_life(speech: XttsSpeech) -> None:
     """At every step there is one, so that a slow machine is not taken for a stalled one."""
-    signs: Iterator[Any] = speech.speak(tiny.mixed_chunks())
+    signs: Iterator[Any] = speech.speak(ChunkList(tiny.mixed_chunks()))
     assert sum(sign is None for sign in signs) > tiny.LONGEST
