@@ -13,7 +13,7 @@ from typing import Any
 import soundfile
 
 import demo
-from engines.base import Chunk, ChunkList, Device
+from engines.base import Audio, Chunk, ChunkList, Device
 from engines.espeak.engine import Espeak
 
 WORDS = "Esta é a minha voz, como ela soa quando eu leio um texto em voz alta, com calma e sem pressa, até o fim."
@@ -68,6 +68,8 @@ def record(path: Path) -> None:
     espeak.load(None, Device())
     ((_, voice),) = espeak.render(ChunkList([Chunk(WORDS, "pt-BR", seed=0)]))
     espeak.close()
+    if not isinstance(voice, Audio):
+        raise voice
     soundfile.write(path, voice.samples, voice.rate_hz)
     path.with_suffix(".txt").write_text(WORDS, "utf-8")
 

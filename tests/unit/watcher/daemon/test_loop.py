@@ -65,7 +65,7 @@ class Here:
         self.submitted.append((order.stem, sorted(path.name for path in self.outbox.glob("[!.]*"))))
         os.write(self.writable, b"!")
 
-    def cancel(self, job_id: str) -> None:
+    def cancel(self, job_id: str, *, at_once: bool) -> None:
         raise AssertionError("no job is cancelled")
 
     def events(self) -> Sequence[Event]:
