@@ -383,7 +383,7 @@ def all_at_once(folder: Path, count: int) -> None:
         assert spool.results() == sorted(names)
         assert {spoken(spool, name) for name in names} == {f"Number {number}." for number in range(count)}
         assert spool.status()["counts"]["failed"] == 0
-        assert not below(spool.inbox, "*.yaml")
+        until(lambda: not below(spool.inbox, "*.yaml"), "the claims are removed")
 
 
 def test_hundreds_of_files_at_once(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_cancel_jobs_of_a_file_with_several(spool: Spool, gate: Gate) -> None:
     spool.drop("radio/many-2.cancel", b"")
     until(lambda: not below(spool.inbox, "*.cancel"))
     spool.drop("radio/many.cancel", b"")
-    until(lambda: spool.lines("cancelling"), "the worker is asked to stop")
+    until(lambda: len(spool.lines("cancelling")) == 4, "the worker is asked to stop all")
     gate.open()
     gone = [f"radio/many-{number}.cancelled" for number in (1, 2, 3, 4)]
     until(lambda: spool.results() == gone, lambda: f"{spool.results()}")

@@ -141,6 +141,7 @@ def test_kill_9_of_the_worker_costs_nothing_that_was_done(spool: Spool, tiny_xtt
     until(lambda: kept(spool), "a first chunk is done")
     os.kill(worker, signal.SIGKILL)
     assert len(kept(spool)) < CHUNKS
+    until(lambda: spool.lines("worker_died"), "its death is noticed")
     spool.drop("b.json", job("anna", text=text))
     assert spool.manifest("a")["attempts"] == 2
     assert spool.manifest("b")["attempts"] == 1
