@@ -337,8 +337,8 @@ def test_a_step_can_be_recorded(tiny_xtts: Path) -> None:
 
 
 def test_a_gpu_gives_the_same(tiny_xtts: Path, greedy: list[Utterance], expected: Any, chosen: list[Utterance]) -> None:
-    """Steps recorded as graphs, several between two looks: the library's codes, and the same for the same seed; also when
-    the cache grows, and the graphs are recorded again.
+    """Steps recorded as graphs, several between two looks: the library's codes, and the same for the same seed;
+    also when the cache grows, and the graphs are recorded again.
     """
     import torch
 
