@@ -167,8 +167,14 @@ class Gpt:
         return seq * self.model_dim * (12 + 8 * itemsize) + attention
 
     def max_seq_len(self, utterance: Utterance) -> int:
-        """Positions that an utterance may need in the KV cache."""
-        return int(utterance.gpt_cond_latent.shape[1]) + _prompt_len(utterance) + self.max_steps
+        """Positions of the KV cache for a batch with this utterance: whole blocks, at least `ordinary_len`."""
+        prompt_len = int(utterance.gpt_cond_latent.shape[1]) + _prompt_len(utterance)
+        return max(self.ordinary_len, _round_up(prompt_len + self.max_steps, CACHE_BLOCK))
+
+    @property
+    def ordinary_len(self) -> int:
+        """Positions for sentences of ordinary length."""
+        return _round_up(PROMPT_LEN + self.max_steps, CACHE_BLOCK)
 
     @property
     def max_steps(self) -> int:
@@ -300,7 +306,7 @@ class _Batch:
         device = gpt.device
         self._keys: list[tuple[int, int]] = []
         self._sampler = Sampler(rows, gpt.num_audio_tokens, device)
-        self._kv_cache = KVCache(gpt, 0, _round_up(gpt.max_steps + PROMPT_LEN, CACHE_BLOCK))
+        self._kv_cache = KVCache(gpt, 0, gpt.ordinary_len)
         self._latents = torch.zeros(0, gpt.max_steps, gpt.model_dim, device=device)
         self._seq_lens = torch.zeros(rows, dtype=torch.long, device=device)  # positions in the KV cache
         self._generated = torch.zeros(rows, dtype=torch.long, device=device)  # audio codes so far
@@ -326,7 +332,7 @@ class _Batch:
         """How many of the utterances, from the first on, fit into memory next to the active rows."""
         max_seq_len, count = self._kv_cache.max_seq_len, 0
         for utterance in waiting:
-            max_seq_len = max(max_seq_len, self._positions(utterance))
+            max_seq_len = max(max_seq_len, self.gpt.max_seq_len(utterance))
             if self.active + count >= self._rows_of(max_seq_len):
                 break
             count += 1
@@ -336,9 +342,6 @@ class _Batch:
         """The largest number of rows with this many positions; 1 or more."""
         row_bytes = self.gpt.row_bytes(max_seq_len) + self.gpt.prefill_bytes(max_seq_len)
         return max(1, min(self._most_rows, self._memory // row_bytes))
-
-    def _positions(self, utterance: Utterance) -> int:
-        return _round_up(self.gpt.max_seq_len(utterance), CACHE_BLOCK)
 
     def _reserve(self, rows: int, max_seq_len: int) -> None:
         """Grow, if there is not enough for this many rows and positions.
@@ -361,7 +364,7 @@ class _Batch:
 
     def admit(self, utterances: Sequence[Utterance]) -> None:
         """Prefill utterances, as many as are `fitting`, and sample the first code of each."""
-        self._reserve(self.active + len(utterances), max(map(self._positions, utterances)))
+        self._reserve(self.active + len(utterances), max(map(self.gpt.max_seq_len, utterances)))
         for group in _similar_lengths(utterances):
             self._prefill(group)
 

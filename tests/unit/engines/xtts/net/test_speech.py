@@ -274,9 +274,7 @@ def test_a_chunk_too_long_for_the_running_batch_is_rendered(
 
 def row_bytes(model: Any) -> int:
     """Memory of a row of ordinary sentences."""
-    from engines.xtts.net.gpt import CACHE_BLOCK, PROMPT_LEN
-
-    size = -(-(model.gpt.max_steps + PROMPT_LEN) // CACHE_BLOCK) * CACHE_BLOCK
+    size = model.gpt.ordinary_len
     return int(model.gpt.row_bytes(size) + model.gpt.prefill_bytes(size))
 
 
