@@ -15,7 +15,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-xtts demo-f5 test test-quick check test-long lint format type bench bench-hostile bench-xtts bench-f5 bench-f5-variants clean
+.PHONY: help demo demo-xtts demo-f5 test test-quick check test-long lint format type bench bench-hostile bench-jobs bench-xtts bench-f5 bench-f5-variants clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -56,6 +56,9 @@ bench: $(DEV) ## measure the spool; results go to benchmarks/results/
 
 bench-hostile: $(DEV) ## measure the spool under all that a stranger can drop at once; as root with several users; five minutes, 1 GB of disk
 	$(BIN)/python benchmarks/hostile.py
+
+bench-jobs: $(DEV) ## measure many short jobs beside one job of the same sentences, with espeak, XTTS and F5 at full size
+	$(BIN)/python benchmarks/jobs.py
 
 bench-xtts: $(DEV) ## measure XTTS beside the library's own calls: half an hour, 8 GB of memory, 4 GB of disk
 	$(BIN)/python benchmarks/xtts.py
