@@ -58,7 +58,7 @@ bench-hostile: $(DEV) ## measure the spool under all that a stranger can drop at
 	$(BIN)/python benchmarks/hostile.py
 
 bench-jobs: $(DEV) ## measure many short jobs beside one job of the same sentences, with espeak, XTTS and F5 at full size
-	$(BIN)/python benchmarks/jobs.py
+	$(BIN)/python benchmarks/short_jobs.py
 
 bench-xtts: $(DEV) ## measure XTTS beside the library's own calls: half an hour, 8 GB of memory, 4 GB of disk
 	$(BIN)/python benchmarks/xtts.py

@@ -116,7 +116,7 @@ def main() -> None:
         "xtts": lambda: of_xtts(arguments.xtts, device, count, rounds),
         "f5": lambda: of_f5(arguments.f5, device, count, rounds),
     }
-    report("jobs", device, parts, arguments.parts)
+    report("short-jobs", device, parts, arguments.parts)
 
 
 if __name__ == "__main__":
