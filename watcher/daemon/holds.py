@@ -46,7 +46,8 @@ class Holds:
             since_s = before.since_s if before else time.time()
             self.entries[what] = HoldEntry(hold.message, hold.hint, since_s)
             self.changes += 1
-        self.back_off()
+        if time.monotonic() >= self.due_s:  # several jobs can meet it in one turn
+            self.back_off()
 
     def end(self, *whats: str) -> None:
         for what in whats:

@@ -12,6 +12,7 @@ import errno
 import os
 import select
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -58,6 +59,7 @@ from watcher.readers.pool import Readers
 HOLD_NAMES: Mapping[type[Hold], str] = {OutboxGone: "outbox", WorkerUnready: "worker"}
 INBOX_CHECK_S = 1.0  # the longest wait of the loop, so also how exact the executor's time limits are
 NEW_INBOX_AFTER_S = 30.0
+PUBLISH_S = 0.05  # in one turn, while renderings wait to be published
 FULL = {errno.ENOSPC, errno.EDQUOT}  # one result may be too large where others fit: the folders are tried
 NOT_OF_ONE_JOB = (OF_THE_DISK - FULL) | {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
 
@@ -100,6 +102,7 @@ class Daemon:
         inbox_id, inbox_device: Of the inbox that was opened last.
         new_inbox_since_s: When another inbox was first seen in its place, monotonic.
         lost_jobs: Names of the jobs that were in the inbox when it disappeared.
+        rendered: Renderings that are not published yet.
         is_blocked: Whether the next job has to wait for the end of the running ones.
         is_working: Whether a turn is working on a job. Turns that it takes meanwhile start no other job.
     """
@@ -128,6 +131,7 @@ class Daemon:
         self.new_inbox_since_s: float | None = None
         self.lost_jobs: list[str] = []
         self.is_working = self.is_blocked = False
+        self.rendered: deque[Ended] = deque()
         self.watchdog_s = systemd.watchdog_interval_s()
         self.watchdog_due_s = 0.0
         self.written_changes = (0, 0)
@@ -179,10 +183,9 @@ class Daemon:
 
         Renderings are published last, so that the executor renders the next job meanwhile.
         """
-        rendered = []
         for event in self.executor.events():
             if isinstance(event, Ended) and isinstance(event.result, Rendering):
-                rendered.append(event)
+                self.rendered.append(event)
             else:
                 self._handle(event)
         if self.executor.is_ready:
@@ -192,8 +195,11 @@ class Daemon:
                 self._cancel(self.status.running[job_id])
         if self.session is not None and not self.signals.stop and time.monotonic() >= self.holds.due_s:
             self._start(self.session)
-        for event in rendered:
-            self._handle(event)
+        deadline_s = time.monotonic() + PUBLISH_S
+        while self.rendered:
+            self._handle(self.rendered.popleft())
+            if time.monotonic() > deadline_s:  # the rest in the next turns
+                break
 
     def _wait(self, seconds: float) -> None:
         """Sleep until something happens, at most this long."""
@@ -211,7 +217,7 @@ class Daemon:
             waits_s.append(self.watchdog_due_s - now)
         if session is None or self.intake is None:
             return min(*waits_s, self.holds.due_s - now)
-        if self.intake.busy or session.spool.released or session.arrivals.busy():
+        if self.intake.busy or session.spool.released or session.arrivals.busy() or self.rendered:
             return 0.0
         waits_s.append(session.arrivals.due_in(now))
         if not self.signals.stop:
@@ -579,6 +585,7 @@ class Daemon:
         tickets = [*self._running(), *session.schedule.first(len(session.schedule))]
         self.lost_jobs = [printable(ticket.name) for ticket in tickets]
         self.status.running.clear()
+        self.rendered.clear()
         self.executor.stop(at_once=True)  # it has the state folder open too, which keeps an unmount busy
         session.close()
         self.events.forget()
