@@ -84,6 +84,17 @@ def test_each_job_gets_a_chunk_before_another_gets_two_and_the_older_ends_first(
     until(lambda: [line["name"] for line in stage.spool.lines("done")] == ["a", "b", "c"], "they end in this order")
 
 
+def test_an_engine_that_can_not_mix_jobs_gets_one_after_the_other(stage: Stage) -> None:
+    stage.spool.start(FAULTY_LONER="yes")
+    for name in ("a", "b"):
+        stage.drop(name, long_text(name, 3))
+    stage.in_flight("a", "b")
+    stage.gate.touch()
+    for name in ("a", "b"):
+        assert stage.spool.manifest(name)["timing"]["jobs_in_batch"] == 1
+    assert stage.spoken() == [f"{name} {number}." for name in "ab" for number in range(3)]
+
+
 def test_a_more_urgent_job_of_the_same_model_gets_the_next_chunks(stage: Stage) -> None:
     """Also when as many jobs are in flight as may be."""
     stage.spool.config["limits"] = {"jobs_in_flight": 1}

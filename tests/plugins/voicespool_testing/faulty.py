@@ -48,6 +48,7 @@ class Faulty:
             options=OPTIONS,
             clones_voices=True,
             speakers=("high", "low"),
+            mixes_jobs="FAULTY_LONER" not in os.environ,
         )
 
     @classmethod
