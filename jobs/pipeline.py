@@ -66,6 +66,7 @@ class SpoolSettings:
         deaths: A file is not read again after this many consecutive daemons died while reading it.
         limits: Enforced by the worker.
         models: Folder where engines find base models and vocoders, besides the caches.
+        retry_delays_s: Seconds before each attempt after the first; the last also before all later ones.
     """
 
     rules: Rules
@@ -75,6 +76,7 @@ class SpoolSettings:
     deaths: int
     limits: JobLimits = field(default_factory=JobLimits)
     models: Path | None = None
+    retry_delays_s: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -350,12 +352,14 @@ class Job:
         spec: The parsed job.
         model: Its checkpoint, or why the base model is used instead; None for the base model.
         record: For its manifest.
+        wait_s: How long to wait before this attempt, in seconds, since the one before failed.
     """
 
     order: Order
     spec: JobSpec
     model: CheckpointRef | Fallback | None
     record: JobRecord
+    wait_s: float = 0.0
 
     @property
     def claim(self) -> Claim:
@@ -427,7 +431,10 @@ def finish(spool: Spool, job: Job, result: Rendering | JobError) -> Job | Outcom
         record.made = worker_result.checked(result, job.order)
     except RenderFailed as failure:
         try:
-            return _next_attempt(spool, job.spec, _model_after(job, failure), record)
+            again = _next_attempt(spool, job.spec, _model_after(job, failure), record)
+            failures = sum(attempt["outcome"] is not None for attempt in record.claim.folder.attempts())
+            delays_s = spool.settings.retry_delays_s[:failures]  # none for the base model in place of a checkpoint
+            return replace(again, wait_s=delays_s[-1]) if delays_s else again
         except RenderFailed as last:
             record.failure = last
     except JobError as error:

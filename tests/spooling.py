@@ -170,7 +170,8 @@ class Spool:
     # --- the daemon ------------------------------------------------------------------------------------------------
 
     def write_config(self) -> None:
-        self.config_file.write_text(json.dumps(self.config, default=str, indent=1))
+        limits = {"retry_delays_s": [0]} | self.config.get("limits", {})
+        self.config_file.write_text(json.dumps(self.config | {"limits": limits}, default=str, indent=1))
 
     def command(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         """Run `voicespool …` and wait for its end."""

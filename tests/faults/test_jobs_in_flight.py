@@ -241,3 +241,16 @@ def test_the_audio_of_a_job_does_not_depend_on_its_neighbours(spool: Spool, tmp_
         os.rename(spool.outbox, tmp_path / f"outbox-{limit}")
         spool.outbox.mkdir()
         os.rename(tmp_path / f"outbox-{limit}" / ".voicespool", spool.outbox / ".voicespool")
+
+
+def test_a_retry_waits_and_others_run_meanwhile(stage: Stage) -> None:
+    """`run --once` waits for it."""
+    stage.spool.config["limits"] = {"attempts": 2, "retry_delays_s": [1.5]}
+    stage.gate.touch()
+    stage.drop("a", "Bad.", fault="nan", times=1, counter=str(stage.spool.folder / "counter"))
+    stage.drop("b", "Good.")
+    assert stage.spool.once().returncode == 0
+    manifests = {name: stage.spool.manifest(name) for name in ("a", "b")}
+    assert (manifests["a"]["attempts"], manifests["b"]["attempts"]) == (2, 1)
+    assert manifests["a"]["timing"]["total_s"] >= 1.5
+    assert (stage.spool.outbox / "b").stat().st_ctime_ns < (stage.spool.outbox / "a").stat().st_ctime_ns

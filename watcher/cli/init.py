@@ -72,8 +72,10 @@ def _value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
-    if isinstance(value, dict | tuple):
-        return "{}" if isinstance(value, dict) else "[]"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        return "{}"
     return str(value)
 
 

@@ -143,6 +143,11 @@ class Limits(Section):
     copies of their recordings would use it."""
     attempts: Count = 3
     """Most attempts of a job whose engine or worker fails."""
+    retry_delays_s: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=86_400)], ...], Field(max_length=100), Allowed("a list of seconds")
+    ] = (1.0, 10.0, 60.0)
+    """Wait this long before each attempt after the first, in seconds; the last one before all later attempts. Other
+    jobs run meanwhile."""
     daemon_deaths: Count = 10
     """Fail a job file without reading it after this many consecutive daemon crashes while reading it."""
     stall_s: Seconds = 300.0

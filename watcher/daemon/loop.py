@@ -254,6 +254,8 @@ class Daemon:
         session = self.intake.session
         if session.can_start(paused=session.arrivals.paused()) or session.being_read or session.spool.released:
             return False
+        if any(entry.is_retry for entry in session.deferred.values()):
+            return False
         if session.deferred:
             deferred = next(iter(session.deferred.values()))
             raise Hold(f"{printable(deferred.ticket.name)}: {deferred.reason}")
@@ -399,6 +401,13 @@ class Daemon:
                 result = step()
             if isinstance(result, Job) and ticket.priority == URGENT:  # its problems were fixed in the meantime
                 session.schedule.add(result.ticket)
+                return
+            if isinstance(result, Job) and result.wait_s:
+                self._remove_running(ticket)
+                session.retry_later(
+                    result.ticket, f"it failed; the next attempt starts after {result.wait_s:g} s", result.wait_s
+                )
+                self.status.changed()
                 return
             if isinstance(result, Job):
                 self._submit(ticket, result)

@@ -58,6 +58,7 @@ def _spool_settings(config: Config) -> SpoolSettings:
         deaths=config.limits.daemon_deaths,
         limits=worker_limits(config),
         models=config.models,
+        retry_delays_s=config.limits.retry_delays_s,
     )
 
 
@@ -96,12 +97,14 @@ DEFER_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 @dataclass(slots=True)
 class Deferred:
-    """A job one of whose files the file system refused: it waits behind the others, longer each time.
+    """A job that waits behind the others, longer each time: the file system refused one of its files, or it failed and
+    is tried again.
 
     Attributes:
         since_s: When it was first deferred, Unix time.
         due_s: When it is queued again, monotonic; infinity while it is queued.
         times: How often it was deferred.
+        is_retry: It failed, and will be tried again.
     """
 
     ticket: Ticket
@@ -109,6 +112,7 @@ class Deferred:
     since_s: float
     due_s: float
     times: int = 1
+    is_retry: bool = False
 
 
 @dataclass(slots=True)
@@ -207,10 +211,15 @@ class Session:
         return job_id in self.schedule or job_id in self.deferred or job_id in self.being_read
 
     def defer(self, ticket: Ticket, reason: str) -> None:
-        """Let a job wait behind the others."""
+        """Let a job wait behind the others, since the file system refuses one of its files."""
         entry = self.deferred.setdefault(ticket.job_id, Deferred(ticket, reason, time.time(), 0.0, times=0))
-        entry.ticket, entry.reason, entry.times = ticket, reason, entry.times + 1
+        entry.ticket, entry.reason, entry.times, entry.is_retry = ticket, reason, entry.times + 1, False
         entry.due_s = time.monotonic() + DEFER_S[min(entry.times, len(DEFER_S)) - 1]
+
+    def retry_later(self, ticket: Ticket, reason: str, after_s: float) -> None:
+        """Let a job that failed wait before its next attempt."""
+        due_s = time.monotonic() + after_s
+        self.deferred[ticket.job_id] = Deferred(ticket, reason, time.time(), due_s, is_retry=True)
 
     def queue_again(self) -> None:
         """Queue the deferred jobs that are due, and those that have been read."""

@@ -29,7 +29,8 @@ ready: {quiet_s: 7, network_quiet_s: 8, unparsable_grace_s: 9, companions_s: 11,
 limits:
   {job_file_bytes: 1001, text_chars: 1002, documents: 103, recording_bytes: 1004, recordings: 15, recording_uses: 1006,
    job_bytes: 1007, speaker_text_chars: 1008, audio_s: 1009, render_s: 1010, read_s: 11, free_bytes: 1012, attempts: 2,
-   daemon_deaths: 4, stall_s: 14, jobs_in_flight: 3, stop_grace_s: 15, preempt: false, affinity_s: 16}
+   retry_delays_s: [5], daemon_deaths: 4, stall_s: 14, jobs_in_flight: 3, stop_grace_s: 15, preempt: false,
+   affinity_s: 16}
 device: {name: cpu, precision: bfloat16, profile: low_vram, idle_s: 17, fallback_cpu: true}
 results: {on_existing: replace, mode: "0640", group: 0}
 """
