@@ -195,6 +195,8 @@ class Status(StatusPart):
     holds: tuple[HoldNow, ...] = ()
     counts: Counts = Counts()
     warm: Warm | None = None
+    rate: float | None = None
+    """Seconds of audio rendered per second during the last minute; null if that is not known."""
     running: tuple[Running, ...] = ()
     """The jobs that are being rendered."""
     next: tuple[Queued, ...] = Field(default=(), max_length=SHOWN)

@@ -363,7 +363,7 @@ class Daemon:
         if running is None or session is None:  # its inbox is gone
             return
         if isinstance(event, Progressed):
-            running.progress(event.done, event.total)
+            self.status.rendered(running.progress(event))
             if running.chunk > running.first_chunk:  # a chunk was rendered and kept: nothing is in its way any more
                 self.holds.end("work")
                 session.deferred.pop(event.job_id, None)

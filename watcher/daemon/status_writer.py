@@ -42,8 +42,10 @@ from watcher.client.status import (
 from watcher.daemon.holds import Holds
 from watcher.daemon.readiness import Sighting
 from watcher.daemon.session import Deferred, Session
+from watcher.executors.base import Progressed
 
 AT_MOST_EVERY_S = 1.0
+RATE_S = 60.0
 MAX_FAILURES = 10_000
 _ENDED = ("done", "doubtful", "failed", "repaired", "cancelled")
 
@@ -54,6 +56,7 @@ class RunningJob:
 
     Attributes:
         first_chunk: How many chunks an earlier attempt had finished.
+        audio_s: Length of the finished chunks' audio.
         is_cancelling: Whether the executor was asked to stop it: it was cancelled, or makes room for an urgent job.
     """
 
@@ -63,12 +66,16 @@ class RunningJob:
     chunk: int = 0
     chunks: int = 0
     first_chunk: int = 0
+    audio_s: float = 0.0
     is_cancelling: bool = False
 
-    def progress(self, done: int, total: int) -> None:
-        if not self.chunks:
-            self.first_chunk = done  # cached by an earlier attempt, so they do not count for the pace
-        self.chunk, self.chunks = done, total
+    def progress(self, event: Progressed) -> float:
+        """Note the progress. Returns the seconds of audio that were rendered since the last call."""
+        if not self.chunks:  # cached by an earlier attempt, so they do not count for the pace
+            self.first_chunk, self.audio_s = event.done, event.audio_s
+        rendered_s = event.audio_s - self.audio_s
+        self.chunk, self.chunks, self.audio_s = event.done, event.total, event.audio_s
+        return rendered_s
 
     def eta_s(self, now_s: float) -> float | None:
         made = self.chunk - self.first_chunk
@@ -99,6 +106,7 @@ class StatusWriter:
     results: deque[Ended] = field(default_factory=lambda: deque(maxlen=SHOWN_RESULTS))
     _written_at: float = 0.0
     _changed: bool = True
+    _rendered: deque[tuple[float, float]] = field(default_factory=deque)
 
     @classmethod
     def resumed(cls, state_dir: Path) -> StatusWriter:
@@ -110,6 +118,21 @@ class StatusWriter:
 
     def changed(self) -> None:
         self._changed = True
+
+    def rendered(self, audio_s: float) -> None:
+        """Note that audio was rendered."""
+        self._rendered.append((time.monotonic(), audio_s))
+
+    def _rate(self) -> float | None:
+        """Seconds of audio rendered per second; None if nothing was rendered lately."""
+        now_s = time.monotonic()
+        while self._rendered and self._rendered[0][0] < now_s - RATE_S:
+            self._rendered.popleft()
+        if not self.running or len(self._rendered) < 2:
+            return None
+        since_s, before = self._rendered[0]  # the first audio was rendered before this time
+        audio_s = sum(audio_s for _, audio_s in self._rendered) - before
+        return round(audio_s / max(now_s - since_s, 0.001), 2)
 
     def add(self, outcome: Outcome) -> None:
         self.ended[outcome.status] += 1
@@ -187,6 +210,7 @@ class StatusWriter:
             ),
             counts=self._counts(session),
             warm=Warm(engine=self.warm[0], checkpoint=self.warm[1]) if self.warm else None,
+            rate=self._rate(),
             running=tuple(_running(job, time.time()) for job in self.running.values()),
             **({} if session is None else _lists(session)),
             results=tuple(self.results),

@@ -18,11 +18,13 @@ class Progressed:
     Attributes:
         done: Finished chunks, including cached ones.
         total: All chunks of the order.
+        audio_s: Total length of the finished chunks' audio in seconds.
     """
 
     job_id: str
     done: int
     total: int
+    audio_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

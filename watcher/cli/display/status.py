@@ -32,7 +32,7 @@ def status(snapshot: Snapshot, now: datetime, rows: int = 20) -> RenderableType:
         reason = f"hold: {printable(hold.what, 60)}: {printable(hold.reason)}"
         parts.append(Paragraph(f"{reason} (for {age(hold.since, now)})", 2, "red"))
     if snapshot.daemon is not None:
-        parts += [*_settings(written.config, now), *_counts(written.counts), *_running(written.running)]
+        parts += [*_settings(written.config, now), *_counts(written.counts), *_running(written, rows)]
         parts += _queue(written, rows)
         for key in ("waiting", "held", "ignored"):
             parts += _files(key, written, now, rows)
@@ -71,9 +71,13 @@ def _settings(config: Settings | None, now: datetime) -> list[RenderableType]:
     return lines
 
 
-def _running(running: Sequence[Running]) -> list[RenderableType]:
-    jobs = [Row(_progress(job)) for job in running]
-    return _section(Table(("job", "engine", "progress", "chunks", ">left"), jobs, "running"))
+def _running(written: Status, rows: int) -> list[RenderableType]:
+    running = written.running
+    title = "running" if written.rate is None else f"running, {written.rate:g} s of audio per second"
+    table = Table(
+        ("job", "engine", "progress", "chunks", ">left"), [Row(_progress(job)) for job in running[:rows]], title
+    )
+    return _section(table, len(running), rows, written.counts.running)
 
 
 def _progress(job: Running) -> Sequence[Text | str]:

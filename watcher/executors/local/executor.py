@@ -111,7 +111,7 @@ class LocalExecutor:
         if in_flight is None:  # its order has been given up
             return []
         if isinstance(message, Progress):
-            return [Progressed(message.job_id, message.done, message.total)]
+            return [Progressed(message.job_id, message.done, message.total, message.audio_s)]
         if isinstance(message, Loaded):
             in_flight.is_loaded = True
         elif isinstance(message, Started):

@@ -40,6 +40,7 @@ STATUS: dict[str, Any] = {
     "holds": [{"what": "outbox", "reason": "it is full", "since": "2026-11-21T11:00:00Z"}],
     "counts": {"ready": 0, "waiting": 1, "queued": 1, "running": 1, "held": 1, "ignored": 1, "done": 1, "failed": 1},
     "warm": {"engine": "espeak", "checkpoint": None},
+    "rate": 12.5,
     "running": [{**JOB, "engine": "espeak", "chunk": 3, "chunks": 10, "started_at": "2026-11-21T11:58:00Z",
                  "eta_s": 62.5}],
     "next": [{"job_id": "n", "name": "news", "place": 1, "priority": 5, "not_before": None}],
@@ -94,7 +95,7 @@ def test_everything_a_user_asks_for_is_shown() -> None:
     """Running job with progress and time left, hold, queue, waiting, held and ignored with reasons, results."""
     text = shown(Snapshot(Status.read(STATUS), DAEMON))
     for words in (
-        "process 7 on box, for 2 h", "hold: outbox: it is full (for 1 h)", "radio/hello", "3 of 10", "1:02",
+        "process 7 on box, for 2 h", "hold: outbox: it is full (for 1 h)", "12.5 s of audio per second", "radio/hello", "3 of 10", "1:02",
         "1 queued", "news", "late.yaml", "it is empty", "30 s", "locked.yaml", "3 h", "notes.txt", "not a job file",
         "/out/a", "1:01", "1 h ago", "no such speaker", "2 d ago",
     ):  # fmt: skip
