@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,28 @@ SHARE_GROUP = 64_100
 """Of all who may write into the inbox. The numbers belong to nobody; nothing needs to be known of them."""
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _SharedUmask:
+    """The umask 002, from the first thread that needs it to the last: the umask belongs to the whole process."""
+
+    def __init__(self) -> None:
+        self._lock, self._threads, self._before = threading.Lock(), 0, 0
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._before = os.umask(0o002)
+            self._threads += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                os.umask(self._before)
+
+
+_UMASK = _SharedUmask()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +70,7 @@ class User:
         """Access files as this user, in this thread; what is made may be written by the group. No block for anything
         else: modules may be where this user can't read them.
         """
-        before = os.umask(0o002)
+        _UMASK.enter()
         try:
             _libc.setfsgid(self.gid)
             _libc.setfsuid(self.uid)
@@ -56,7 +79,7 @@ class User:
         finally:
             _libc.setfsuid(os.geteuid())
             _libc.setfsgid(os.getegid())
-            os.umask(before)
+            _UMASK.leave()
 
     @contextmanager
     def running(self, script: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
