@@ -18,7 +18,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -284,17 +284,25 @@ def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> I
     if spec is None or claim.problems:
         yield urgent(claim)
         return
-    yield _ticket_to_render(claim, spec, spec.engine or spool.settings.rules.default_engine, document.model)
+    yield _ticket_to_render(spool, claim, spec, _model_for(claim, document))
 
 
-def _ticket_to_render(claim: Claim, spec: JobSpec, engine: str, model: CheckpointRef | Fallback | None) -> Ticket:
+def _model_for(claim: Claim, document: Document) -> CheckpointRef | Fallback | None:
+    """What the job file says; the base model, if an engine has refused the checkpoint and the job allows that."""
+    refused = claim.folder.fallback()
+    return Fallback(**refused) if refused else document.model
+
+
+def _ticket_to_render(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fallback | None) -> Ticket:
+    engine = spec.engine or spool.settings.rules.default_engine
+    info = spool.settings.rules.info(engine)
     not_before = spec.not_before.timestamp() if spec.not_before else 0.0
     return replace(
         urgent(claim),
         priority=spec.priority,
         not_before=not_before,
         model=_model(engine, model),
-        alone=claim.folder.is_alone,
+        alone=claim.folder.is_alone or (info is not None and not info.mixes_jobs),
     )
 
 
@@ -352,6 +360,7 @@ class Job:
         spec: The parsed job.
         model: Its checkpoint, or why the base model is used instead; None for the base model.
         record: For its manifest.
+        ticket: To render it again.
         wait_s: How long to wait before this attempt, in seconds, since the one before failed.
     """
 
@@ -359,6 +368,7 @@ class Job:
     spec: JobSpec
     model: CheckpointRef | Fallback | None
     record: JobRecord
+    ticket: Ticket
     wait_s: float = 0.0
 
     @property
@@ -369,11 +379,6 @@ class Job:
     def is_decided(self) -> bool:
         """Whether only publication is left: of its audio, or of its failure."""
         return self.record.made is not None or self.record.failure is not None
-
-    @property
-    def ticket(self) -> Ticket:
-        """A ticket to render the job, if its ticket in the queue was for a job that needs no rendering."""
-        return _ticket_to_render(self.claim, self.spec, self.order.engine, self.model)
 
 
 def begin(spool: Spool, job_id: str) -> Job | Outcome | None:
@@ -403,7 +408,7 @@ def begin(spool: Spool, job_id: str) -> Job | Outcome | None:
             raise JobInvalid(document.problems or _recording_problems(claim, document))
         record.made = worker_result.kept(claim.folder)
         if record.made is None:
-            return _next_attempt(spool, document.spec, document.model, record)
+            return _next_attempt(spool, document.spec, _model_for(claim, document), record)
     except JobError as error:
         record.failure = error
     return _publish(spool, record)
@@ -431,10 +436,13 @@ def finish(spool: Spool, job: Job, result: Rendering | JobError) -> Job | Outcom
         record.made = worker_result.checked(result, job.order)
     except RenderFailed as failure:
         try:
-            again = _next_attempt(spool, job.spec, _model_after(job, failure), record)
+            model = _model_after(job, failure)
+            again = _next_attempt(spool, job.spec, model, record)
             failures = sum(attempt["outcome"] is not None for attempt in record.claim.folder.attempts())
-            delays_s = spool.settings.retry_delays_s[:failures]  # none for the base model in place of a checkpoint
-            return replace(again, wait_s=delays_s[-1]) if delays_s else again
+            delays_s = spool.settings.retry_delays_s[:failures]
+            if not delays_s or model is not job.model:  # the base model is used at once
+                return again
+            return replace(again, wait_s=delays_s[-1])
         except RenderFailed as last:
             record.failure = last
     except JobError as error:
@@ -452,7 +460,7 @@ def set_apart(job: Job) -> Ticket:
     """
     with holding("the state folder of the inbox"):
         job.claim.folder.render_alone()
-    return job.ticket
+    return replace(job.ticket, alone=True)
 
 
 def _parsed(spool: Spool, claim: Claim) -> Document:
@@ -494,13 +502,16 @@ def _next_attempt(spool: Spool, spec: JobSpec, model: CheckpointRef | Fallback |
         order = _order(spool, claim, spec, model, len(failed) + 1)
         if not attempts or attempts[-1]["outcome"]:  # else one is open: repeated holds add no lines
             claim.folder.note_attempt(started_at=report.now())
-    return Job(order, spec, model, record)
+    return Job(order, spec, model, record, _ticket_to_render(spool, claim, spec, model))
 
 
 def _model_after(job: Job, failure: RenderFailed) -> CheckpointRef | Fallback | None:
     """The model of the next attempt. Records the failure, unless the base model replaces the checkpoint."""
     if failure.code == CheckpointRefused.code and job.order.checkpoint and job.spec.on_checkpoint_error == "base":
-        return Fallback(printable(job.spec.checkpoint, 200), failure.message)
+        fallback = Fallback(printable(job.spec.checkpoint, 200), failure.message)
+        with holding("the state folder of the inbox"):
+            job.claim.folder.note_attempt(fallback=asdict(fallback))
+        return fallback
     words = {name: getattr(failure, name) for name in ("message", "hint", "code", "retryable")}
     if job.order.fallback:
         words["message"] = f"{failure.message.rstrip('.')}; {job.order.fallback}"

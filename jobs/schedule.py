@@ -126,9 +126,10 @@ class Schedule:
         return oldest
 
     def highest_priority(self, wall_s: float) -> int:
-        """Of the jobs that could start now; -1 if there is none."""
+        """Of the jobs that could be rendered now; -1 if there is none."""
         self._wake(wall_s)
-        return self._ready[0].priority if self._ready else -1
+        first = self._ready.bisect_key_left((-URGENT + 1,))  # the first ticket below URGENT
+        return self._ready[first].priority if first < len(self._ready) else -1
 
     def has_ready(self, wall_s: float) -> bool:
         """Whether a job could start now."""

@@ -69,7 +69,8 @@ def checked(audio: object, text: str) -> tuple[Audio, list[str]]:
     peak = float(np.abs(samples).max()) if samples.size else 0.0
     if peak < 10 ** (MIN_PEAK_DBFS / 20):
         raise BadAudio(f"the engine returned silence {which}", "Check the language of the job. " + BadAudio.hint)
-    audio = Audio(samples.astype(np.float32, copy=False), rate_hz)
+    notes = tuple(getattr(audio, "warnings", ())), getattr(audio, "transcript", None)
+    audio = Audio(samples.astype(np.float32, copy=False), rate_hz, *notes)
     return audio, list(_doubts(audio, text, peak))
 
 

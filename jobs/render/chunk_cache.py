@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.base import Audio
+from files.durable import to_json
 from jobs.audio.wav import FULL_SCALE, to_pcm
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAGIC = b"VSC1"
+MAGIC = b"VSC2"
 PCM, FLOAT = 1, 2
 _HEADER = struct.Struct("<4sBxxxIQ")  # magic, kind of samples, rate in Hz, number of samples
 _DIGEST_BYTES = 32
@@ -85,10 +86,11 @@ def key_of(facts: Mapping[str, Any]) -> str:
 
 
 def _packed(audio: Audio) -> bytes:
-    """Encode a chunk with 16 bits per sample if that is lossless, else with 32."""
+    """Encode a chunk with 16 bits per sample if that is lossless, else with 32; then what the engine said of it."""
     pcm = to_pcm(audio.samples)
     kind, samples = (PCM, pcm.astype("<i2")) if _is_lossless(audio, pcm) else (FLOAT, audio.samples.astype("<f4"))
-    body = _HEADER.pack(MAGIC, kind, audio.rate_hz, audio.samples.size) + samples.tobytes()
+    notes = to_json({"warnings": audio.warnings, "transcript": audio.transcript})
+    body = _HEADER.pack(MAGIC, kind, audio.rate_hz, audio.samples.size) + samples.tobytes() + notes
     return blake2b(body, digest_size=_DIGEST_BYTES).digest() + body
 
 
@@ -105,7 +107,9 @@ def _unpacked(data: bytes) -> Audio | None:
     if len(body) < _HEADER.size or blake2b(body, digest_size=_DIGEST_BYTES).digest() != digest:
         return None
     magic, kind, rate_hz, frames = _HEADER.unpack_from(body)
-    samples = np.frombuffer(body, "<i2" if kind == PCM else "<f4", offset=_HEADER.size)
-    if magic != MAGIC or samples.size != frames:
+    if magic != MAGIC:  # of another version
         return None
-    return Audio(samples.astype(np.float32) / np.float32(FULL_SCALE if kind == PCM else 1), rate_hz)
+    samples = np.frombuffer(body, "<i2" if kind == PCM else "<f4", count=frames, offset=_HEADER.size)
+    notes = json.loads(body[_HEADER.size + samples.nbytes :])
+    scaled = samples.astype(np.float32) / np.float32(FULL_SCALE if kind == PCM else 1)
+    return Audio(scaled, rate_hz, tuple(notes["warnings"]), notes["transcript"])

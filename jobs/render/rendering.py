@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class Work:
             if audio is None:
                 self.waiting.append(key)
             else:
-                self._note(chunk, key, checked(audio, chunk.text)[1], Length(audio.samples.size, audio.rate_hz))
+                self._note(key, audio, checked(audio, chunk.text)[1], Length(audio.samples.size, audio.rate_hz))
 
     def next_chunk(self) -> tuple[str, Chunk]:
         """The next chunk for the engine, with its key."""
@@ -100,12 +101,8 @@ class Work:
             RequestRefused: The audio is longer than limits.audio_s.
             OSError: An error of the folder or disk.
         """
-        chunk = self._chunks[key]
-        checked_audio, doubts = checked(audio, chunk.text)
-        self._warnings |= dict.fromkeys(audio.warnings)
-        if audio.transcript is not None:
-            self._transcripts[str(chunk.recordings[0])] = audio.transcript
-        self._note(chunk, key, doubts, self._kept.keep(key, checked_audio))
+        audio, doubts = checked(audio, self._chunks[key].text)
+        self._note(key, audio, doubts, self._kept.keep(key, audio))
         self.ended_s = time.monotonic()
 
     @property
@@ -137,7 +134,10 @@ class Work:
         resolved = self._prepared.resolved
         audio, spans = _assemble(resolved, self, lambda: report(self))
         chunks_file = _chunks_file(resolved, spans)
-        warnings = (*self._prepared.warnings, *map(printable, (*facts.get("warnings", ()), *self._warnings)))
+        warnings = (
+            *self._prepared.warnings,
+            *map(printable, (*facts.get("warnings", ()), *islice(self._warnings, MAX_REASONS))),
+        )
         return Rendering(
             files=(audio["file"], *filter(None, [chunks_file])),
             engine=_engine_facts(resolved, facts),
@@ -178,7 +178,11 @@ class Work:
             raise EngineError("a finished chunk was damaged on disk before it could be used; it is rendered again")
         return audio
 
-    def _note(self, chunk: Chunk, key: str, doubts: Sequence[str], length: Length) -> None:
+    def _note(self, key: str, audio: Audio, doubts: Sequence[str], length: Length) -> None:
+        chunk = self._chunks[key]
+        self._warnings |= dict.fromkeys(audio.warnings)
+        if audio.transcript is not None and chunk.recordings:
+            self._transcripts[str(chunk.recordings[0])] = audio.transcript
         self.lengths[key] = length
         self.audio_s += length.duration_s
         self._known_s += length.duration_s * self._uses[key]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from engines.base import Audio, Chunk
-from engines.errors import EngineError
+from engines.errors import CheckpointRefused, EngineError
 from jobs.order import Rendering, RenderStopped
 from jobs.render.rendering import LoadedEngine, Work
 
@@ -29,6 +29,9 @@ class Stream:
         report: Called when a chunk of a job is finished, and from time to time.
         ended: Called when a job has ended: with its rendering, or the error; `RenderStopped` if it was removed.
             `Unclear` if the engine failed and nobody knows which job is the cause.
+
+    Attributes:
+        is_broken: The engine itself failed, not a chunk.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Stream:
         self._given: dict[int, tuple[Work, str]] = {}  # what the engine has: number -> job and key of the chunk
         self._count = 0
         self._counted_s = 0.0
+        self.is_broken = False
 
     def __len__(self) -> int:
         return len(self._works)
@@ -66,8 +70,9 @@ class Stream:
 
     def take(self, most: int) -> Sequence[tuple[int, Chunk]]:
         """The next chunks for the engine; see `engines.base.ChunkSource`."""
-        self._look()
         self._count_time()
+        self._look()
+        self._counted_s = time.monotonic()  # what a new job takes is no job's share
         taken: list[tuple[int, Chunk]] = []
         while len(taken) < most and (work := self._next()) is not None:
             is_first = not work.began_s
@@ -83,7 +88,7 @@ class Stream:
     def run(self) -> None:
         """Render until no job is left."""
         while self._works:
-            self._counted_s = time.monotonic()
+            self._counted_s, given = time.monotonic(), self._count
             try:
                 for rendered in self._ready.engine.render(self):
                     self._count_time()
@@ -93,17 +98,23 @@ class Stream:
                     elif self._works:  # a sign of life
                         self._report(next(iter(self._works.values())))
                     self._look()
+                    self._counted_s = time.monotonic()
             except BaseException as error:  # noqa: BLE001 - an engine's code may raise anything, even SystemExit
                 self._fail(error)
             for work in [work for work in self._works.values() if work.rows]:
                 self._end(work, work.nothing_returned())
+            if self._count == given:  # else an engine that takes nothing would be asked for ever
+                for work in [work for work in self._works.values() if self._is_waiting(work)]:
+                    self._end(work, EngineError("the engine took no chunk"))
             self._end_finished()
             self._given.clear()
 
     def _next(self) -> Work | None:
         """The job whose chunk is next."""
-        waiting = [work for work in self._works.values() if work.waiting and work.job_id not in self._stopped]
-        return min(waiting, key=self._order, default=None)
+        return min(filter(self._is_waiting, self._works.values()), key=self._order, default=None)
+
+    def _is_waiting(self, work: Work) -> bool:
+        return bool(work.waiting) and work.job_id not in self._stopped
 
     def _order(self, work: Work) -> tuple[int, bool, int, str]:
         served = 0 if work.rows else self._served[work.job_id]
@@ -138,10 +149,11 @@ class Stream:
                 self._end(work, RenderStopped())
 
     def _fail(self, error: BaseException) -> None:
-        """The engine failed."""
-        works = list(self._works.values())
+        """The engine failed. One job is the cause if the engine had chunks of no other, ended ones included."""
+        self.is_broken = True
+        works, suspects = list(self._works.values()), {work.job_id for work, _key in self._given.values()}
         for work in works:
-            if len(works) == 1:
+            if (len(works) == 1 and suspects <= {work.job_id}) or isinstance(error, CheckpointRefused):
                 self._end(work, error)
             else:
                 unclear = Unclear()

@@ -118,8 +118,18 @@ class ClaimFolder:
                         attempts.append({"started_at": entry["started_at"], "outcome": None})
         return attempts
 
+    def fallback(self) -> dict[str, str] | None:
+        """Why the base model is used instead of the job's checkpoint, as noted; None if it is not."""
+        found: dict[str, str] | None = None
+        with contextlib.suppress(FileNotFoundError):
+            for line in self._attempts.read_text().splitlines():
+                with contextlib.suppress(ValueError):
+                    found = json.loads(line).get("fallback", found)
+        return found
+
     def note_attempt(self, **entry: Any) -> None:
-        """Append to the record of attempts: `started_at=…` before the work starts, `outcome=…` if it failed.
+        """Append to the record of attempts: `started_at=…` before the work starts, `outcome=…` if it failed,
+        `fallback=…` if it goes on with the base model.
 
         Only an outcome is forced to disk: an attempt without an outcome does not count, so its start may be lost in a
         power failure.

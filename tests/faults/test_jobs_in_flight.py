@@ -88,7 +88,8 @@ def test_an_engine_that_can_not_mix_jobs_gets_one_after_the_other(stage: Stage) 
     stage.spool.start(FAULTY_LONER="yes")
     for name in ("a", "b"):
         stage.drop(name, long_text(name, 3))
-    stage.in_flight("a", "b")
+    stage.in_flight("a")
+    until(lambda: stage.spool.status()["counts"]["queued"] == 1, "the other one waits")
     stage.gate.touch()
     for name in ("a", "b"):
         assert stage.spool.manifest(name)["timing"]["jobs_in_batch"] == 1

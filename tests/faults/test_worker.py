@@ -21,7 +21,7 @@ import pytest
 import structlog
 
 from engines.checkpoints.reference import CheckpointRef
-from jobs.errors import Hold, WorkerUnready
+from jobs.errors import Hold, RenderFailed, WorkerUnready
 from jobs.order import Order
 from jobs.spec.job_spec import JobSpec
 from tests.headers import save
@@ -285,6 +285,32 @@ def test_orders_of_one_model_are_rendered_together(worker: Worker, orders: Order
     gate.touch()
     ended = [event.job_id for event in follow(worker, lambda _: not worker.orders) if isinstance(event, Done)]
     assert ended == ["job-4", "job-3", "job-1", other.job_id]
+
+
+def test_facts_that_are_not_json_fail_their_job_and_the_worker_goes_on(worker: Worker, orders: Orders) -> None:
+    failed = render(worker, orders("Odd.", engine="probe"))
+    assert isinstance(failed, Failed)
+    assert "JSON" in failed.message
+    assert isinstance(render(worker, orders()), Done)
+
+
+def test_an_engine_that_broke_is_not_used_for_the_next_orders(worker: Worker, orders: Orders, tmp_path: Path) -> None:
+    """They had arrived after it got its last chunk; nobody blames them."""
+    journal, gate = tmp_path / "journal", tmp_path / "gate"
+    local = executor.LocalExecutor(worker, Limits(), idle_s=600.0)
+    broken = orders("One.", fault="raise", journal=str(journal), gate=str(gate))
+    local.submit(broken)
+    until(journal.exists)
+    for text in ("Two.", "Three."):
+        local.submit(orders(text))
+    gate.touch()
+    events = []
+    while local.capacity < Limits().jobs_in_flight:
+        events += until(local.events, "they end")
+    results = {event.job_id: event.result for event in events if isinstance(event, Ended)}
+    assert isinstance(results.pop(broken.job_id), RenderFailed)
+    assert set(results.values()) == {None}
+    assert not worker.alive
 
 
 def test_an_interpreter_that_is_not_there_is_a_hold(orders: Orders) -> None:

@@ -153,7 +153,8 @@ class Limits(Section):
     stall_s: Seconds = 300.0
     """Stop a render that makes no progress for this long, in seconds; the attempt counts as failed."""
     jobs_in_flight: Annotated[int, Field(ge=1, le=1000, strict=True), Allowed("a whole number from 1 to 1000")] = 64
-    """Most jobs that are rendered together, if they need the same model."""
+    """Most jobs that are rendered together, if they need the same model. A job that is more urgent than all of them
+    need not wait for a place."""
     stop_grace_s: Seconds = 30.0
     """Time for the running chunks to finish when the daemon is asked to stop, in seconds."""
     preempt: Flag = True

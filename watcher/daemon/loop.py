@@ -254,10 +254,11 @@ class Daemon:
         session = self.intake.session
         if session.can_start(paused=session.arrivals.paused()) or session.being_read or session.spool.released:
             return False
-        if any(entry.is_retry for entry in session.deferred.values()):
+        retries = [entry for entry in session.deferred.values() if entry.is_retry]
+        if retries and not session.arrivals.paused():
             return False
-        if session.deferred:
-            deferred = next(iter(session.deferred.values()))
+        if len(session.deferred) > len(retries):
+            deferred = next(entry for entry in session.deferred.values() if not entry.is_retry)
             raise Hold(f"{printable(deferred.ticket.name)}: {deferred.reason}")
         return True
 
@@ -333,13 +334,18 @@ class Daemon:
             return True
         return session.schedule.highest_priority(time.time()) > self._running_priority()
 
+    def _rendering(self) -> list[Ticket]:
+        """The jobs that the executor has."""
+        rendered = {event.job_id for event in self.rendered}
+        return [running.ticket for job_id, running in self.status.running.items() if job_id not in rendered]
+
     def _running_priority(self) -> int:
-        """The highest priority of the running jobs; -1 if there are none."""
-        return max((running.ticket.priority for running in self.status.running.values()), default=-1)
+        """The highest priority of the jobs that the executor has; -1 if there are none."""
+        return max((ticket.priority for ticket in self._rendering()), default=-1)
 
     def _fits(self, ticket: Ticket) -> bool:
         """Whether a job can be rendered along with those that are running."""
-        others = [running.ticket for job_id, running in self.status.running.items() if job_id != ticket.job_id]
+        others = [other for other in self._rendering() if other.job_id != ticket.job_id]
         return not any(ticket.alone or other.alone or other.model != ticket.model for other in others)
 
     def _preempt(self, ticket: Ticket) -> None:
@@ -365,7 +371,7 @@ class Daemon:
         if isinstance(event, Progressed):
             self.status.rendered(running.progress(event))
             if running.chunk > running.first_chunk:  # a chunk was rendered and kept: nothing is in its way any more
-                self.holds.end("work")
+                self._end_hold_on_work(running)
                 session.deferred.pop(event.job_id, None)
             self.status.changed()
             return
@@ -423,17 +429,25 @@ class Daemon:
             self._remove_running(ticket)
             self._postpone(session, ticket, hold)
         else:
-            self.holds.end("outbox", "work")
+            self.holds.end("outbox")
+            self._end_hold_on_work(self.status.running.get(ticket.job_id))
             session.deferred.pop(ticket.job_id, None)
             if result is not None:
                 self._report(result)
         self._remove_running(ticket)
 
+    def _end_hold_on_work(self, running: RunningJob | None) -> None:
+        """A job got on: work is possible again, unless that job had been running when the hold began."""
+        hold = self.holds.entries.get("work")
+        if hold is not None and (running is None or running.started_s >= hold.since_s):
+            self.holds.end("work")
+
     def _submit(self, ticket: Ticket, job: Job) -> None:
         """Raises Hold when the executor can't take it."""
         earlier_attempt = self.status.running.get(ticket.job_id)
-        is_full = earlier_attempt and not self.executor.capacity  # a job was started since; this one comes after it
-        if self.signals.stop or is_full or not self._fits(job.ticket):
+        # As an earlier attempt just ended, another job may have been started, or may be about to take its place.
+        must_wait = earlier_attempt and (earlier_attempt.is_cancelling or not self.executor.capacity)
+        if self.signals.stop or must_wait or not self._fits(job.ticket):
             self._put_back(job.ticket)
             return
         self.executor.submit(job.order)

@@ -15,7 +15,7 @@ from engines.base import Audio, Chunk, ChunkSource, Rendered
 from engines.checkpoints import f5_variant
 from engines.checkpoints.f5_variant import Flags, Variant
 from engines.device import runtime
-from engines.errors import CheckpointRefused, RequestRefused
+from engines.errors import CheckpointRefused, EngineError, RequestRefused
 from engines.f5.net import reference, variant_probe
 from engines.f5.net.flow import SolverSettings
 from engines.f5.net.model import F5Model, Load, Request
@@ -245,17 +245,22 @@ class F5Speech:
         Returns:
             None if it is refused.
 
-        Raises:
-            CheckpointRefused: The variant can't be determined.
         """
         try:
             voice = self._voice(chunk)
-        except RequestRefused as refused:
-            yield number, refused
+            if self._flags is None:
+                yield from self._measure_variant(voice)
+            requests = list(self._requests(chunk, voice))
+        except EngineError as error:
+            yield number, error
             return None
-        if self._flags is None:
-            yield from self._measure_variant(voice)
-        requests = list(self._requests(chunk, voice))
+        except Exception as error:
+            if runtime.is_out_of_memory(error):
+                raise
+            failed = EngineError(f"the voice or the text of a chunk can't be prepared: {error}")
+            failed.__cause__ = error
+            yield number, failed
+            return None
         warnings = tuple(filter(None, (voice.warning, self._unknown(chunk.text))))
         overlap = round(float(self._settings(chunk)["cross_fade_s"]) * self._rate_hz)
         yield None

@@ -37,7 +37,7 @@ class Probe:
         _write_diary(f"load {self._name}")
         umask = os.umask(0)
         os.umask(umask)
-        return {
+        self._facts = {
             "models": str(device.models),
             "umask": umask,
             "leads_session": os.getsid(0) == os.getpid() == os.getpgrp(),
@@ -49,12 +49,15 @@ class Probe:
             "open_files": sorted(map(int, os.listdir("/proc/self/fd")))[:-1],
             "torch": "torch" in sys.modules,
         }
+        return self._facts
 
     def render(self, chunks: ChunkSource) -> Iterator[tuple[int, Audio]]:
         import numpy as np
 
         for index, chunk in each(chunks):
             word = chunk.text.strip(".").lower()
+            if word == "odd":
+                self._facts["odd"] = float("nan")
             if word in _TRICKS:
                 _TRICKS[word]()
             tone = 0.5 * np.sin(np.arange(160, dtype=np.float32))

@@ -587,6 +587,27 @@ def test_a_checkpoint_that_is_refused_when_it_is_loaded_gives_way_to_the_base_mo
     assert (told["attempts"], told["request"]["checkpoint"]) == (1, "anna")
 
 
+def test_the_base_model_is_used_at_once_and_still_after_it_failed(at: Desk) -> None:
+    """Only the next attempt waits; whoever begins it knows of the refusal."""
+    save(at.models / "anna.safetensors")
+    at.settings["retry_delays_s"] = (5.0,)
+    at.drop("a.yaml", WITH_BASE)
+    (ticket,) = at.take("a.yaml")
+    at.find_outbox()
+    job = pipeline.begin(at.opened, ticket.job_id)
+    assert isinstance(job, pipeline.Job)
+    refusal = RenderFailed("its vocabulary is torn", "Copy it.", code="checkpoint_refused", retryable=False)
+    base = pipeline.finish(at.opened, job, refusal)
+    assert isinstance(base, pipeline.Job)
+    assert (base.order.fallback, base.wait_s) == (Fallback("anna", "its vocabulary is torn"), 0.0)
+    again = pipeline.finish(at.opened, base, RenderFailed("It broke.", "Look."))
+    assert isinstance(again, pipeline.Job)
+    assert again.wait_s == 5.0
+    begun = pipeline.begin(at.opened, ticket.job_id)
+    assert isinstance(begun, pipeline.Job)
+    assert (begun.order.fallback, begun.ticket) == (base.order.fallback, again.ticket)
+
+
 def test_without_leave_a_checkpoint_that_is_refused_fails_the_job(at: Desk) -> None:
     save(at.models / "anna.safetensors")
     at.drop("a.yaml", "text: hello\ncheckpoint: anna\n")

@@ -47,6 +47,7 @@ class LocalExecutor:
     def __init__(self, worker: Worker, limits: Limits, idle_s: float) -> None:
         self.worker, self.limits, self.idle_s = worker, limits, idle_s
         self._orders: dict[str, _InFlight] = {}
+        self._has_remains = False  # since there was no order last, one was stopped or failed among others
         self._idle_since_s = time.monotonic()
 
     @property
@@ -119,7 +120,7 @@ class LocalExecutor:
         elif isinstance(message, Done):
             return [self._ended(in_flight, message.rendering)]
         elif isinstance(message, Failed):
-            return [self._failed(in_flight, message)]
+            return self._failed(in_flight, message)
         elif isinstance(message, Stopped):
             return [self._ended(in_flight, in_flight.overdue)]
         else:
@@ -129,16 +130,20 @@ class LocalExecutor:
 
     def _ended(self, in_flight: _InFlight, result: Rendering | RenderFailed | Hold | Unclear | None) -> Ended:
         del self._orders[in_flight.order.job_id]
+        self._has_remains = bool(self._orders) and (self._has_remains or not isinstance(result, Rendering))
         self._idle_since_s = time.monotonic()
         return Ended(in_flight.order.job_id, result)
 
-    def _failed(self, in_flight: _InFlight, message: Failed) -> Ended:
-        if message.retryable and len(self._orders) == 1:
-            self.worker.kill()  # the engine may be in a bad state: the next attempt gets a fresh worker
-        if message.code == Hold.code:
-            return self._ended(in_flight, Hold(message.message, message.hint))
-        failure = RenderFailed(message.message, message.hint, code=message.code, retryable=message.retryable)
-        return self._ended(in_flight, failure)
+    def _failed(self, in_flight: _InFlight, message: Failed) -> list[Event]:
+        failure: Hold | RenderFailed = Hold(message.message, message.hint)
+        if message.code != Hold.code:
+            failure = RenderFailed(message.message, message.hint, code=message.code, retryable=message.retryable)
+        events: list[Event] = [self._ended(in_flight, failure)]
+        if message.retryable and (message.broken or not self._orders):
+            # The engine may be in a bad state: what comes next gets a fresh worker.
+            self.worker.kill()
+            events += [self._ended(each, None) for each in list(self._orders.values())]
+        return events
 
     def _died(self, died: Died) -> list[Event]:
         """The worker is gone, and all its orders with it. If it was idle, the next order starts another one."""
@@ -147,15 +152,22 @@ class LocalExecutor:
             printed = f"; it printed: {died.last_line}" if died.last_line else ""
             unready = WorkerUnready(f"the worker {died.reason} before it was ready{printed}")
             return [self._ended(each, unready) for each in in_flight]
-        reason = f"The worker {died.reason}."
-        if len(in_flight) == 1:
-            return [self._ended(in_flight[0], RenderFailed(reason, code=died.code))]
-        return [self._ended(each, Unclear(reason)) for each in in_flight]
+        return self._blame(RenderFailed(f"The worker {died.reason}.", code=died.code))
 
     def _give_up(self, unclear: Unclear) -> list[Event]:
-        """Kill the worker after it failed with several orders. Those that wait for another model are not suspected."""
+        """Kill the worker after its engine failed with several orders."""
         self.worker.kill()
         return [self._ended(each, unclear if each.is_loaded else None) for each in list(self._orders.values())]
+
+    def _blame(self, failure: RenderFailed) -> list[Event]:
+        """The worker is gone. Orders whose engine was loaded are suspected; if there is none, all are.
+
+        An order alone is the cause, unless the engine may still have had chunks of one that was stopped before.
+        """
+        orders = list(self._orders.values())
+        suspects = [each.order.job_id for each in orders if each.is_loaded] or [each.order.job_id for each in orders]
+        result = failure if len(suspects) == 1 and not self._has_remains else Unclear(failure.message)
+        return [self._ended(each, result if each.order.job_id in suspects else None) for each in orders]
 
     # --- time limits -------------------------------------------------------------------------------------------------
 
@@ -184,7 +196,7 @@ class LocalExecutor:
             "If the engine needs longer for one chunk on this machine, raise limits.stall_s in config.yaml.",
             code="stalled",
         )
-        return [self._ended(each, stalled if len(orders) == 1 else Unclear(stalled.message)) for each in orders]
+        return self._blame(stalled)
 
     def _overdue(self, in_flight: _InFlight, now: float) -> RenderFailed | None:
         own_limit_s = in_flight.order.spec.get("timeout_s")

@@ -163,8 +163,6 @@ class RenderLoop:
                 self._handle(message)
             for order in list(self._waiting.values()):
                 if order.model == first.model and order.where() == first.where():
-                    if len(stream) and not engine.info().mixes_jobs:
-                        break
                     self._admit(stream, order, engine)
 
         stream = self._stream = Stream(ready, look, self._report, self._ended)
@@ -207,14 +205,18 @@ class RenderLoop:
         self._silent_until_s.pop(work.job_id, None)
         self._has_started.discard(work.job_id)
         if isinstance(result, Rendering):
-            self._channel.send(messages.Done(work.job_id, result))
+            try:
+                self._channel.send(messages.Done(work.job_id, result))
+            except (TypeError, ValueError) as error:  # facts of the engine that are not JSON
+                self._channel.send(failure(work.job_id, error))
         elif isinstance(result, RenderStopped):
             self._channel.send(messages.Stopped(work.job_id))
         elif isinstance(result, Unclear) and result.__cause__ is not None:
             words = failure(work.job_id, result.__cause__).message
             self._channel.send(messages.Unclear(work.job_id, words))
         else:
-            self._channel.send(failure(work.job_id, result))
+            is_broken = self._stream is not None and self._stream.is_broken
+            self._channel.send(replace(failure(work.job_id, result), broken=is_broken))
 
     def _handle(self, message: Mapping[str, Any] | None) -> None:
         if message is None:

@@ -96,7 +96,8 @@ class Failed:
     Attributes:
         code: For the manifest. `hold` means that nothing is wrong with the job: a disk is full or gone.
         message, hint: What happened and what to do about it; printable.
-        retryable: Whether a retry in a fresh worker makes sense. If so, this worker may be in a bad state.
+        retryable: Whether a retry makes sense.
+        broken: The engine itself failed, not one chunk: it may be in a bad state.
     """
 
     __pydantic_config__ = _STRICT
@@ -105,6 +106,7 @@ class Failed:
     message: str
     hint: str
     retryable: bool
+    broken: bool = False
     kind: Literal["failed"] = "failed"
 
 
@@ -208,7 +210,7 @@ def event_from(line: bytes) -> Message:
         return Unclear(message.job_id, printable(message.message))
     if isinstance(message, Failed):
         words = printable(message.code), printable(message.message), printable(message.hint)
-        return Failed(message.job_id, *words, message.retryable)
+        return Failed(message.job_id, *words, message.retryable, message.broken)
     if isinstance(message, Done):
         for name in message.rendering.files:
             if "/" in name or "\0" in name or name in {"", ".", ".."}:

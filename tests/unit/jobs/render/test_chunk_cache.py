@@ -28,13 +28,14 @@ def kept(tmp_path: Path) -> ChunkCache:
     ids=["16 bits", "float", "empty"],
 )
 def test_what_was_kept_comes_back_bit_for_bit(kept: ChunkCache, samples: np.ndarray) -> None:
-    """Whether 16 bits hold it or not."""
-    length = kept.keep(KEY, Audio(samples, 22050))
+    """Whether 16 bits hold it or not; with what the engine said of it."""
+    length = kept.keep(KEY, Audio(samples, 22050, ("ç is not spoken",), "Bom dia."))
     back = kept.read(KEY)
     assert back is not None
     assert back.samples.tobytes() == samples.tobytes()
     assert back.samples.dtype == np.float32
     assert (length.frames, back.rate_hz) == (samples.size, 22050)
+    assert (back.warnings, back.transcript) == (("ç is not spoken",), "Bom dia.")
 
 
 def test_sixteen_bits_take_half_the_space(kept: ChunkCache) -> None:

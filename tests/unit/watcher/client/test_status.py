@@ -95,7 +95,8 @@ def test_everything_a_user_asks_for_is_shown() -> None:
     """Running job with progress and time left, hold, queue, waiting, held and ignored with reasons, results."""
     text = shown(Snapshot(Status.read(STATUS), DAEMON))
     for words in (
-        "process 7 on box, for 2 h", "hold: outbox: it is full (for 1 h)", "12.5 s of audio per second", "radio/hello", "3 of 10", "1:02",
+        "process 7 on box, for 2 h", "hold: outbox: it is full (for 1 h)", "12.5 s of audio per second",
+        "radio/hello", "3 of 10", "1:02",
         "1 queued", "news", "late.yaml", "it is empty", "30 s", "locked.yaml", "3 h", "notes.txt", "not a job file",
         "/out/a", "1:01", "1 h ago", "no such speaker", "2 d ago",
     ):  # fmt: skip
