@@ -153,7 +153,7 @@ class Work:
                 "synthesis_s": round(self.share_s, 6),
                 "jobs_in_batch": self.beside,
             },
-            warnings=warnings,
+            warnings=(*self._prepared.warnings, *map(printable, of_engine)),
         )
 
     @property
