@@ -47,9 +47,12 @@ def workplace() -> Iterator[None]:
 
 @contextmanager
 def fresh(engine: str = "instant", **config: Any) -> Iterator[Spool]:
-    """A new spool with the default waits, in the current folder, where it stays."""
+    """A new spool with the default waits, in the current folder, where it stays. Its daemon is a process of its own, as
+    users start it.
+    """
     folder = Path(tempfile.mkdtemp(dir=".")).resolve()
     with spooling(folder, ready={}, defaults={"engine": engine}, **config) as spool:
+        spool.prefix = ("env",)
         yield spool
 
 
