@@ -134,10 +134,7 @@ class Work:
         resolved = self._prepared.resolved
         audio, spans = _assemble(resolved, self, lambda: report(self))
         chunks_file = _chunks_file(resolved, spans)
-        warnings = (
-            *self._prepared.warnings,
-            *map(printable, (*facts.get("warnings", ()), *islice(self._warnings, MAX_REASONS))),
-        )
+        of_engine = *facts.get("warnings", ()), *islice(self._warnings, MAX_REASONS)
         return Rendering(
             files=(audio["file"], *filter(None, [chunks_file])),
             engine=_engine_facts(resolved, facts),
