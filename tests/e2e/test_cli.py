@@ -237,7 +237,8 @@ def test_reload_says_what_took_effect_and_what_needs_a_restart(speaking: Spool) 
     """The daemon's own answer; the keys are in status.json too, which keeps to its schema."""
     speaking.start()
     assert ask(speaking, "reload").stdout == "no key has changed\n"
-    rewrite(speaking, limits={"attempts": 7}, outbox=str(speaking.folder / "elsewhere"))
+    limits = {"attempts": 7, "retry_delays_s": [0]}
+    rewrite(speaking, limits=limits, outbox=str(speaking.folder / "elsewhere"))
     done = ask(speaking, "reload")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "took effect: limits.attempts\nneeds a restart of the daemon: outbox\n"
