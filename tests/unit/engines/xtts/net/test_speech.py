@@ -294,11 +294,11 @@ def test_nothing_is_kept_of_what_is_done(speech: XttsSpeech, monkeypatch: pytest
 
     with_rows(monkeypatch, 2)
     count = 0
-    for one in speech.speak(ChunkList(chunk("No.", seed=seed) for seed in range(40))):
+    for one in speech.speak(ChunkList(chunk("No.", seed=seed) for seed in range(8))):
         if one is not None:
             count += 1
             assert sum(type(thing) is _Plan for thing in gc.get_objects()) <= 3
-    assert count == 40
+    assert count == 8
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
@@ -657,8 +657,8 @@ def test_rows_follow_from_free_memory(speech: XttsSpeech, model: Any, monkeypatc
     row = row_bytes(model)
     for free, rows in ((0, 1), (row, 1), (4 * row, 2), (20 * row + 1, 10), (10_000 * row, 32)):
         monkeypatch.setattr(runtime, "free_bytes", lambda _device, free=free: free)
-        source = Arriving([chunk("No.", seed=seed) for seed in range(40)])
-        assert len(arrived(speech, source)) == 40
+        source = Arriving([chunk("No.", seed=seed) for seed in range(rows + 2)])
+        assert len(arrived(speech, source)) == rows + 2
         assert max(source.beside) + 1 == rows
 
 
