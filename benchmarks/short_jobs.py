@@ -71,15 +71,19 @@ def finished(spool: Spool, jobs: Mapping[str, Mapping[str, Any]]) -> float:
 
 
 @contextmanager
-def spool_for(folder: Path, engine: str, device: str) -> Iterator[Spool]:
+def spool_for(folder: Path | None, engine: str, device: str) -> Iterator[Spool]:
     """A spool whose models are in a folder."""
-    config = {"ready": {}, "defaults": {"engine": engine}, "models": str(folder), "device": {"name": device}}
-    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as scratch, spooling(Path(scratch), **config) as spool:
+    place, models = Path.cwd(), {"models": str(folder.resolve())} if folder else {}
+    config = {"ready": {}, "defaults": {"engine": engine}, "device": {"name": device}, **models}
+    with (
+        tempfile.TemporaryDirectory(dir=place, prefix=".bench-") as scratch,
+        spooling(Path(scratch), **config) as spool,
+    ):
         yield spool
 
 
 def of_espeak(device: str, count: int, rounds: int) -> dict[str, Any]:
-    with spool_for(Path(), "espeak", device) as spool:
+    with spool_for(None, "espeak", device) as spool:
         return measured(spool, {"language": "en"}, count, rounds)
 
 
