@@ -64,10 +64,16 @@ def finished(spool: Spool, jobs: Mapping[str, Mapping[str, Any]]) -> float:
     until(lambda: spool.status()["counts"]["queued"] == len(jobs), "all are queued", PATIENCE_S)
     pause.unlink()
     started_s = time.perf_counter()
-    until(lambda: all((spool.outbox / name).is_dir() for name in jobs), "all are published", PATIENCE_S)
+    until(lambda: all(is_done(spool, name) for name in jobs), "all are published", PATIENCE_S)
     seconds = time.perf_counter() - started_s
     until(lambda: spool.status()["counts"]["done"] == done + len(jobs), "all are done", PATIENCE_S)
     return seconds
+
+
+def is_done(spool: Spool, name: str) -> bool:
+    error = spool.outbox / f"{name}.failed" / "ERROR.txt"
+    assert not error.exists(), error.read_text()
+    return (spool.outbox / name).is_dir()
 
 
 @contextmanager
@@ -96,8 +102,9 @@ def of_xtts(model: Path | None, device: str, count: int, rounds: int) -> dict[st
 def of_f5(model: Path | None, device: str, count: int, rounds: int) -> dict[str, Any]:
     with f5.full_size(model) as folder, spool_for(folder.parent, "f5", device) as spool:
         voice = spool.inbox / "voice.wav"
-        f5.write_reference(folder / "reference.wav")
-        shutil.copy(folder / "reference.wav", voice)
+        shutil.copytree(folder / "vocos", folder.parent / "vocos-mel-24khz", dirs_exist_ok=True)
+        (folder / "model.yaml").write_text("variant: v1\n")  # random weights do not tell
+        f5.write_reference(voice)
         voice.with_suffix(".txt").write_text(f5.TRANSCRIPT)
         settings = {"nfe_step": STEPS[device.partition(":")[0]]}
         keys = {"language": "en", "checkpoint": folder.name, "speaker_wav": "voice.wav", "settings": settings}
