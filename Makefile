@@ -57,7 +57,7 @@ bench: $(DEV) ## measure the spool; results go to benchmarks/results/
 bench-hostile: $(DEV) ## measure the spool under all that a stranger can drop at once; as root with several users; five minutes, 1 GB of disk
 	$(BIN)/python benchmarks/hostile.py
 
-bench-jobs: $(DEV) ## measure many short jobs beside one job of the same sentences, with espeak, XTTS and F5 at full size
+bench-jobs: $(DEV) ## compare many short jobs with one job of the same sentences, with espeak, XTTS and F5 at full size
 	$(BIN)/python benchmarks/short_jobs.py
 
 bench-xtts: $(DEV) ## measure XTTS beside the library's own calls: half an hour, 8 GB of memory, 4 GB of disk

@@ -50,7 +50,9 @@ class Work:
         rows: Number of chunks that the engine has now.
         share_s: Its share of the engine's time: at each moment, the part of the engine's chunks that are its own.
         began_s, ended_s: When the engine was given its first chunk and returned its last, monotonic; 0.0 before.
-        beside: The largest number of jobs that shared the engine with it, itself included.
+        last_given: Number of the chunk that the engine was given last; 0 before the first.
+        jobs_in_batch: The largest number of jobs that shared the engine with it, itself included.
+        is_stopping: The engine gets no more chunks of it.
         lengths: Key of a finished chunk -> length of its audio.
         audio_s: Length of the finished chunks, each counted once.
     """
@@ -59,7 +61,7 @@ class Work:
         order = prepared.resolved.order
         self.job_id, self.priority = order.job_id, int(order.spec.get("priority", 5))
         self.share_s = self.began_s = self.ended_s = self.audio_s = 0.0
-        self.rows, self.beside = 0, 1
+        self.rows, self.last_given, self.jobs_in_batch, self.is_stopping = 0, 0, 1, False
         self.lengths: dict[str, Length] = {}
         self._prepared, self._load_s = prepared, load_s
         self._kept = ChunkCache(Path(order.chunks_dir))
@@ -148,7 +150,7 @@ class Work:
                 "load_s": self._load_s,
                 "batch_s": round(max(0.0, self.ended_s - self.began_s), 6),
                 "synthesis_s": round(self.share_s, 6),
-                "jobs_in_batch": self.beside,
+                "jobs_in_batch": self.jobs_in_batch,
             },
             warnings=(*self._prepared.warnings, *map(printable, of_engine)),
         )

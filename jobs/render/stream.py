@@ -43,8 +43,6 @@ class Stream:
     ) -> None:
         self._ready, self._look, self._report, self._ended = ready, look, report, ended
         self._works: dict[str, Work] = {}
-        self._stopped: set[str] = set()
-        self._served: dict[str, int] = {}  # when a job was last given a row
         self._given: dict[int, tuple[Work, str]] = {}  # what the engine has: number -> job and key of the chunk
         self._count = 0
         self._counted_s = 0.0
@@ -56,17 +54,16 @@ class Stream:
     def add(self, work: Work) -> None:
         """Take another job."""
         self._works[work.job_id] = work
-        self._served[work.job_id] = 0
         for each in self._works.values():
-            each.beside = max(each.beside, len(self._works))
+            each.jobs_in_batch = max(each.jobs_in_batch, len(self._works))
         self._report(work)
 
     def stop(self, job_id: str, *, at_once: bool) -> None:
         """Remove a job: at once, or when the chunks that the engine has of it are finished."""
-        if job_id in self._works:
-            self._stopped.add(job_id)
+        if (work := self._works.get(job_id)) is not None:
+            work.is_stopping = True
             if at_once:
-                self._end(self._works[job_id], RenderStopped())
+                self._end(work, RenderStopped())
 
     def take(self, most: int) -> Sequence[tuple[int, Chunk]]:
         """The next chunks for the engine; see `engines.base.ChunkSource`."""
@@ -80,7 +77,7 @@ class Stream:
             if is_first:
                 self._report(work)
             self._count += 1
-            self._served[work.job_id] = self._count
+            work.last_given = self._count
             self._given[self._count] = work, key
             taken.append((self._count, chunk))
         return taken
@@ -114,11 +111,11 @@ class Stream:
         return min(filter(self._is_waiting, self._works.values()), key=self._order, default=None)
 
     def _is_waiting(self, work: Work) -> bool:
-        return bool(work.waiting) and work.job_id not in self._stopped
+        return bool(work.waiting) and not work.is_stopping
 
     def _order(self, work: Work) -> tuple[int, bool, int, str]:
-        served = 0 if work.rows else self._served[work.job_id]
-        return -work.priority, work.rows > 0, served, work.job_id  # job ids begin with the time of the claim
+        """Sorts jobs: most urgent, without a row, longest without one, oldest. Ids begin with the time of the claim."""
+        return -work.priority, work.rows > 0, 0 if work.rows else work.last_given, work.job_id
 
     def _put(self, number: object, audio: Audio | EngineError) -> None:
         """Save a chunk. An error of its own ends its job."""
@@ -138,6 +135,7 @@ class Stream:
             self._report(work)
 
     def _end_finished(self) -> None:
+        """End the jobs whose chunks are all finished, and those that are stopping and have no chunk in the engine."""
         for work in list(self._works.values()):
             if work.is_complete:
                 try:
@@ -145,7 +143,7 @@ class Stream:
                 except Exception as error:  # noqa: BLE001 - of this job
                     result = error
                 self._end(work, result)
-            elif work.job_id in self._stopped and not work.rows:
+            elif work.is_stopping and not work.rows:
                 self._end(work, RenderStopped())
 
     def _fail(self, error: BaseException) -> None:
@@ -161,8 +159,7 @@ class Stream:
                 self._end(work, unclear)
 
     def _end(self, work: Work, result: Rendering | BaseException) -> None:
-        del self._works[work.job_id], self._served[work.job_id]
-        self._stopped.discard(work.job_id)
+        del self._works[work.job_id]
         self._ended(work, result)
 
     def _count_time(self) -> None:

@@ -74,9 +74,7 @@ class ClaimFolder:
 
     def cancel(self) -> None:
         """Mark the job as cancelled, durably."""
-        if not self.is_cancelled:
-            write_new(self._cancelled, b"")
-            fsync(self.path)
+        self._mark(self._cancelled)
 
     @property
     def _cancelled(self) -> Path:
@@ -91,13 +89,16 @@ class ClaimFolder:
 
     def render_alone(self) -> None:
         """Mark the job, durably."""
-        if not self.is_alone:
-            write_new(self._alone, b"")
-            fsync(self.path)
+        self._mark(self._alone)
 
     @property
     def _alone(self) -> Path:
         return self.path / "alone"
+
+    def _mark(self, marker: Path) -> None:
+        if not marker.exists():
+            write_new(marker, b"")
+            fsync(self.path)
 
     # --- attempts ---
 
@@ -129,7 +130,7 @@ class ClaimFolder:
 
     def note_attempt(self, **entry: Any) -> None:
         """Append to the record of attempts: `started_at=…` before the work starts, `outcome=…` if it failed,
-        `fallback=…` if it goes on with the base model.
+        `fallback=…` if the base model is used from now on.
 
         Only an outcome is forced to disk: an attempt without an outcome does not count, so its start may be lost in a
         power failure.

@@ -51,7 +51,7 @@ def long_text(name: str, sentences: int) -> str:
 
 
 def test_a_short_job_behind_a_long_one_is_rendered_at_once(stage: Stage) -> None:
-    """Of equal priority; what came first goes on with the same worker."""
+    """Both have the same priority, and the same worker renders both."""
     stage.spool.start()
     stage.drop("book", long_text("Book", 30))
     until(stage.spoken, "the book is rendered")

@@ -258,7 +258,7 @@ class Gpt:
                         yield []
                     else:
                         waiting.append(utterance)
-            # One that is too long for the rows beside it keeps those behind it waiting, so its turn comes.
+            # One that is too long for the running rows keeps those behind it waiting, so its turn comes.
             if fitting := batch.fitting(waiting):
                 batch.admit([waiting.popleft() for _ in range(fitting)])
             elif batch.active:

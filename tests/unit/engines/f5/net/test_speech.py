@@ -1,6 +1,4 @@
-"""The engine f5, chunk by chunk and as a stream: what it makes of settings, long texts and recordings, what it tells of
-them, and which chunks share a batch.
-"""
+"""The engine f5, chunk by chunk and as a stream: settings, long texts, recordings, and which chunks share a batch."""
 
 from __future__ import annotations
 

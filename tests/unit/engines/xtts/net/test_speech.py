@@ -160,7 +160,7 @@ class Arriving:
 
     Attributes:
         returned: Number of chunks that were returned.
-        beside: For each chunk, how many others were being rendered when it was taken.
+        in_progress: For each chunk, how many others were being rendered when it was taken.
     """
 
     def __init__(self, *portions: Sequence[Chunk]) -> None:
@@ -168,14 +168,14 @@ class Arriving:
         self._arrives = [number for number, portion in enumerate(portions) for _ in portion]
         self._waiting = deque(enumerate(chunks))
         self.returned = 0
-        self.beside: list[int] = []
+        self.in_progress: list[int] = []
 
     def take(self, most: int) -> Sequence[tuple[int, Chunk]]:
         assert most > 0
         taken: list[tuple[int, Chunk]] = []
         while self._waiting and len(taken) < most and self._arrives[self._waiting[0][0]] <= self.returned:
             taken.append(self._waiting.popleft())
-            self.beside.append(len(self.beside) - self.returned)
+            self.in_progress.append(len(self.in_progress) - self.returned)
         return taken
 
 
@@ -201,9 +201,9 @@ def test_chunks_that_arrive_are_taken_into_the_running_batch(
     found = arrived(speech, source)
     assert sorted(found) == list(range(len(chunks) + 3))
     assert all(close(found[number], one) for number, one in enumerate([*expected, *expected[:3]]))
-    assert source.beside[:3] == [0, 1, 2]
-    assert min(source.beside[3:6]) > 0
-    assert max(source.beside) < 4
+    assert source.in_progress[:3] == [0, 1, 2]
+    assert min(source.in_progress[3:6]) > 0
+    assert max(source.in_progress) < 4
 
 
 def test_mixed_chunks_sound_as_each_alone(speech: XttsSpeech, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,7 +572,7 @@ def test_memory_that_runs_out_in_a_stream_loses_nothing(
         if len(refused) < 2 and source.returned > 5 * (len(refused) + 1):
             refused.append(len(batches))
             raise RuntimeError("CUDA error: out of memory")
-        batches.append(len(source.beside) - source.returned)
+        batches.append(len(source.in_progress) - source.returned)
         return pad(prompts, **more)
 
     monkeypatch.setattr(torch.nn.utils.rnn, "pad_sequence", full_twice)
@@ -580,7 +580,7 @@ def test_memory_that_runs_out_in_a_stream_loses_nothing(
     found = arrived(speech, source)
     assert len(refused) == 2
     assert sorted(found) == list(range(len(wanted)))
-    assert len(source.beside) == len(wanted)
+    assert len(source.in_progress) == len(wanted)
     assert all(close(found[number], one) for number, one in enumerate(wanted))
     assert max(batches[refused[-1] + 1 :]) == 4
 
@@ -659,7 +659,7 @@ def test_rows_follow_from_free_memory(speech: XttsSpeech, model: Any, monkeypatc
         monkeypatch.setattr(runtime, "free_bytes", lambda _device, free=free: free)
         source = Arriving([chunk("No.", seed=seed) for seed in range(rows + 2)])
         assert len(arrived(speech, source)) == rows + 2
-        assert max(source.beside) + 1 == rows
+        assert max(source.in_progress) + 1 == rows
 
 
 def test_signs_of_life(speech: XttsSpeech) -> None:
