@@ -73,7 +73,7 @@ def _settings(config: Settings | None, now: datetime) -> list[RenderableType]:
 
 def _running(written: Status, rows: int) -> list[RenderableType]:
     running = written.running
-    title = "running" if written.rate is None else f"running, {written.rate:g} s of audio per second"
+    title = "running" if written.rate is None else f"running, {written.rate:.3g} s of audio per second"
     table = Table(
         ("job", "engine", "progress", "chunks", ">left"), [Row(_progress(job)) for job in running[:rows]], title
     )
