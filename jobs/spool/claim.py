@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -109,24 +109,22 @@ class ClaimFolder:
     def attempts(self) -> list[dict[str, Any]]:
         """All attempts: `{"started_at", "outcome"}`; outcome None if it succeeded, or ended with the daemon."""
         attempts: list[dict[str, Any]] = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in self._attempts.read_text().splitlines():
-                with contextlib.suppress(ValueError):  # a power failure can cut the last line
-                    entry = json.loads(line)
-                    if "outcome" in entry and attempts:
-                        attempts[-1]["outcome"] = entry["outcome"]
-                    elif "started_at" in entry:
-                        attempts.append({"started_at": entry["started_at"], "outcome": None})
+        for entry in self._entries():
+            if "outcome" in entry and attempts:
+                attempts[-1]["outcome"] = entry["outcome"]
+            elif "started_at" in entry:
+                attempts.append({"started_at": entry["started_at"], "outcome": None})
         return attempts
 
     def fallback(self) -> dict[str, str] | None:
         """Why the base model is used instead of the job's checkpoint, as noted; None if it is not."""
-        found: dict[str, str] | None = None
+        return next((entry["fallback"] for entry in self._entries() if "fallback" in entry), None)
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
         with contextlib.suppress(FileNotFoundError):
             for line in self._attempts.read_text().splitlines():
-                with contextlib.suppress(ValueError):
-                    found = json.loads(line).get("fallback", found)
-        return found
+                with contextlib.suppress(ValueError):  # a power failure can cut the last line
+                    yield json.loads(line)
 
     def note_attempt(self, **entry: Any) -> None:
         """Append to the record of attempts: `started_at=…` before the work starts, `outcome=…` if it failed,
