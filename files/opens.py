@@ -112,6 +112,15 @@ def read_at_most(fd: int, limit: int) -> bytes:
     return b"".join(parts)
 
 
+def read_whole(path: str | Path) -> bytes:
+    """Read a file of our own. Faster than `Path.read_bytes`, which asks the system about it four times before."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return read_at_most(fd, os.fstat(fd).st_size)
+    finally:
+        os.close(fd)
+
+
 def is_being_written(fd: int) -> bool | None:
     """Whether any process has the file open for writing, found by requesting a read lease (fcntl(2)).
 

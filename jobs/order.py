@@ -61,7 +61,7 @@ class Order:
         checkpoint: With the file's state when the order was written; None for the base model.
         recordings: Each name in the job's `speaker_wav` -> absolute path of the spool's copy.
         transcripts: Each of these names with a transcript file (`ana.txt`) -> its text.
-        chunks_dir: Where finished chunks are kept between attempts; exists.
+        chunks_dir: Where finished chunks are kept between attempts; may not exist.
         result_dir: An empty folder for the finished files of this attempt.
         device: The `device` section of the configuration.
         models: Absolute path of the models folder; "" if there is none.

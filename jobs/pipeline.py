@@ -2,7 +2,8 @@
 
     take      claim -> read -> split -> copy recordings -> ticket for the queue
     begin     parse -> order for the executor
-    finish    result of the executor -> publish -> release, or order for the next attempt
+    finish    result of the executor -> publication, or order for the next attempt
+    publish   publication -> folder in the outbox; see `jobs.publish`
     resume    after a crash: claim -> ticket for the queue
 
 A job changes its state by three renames: the claim (inbox -> claimed), the publication (staging -> outbox) and the
@@ -11,165 +12,36 @@ release (claimed -> trash). After a crash at any point, `resume` and `begin` con
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from engines.checkpoints.reference import CheckpointRef
 from engines.errors import CheckpointRefused
 from files.allowed_paths import NotAllowed
-from files.durable import do_nothing, fsync, remove_tree
-from files.opens import opened_regular, read_at_most
+from files.durable import fsync, remove_tree
+from files.opens import read_whole
 from files.printable import printable
 from files.tree import Problem
-from jobs.errors import Cancelled, Hold, JobError, JobInvalid, OutboxGone, RenderFailed, holding
-from jobs.names import safe_name
-from jobs.order import Fallback, JobLimits, Order, Rendering
+from jobs.errors import Cancelled, JobError, JobInvalid, RenderFailed, holding
+from jobs.folders import Spool
+from jobs.order import Fallback, Order, Rendering
+from jobs.publish import Outcome, Publication, settle, stem_of
 from jobs.results import report, worker_result
-from jobs.results.assembly import Assembly
-from jobs.results.manifest import Status
-from jobs.results.outbox import MANIFEST, Outbox
 from jobs.results.report import JobRecord
-from jobs.results.worker_result import ERROR_TEXT
 from jobs.schedule import URGENT, Ticket
 from jobs.spec.job_spec import JobSpec
 from jobs.spec.parse import Document
-from jobs.spec.rules import NeedsModelFiles, Rules
 from jobs.spool import uploads
 from jobs.spool.claim import Claim
-from jobs.spool.lock import Lock
 from jobs.spool.places import read_transcript
-from jobs.spool.reading import AT_ONCE_BYTES, BeingRead, Reader, Reading, load_parsed, save_parsed
-from jobs.spool.recordings import MAX_NEAREST, Copies, Snapshots
-from jobs.spool.store import Store, deaths_reason
-
-BEGINNING_BYTES = 4096  # of a job file that is too large; its result gets only these
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolSettings:
-    """What the configuration says of jobs; a reload replaces the whole.
-
-    Attributes:
-        rules: For reading job files.
-        device: The `device` section of the configuration, for orders.
-        max_bytes: Maximum size of a job file.
-        attempts: Maximum number of failed attempts of a job.
-        deaths: A file is not read again after this many consecutive daemons died while reading it.
-        limits: Enforced by the worker.
-        models: Folder where engines find base models and vocoders, besides the caches.
-        retry_delays_s: Seconds before each attempt after the first; the last also before all later ones.
-    """
-
-    rules: Rules
-    device: Mapping[str, Any]
-    max_bytes: int
-    attempts: int
-    deaths: int
-    limits: JobLimits = field(default_factory=JobLimits)
-    models: Path | None = None
-    retry_delays_s: tuple[float, ...] = ()
-
-
-@dataclass(slots=True)
-class Spool:
-    """The folders of a spool, and how it works on them.
-
-    Attributes:
-        outbox: None until it is available, and after a hold; `begin` must not be called before it was opened once.
-        in_use: The settings, now: a reload can replace them.
-        find_outbox: Called if the outbox is needed and is None; sets it, or raises Hold.
-        reader: Reads files that may take long; None if the caller may block.
-        readings: Unfinished readings of jobs that were next in the queue, by job ID.
-        released: Job IDs of released claims, with the digests of their recordings, for `tidy`.
-        removes_later: The caller calls `tidy` regularly; else released claims are removed at once.
-        after_slice: Called after each slice while a large result is copied.
-    """
-
-    store: Store
-    lock: Lock
-    outbox: Outbox | None
-    snapshots: Snapshots
-    in_use: Callable[[], SpoolSettings]
-    reader: Reader | None = None
-    readings: dict[str, Reading] = field(default_factory=dict)
-    released: deque[tuple[str, tuple[str, ...]]] = field(default_factory=deque)
-    removes_later: bool = False
-    after_slice: Callable[[], None] = do_nothing
-    find_outbox: Callable[[], None] = do_nothing
-
-    @property
-    def settings(self) -> SpoolSettings:
-        return self.in_use()
-
-    @property
-    def open_outbox(self) -> Outbox:
-        if self.outbox is None:
-            self.find_outbox()
-        if self.outbox is None:
-            raise OutboxGone("the outbox was not opened yet")
-        return self.outbox
-
-    def read(self, data: bytes, source: str) -> Reading | None:
-        """Parse a job file in the inbox, or give it to the reader. None if too many files wait for the reader: this one
-        then waits in the inbox, not in memory.
-        """
-        suffix = Path(source).suffix.lower()
-        if (reading := self._read_here(data, suffix, source)) is not None:
-            return reading
-        assert self.reader is not None  # noqa: S101 - only rules without models raise NeedsModelFiles
-        return None if self.reader.is_full(len(data)) else self.reader.ask(data, suffix)
-
-    def read_claimed(self, data: bytes, claim: Claim) -> Reading:
-        """The same for a claimed file. Deaths are counted by job ID: its name may belong to another file now."""
-        suffix = claim.suffix.lower()
-        if (reading := self._read_here(data, suffix, claim.job_id)) is not None:
-            return reading
-        assert self.reader is not None  # noqa: S101 - as above
-        return self.reader.ask(data, suffix)
-
-    def _read_here(self, data: bytes, suffix: str, whose: str) -> Reading | None:
-        """Parse a file now, marked on disk in case it kills the daemon; None if that may take long."""
-        if self.reader is None or len(data) <= AT_ONCE_BYTES:
-            with contextlib.suppress(NeedsModelFiles), self.store.reading(whose):
-                return Reading.at_once(data, suffix, self.settings.rules)
-        return None
-
-    def key_of(self, claim: Claim) -> str:
-        """Identifies the bytes of a job and the rules used to read them."""
-        return f"{claim.sha256}-{self.settings.rules.token}"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The outcome of a job, for the log and the status.
-
-    Attributes:
-        folder: The published result.
-        duration_s: Length of the audio.
-        message: The error; for a successful job, notes on a replaced checkpoint or a duplicate file.
-        verdict: `ok` or `doubtful`; "" without audio.
-        reasons: The first reasons of the verdict.
-    """
-
-    job_id: str
-    name: str
-    status: Status
-    folder: Path
-    sha256: str
-    duration_s: float = 0.0
-    message: str = ""
-    verdict: Literal["ok", "doubtful", ""] = ""
-    reasons: tuple[str, ...] = ()
-
+from jobs.spool.reading import AT_ONCE_BYTES, BeingRead, Reading, load_parsed, save_parsed
+from jobs.spool.recordings import MAX_NEAREST, Copies
+from jobs.spool.store import deaths_reason
 
 # --- take: from a ready file to the queue ----------------------------------------------------------
 
@@ -225,9 +97,9 @@ def resume(spool: Spool, job_id: str) -> Iterator[Step]:
     if claim is None:
         return iter(())
     if spool.store.deaths(job_id) >= spool.settings.deaths and not claim.set_aside:
-        claim = replace(claim, set_aside=deaths_reason(spool.settings.deaths)).rewrite()
-    is_rendered = claim.folder.rendered.exists()
-    if claim.set_aside or claim.folder.intent() or claim.folder.is_cancelled or is_rendered:
+        claim = claim.changed(set_aside=deaths_reason(spool.settings.deaths))
+    record = claim.record
+    if claim.set_aside or record.intent or record.is_cancelled or record.last("rendered"):
         return iter([urgent(claim)])
     try:
         data = claim.job_file.read_bytes()
@@ -276,7 +148,7 @@ def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> I
     _save_if_large(spool, claim, document.source, document)
     if document.spec is not None and document.spec.name and document.spec.name != claim.own_name:
         with holding("the state folder of the inbox"):
-            claim = replace(claim, own_name=document.spec.name).rewrite()
+            claim = claim.changed(own_name=document.spec.name)
     if document.spec is not None and document.recordings and not claim.recordings:
         with holding("the state folder of the inbox"):
             claim = yield from _copy_recordings(spool, claim, document, copies)
@@ -289,7 +161,7 @@ def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> I
 
 def _model_for(claim: Claim, document: Document) -> CheckpointRef | Fallback | None:
     """What the job file says; the base model, if an engine has refused the checkpoint and the job allows that."""
-    refused = claim.folder.fallback()
+    refused = claim.record.last("fallback")
     return Fallback(**refused) if refused else document.model
 
 
@@ -302,7 +174,7 @@ def _ticket_to_render(spool: Spool, claim: Claim, spec: JobSpec, model: Checkpoi
         priority=spec.priority,
         not_before=not_before,
         model=_model(engine, model),
-        alone=claim.folder.is_alone or (info is not None and not info.mixes_jobs),
+        alone=claim.record.is_alone or (info is not None and not info.mixes_jobs),
     )
 
 
@@ -345,7 +217,7 @@ def _copy_recordings(spool: Spool, claim: Claim, document: Document, copies: Cop
             problems[name] = str(error)
     if recordings:
         fsync(claim.folder.recordings)
-    return replace(claim, recordings=recordings, transcripts=transcripts, problems=problems).rewrite()
+    return claim.changed(recordings=recordings, transcripts=transcripts, problems=problems)
 
 
 # --- begin, finish: from the queue to the outbox ---------------------------------------------------
@@ -375,18 +247,13 @@ class Job:
     def claim(self) -> Claim:
         return self.record.claim
 
-    @property
-    def is_decided(self) -> bool:
-        """Whether only publication is left: of its audio, or of its failure."""
-        return self.record.made is not None or self.record.failure is not None
 
-
-def begin(spool: Spool, job_id: str) -> Job | Outcome | None:
+def begin(spool: Spool, job_id: str) -> Job | Publication | Outcome | None:
     """Start one job.
 
     Returns:
-        The job with its order, for an executor; or its outcome, if nothing needs rendering; None if its file is back in
-        the inbox.
+        The job with its order, for an executor; or what is to be published, if nothing needs rendering; its outcome, if
+        that was published before a crash; None if its file is back in the inbox.
 
     Raises:
         Hold: The job is not at fault; call again later. Finished work is kept.
@@ -398,7 +265,7 @@ def begin(spool: Spool, job_id: str) -> Job | Outcome | None:
         if claim is None:
             spool.store.check()  # raises if the inbox is gone, where nothing is found either
             return None
-        if (intent := claim.folder.intent()) and (settled := _settle(spool, claim, intent)):
+        if settled := settle(spool, claim):
             return settled
     record = JobRecord(claim, started_s)
     try:
@@ -406,15 +273,15 @@ def begin(spool: Spool, job_id: str) -> Job | Outcome | None:
         record.spec, record.warnings = document.spec, document.warnings
         if document.spec is None or claim.problems:
             raise JobInvalid(document.problems or _recording_problems(claim, document))
-        record.made = worker_result.kept(claim.folder)
+        record.made = worker_result.kept(claim)
         if record.made is None:
             return _next_attempt(spool, document.spec, _model_for(claim, document), record)
     except JobError as error:
         record.failure = error
-    return _publish(spool, record)
+    return Publication.of(record)
 
 
-def finish(spool: Spool, job: Job, result: Rendering | JobError) -> Job | Outcome:
+def finish(spool: Spool, job: Job, result: Rendering | JobError) -> Job | Publication:
     """Continue a job after an executor has finished with it.
 
     A checkpoint that fails to load is not tried again. If the job allows it, the base model is used instead, in the
@@ -424,7 +291,7 @@ def finish(spool: Spool, job: Job, result: Rendering | JobError) -> Job | Outcom
         result: The rendering or the error.
 
     Returns:
-        The outcome; or the job with the order for its next attempt.
+        What is to be published; or the job with the order for its next attempt.
 
     Raises:
         Hold: The job is not at fault; call `begin` later.
@@ -438,8 +305,7 @@ def finish(spool: Spool, job: Job, result: Rendering | JobError) -> Job | Outcom
         try:
             model = _model_after(job, failure)
             again = _next_attempt(spool, job.spec, model, record)
-            failures = sum(attempt["outcome"] is not None for attempt in record.claim.folder.attempts())
-            delays_s = spool.settings.retry_delays_s[:failures]
+            delays_s = spool.settings.retry_delays_s[: len(record.claim.record.failed_attempts())]
             if not delays_s or model is not job.model:  # the base model is used at once
                 return again
             return replace(again, wait_s=delays_s[-1])
@@ -447,7 +313,7 @@ def finish(spool: Spool, job: Job, result: Rendering | JobError) -> Job | Outcom
             record.failure = last
     except JobError as error:
         record.failure = error
-    return _publish(spool, record)
+    return Publication.of(record)
 
 
 def set_apart(job: Job) -> Ticket:
@@ -459,18 +325,18 @@ def set_apart(job: Job) -> Ticket:
         Hold: The state folder refuses.
     """
     with holding("the state folder of the inbox"):
-        job.claim.folder.render_alone()
+        job.claim.record.add(alone=True)
     return replace(job.ticket, alone=True)
 
 
 def _parsed(spool: Spool, claim: Claim) -> Document:
     """Parse the spool's copy, so that the validated bytes are the bytes that run. Its checkpoint is looked up again."""
-    if claim.folder.is_cancelled:
+    if claim.record.is_cancelled:
         raise Cancelled("the job was cancelled")
     if claim.set_aside:
         raise JobInvalid([Problem(claim.set_aside)])
     with holding("the claimed job file"):
-        data = claim.job_file.read_bytes()
+        data = read_whole(claim.job_file)
     if hashlib.sha256(data).hexdigest() != claim.sha256:
         raise JobInvalid([Problem("the spool's copy of the job file is damaged on disk")])
     reading = spool.readings.pop(claim.job_id, None) or load_parsed(claim.folder, spool.key_of(claim), data)
@@ -494,14 +360,14 @@ def _next_attempt(spool: Spool, spec: JobSpec, model: CheckpointRef | Fallback |
     Raises:
         RenderFailed: No attempts are left, or the last failure is not worth a retry.
     """
-    claim, attempts = record.claim, record.claim.folder.attempts()
-    failed = [attempt["outcome"] for attempt in attempts if attempt["outcome"]]
+    claim, failed = record.claim, record.claim.record.failed_attempts()
     if failed and (len(failed) >= spool.settings.attempts or not failed[-1]["retryable"]):
         raise RenderFailed(**failed[-1])
     with holding("the state folder of the inbox"):
         order = _order(spool, claim, spec, model, len(failed) + 1)
-        if not attempts or attempts[-1]["outcome"]:  # else one is open: repeated holds add no lines
-            claim.folder.note_attempt(started_at=report.now())
+        if not claim.record.is_attempt_open:  # repeated holds add no lines
+            # Not forced to disk: an attempt without an outcome does not count, so a power failure may take it.
+            claim.record.add(durable=False, started_at=report.now())
     return Job(order, spec, model, record, _ticket_to_render(spool, claim, spec, model))
 
 
@@ -510,13 +376,13 @@ def _model_after(job: Job, failure: RenderFailed) -> CheckpointRef | Fallback | 
     if failure.code == CheckpointRefused.code and job.order.checkpoint and job.spec.on_checkpoint_error == "base":
         fallback = Fallback(printable(job.spec.checkpoint, 200), failure.message)
         with holding("the state folder of the inbox"):
-            job.claim.folder.note_attempt(fallback=asdict(fallback))
+            job.claim.record.add(fallback=asdict(fallback))
         return fallback
     words = {name: getattr(failure, name) for name in ("message", "hint", "code", "retryable")}
     if job.order.fallback:
         words["message"] = f"{failure.message.rstrip('.')}; {job.order.fallback}"
     with holding("the state folder of the inbox"):
-        job.claim.folder.note_attempt(outcome=words)
+        job.claim.record.add(outcome=words)
     return job.model
 
 
@@ -524,10 +390,9 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fal
     folder = claim.folder.attempt(attempt)
     remove_tree(folder)
     folder.mkdir(mode=0o700)
-    claim.folder.chunks.mkdir(mode=0o700, exist_ok=True)
     return Order(
         job_id=claim.job_id,
-        stem=_stem(claim),
+        stem=stem_of(claim),
         spec=spec.packed(),
         engine=spec.engine or spool.settings.rules.default_engine,
         checkpoint=model.now() if isinstance(model, CheckpointRef) else None,
@@ -541,137 +406,3 @@ def _order(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fal
         limits=spool.settings.limits,
         models=str(spool.settings.models or ""),
     )
-
-
-# --- publish: from finished files to a folder in the outbox ----------------------------------------
-
-
-_INTENDED = ("status", "duration_s", "message", "verdict", "reasons")
-"""Attributes of the outcome that are saved in an intent."""
-MAX_REASONS_SHOWN = 3
-
-
-def _publish(spool: Spool, record: JobRecord) -> Outcome:
-    """Assemble the result, write the intent, publish by rename, release the claim."""
-    record.attempts = sum(attempt["outcome"] is not None for attempt in record.claim.folder.attempts())
-    claim, outcome = record.claim, _outcome(record)
-    try:
-        outbox = spool.open_outbox
-        with holding("the state folder of the inbox"):
-            job_file, record.missing = _job_file(claim, spool.settings.max_bytes)
-        with holding("the outbox can't take the result"):
-            outbox.check()
-            outbox.assemble(claim.job_id, claim.name, lambda result: _fill(record, job_file, result, spool.after_slice))
-    except Hold:
-        if record.made:
-            with holding("the state folder of the inbox"):
-                worker_result.keep(claim.folder, record.made)
-        raise
-    with holding("the state folder of the inbox"):
-        intent = {name: getattr(outcome, name) for name in _INTENDED}
-        claim.folder.intend(intent | {"outbox": outbox.outbox_id})
-    return _place(spool, outbox, claim, outcome)
-
-
-def _place(spool: Spool, outbox: Outbox, claim: Claim, outcome: Outcome) -> Outcome:
-    """Publish by rename, if this daemon still has the lock and the inbox; then release the claim."""
-    with holding("the state folder of the inbox"):
-        spool.store.check()  # first: without the inbox, the lock would seem lost
-        spool.lock.check()
-    with holding("the outbox can't take the result"):
-        folder = outbox.place(claim.job_id, claim.name, outcome.status)
-    _release(spool, claim)
-    return replace(outcome, folder=folder)
-
-
-def _settle(spool: Spool, claim: Claim, intent: Mapping[str, Any]) -> Outcome | None:
-    """Finish a publication that a crash or a hold interrupted.
-
-    If the assembled result is still there, it is complete, and is published. If it is gone, it was published, and a
-    consumer may have removed it. If another outbox is configured now, the job is rendered again (None).
-    """
-    saved = {name: intent[name] for name in _INTENDED if name in intent}  # an older version wrote fewer
-    saved["reasons"] = tuple(saved.get("reasons", ()))
-    outcome = Outcome(claim.job_id, claim.name, folder=Path(), sha256=claim.sha256, **saved)
-    outbox = spool.open_outbox
-    with holding("the outbox"):
-        outbox.check()
-        if intent["outbox"] != outbox.outbox_id:
-            claim.folder.forget_intent()
-            return None
-        is_assembled = outbox.is_assembled(claim.job_id)
-    if is_assembled:
-        return _place(spool, outbox, claim, outcome)
-    _release(spool, claim)
-    return replace(outcome, folder=outbox.folder)
-
-
-def _release(spool: Spool, claim: Claim) -> None:
-    spool.readings.pop(claim.job_id, None)
-    with holding("the state folder of the inbox"):
-        spool.store.release(claim, later=True)
-    spool.released.append((claim.job_id, tuple(claim.recordings.values())))
-    if not spool.removes_later:
-        tidy(spool)
-
-
-def tidy(spool: Spool) -> None:
-    """Remove the files of one released job, while the next one is rendered. After a crash, the start removes them."""
-    if spool.released:
-        job_id, digests = spool.released.popleft()
-        spool.store.remove_released(job_id)
-        spool.snapshots.remove_unused(digests)
-
-
-def _fill(record: JobRecord, job_file: bytes | None, result: Assembly, after_slice: Callable[[], None]) -> None:
-    """Write a result's files: the audio or ERROR.txt, the job file, the manifest."""
-    if job_file is not None:
-        result.write(f"{_stem(record.claim)}{record.claim.suffix}", job_file)
-    if record.made:
-        for name in record.made.rendering.files:
-            result.copy(record.made.folder / name, name, after_slice)
-    if record.failure:
-        result.write(ERROR_TEXT, report.error_text(record).encode(errors="backslashreplace"))
-    result.write(MANIFEST, report.manifest(record).to_json())
-
-
-def _job_file(claim: Claim, max_bytes: int) -> tuple[bytes | None, str]:
-    """The job file for its result, and a sentence about what is missing of it, or "".
-
-    A file that was never read is not trusted: it may be huge, or unreadable now, and neither may stop the spool.
-    """
-    if claim.withheld:
-        return None, "The job file is not in this folder: it may be another user's file."
-    if not claim.never_read:
-        return claim.job_file.read_bytes(), ""
-    try:
-        with opened_regular(claim.folder.original) as (fd, status):
-            if status.st_size <= max_bytes:
-                return read_at_most(fd, max_bytes), ""
-            beginning = os.pread(fd, BEGINNING_BYTES, 0)
-            return beginning, f"Only the first {BEGINNING_BYTES >> 10} KiB of the job file are in this folder."
-    except OSError as error:
-        return None, f"The job file is not in this folder: it could not be read ({error.strerror})."
-
-
-def _outcome(record: JobRecord) -> Outcome:
-    claim = record.claim
-    audio = record.made.rendering.audio if record.made else ()
-    fallback = Fallback.recorded(record.made.rendering.engine) if record.made else None
-    notes = " ".join(map(str, filter(None, [fallback, *claim.warnings])))
-    checks = report.checks(record)
-    return Outcome(
-        claim.job_id,
-        claim.name,
-        record.status,
-        Path(),
-        claim.sha256,
-        duration_s=sum(file["duration_s"] for file in audio),
-        message=record.failure.message if record.failure else notes,
-        verdict=checks.verdict if checks else "",
-        reasons=tuple(printable(reason) for reason in checks.reasons[:MAX_REASONS_SHOWN]) if checks else (),
-    )
-
-
-def _stem(claim: Claim) -> str:
-    return safe_name(claim.name.rpartition("/")[2])

@@ -14,10 +14,13 @@ from typing import Any, TypeVar, cast
 
 from engines.base import EngineClass, EngineInfo
 from files import durable
-from jobs.errors import JobError, JobInvalid
+from jobs.errors import Hold, JobError, JobInvalid
+from jobs.folders import Spool, SpoolSettings
 from jobs.order import Order, Rendering
-from jobs.pipeline import Job, Outcome, Spool, SpoolSettings, Step, begin, finish, resume, take
-from jobs.results.outbox import Outbox, PublishPolicy
+from jobs.pipeline import Job, Step, begin, finish, resume, take
+from jobs.publish import Outcome, Publication, publish
+from jobs.results.open_outbox import PublishPolicy
+from jobs.results.outbox import Outbox
 from jobs.results.outbox_id import SPOOL_FOLDER
 from jobs.schedule import Ticket
 from jobs.spec.checkpoint_names import Models
@@ -171,7 +174,12 @@ def process(spool: Spool, job_id: str, renderer: Renderer) -> Outcome | None:
         except JobError as error:
             result = error
         step = finish(spool, step, result)
-    return step
+    if not isinstance(step, Publication):
+        return step
+    (outcome,) = publish(spool, [step])
+    if isinstance(outcome, Hold):
+        raise outcome
+    return outcome
 
 
 @dataclass
@@ -258,7 +266,7 @@ class Desk:
             outbox = Outbox.open(
                 self.outbox_folder, self.state / "outbox.json", spool.store.inbox_id, lambda: self.policy
             )
-            outbox.clean(keep=lambda job_id: spool.store.folder_of(job_id).has_intent)
+            outbox.clean(keep=lambda job_id: bool(spool.store.folder_of(job_id).record().intent))
             spool.outbox = outbox
 
     @property

@@ -7,6 +7,7 @@ which costs less than an fsync per chunk.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -45,7 +46,7 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class ChunkCache:
-    """The finished chunks of one job, in an existing folder."""
+    """The finished chunks of one job. The folder is made for the first one."""
 
     folder: Path
 
@@ -60,16 +61,17 @@ class ChunkCache:
             self._path(key).unlink(missing_ok=True)
         return audio
 
-    def keep(self, key: str, audio: Audio) -> Length:
+    def keep(self, key: str, audio: Audio) -> None:
         """Save a chunk under its key, atomically.
 
         Raises:
             OSError: The chunk can't be written.
         """
         unfinished = self.folder / (key + _UNFINISHED)
+        with contextlib.suppress(FileExistsError):
+            self.folder.mkdir(mode=0o700)
         unfinished.write_bytes(_packed(audio))
         os.replace(unfinished, self._path(key))
-        return Length(audio.samples.size, audio.rate_hz)
 
     def sweep(self) -> None:
         """Remove incomplete files of a killed worker."""

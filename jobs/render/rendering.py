@@ -71,6 +71,7 @@ class Work:
         self._doubts: list[str] = []
         self._warnings: dict[str, None] = {}
         self._transcripts: dict[str, str] = {}
+        self._only: Audio | None = None  # of a job of one chunk: it is in its file a moment later
         self.waiting: deque[str] = deque()
 
     def load_finished(self) -> None:
@@ -86,7 +87,7 @@ class Work:
             if audio is None:
                 self.waiting.append(key)
             else:
-                self._note(key, audio, checked(audio, chunk.text)[1], Length(audio.samples.size, audio.rate_hz))
+                self._note(key, audio, checked(audio, chunk.text)[1])
 
     def next_chunk(self) -> tuple[str, Chunk]:
         """The next chunk for the engine, with its key."""
@@ -96,7 +97,7 @@ class Work:
         return key, self._chunks[key]
 
     def keep(self, key: str, audio: Audio) -> None:
-        """Save the audio of a chunk.
+        """Save the audio of a chunk, unless it is the only one.
 
         Raises:
             BadAudio: It is no valid audio.
@@ -104,7 +105,11 @@ class Work:
             OSError: An error of the folder or disk.
         """
         audio, doubts = checked(audio, self._chunks[key].text)
-        self._note(key, audio, doubts, self._kept.keep(key, audio))
+        if len(self._chunks) == 1:
+            self._only = audio
+        else:
+            self._kept.keep(key, audio)
+        self._note(key, audio, doubts)
         self.ended_s = time.monotonic()
 
     @property
@@ -172,13 +177,13 @@ class Work:
 
     def finished(self, key: str) -> Audio:
         """The audio of a finished chunk."""
-        audio = self._kept.read(key)
+        audio = self._only or self._kept.read(key)
         if audio is None:  # the file was removed; the next attempt renders the chunk again
             raise EngineError("a finished chunk was damaged on disk before it could be used; it is rendered again")
         return audio
 
-    def _note(self, key: str, audio: Audio, doubts: Sequence[str], length: Length) -> None:
-        chunk = self._chunks[key]
+    def _note(self, key: str, audio: Audio, doubts: Sequence[str]) -> None:
+        chunk, length = self._chunks[key], Length(audio.samples.size, audio.rate_hz)
         self._warnings |= dict.fromkeys(audio.warnings)
         if audio.transcript is not None and chunk.recordings:
             self._transcripts[str(chunk.recordings[0])] = audio.transcript

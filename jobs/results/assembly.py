@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from files.durable import copy_slices, do_nothing, write_all
+from files.durable import copy_slices, do_nothing, sync_and_close, write_all
 from files.open_folder import OpenFolder, named
 from files.opens import opened_regular
 
@@ -24,7 +24,7 @@ class Assembly:
 
     folder: OpenFolder
     permit: Callable[[int], None]
-    _names: list[str] = field(default_factory=list)
+    _fds: list[int] = field(default_factory=list)
 
     def write(self, name: str, data: bytes) -> None:
         """Create a file with this content."""
@@ -46,21 +46,28 @@ class Assembly:
             copy_slices(fd, made, status.st_size, after_slice)
 
     def sync(self) -> None:
-        """Force the files and their names to disk."""
-        for name in self._names:
-            self.folder.sync(name)
-        self.folder.sync()
+        """Force the files and their names to disk, and close them."""
+        with named(self.folder.path):
+            sync_and_close(self._taken())
+            self.folder.sync()
+
+    def close(self) -> None:
+        """Close the folder, and the files that were not forced to disk."""
+        for fd in [*self._taken(), self.folder.fd]:
+            os.close(fd)
+
+    def _taken(self) -> list[int]:
+        fds = list(self._fds)
+        self._fds.clear()
+        return fds
 
     @contextlib.contextmanager
     def _created(self, name: str) -> Iterator[int]:
         fd = self.folder.create(name)
-        try:
-            with named(self.folder.path, name):
-                self.permit(fd)
-                yield fd
-                # Starts writing to disk without waiting, so that the later fsyncs are short.
-                with contextlib.suppress(OSError):
-                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(fd)
-        self._names.append(name)
+        self._fds.append(fd)
+        with named(self.folder.path, name):
+            self.permit(fd)
+            yield fd
+            # Starts writing to disk without waiting, so that the later fsyncs are short.
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from files.durable import from_json, replace, sha256_of, to_json
+from files.durable import sha256_of
 from files.printable import printable
 from jobs.errors import RenderFailed
 from jobs.order import Order, Rendering
 from jobs.results.manifest import AudioFile, Checks, SpokenChunk, SpokenSegment, Timing, without_empty
-from jobs.results.outbox import MANIFEST
-from jobs.spool.claim import ClaimFolder
+from jobs.results.open_outbox import MANIFEST
+from jobs.spool.claim import Claim
 
 ERROR_TEXT = "ERROR.txt"
 
@@ -60,21 +60,21 @@ def checked(rendering: Rendering, order: Order) -> Made:
     return Made(rendering, folder)
 
 
-def keep(folder: ClaimFolder, made: Made) -> None:
+def keep(claim: Claim, made: Made) -> None:
     """Save a result during a hold, so that it need not be rendered again.
 
     Not forced to disk: after a power failure the files are assembled again from their chunks.
     """
     value = {"folder": made.folder.name, "rendering": _to_json(made.rendering)}
-    replace(folder.rendered, to_json(value), durable=False)
+    claim.record.add(durable=False, rendered=value)
 
 
-def kept(folder: ClaimFolder) -> Made | None:
-    """The result saved by `keep`; None if there is none, or it is damaged."""
-    saved = from_json(folder.rendered)
+def kept(claim: Claim) -> Made | None:
+    """The result saved by `keep`; None if there is none, or its files are not whole."""
+    saved = claim.record.last("rendered")
     if not saved:
         return None
-    made = Made(_from_json(saved["rendering"]), folder.path / saved["folder"])
+    made = Made(_from_json(saved["rendering"]), claim.folder.path / saved["folder"])
     return made if all(_is_whole(made, name) for name in made.rendering.files) else None
 
 

@@ -1,22 +1,19 @@
-"""A claimed job on disk: its folder, with all paths and markers in it, and its description."""
+"""A claimed job on disk: its folder, with all paths in it, and its description."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from files.durable import from_json, fsync, replace, to_json, write_new
 from jobs.names import numbered_document
+from jobs.spool.record import Record
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimFolder:
-    """The folder `claimed/ID` of a job; all paths and markers in it are defined here.
+    """The folder `claimed/ID` of a job; all paths in it are defined here.
 
     Attributes:
         path: Absolute.
@@ -37,10 +34,9 @@ class ClaimFolder:
         """The spool's own copy of the file's bytes."""
         return self.path / f"job{suffix.lower()}"
 
-    @property
-    def description(self) -> Path:
-        """The description of the job, as JSON; see `Claim`."""
-        return self.path / "claim.json"
+    def record(self) -> Record:
+        """Read the record of the job: its description, and what became of it."""
+        return Record.read(self.path / "claim.json")
 
     @property
     def understood(self) -> Path:
@@ -61,108 +57,6 @@ class ClaimFolder:
         """Output folder of an attempt, from 1."""
         return self.path / f"attempt-{number}"
 
-    @property
-    def rendered(self) -> Path:
-        """Describes finished files that are not published yet; see `jobs.results.worker_result`."""
-        return self.path / "rendered.json"
-
-    # --- cancelled ---
-
-    @property
-    def is_cancelled(self) -> bool:
-        return self._cancelled.exists()
-
-    def cancel(self) -> None:
-        """Mark the job as cancelled, durably."""
-        self._mark(self._cancelled)
-
-    @property
-    def _cancelled(self) -> Path:
-        return self.path / "cancelled"
-
-    # --- to be rendered alone ---
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether the job must not be rendered along with others: it was there when the engine failed with several."""
-        return self._alone.exists()
-
-    def render_alone(self) -> None:
-        """Mark the job, durably."""
-        self._mark(self._alone)
-
-    @property
-    def _alone(self) -> Path:
-        return self.path / "alone"
-
-    def _mark(self, marker: Path) -> None:
-        if not marker.exists():
-            write_new(marker, b"")
-            fsync(self.path)
-
-    # --- attempts ---
-
-    @property
-    def _attempts(self) -> Path:
-        return self.path / "attempts"
-
-    def attempts(self) -> list[dict[str, Any]]:
-        """All attempts: `{"started_at", "outcome"}`; outcome None if it succeeded, or ended with the daemon."""
-        attempts: list[dict[str, Any]] = []
-        for entry in self._entries():
-            if "outcome" in entry and attempts:
-                attempts[-1]["outcome"] = entry["outcome"]
-            elif "started_at" in entry:
-                attempts.append({"started_at": entry["started_at"], "outcome": None})
-        return attempts
-
-    def fallback(self) -> dict[str, str] | None:
-        """Why the base model is used instead of the job's checkpoint, as noted; None if it is not."""
-        return next((entry["fallback"] for entry in self._entries() if "fallback" in entry), None)
-
-    def _entries(self) -> Iterator[dict[str, Any]]:
-        with contextlib.suppress(FileNotFoundError):
-            for line in self._attempts.read_text().splitlines():
-                with contextlib.suppress(ValueError):  # a power failure can cut the last line
-                    yield json.loads(line)
-
-    def note_attempt(self, **entry: Any) -> None:
-        """Append to the record of attempts: `started_at=…` before the work starts, `outcome=…` if it failed,
-        `fallback=…` if the base model is used from now on.
-
-        Only an outcome is forced to disk: an attempt without an outcome does not count, so its start may be lost in a
-        power failure.
-        """
-        fd = os.open(self._attempts, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, to_json(entry) + b"\n")
-            if "outcome" in entry:
-                os.fsync(fd)
-                fsync(self.path)
-        finally:
-            os.close(fd)
-
-    # --- about to be published ---
-
-    @property
-    def _intent(self) -> Path:
-        return self.path / "intent.json"
-
-    @property
-    def has_intent(self) -> bool:
-        return self._intent.exists()
-
-    def intent(self) -> Mapping[str, Any]:
-        """The intent to publish, if a crash came before the release; else {}."""
-        return from_json(self._intent)
-
-    def intend(self, intent: Mapping[str, Any]) -> None:
-        """Write the intent to publish, durably, before the rename that publishes."""
-        replace(self._intent, to_json(intent))
-
-    def forget_intent(self) -> None:
-        self._intent.unlink(missing_ok=True)
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -170,6 +64,7 @@ class Claim:
 
     Attributes:
         folder: Where it is.
+        record: The file that describes it.
         source: Path of its file in the inbox, `/` separated.
         claimed_ns: Time of the claim, Unix time in nanoseconds.
         document: Number of this document in its file, from 1; 0 if the file is one job.
@@ -186,6 +81,7 @@ class Claim:
     """
 
     folder: ClaimFolder
+    record: Record = field(repr=False, compare=False)
     source: str
     claimed_ns: int
     document: int = 0
@@ -235,24 +131,25 @@ class Claim:
         return {name: self.folder.recordings / digest for name, digest in self.recordings.items()}
 
     def write(self) -> None:
-        """Write the description for the first time."""
-        write_new(self.folder.description, self._packed())
+        """Write the description for the first time, durably; the caller syncs the folder."""
+        self.record.start(**{name: getattr(self, name) for name in _DESCRIPTION})
 
-    def rewrite(self) -> Claim:
-        """Replace the description, durably."""
-        replace(self.folder.description, self._packed())
-        return self
-
-    def _packed(self) -> bytes:
-        return to_json({key: getattr(self, key) for key in Claim.__dataclass_fields__ if key != "folder"})
+    def changed(self, **values: Any) -> Claim:
+        """Change some of the values, durably."""
+        self.record.add(**values)
+        return replace(self, **values)
 
     @classmethod
     def read(cls, folder: ClaimFolder) -> Claim | None:
         """Read the description of a claim; None if it is missing or damaged."""
-        packed = from_json(folder.description)
-        if not packed:
+        record = folder.record()
+        values = record.merged()
+        if "source" not in values:
             return None
-        known = {key: packed[key] for key in cls.__dataclass_fields__ if key in packed}
+        known = {name: values[name] for name in _DESCRIPTION if name in values}
         if isinstance(problems := known.get("problems"), list):  # written by the first version, without names
             known["problems"] = dict(zip(problems, problems, strict=True))
-        return cls(folder, **known | {"warnings": tuple(known.get("warnings", ()))})
+        return cls(folder, record, **known | {"warnings": tuple(known.get("warnings", ()))})
+
+
+_DESCRIPTION = tuple(name for name in Claim.__dataclass_fields__ if name not in {"folder", "record"})

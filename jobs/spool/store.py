@@ -18,16 +18,27 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from files.durable import from_json, fsync, remove_tree, rename_to_free_name, to_json, write_new
+from files.durable import (
+    create,
+    from_json,
+    fsync,
+    remove_tree,
+    rename_to_free_name,
+    sync_and_close,
+    to_json,
+    write_new,
+)
 from files.durable import replace as replace_file
+from files.open_folder import FOLDER
 from files.opens import identity, is_being_written, opened_folder, opened_regular, read_at_most
 from jobs.errors import ConfigError, InboxGone, holding
 from jobs.names import JOB_SUFFIXES
+from jobs.spool import format1
 from jobs.spool.claim import Claim, ClaimFolder
 from jobs.spool.claimed_lately import ClaimedLately
 from jobs.spool.state import State
 
-FORMAT = "1"
+FORMAT = "2"
 MAX_ID_BYTES = 100
 PROBE_BYTES = 64 << 10
 MAX_NAMES_TRIED = 10  # for a file that is put back; the last name is random, so it can't be taken
@@ -61,7 +72,7 @@ class Store:
             ConfigError: A newer version of voicespool wrote the state folder.
         """
         state = folder.path
-        _check_format(state / "format", folder.real / "format")
+        _bring_to_format(state, folder.real / "format")
         for name in ("claimed", "recordings", "trash"):
             (state / name).mkdir(mode=0o700, exist_ok=True)
         reading = os.open(state / "reading", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -128,7 +139,7 @@ class Store:
             if not stat.S_ISREG(status.st_mode):
                 raise FileNotFoundError(errno.ENOENT, "it is no longer a regular file", source)
             self._deaths.pop(source, None)  # a corrected file of this name is read again
-            return replace(claim, set_aside=reason, withheld=status.st_nlink > 1).rewrite()
+            return claim.changed(set_aside=reason, withheld=status.st_nlink > 1)
         except OSError:
             self._put_back(claim)
             raise
@@ -156,7 +167,7 @@ class Store:
                 break
             except FileExistsError:
                 claimed_ns += 1
-        return Claim(folder, source, claimed_ns)
+        return Claim(folder, folder.record(), source, claimed_ns)
 
     def _seal(self, claim: Claim, examined: os.stat_result, max_bytes: int) -> tuple[Claim, bytes]:
         """Copy the bytes of a renamed file, and check that nobody still writes it through an open descriptor."""
@@ -166,14 +177,16 @@ class Store:
             if _content(status) != _content(examined) or is_being_written(fd) or is_linked:
                 raise Changed
             if status.st_size > max_bytes:
-                return replace(claim, set_aside=too_large_reason(max_bytes)).rewrite(), b""
+                return claim.changed(set_aside=too_large_reason(max_bytes)), b""
             data = read_at_most(fd, max_bytes)
-            write_new(claim.job_file, data)
+            copy = create(claim.job_file, data)
             if identity(os.fstat(fd)) != identity(status):
+                os.close(copy)
                 raise Changed
         file = claim.source, _digest(data), status.st_mtime_ns
         warnings = tuple(map(_duplicate_warning, filter(None, [self.lately.recall(*file)])))
-        claim = replace(claim, sha256=_digest(data), warnings=warnings).rewrite()
+        sync_and_close([copy, os.open(claim.folder.path, FOLDER)])
+        claim = claim.changed(sha256=_digest(data), warnings=warnings)
         self.lately.note(*file)
         return claim, data
 
@@ -201,7 +214,7 @@ class Store:
                 free = name if number == 1 else f"{stem}{mark}{claim.suffix}"
                 if (wanted := source.removesuffix(name) + free) != claim.source:
                     # Written first, so that `recover` knows both names if a crash leaves both.
-                    replace(claim, source=wanted).rewrite()
+                    claim.record.add(source=wanted)
                 if rename_to_free_name(claim.folder.original, free, folder):
                     return
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source)
@@ -217,7 +230,10 @@ class Store:
             folder = self.folder_of(f"{claim.job_id}-{number}")
             remove_tree(folder.path)
             folder.path.mkdir(mode=0o700)
-            child = replace(claim, folder=folder, document=number, documents=len(documents), sha256=_digest(data))
+            child = replace(
+                claim, folder=folder, record=folder.record(),
+                document=number, documents=len(documents), sha256=_digest(data),
+            )  # fmt: skip
             write_new(child.job_file, data)
             child.write()
             fsync(folder.path)
@@ -259,9 +275,10 @@ class Store:
             self._put_back(claim)
             return None
         if len(data) > max_bytes:
-            return replace(claim, set_aside=too_large_reason(max_bytes)).rewrite()
+            return claim.changed(set_aside=too_large_reason(max_bytes))
         write_new(claim.job_file, data)
-        return replace(claim, sha256=_digest(data)).rewrite()
+        fsync(claim.folder.path)
+        return claim.changed(sha256=_digest(data))
 
     def _unknown(self, folder: ClaimFolder) -> Claim:
         """A claim whose description is damaged. A document of a file that was split has a copy, but no original."""
@@ -269,8 +286,10 @@ class Store:
         for suffix in JOB_SUFFIXES if number.isdigit() else ():
             with contextlib.suppress(FileNotFoundError):
                 digest = _digest(folder.copy(suffix).read_bytes())
-                return Claim(folder, name + suffix, time.time_ns(), document=int(number), sha256=digest)
-        return Claim(folder, f"{name}.yaml", time.time_ns())
+                return Claim(
+                    folder, folder.record(), name + suffix, time.time_ns(), document=int(number), sha256=digest
+                )
+        return Claim(folder, folder.record(), f"{name}.yaml", time.time_ns())
 
     def _is_in_inbox(self, claim: Claim) -> bool:
         """Whether the file of a claim is in the inbox: it was never renamed, or was put back."""
@@ -377,18 +396,22 @@ def _new_id(state: Path) -> str:
     return new
 
 
-def _check_format(path: Path, shown: Path) -> None:
+def _bring_to_format(state: Path, shown: Path) -> None:
+    """Raises ConfigError if a newer version of voicespool wrote the folder."""
     try:
-        version = path.read_text().strip()
+        version = (state / "format").read_text().strip()
     except FileNotFoundError:
-        replace_file(path, f"{FORMAT}\n".encode())
+        version = ""
+    if version == FORMAT:
         return
-    if version != FORMAT:
+    if version not in {"", "1"}:
         raise ConfigError(
             f"{shown} has format {version!r}; this version of voicespool reads format {FORMAT}",
             "Use the version of voicespool that wrote it, or let that version finish all jobs and start this one with "
             "an empty state folder.",
         )
+    format1.convert(state / "claimed")
+    replace_file(state / "format", f"{FORMAT}\n".encode())
 
 
 def _job_id(claimed_ns: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.spool.claim import ClaimFolder
 from tests.spooling import PATIENCE_S, Spool, until
 
 
@@ -199,7 +200,12 @@ def test_a_mark_to_be_rendered_alone_survives_the_daemon(stage: Stage) -> None:
         stage.drop(name, long_text(name, 2))
     stage.in_flight("a", "b")
     os.kill(stage.spool.worker_pid(), signal.SIGKILL)
-    until(lambda: len(list((stage.spool.state / "claimed").glob("*/alone"))) == 2, "both are marked")
+
+    def are_marked() -> bool:
+        claims = (stage.spool.state / "claimed").iterdir()
+        return [ClaimFolder(claim).record().is_alone for claim in claims] == [True, True]
+
+    until(are_marked, "both are marked")
     stage.spool.stop(signal.SIGKILL)
     stage.gate.touch()
     stage.spool.start()

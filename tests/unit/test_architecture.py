@@ -22,7 +22,7 @@ FLOORS = (
     "engines.device", "engines.neural_engine", "engines.torch", "engines.whisper", "engines.espeak",
     "engines.xtts.net", "engines.xtts", "engines.f5.net", "engines.f5", "engines",
     "jobs.errors", "jobs.names", "jobs.order", "jobs.schedule", "jobs.text", "jobs.audio", "jobs.spec", "jobs.spool",
-    "jobs.render", "jobs.results", "jobs.pipeline", "jobs",
+    "jobs.render", "jobs.results", "jobs.folders", "jobs.publish", "jobs.pipeline", "jobs",
     "watcher.log", "watcher.config", "watcher.client", "watcher.executors.base", "watcher.executors.local",
     "watcher.executors",
     "watcher.readers", "watcher.daemon", "watcher.models", "watcher.doctor", "watcher.cli", "watcher",

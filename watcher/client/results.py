@@ -11,9 +11,9 @@ from pathlib import Path
 from files.printable import printable
 from jobs.names import RESULT_MARKS, safe_name
 from jobs.order import Fallback
-from jobs.pipeline import MAX_REASONS_SHOWN
+from jobs.publish import MAX_REASONS_SHOWN
 from jobs.results.manifest import Manifest, Status
-from jobs.results.outbox import MANIFEST
+from jobs.results.open_outbox import MANIFEST
 from jobs.spool.inbox_names import JOB_SUFFIXES
 
 _MAX_MANIFEST_BYTES = 64 << 20

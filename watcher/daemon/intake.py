@@ -1,4 +1,4 @@
-"""Brings files into the queue in slices of a few milliseconds: claimed jobs, ready files, cancellations."""
+"""Brings files into the queue in slices of some milliseconds: claimed jobs, ready files, cancellations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from watcher.daemon.readiness import Arrival
 from watcher.daemon.session import Session
 from watcher.log import log
 
-SLICE_S = 0.004
+SLICE_S = 0.016
 MAX_INCOMING = 16
 MAX_LOGGED = 1000
 
@@ -85,11 +85,13 @@ class Intake:
         self._check_readings()
         while self.busy and time.monotonic() < deadline:
             self._step_once()
-        if arrival := arrivals.next(max(SLICE_S / 2, deadline - time.monotonic())):
+        while arrival := arrivals.next(max(SLICE_S / 4, deadline - time.monotonic())):
             with self._claiming(arrival.source):
                 self._take(arrival)
             if self.incoming:
                 self._step_once()
+            if time.monotonic() > deadline:
+                break
 
     def _take(self, arrival: Arrival) -> None:
         """Claim a file. If enough others are incoming, a file of several jobs is only claimed, and taken later."""
@@ -204,7 +206,7 @@ class Intake:
                 return
         with self._claiming(source):
             claim = self.session.spool.store.set_aside(source, "it was cancelled before it was read")
-            claim.folder.cancel()
+            claim.record.add(cancelled=True)
             self.session.schedule.add(pipeline.urgent(claim))
 
     def _cancel_claimed(self, ticket: Ticket) -> None:
@@ -220,8 +222,8 @@ class Intake:
         return self.session.spool.store.dropped_ns(ticket.job_id) <= asked_ns
 
     def _mark_cancelled(self, ticket: Ticket) -> None:
-        folder = self.session.spool.store.folder_of(ticket.job_id)
-        if folder.is_cancelled:
+        record = self.session.spool.store.folder_of(ticket.job_id).record()
+        if record.is_cancelled:
             return
-        folder.cancel()
+        record.add(cancelled=True)
         log.info("cancelling job", action="cancel", job_id=ticket.job_id, name=ticket.name)

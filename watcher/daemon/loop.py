@@ -35,7 +35,8 @@ from jobs.errors import (
     holding,
 )
 from jobs.order import Rendering
-from jobs.pipeline import Job, Outcome
+from jobs.pipeline import Job
+from jobs.publish import Outcome, Publication, publish, tidy
 from jobs.schedule import URGENT, Ticket
 from jobs.spool.reading import BeingRead
 from jobs.spool.store import read_id
@@ -59,7 +60,7 @@ from watcher.readers.pool import Readers
 HOLD_NAMES: Mapping[type[Hold], str] = {OutboxGone: "outbox", WorkerUnready: "worker"}
 INBOX_CHECK_S = 1.0  # the longest wait of the loop, so also how exact the executor's time limits are
 NEW_INBOX_AFTER_S = 30.0
-PUBLISH_S = 0.05  # in one turn, while renderings wait to be published
+GROUP = 16  # jobs that are started, published or tidied up in one turn
 FULL = {errno.ENOSPC, errno.EDQUOT}  # one result may be too large where others fit: the folders are tried
 NOT_OF_ONE_JOB = (OF_THE_DISK - FULL) | {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
 
@@ -102,7 +103,8 @@ class Daemon:
         inbox_id, inbox_device: Of the inbox that was opened last.
         new_inbox_since_s: When another inbox was first seen in its place, monotonic.
         lost_jobs: Names of the jobs that were in the inbox when it disappeared.
-        rendered: Renderings that are not published yet.
+        rendered: Renderings that were not looked at yet.
+        ended: Jobs that are published at the end of this turn.
         is_blocked: Whether the next job has to wait for the end of the running ones.
         is_working: Whether a turn is working on a job. Turns that it takes meanwhile start no other job.
     """
@@ -132,6 +134,7 @@ class Daemon:
         self.lost_jobs: list[str] = []
         self.is_working = self.is_blocked = False
         self.rendered: deque[Ended] = deque()
+        self.ended: list[tuple[Ticket, Publication]] = []
         self.watchdog_s = systemd.watchdog_interval_s()
         self.watchdog_due_s = 0.0
         self.written_changes = (0, 0)
@@ -159,8 +162,9 @@ class Daemon:
 
     def turn(self, *, wait: bool = True) -> None:
         """Wait for something to happen, then look after everything once."""
-        if self.session is not None:
-            pipeline.tidy(self.session.spool)  # before the wait: an order that was just submitted is being rendered
+        if self.session is not None:  # before the wait: orders that were just submitted are being rendered
+            for _ in range(GROUP):
+                tidy(self.session.spool)
         self._wait(self._idle_s() if wait else 0.0)
         self.readers.step()
         self._reload_if_asked()
@@ -179,9 +183,9 @@ class Daemon:
         self._update_status()
 
     def _work(self) -> None:
-        """Handle the executor's events, cancel running jobs that are no longer wanted, and start the next job.
+        """Handle the executor's events, cancel running jobs that are no longer wanted, and start the next jobs.
 
-        Renderings are published last, so that the executor renders the next job meanwhile.
+        Jobs that have ended are published last, and together, so that the executor renders the next ones meanwhile.
         """
         for event in self.executor.events():
             if isinstance(event, Ended) and isinstance(event.result, Rendering):
@@ -194,12 +198,12 @@ class Daemon:
             for job_id in self.intake.unwanted & self.status.running.keys():
                 self._cancel(self.status.running[job_id])
         if self.session is not None and not self.signals.stop and time.monotonic() >= self.holds.due_s:
-            self._start(self.session)
-        deadline_s = time.monotonic() + PUBLISH_S
-        while self.rendered:
+            for _ in range(GROUP):
+                if not self._start(self.session):
+                    break
+        while self.rendered and len(self.ended) < GROUP:  # the rest in the next turns
             self._handle(self.rendered.popleft())
-            if time.monotonic() > deadline_s:  # the rest in the next turns
-                break
+        self._publish()
 
     def _wait(self, seconds: float) -> None:
         """Sleep until something happens, at most this long."""
@@ -289,16 +293,19 @@ class Daemon:
         self.status.write(self.session)
         if self.session is not None:
             while self.session.spool.released:
-                pipeline.tidy(self.session.spool)
+                tidy(self.session.spool)
             self.session.close()
         log.info("spool stopped", action="stop")
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
-    def _start(self, session: Session) -> None:
+    def _start(self, session: Session) -> bool:
         """Start one job, if nothing is on hold. A job that needs no rendering never waits for a render.
 
         A job for another model waits until the running ones have ended, or takes their place if it is more urgent.
+
+        Returns:
+            Whether there was one.
         """
         session.queue_again()
         paused = session.arrivals.paused()
@@ -318,15 +325,17 @@ class Daemon:
             session.schedule.add(ticket)
             if self.config.limits.preempt and ticket.priority > self._running_priority():
                 self._preempt(ticket)
-        elif ticket is not None:
+            return False
+        if ticket is not None:
             job_id = ticket.job_id
 
-            def begin() -> Job | Outcome | None:
+            def begin() -> Job | Publication | Outcome | None:
                 session.open_outbox()
                 self.holds.end("outbox")
                 return pipeline.begin(session.spool, job_id)
 
             self._advance(session, ticket, begin)
+        return ticket is not None and session is self.session
 
     def _can_render(self, session: Session) -> bool:
         """Whether the executor could take a job now; also one more than its capacity, if it is more urgent than all."""
@@ -336,8 +345,8 @@ class Daemon:
 
     def _rendering(self) -> list[Ticket]:
         """The jobs that the executor has."""
-        rendered = {event.job_id for event in self.rendered}
-        return [running.ticket for job_id, running in self.status.running.items() if job_id not in rendered]
+        ended = {event.job_id for event in self.rendered} | {ticket.job_id for ticket, _ in self.ended}
+        return [running.ticket for job_id, running in self.status.running.items() if job_id not in ended]
 
     def _running_priority(self) -> int:
         """The highest priority of the jobs that the executor has; -1 if there are none."""
@@ -400,11 +409,16 @@ class Daemon:
             self._remove_running(running.ticket)
             self._postpone(session, running.ticket, hold)
 
-    def _advance(self, session: Session, ticket: Ticket, step: Callable[[], Job | Outcome | None]) -> None:
-        """Take a step with a job, after which it is with the executor, published, or back in the queue."""
+    def _advance(
+        self, session: Session, ticket: Ticket, step: Callable[[], Job | Publication | Outcome | None]
+    ) -> None:
+        """Take a step with a job, after which it is with the executor, about to be published, or back in the queue."""
         try:
             with holding("the state folder of the inbox"):
                 result = step()
+            if isinstance(result, Publication):
+                self.ended.append((ticket, result))
+                return
             if isinstance(result, Job) and ticket.priority == URGENT:  # its problems were fixed in the meantime
                 session.schedule.add(result.ticket)
                 return
@@ -418,22 +432,36 @@ class Daemon:
             if isinstance(result, Job):
                 self._submit(ticket, result)
                 return
+            self._ended(session, ticket, result)
         except BeingRead as read:
             session.being_read[ticket.job_id] = ticket, read.reading
+            self._remove_running(ticket)
         except LockLost:
             raise
         except Hold as hold:
-            running = self.status.running.get(ticket.job_id)
-            if running is not None and running.job.is_decided:
-                ticket = replace(ticket, priority=URGENT, not_before=0.0)
             self._remove_running(ticket)
             self._postpone(session, ticket, hold)
-        else:
-            self.holds.end("outbox")
-            self._end_hold_on_work(self.status.running.get(ticket.job_id))
-            session.deferred.pop(ticket.job_id, None)
-            if result is not None:
-                self._report(result)
+
+    def _publish(self) -> None:
+        """Publish the jobs that have ended."""
+        session, ended, self.ended = self.session, self.ended, []
+        if session is None or not ended:
+            return
+        results = publish(session.spool, [publication for _, publication in ended])
+        for (ticket, _), result in zip(ended, results, strict=True):
+            if isinstance(result, Hold):
+                self._remove_running(ticket)
+                self._postpone(session, replace(ticket, priority=URGENT, not_before=0.0), result)
+            else:
+                self._ended(session, ticket, result)
+
+    def _ended(self, session: Session, ticket: Ticket, outcome: Outcome | None) -> None:
+        """A job is published, or its file is back in the inbox (None)."""
+        self.holds.end("outbox")
+        self._end_hold_on_work(self.status.running.get(ticket.job_id))
+        session.deferred.pop(ticket.job_id, None)
+        if outcome is not None:
+            self._report(outcome)
         self._remove_running(ticket)
 
     def _end_hold_on_work(self, running: RunningJob | None) -> None:
@@ -609,6 +637,7 @@ class Daemon:
         self.lost_jobs = [printable(ticket.name) for ticket in tickets]
         self.status.running.clear()
         self.rendered.clear()
+        self.ended.clear()
         self.executor.stop(at_once=True)  # it has the state folder open too, which keeps an unmount busy
         session.close()
         self.events.forget()

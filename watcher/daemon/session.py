@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from files import mounts
 from jobs.errors import holding
+from jobs.folders import Spool, SpoolSettings
 from jobs.order import JobLimits
-from jobs.pipeline import Spool, SpoolSettings
-from jobs.results.outbox import Outbox, PublishPolicy
+from jobs.results.open_outbox import PublishPolicy
+from jobs.results.outbox import Outbox
 from jobs.schedule import Schedule, Ticket
 from jobs.spec.rules import ModelsElsewhere
 from jobs.spool.lock import Lock
@@ -244,7 +245,7 @@ class Session:
             memory = self.state.path / folders.OUTBOX_MEMORY
             outbox = Outbox.open(config.outbox, memory, store.inbox_id, lambda: self.in_use.settings.publishing)
             folders.writable("outbox", config.outbox)  # before a model is loaded for a result that can't be published
-            outbox.clean(keep=lambda job_id: store.folder_of(job_id).has_intent)
+            outbox.clean(keep=lambda job_id: bool(store.folder_of(job_id).record().intent))
         self.spool.outbox = outbox
 
     def close(self) -> None:

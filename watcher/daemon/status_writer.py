@@ -16,7 +16,8 @@ from typing import Any
 from files.durable import replace, to_json
 from files.printable import printable
 from jobs.errors import ConfigError, LockLost
-from jobs.pipeline import Job, Outcome
+from jobs.pipeline import Job
+from jobs.publish import Outcome
 from jobs.results.report import iso, own_version
 from jobs.schedule import Ticket
 from jobs.spool import lock

@@ -13,13 +13,13 @@ from engines.checkpoints import f5_layout, requirements
 from engines.checkpoints.inspection import Checkpoint, inspect, survey
 from engines.checkpoints.reference import CheckpointRef
 from files.allowed_paths import NotAllowed
-from files.durable import from_json
 from files.opens import opened_regular, read_at_most
 from files.printable import printable
 from jobs.errors import JobInvalid, SpoolError
 from jobs.spec.checkpoint_names import Models
 from jobs.spec.parse import parse
 from jobs.spec.rules import Rules
+from jobs.spool.claim import Claim, ClaimFolder
 from jobs.spool.inbox_names import is_job_name, is_walked
 from watcher.client import status
 from watcher.config.settings import Config
@@ -189,7 +189,8 @@ def _job_files(config: Config) -> Iterator[tuple[Path, str]]:
         for job_id in sorted(os.listdir(claimed)) if claimed.exists() else []:
             folder = claimed / job_id
             own = sorted(name for name in os.listdir(folder) if name.startswith("job."))
-            yield folder / (own[0] if own else "original"), from_json(folder / "claim.json").get("source") or job_id
+            claim = Claim.read(ClaimFolder(folder))
+            yield folder / (own[0] if own else "original"), claim.source if claim else job_id
     except PermissionError:
         hint = "Run this as the daemon's user."
         raise NotDeleted(f"{printable(claimed)} can't be read, so waiting jobs are unknown", hint) from None

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+import jobs.publish
 from jobs import pipeline
 from jobs.errors import Cancelled, Hold, InboxGone, LockLost, OutboxGone, RenderFailed
 from jobs.order import Fallback, Order, Rendering
+from jobs.results.open_outbox import OpenOutbox
 from jobs.schedule import URGENT
-from jobs.spool.claim import ClaimFolder
 from tests.headers import save
 from tests.in_process import Desk, Renderer, desk, process, render
 
@@ -289,7 +290,7 @@ def test_a_file_that_can_not_be_read_any_more_does_not_hold_the_outbox_up(
     def refused(*_arguments: Any) -> bytes:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(pipeline, "read_at_most", refused)
+    monkeypatch.setattr(jobs.publish, "read_at_most", refused)
     outcome = at.process(ticket, never)
     assert outcome is not None
     assert sorted(os.listdir(outcome.folder)) == ["ERROR.txt", "manifest.json"]
@@ -411,7 +412,7 @@ def test_a_name_of_its_own_outlives_a_crash_and_a_cancellation(at: Desk) -> None
     at.close()
     tickets = at.resume()
     assert [ticket.name for ticket in tickets] == ["evening/news", "radio/job-2"]
-    at.opened.store.folder_of(tickets[0].job_id).cancel()
+    at.opened.store.folder_of(tickets[0].job_id).record().add(cancelled=True)
     at.close()
     for ticket in at.resume():
         at.process(ticket)
@@ -493,9 +494,8 @@ def test_a_claim_of_the_first_version_fails_with_its_sentences(at: Desk) -> None
     """That version kept no names with them."""
     at.drop("a.yaml", "text: hello\nspeaker_wav: gone.wav\n")
     (ticket,) = at.take("a.yaml")
-    path = at.opened.store.folder_of(ticket.job_id).description
-    claim = json.loads(path.read_bytes())
-    path.write_text(json.dumps(claim | {"problems": list(claim["problems"].values())}))
+    record = at.opened.store.folder_of(ticket.job_id).record()
+    record.add(problems=list(record.last("problems").values()))
     outcome = at.process(ticket, never)
     assert outcome is not None
     assert "the recording gone.wav is neither" in (outcome.folder / "ERROR.txt").read_text()
@@ -675,7 +675,7 @@ def test_a_cancelled_job_is_published_as_such_over_a_restart(at: Desk) -> None:
     at.drop("a.yaml")
     (ticket,) = at.take("a.yaml")
     for _ in range(2):
-        at.opened.store.folder_of(ticket.job_id).cancel()
+        at.opened.store.folder_of(ticket.job_id).record().add(cancelled=True)
     at.close()
     (ticket,) = at.resume()
     assert ticket.priority == URGENT
@@ -739,7 +739,7 @@ def test_kept_audio_that_a_power_failure_damaged_is_made_again(
     (ticket,) = at.take("a.yaml")
     at.find_outbox()
     with monkeypatch.context() as patch:
-        patch.setattr(at.opened.outbox.__class__, "assemble", lambda *_: (_ for _ in ()).throw(OSError(5, "I/O")))
+        patch.setattr(OpenOutbox, "assemble", lambda *_: (_ for _ in ()).throw(OSError(5, "I/O")))
         with pytest.raises(Hold):
             at.process(ticket)
     path = at.state / "claimed" / ticket.job_id / "attempt-1" / "a.wav"
@@ -793,14 +793,14 @@ def test_an_inbox_that_goes_between_assembly_and_rename_is_a_hold(at: Desk, monk
     at.drop("a.yaml")
     (ticket,) = at.take("a.yaml")
     at.find_outbox()
-    intend = ClaimFolder.intend
+    intend = jobs.publish._intend
 
-    def then_unmount(folder: ClaimFolder, *arguments: Any) -> None:
-        intend(folder, *arguments)
+    def then_unmount(*arguments: Any) -> None:
+        intend(*arguments)
         at.inbox.rename(at.folder / "unmounted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClaimFolder, "intend", then_unmount)
+        patch.setattr(jobs.publish, "_intend", then_unmount)
         with pytest.raises(InboxGone):
             at.process(ticket)
     assert at.published() == {}
@@ -858,7 +858,7 @@ def test_a_death_between_intent_and_publication_publishes_what_is_assembled(
     (ticket,) = at.take("a.yaml")
     at.find_outbox()
     with monkeypatch.context() as patch:
-        dies(patch, ClaimFolder, "intend", after=True)
+        dies(patch, jobs.publish, "_intend", after=True)
         with pytest.raises(Death):
             at.process(ticket)
     at.close()
@@ -873,7 +873,7 @@ def test_an_intent_for_another_outbox_is_forgotten(at: Desk, monkeypatch: pytest
     (ticket,) = at.take("a.yaml")
     at.find_outbox()
     with monkeypatch.context() as patch:
-        dies(patch, ClaimFolder, "intend", after=True)
+        dies(patch, jobs.publish, "_intend", after=True)
         with pytest.raises(Death):
             at.process(ticket)
     at.close()

@@ -85,7 +85,6 @@ class Desk:
     def __init__(self, folder: Path, load: Load) -> None:
         self.folder, self.load = folder, load
         self.chunks = folder / "chunks"
-        self.chunks.mkdir()
         self.progress: list[Progress] = []
         self.journal = folder / "journal"
         self.count = 0
@@ -308,21 +307,27 @@ def test_a_damaged_chunk_is_rendered_again(desk: Desk) -> None:
 )
 def test_kept_chunks_serve_only_the_same_request(desk: Desk, change: dict[str, Any]) -> None:
     """Another voice, seed, language or setting is rendered anew."""
-    spec = {"text": "One.", "settings": {"audio_ms": 600}}
+    spec = {"text": "One. Two.", "settings": {"audio_ms": 600}}
     desk.render(spec)
     desk.render({**spec, **change})
-    assert len(list(desk.chunks.iterdir())) == 2
+    assert len(list(desk.chunks.iterdir())) == 4
 
 
 def test_another_recording_of_the_same_name_is_another_voice(desk: Desk) -> None:
     """Recordings count by their content, and the manifest names file and checksum."""
     recording = desk.folder / "0123"
-    spec = {"text": "One.", "speaker_wav": "ana.wav", "settings": desk.settings()}
+    spec = {"text": "One. Two.", "speaker_wav": "ana.wav", "settings": desk.settings()}
     for seconds in (6.0, 7.0, 7.0):
         wav = sounds.save(desk.folder / "ana.wav", sounds.speech(seconds)).rename(recording)
         made = desk.render(spec, recordings={"ana.wav": str(recording)}, transcripts={"ana.wav": "hello"})
-    assert len(desk.spoken()) == 2
+    assert desk.spoken() == ["One.", "Two."] * 2
     assert made.voice == {"files": [{"file": "ana.wav", "sha256": hashlib.sha256(wav.read_bytes()).hexdigest()}]}
+
+
+def test_the_only_chunk_of_a_job_goes_straight_into_its_file(desk: Desk) -> None:
+    """Nothing is to be gained from keeping it: the file is written a moment later."""
+    desk.render({"text": "One."})
+    assert not desk.chunks.exists()
 
 
 def test_a_recording_that_is_not_there_is_refused(desk: Desk) -> None:
@@ -410,10 +415,10 @@ def test_what_the_engine_said_when_it_was_loaded_is_told_of_each_job(desk: Desk)
 
 def test_another_checkpoint_is_another_chunk(desk: Desk) -> None:
     """What was kept is used for the same model alone: not for another one, not for one that was replaced."""
-    spec = {"text": "One.", "settings": desk.settings()}
+    spec = {"text": "One. Two.", "settings": desk.settings()}
     for file, state in (("a", (1,)), ("a", (1,)), ("a", (2,)), ("b", (2,))):
         desk.render(spec, checkpoint=CheckpointRef(Path(file), file, state=state))
-    assert len(desk.spoken()) == 3
+    assert desk.spoken() == ["One.", "Two."] * 3
 
 
 def test_a_language_may_have_shorter_chunks(desk: Desk) -> None:
@@ -459,7 +464,7 @@ def test_bad_audio_is_an_error_and_never_kept(desk: Desk, fault: str) -> None:
     """NaN, infinity, silence, nothing: the chunk fails in words, and no file is made of it."""
     with pytest.raises(BadAudio, match="One"):
         desk.render({"text": "One.", "settings": {"fault": fault}})
-    assert list(desk.chunks.iterdir()) == []
+    assert not desk.chunks.exists()
     assert list((desk.folder / "result-1").iterdir()) == []
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from files.open_folder import OpenFolder
 from jobs.errors import OutboxGone
 from jobs.results.assembly import Assembly
-from jobs.results.outbox import Outbox, PublishPolicy
+from jobs.results.open_outbox import PublishPolicy
+from jobs.results.outbox import Outbox
 from tests.mounting import command, mount_again, mount_tmpfs, private_mounts
 
 INBOX = "inbox-id"
@@ -33,9 +35,27 @@ def outbox(tmp_path: Path) -> Outbox:
 
 def publish(outbox: Outbox, name: str, status: str = "done", content: str = "{}") -> str:
     """Publish a result and say under which path."""
+    assemble(outbox, name, lambda result: result.write("manifest.json", content.encode()))
+    return str(place(outbox, name, status).relative_to(outbox.folder))
 
-    outbox.assemble("job", name, lambda result: result.write("manifest.json", content.encode()))
-    return str(outbox.place("job", name, status).relative_to(outbox.folder))
+
+def assemble(outbox: Outbox, name: str, fill: Callable[[Assembly], None]) -> None:
+    with outbox.opened() as at:
+        at.assemble("job", name, fill)
+        at.sync("job")
+        at.sync_staging()
+
+
+def place(outbox: Outbox, name: str, status: str = "done") -> Path:
+    with outbox.opened() as at:
+        placed = at.place("job", name, status)
+        at.sync_places()
+    return placed
+
+
+def is_assembled(outbox: Outbox) -> bool:
+    with outbox.opened() as at:
+        return at.is_assembled("job")
 
 
 def visible(outbox: Outbox) -> list[str]:
@@ -123,11 +143,11 @@ def test_a_file_system_where_everybody_owns_everything_is_no_trouble(
 
 
 def test_nothing_is_visible_before_it_is_placed_and_all_of_it_after(outbox: Outbox) -> None:
-    outbox.assemble("job", "hello", lambda result: result.write("a.wav", b""))
+    assemble(outbox, "hello", lambda result: result.write("a.wav", b""))
     assert visible(outbox) == []
-    assert outbox.is_assembled("job")
-    placed = outbox.place("job", "hello", "done")
-    assert not outbox.is_assembled("job")
+    assert is_assembled(outbox)
+    placed = place(outbox, "hello")
+    assert not is_assembled(outbox)
     assert os.listdir(placed) == ["a.wav"]
 
 
@@ -177,7 +197,7 @@ def test_what_could_not_be_assembled_takes_no_space(outbox: Outbox) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(OSError, match="No space left"):
-        outbox.assemble("job", "radio/hello", fails)
+        assemble(outbox, "radio/hello", fails)
     assert os.listdir(outbox.staging) == []
     assert os.listdir(outbox.folder / "radio") == []
 
@@ -190,8 +210,8 @@ def test_a_copy_for_which_there_is_no_space_is_not_begun(tmp_path: Path) -> None
             file.truncate(2 << 20)
         breaths: list[int] = []
         with pytest.raises(OSError, match="No space left") as refused:
-            outbox.assemble(
-                "job", "hello", lambda result: result.copy(tmp_path / "long.wav", "a.wav", lambda: breaths.append(1))
+            assemble(
+                outbox, "hello", lambda result: result.copy(tmp_path / "long.wav", "a.wav", lambda: breaths.append(1))
             )
         assert str(refused.value.filename).endswith("/job/a.wav")
         assert not breaths
@@ -419,11 +439,11 @@ def test_another_spool_that_is_quicker_gets_the_name(
 
 
 def test_what_is_kept_in_mind_of_names_is_bounded(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.results.outbox.MAX_NAMES", 5)
+    monkeypatch.setattr("jobs.results.open_outbox.MAX_NAMES", 5)
     for number in range(20):
         publish(outbox, f"job-{number}")
         (outbox.folder / f"job-{number}").rename(outbox.folder.parent / f"taken-{number}")
-        assert sum(map(len, outbox._names.values())) <= 6
+        assert sum(map(len, outbox.names.values())) <= 6
 
 
 # --- replace ---------------------------------------------------------------------------------------
@@ -495,8 +515,8 @@ def modes(outbox: Outbox, *names: str) -> list[str]:
 def test_results_are_as_readable_as_the_umask_says_whatever_went_into_them(outbox: Outbox, tmp_path: Path) -> None:
     """What the worker made is private, its copy in a result is not."""
     (tmp_path / "private").touch(mode=0o600)
-    outbox.assemble("job", "radio/hello", lambda result: result.copy(tmp_path / "private", "hello.wav"))
-    outbox.place("job", "radio/hello", "done")
+    assemble(outbox, "radio/hello", lambda result: result.copy(tmp_path / "private", "hello.wav"))
+    place(outbox, "radio/hello")
     mask = os.umask(0)
     os.umask(mask)
     folders, files = oct(0o777 & ~mask), oct(0o666 & ~mask)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from files import durable
-from files.durable import from_json
 from jobs.errors import ConfigError, Hold, InboxGone
 from jobs.spool.claim import Claim
 from jobs.spool.store import Changed, Store
@@ -377,7 +376,7 @@ def test_a_claim_without_its_file_never_was(store: Store) -> None:
 @pytest.mark.parametrize("left", [b"", b'{"source": "a.y'])
 def test_a_claim_that_forgot_its_name_is_still_a_job(store: Store, left: bytes) -> None:
     made = claim(store, "a.yaml")
-    made.folder.description.write_bytes(left)
+    made.record.path.write_bytes(left)
     found = store.recover(made.job_id, LIMIT)
     assert found is not None
     assert found.name == f"recovered-{made.job_id}"
@@ -387,7 +386,7 @@ def test_a_claim_that_forgot_its_name_is_still_a_job(store: Store, left: bytes) 
 def test_a_document_that_forgot_its_name_is_still_a_job(store: Store) -> None:
     """It has no original: that was its file's, which is split."""
     *_, last = through(store.split(claim(store, "a.yaml"), THREE))
-    last.folder.description.write_bytes(b"")
+    last.record.path.write_bytes(b"")
     found = store.recover(last.job_id, LIMIT)
     assert found is not None
     assert (found.name, found.document) == (f"recovered-{last.job_id}-3", 3)
@@ -397,8 +396,7 @@ def test_a_document_that_forgot_its_name_is_still_a_job(store: Store) -> None:
 def unsealed(store: Store, name: str = "a.yaml") -> Claim:
     """What a kill between the claim's rename and its seal leaves."""
     made = claim(store, name)
-    packed = from_json(made.folder.description) | {"sha256": ""}
-    made.folder.description.write_text(json.dumps(packed))
+    made.record.path.write_text(json.dumps(made.record.merged() | {"sha256": ""}))
     made.job_file.write_bytes(b"half of it")
     return made
 
@@ -480,19 +478,57 @@ def test_a_file_put_aside_for_its_deaths_may_come_again_mended(store: Store) -> 
 # --- attempts --------------------------------------------------------------------------------------
 
 
-def test_attempts_are_on_disk_before_and_after(store: Store) -> None:
+def test_the_record_has_what_became_of_a_job(store: Store) -> None:
     made = claim(store, "a.yaml")
-    assert made.folder.attempts() == []
-    made.folder.note_attempt(started_at="t1")
-    made.folder.note_attempt(outcome={"code": "x"})
-    made.folder.note_attempt(started_at="t2")
-    assert made.folder.attempts() == [
-        {"started_at": "t1", "outcome": {"code": "x"}},
-        {"started_at": "t2", "outcome": None},
-    ]
-    with (made.folder.path / "attempts").open("ab") as file:
-        file.write(b'{"outcome": {"co')
-    assert len(made.folder.attempts()) == 2, "a power failure can cut the last line"
+    assert not made.record.failed_attempts()
+    assert not made.record.is_attempt_open
+    made.record.add(started_at="t1")
+    made.record.add(outcome={"code": "x"})
+    assert not made.folder.record().is_attempt_open
+    made.record.add(started_at="t2", durable=False)
+    made.record.add(cancelled=True)
+    for record in (made.record, made.folder.record()):
+        assert record.failed_attempts() == [{"code": "x"}]
+        assert (record.is_attempt_open, record.is_cancelled, record.is_alone, record.intent) == (True, True, False, {})
+    again = Claim.read(made.folder)
+    assert again == made
+
+
+def test_a_change_that_a_power_failure_cut_did_not_happen(store: Store) -> None:
+    made = claim(store, "a.yaml")
+    with made.record.path.open("ab") as file:
+        file.write(b'\n{"outcome": {"co')
+    made.folder.record().add(alone=True)
+    record = made.folder.record()
+    assert (record.failed_attempts(), record.is_alone) == ([], True)
+    assert Claim.read(made.folder) == made
+
+
+def test_claims_of_an_earlier_version_are_read(at: Desk) -> None:
+    """They had a file for each thing that became of a job."""
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    folder = at.opened.store.folder_of(ticket.job_id)
+    (folder.path / "attempts").write_text(
+        '{"started_at":"t1"}\n{"outcome":{"code":"x","message":"m","hint":"h","retryable":true}}\n{"started_at":"t2"}\n{"fallback":{"wanted":"a","reason":"b"}}\n{"out'
+    )
+    (folder.path / "alone").touch()
+    (folder.path / "intent.json").write_text('{"status":"done","outbox":"another"}')
+    at.close()
+    for _ in range(2):  # a crash may come before the format is written
+        (at.state / "format").write_text("1\n")
+        at.open()
+        record = folder.record()
+        assert [outcome["code"] for outcome in record.failed_attempts()] == ["x"]
+        assert (record.is_attempt_open, record.is_alone, record.is_cancelled) == (True, True, False)
+        assert (record.last("fallback")["reason"], record.intent["status"]) == ("b", "done")
+        assert sorted(path.name for path in folder.path.iterdir()) == ["claim.json", "job.yaml", "original"]
+        at.close()
+    assert (at.state / "format").read_text() == "2\n"
+    (ticket,) = at.resume()
+    outcome = at.process(ticket)
+    assert outcome is not None
+    assert outcome.status == "done"
 
 
 # --- the state folder ------------------------------------------------------------------------------
@@ -501,8 +537,8 @@ def test_attempts_are_on_disk_before_and_after(store: Store) -> None:
 def test_the_state_of_a_newer_version_is_left_alone(at: Desk) -> None:
     at.open()
     at.close()
-    (at.state / "format").write_text("2\n")
-    with pytest.raises(ConfigError, match="format '2'"):
+    (at.state / "format").write_text("3\n")
+    with pytest.raises(ConfigError, match="format '3'"):
         at.open()
 
 

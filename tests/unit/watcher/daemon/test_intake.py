@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.schedule import URGENT
+from jobs.spool.claim import ClaimFolder
 from tests.spooling import until
 from watcher.config.settings import Config, ReadyConfig
 from watcher.daemon.events import Events
@@ -53,7 +54,7 @@ def test_the_cancellation_of_many_jobs_is_done_one_at_a_time(intake: Intake) -> 
 
     def cancelled() -> int:
         claims = session.spool.store.state / "claimed"
-        return sum((claims / job_id / "cancelled").exists() for job_id in os.listdir(claims))
+        return sum(ClaimFolder(claims / job_id).record().is_cancelled for job_id in os.listdir(claims))
 
     for number in range(1, 30):
         assert (inbox / "a.cancel").exists()

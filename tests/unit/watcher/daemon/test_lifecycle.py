@@ -23,7 +23,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from files.durable import from_json
 from jobs.errors import Cancelled, Hold, RenderFailed
 from jobs.order import Order, Rendering
 from jobs.schedule import Ticket
@@ -175,7 +174,9 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.queue)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        ClaimFolder(self.at.state / "claimed" / data.draw(st.sampled_from(sorted(self.queue)))).cancel()
+        ClaimFolder(self.at.state / "claimed" / data.draw(st.sampled_from(sorted(self.queue)))).record().add(
+            cancelled=True
+        )
 
     @rule(mishap=mishaps)
     def restart(self, mishap: tuple[Any, ...] | None) -> None:
@@ -205,11 +206,12 @@ class Life(RuleBasedStateMachine):
             if job_id.rpartition("-")[0] in ids:
                 continue  # of a split that goes back
             original, made = folder / "original", sorted(folder.glob("job.*"))
-            document = from_json(folder / "claim.json").get("document", 0)
+            record = ClaimFolder(folder).record()
+            document = record.last("document")
             if not document and (not original.exists() or os.lstat(original).st_ino in inbox):
                 continue  # it did not come to a claim, or was put back
             staging = self.at.results / ".voicespool"
-            if (folder / "intent.json").exists() and not list(staging.glob(f"*/{job_id}")):
+            if record.intent and not list(staging.glob(f"*/{job_id}")):
                 continue  # published, and not released yet
             yield job_id, made[0] if document else original
 
