@@ -8,8 +8,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-import stat
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -222,21 +220,30 @@ def rename_exclusively(source: Path, name: str, folder_fd: int) -> None:
 
 
 def remove_tree(path: str | Path, dir_fd: int | None = None) -> None:
-    """Remove a folder with its content, a file or a link. Does nothing if it does not exist.
+    """Remove a folder with its content, a file or a link. Does nothing if it does not exist; never follows a link.
 
     Args:
         dir_fd: Descriptor of the folder that `path` is relative to.
     """
     try:
-        is_folder = stat.S_ISDIR(os.lstat(path, dir_fd=dir_fd).st_mode)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     except FileNotFoundError:
         return
-    if is_folder:
-        shutil.rmtree(path, onerror=_unless_gone, dir_fd=dir_fd)
-    else:
-        os.unlink(path, dir_fd=dir_fd)
-
-
-def _unless_gone(_function: Any, _path: str, failure: Any) -> None:
-    if not isinstance(failure[1], FileNotFoundError):
-        raise failure[1]
+    except OSError as error:
+        if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path, dir_fd=dir_fd)
+        return
+    try:
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(entry.name, fd)
+                else:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(entry.name, dir_fd=fd)
+    finally:
+        os.close(fd)
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(path, dir_fd=dir_fd)

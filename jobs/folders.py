@@ -13,12 +13,15 @@ from files.durable import do_nothing
 from jobs.errors import OutboxGone
 from jobs.order import JobLimits
 from jobs.results.outbox import Outbox
+from jobs.spec.parse import Document
 from jobs.spec.rules import NeedsModelFiles, Rules
 from jobs.spool.claim import Claim
 from jobs.spool.lock import Lock
 from jobs.spool.reading import AT_ONCE_BYTES, Reader, Reading
 from jobs.spool.recordings import Snapshots
 from jobs.spool.store import Store
+
+MAX_FRESH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,19 @@ class SpoolSettings:
     retry_delays_s: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A job as it was queued.
+
+    Attributes:
+        rules_token: Of the rules with which it was read.
+    """
+
+    claim: Claim
+    document: Document
+    rules_token: str
+
+
 @dataclass(slots=True)
 class Spool:
     """The folders of a spool, and how it works on them.
@@ -56,6 +72,7 @@ class Spool:
         find_outbox: Called if the outbox is needed and is None; sets it, or raises Hold.
         reader: Reads files that may take long; None if the caller may block.
         readings: Unfinished readings of jobs that were next in the queue, by job ID.
+        fresh: Jobs that were queued a moment ago, by job ID; at most MAX_FRESH. `begin` need not read them again.
         released: Job IDs of released claims, with the digests of their recordings, for `tidy`.
         removes_later: The caller calls `tidy` regularly; else released claims are removed at once.
         after_slice: Called after each slice while a large result is copied.
@@ -68,6 +85,7 @@ class Spool:
     in_use: Callable[[], SpoolSettings]
     reader: Reader | None = None
     readings: dict[str, Reading] = field(default_factory=dict)
+    fresh: dict[str, Fresh] = field(default_factory=dict)
     released: deque[tuple[str, tuple[str, ...]]] = field(default_factory=deque)
     removes_later: bool = False
     after_slice: Callable[[], None] = do_nothing
@@ -109,6 +127,16 @@ class Spool:
             with contextlib.suppress(NeedsModelFiles), self.store.reading(whose):
                 return Reading.at_once(data, suffix, self.settings.rules)
         return None
+
+    def remember(self, claim: Claim, document: Document) -> None:
+        """Remember a job that is being queued, unless it is large, or names a model: that may be replaced."""
+        if len(self.fresh) < MAX_FRESH and len(document.source) <= AT_ONCE_BYTES and not document.model:
+            self.fresh[claim.job_id] = Fresh(claim, document, self.settings.rules.token)
+
+    def recall(self, job_id: str) -> Fresh | None:
+        """A remembered job, once; None if there is none, or it was read with other rules."""
+        fresh = self.fresh.pop(job_id, None)
+        return fresh if fresh is not None and fresh.rules_token == self.settings.rules.token else None
 
     def key_of(self, claim: Claim) -> str:
         """Identifies the bytes of a job and the rules used to read them."""

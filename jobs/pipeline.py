@@ -156,6 +156,7 @@ def _ticket(spool: Spool, claim: Claim, document: Document, copies: Copies) -> I
     if spec is None or claim.problems:
         yield urgent(claim)
         return
+    spool.remember(claim, document)
     yield _ticket_to_render(spool, claim, spec, _model_for(claim, document))
 
 
@@ -259,9 +260,9 @@ def begin(spool: Spool, job_id: str) -> Job | Publication | Outcome | None:
         Hold: The job is not at fault; call again later. Finished work is kept.
         BeingRead: The reader is reading its file; call again when the reading has ended.
     """
-    started_s = time.time()
+    started_s, fresh = time.time(), spool.recall(job_id)
     with holding("the state folder of the inbox"):
-        claim = spool.store.recover(job_id, spool.settings.max_bytes)
+        claim = fresh.claim if fresh else spool.store.recover(job_id, spool.settings.max_bytes)
         if claim is None:
             spool.store.check()  # raises if the inbox is gone, where nothing is found either
             return None
@@ -269,7 +270,7 @@ def begin(spool: Spool, job_id: str) -> Job | Publication | Outcome | None:
             return settled
     record = JobRecord(claim, started_s)
     try:
-        document = _parsed(spool, claim)
+        document = fresh.document if fresh else _parsed(spool, claim)
         record.spec, record.warnings = document.spec, document.warnings
         if document.spec is None or claim.problems:
             raise JobInvalid(document.problems or _recording_problems(claim, document))

@@ -226,4 +226,5 @@ class Intake:
         if record.is_cancelled:
             return
         record.add(cancelled=True)
+        self.session.spool.fresh.pop(ticket.job_id, None)
         log.info("cancelling job", action="cancel", job_id=ticket.job_id, name=ticket.name)

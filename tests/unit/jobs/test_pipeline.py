@@ -330,6 +330,7 @@ def test_a_claimed_file_that_kills_daemons_is_put_aside_alone(at: Desk) -> None:
     """Its neighbours, and a new file of its name, are read as ever."""
     at.drop("a.yaml", "text: one\n---\ntext: two\n")
     first, second = at.take("a.yaml")
+    at.opened.fresh.clear()
     at.opened.store._deaths[first.job_id] = 10
     tickets = [ticket for job_id in (first.job_id, second.job_id) for ticket in at.resumed(job_id)]
     assert [ticket.priority for ticket in tickets] == [URGENT, 5]
@@ -343,6 +344,7 @@ def test_the_spools_own_copy_is_compared_with_its_checksum(at: Desk) -> None:
     at.drop("a.yaml")
     (ticket,) = at.take("a.yaml")
     (at.state / "claimed" / ticket.job_id / "job.yaml").write_bytes(b"text: bits rot\n")
+    at.opened.fresh.clear()
     outcome = at.process(ticket, never)
     assert outcome is not None
     assert "damaged on disk" in outcome.message
