@@ -27,7 +27,7 @@ from tests import f5_models, sounds, tiny
 from tests.process_memory import forget, most, now
 from tests.rendered import rendered
 from tests.spooling import ROOT
-from watcher.executors.local.main import WarmEngine
+from watcher.executors.local.warm_engine import WarmEngine
 
 MB = 1 << 20
 ENGINES: Mapping[str, EngineClass] = {"xtts": Xtts, "f5": F5}

@@ -30,6 +30,13 @@ class PreparedOrder:
     warnings: tuple[str, ...]
 
 
+def needs_whisper(order: Order, engine: EngineClass) -> bool:
+    """Whether `prepare` has Whisper listen to a recording, which takes long and may need the GPU."""
+    if order.transcribe == "off" or not engine.info().needs_transcript:
+        return False
+    return bool(JobSpec.model_validate(order.spec).without_transcript(order.transcripts))
+
+
 def prepare(order: Order, engine: EngineClass) -> PreparedOrder:
     """Check an order and make its chunk plan. Keys that the engine must ignore give a warning.
 

@@ -47,7 +47,7 @@ class Work:
 
     Attributes:
         waiting: Keys of the chunks that the engine has not been given, in the order of the text.
-        rows: Number of chunks that the engine has now.
+        rows: Number of chunks that the engine has.
         share_s: Its share of the engine's time: at each moment, the part of the engine's chunks that are its own.
         began_s, ended_s: When the engine was given its first chunk and returned its last, monotonic; 0.0 before.
         last_given: Number of the chunk that the engine was given last; 0 before the first.
@@ -113,6 +113,11 @@ class Work:
         self.ended_s = time.monotonic()
 
     @property
+    def unsaved(self) -> int:
+        """Number of chunks that the engine has, or has finished and that are not kept yet."""
+        return len(self._chunks) - len(self.waiting) - len(self.lengths)
+
+    @property
     def is_complete(self) -> bool:
         """Whether all chunks are finished."""
         return len(self.lengths) == len(self._chunks)
@@ -121,9 +126,8 @@ class Work:
     def progress(self) -> Progress:
         return Progress(len(self.lengths), len(self._chunks), round(self.audio_s, 3))
 
-    def nothing_returned(self) -> BadAudio:
+    def nothing_returned(self, key: str) -> BadAudio:
         """The error for an engine that has ended and left out a chunk."""
-        key = next(key for key in self._chunks if key not in self.lengths and key not in self.waiting)
         return BadAudio(f"the engine returned nothing for {printable(self._chunks[key].text, 60)!r}")
 
     def finish(self, facts: Mapping[str, Any], report: Callable[[Work], None]) -> Rendering:

@@ -190,8 +190,8 @@ def test_a_job_that_kills_the_worker_among_many_fails_alone(stage: Stage) -> Non
         assert stage.spool.manifest(name).get("attempts", 0) <= 1, name
     assert stage.spool.results() == sorted([*names, "killer.failed"])
     assert stage.spoken().count("Deadly.") == 4
-    for name in names:  # at most the chunks in flight were rendered twice
-        assert 3 <= sum(text.startswith(name) for text in stage.spoken()) <= 4
+    for name in names:  # at most the chunk in flight was rendered twice, and the one that was being saved
+        assert 3 <= sum(text.startswith(name) for text in stage.spoken()) <= 5
 
 
 def test_a_mark_to_be_rendered_alone_survives_the_daemon(stage: Stage) -> None:

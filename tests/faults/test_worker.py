@@ -263,7 +263,7 @@ def test_the_process_is_private_modest_and_light(
     assert facts["stdin"] == "/dev/null"
     assert "NOTIFY_SOCKET" not in facts["environment"]
     assert not {"", str(tmp_path)} & set(facts["path"])
-    assert len(facts["open_files"]) == 4
+    assert len(facts["open_files"]) == 5
     assert not facts["torch"]
 
 
@@ -501,7 +501,7 @@ def test_a_flood_without_a_line_end_neither_blocks_nor_floods(worker: Worker, or
 
 
 @pytest.mark.parametrize(
-    ("trick", "words"), [("Write.", "not a message"), ("Endless.", "without a line end"), ("Lie.", "result's folder")]
+    ("trick", "words"), [("Write.", "not a message"), ("Endless.", "invalid message"), ("Lie.", "result's folder")]
 )
 def test_rubbish_on_the_protocol_is_the_end_of_that_worker(
     worker: Worker, orders: Orders, trick: str, words: str

@@ -1,11 +1,12 @@
-"""An engine that takes almost no time, for measuring the overhead of the spool."""
+"""An engine that takes no time, or a fixed one, for measuring the overhead of the spool."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from engines.base import Audio, ChunkSource, Device, EngineInfo, Rendered, each
+from engines.base import Audio, ChunkSource, Device, EngineInfo, Option, Rendered, each
 
 from .tone import LANGUAGES, RATE_HZ, nearest_language, tone
 
@@ -27,6 +28,7 @@ class Instant:
             sample_rate_hz=RATE_HZ,
             languages=LANGUAGES,
             max_chars=MAX_CHARS,
+            options=(Option("seconds", float, 0.0, "time for each chunk, without the GIL", 0.0),),
         )
 
     @classmethod
@@ -39,6 +41,8 @@ class Instant:
 
     def render(self, chunks: ChunkSource) -> Iterator[Rendered]:
         for index, chunk in each(chunks):
+            if seconds := chunk.settings.get("seconds"):
+                time.sleep(float(seconds))  # as a card: the processor is free meanwhile
             yield index, Audio(self.samples[: round(0.02 * RATE_HZ) * len(chunk.text)], RATE_HZ)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from tests import f5_models, tiny
 from tests.rendered import rendered
 from tests.small_card import Card, on_card
 from tests.sounds import recording
-from watcher.executors.local.main import WarmEngine
+from watcher.executors.local.warm_engine import WarmEngine
 
 LOW = "continued with the profile low_vram"
 CPU = "continued on the CPU (device.fallback_cpu)"

@@ -23,7 +23,7 @@ from jobs.render import spoken
 from jobs.render.chunk_plan import ResolvedOrder
 from jobs.render.preparation import prepare
 from jobs.render.rendering import LoadedEngine, Work
-from jobs.render.stream import Stream
+from jobs.render.stream import Added, Stream
 from jobs.results import worker_result
 from jobs.results.manifest import AudioFile, Checks, SpokenChunk, SpokenSegment
 from jobs.spec.job_spec import JobSpec
@@ -69,9 +69,10 @@ def perform(
             stream.stop(work.job_id, at_once=False)
 
     ready = LoadedEngine(engine, facts, 0.25)
-    stream = Stream(ready, look, lambda work: report(work.progress), lambda _work, result: ended.append(result))
+    stream = Stream(ready, lambda work: report(work.progress), lambda _work, result: ended.append(result), look=look)
     work.load_finished()
     stream.add(work)
+    stream.hear(Added(work))
     stream.run()
     (result,) = ended
     if isinstance(result, BaseException):
