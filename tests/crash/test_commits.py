@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -25,32 +27,37 @@ def boundary(at: str, **extra: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(map(str, (BOUNDARY, ROOT, PLUGINS))), "KILL_AT": at, **extra}
 
 
-def fill(spool: Spool) -> None:
+MANY = {f"job-{number:02}.yaml": "text: One. Two.\n" for number in range(40)}
+
+
+def fill(spool: Spool, jobs: Mapping[str, str]) -> list[str]:
+    """Drop jobs. Returns the names of their results."""
     (spool.inbox / "ana.wav").write_bytes(recording())
-    for name, text in JOBS.items():
+    for name, text in jobs.items():
         spool.drop(name, text)
+    return EXPECTED if jobs is JOBS else [name.removesuffix(".yaml") for name in jobs]
 
 
-def calls_of_a_whole_run(folder: Path) -> int:
+def calls_of_a_whole_run(folder: Path, jobs: Mapping[str, str] = JOBS) -> int:
     with spooling(folder) as spool:
-        fill(spool)
+        expected = fill(spool, jobs)
         count = spool.folder / "count"
-        assert spool.once(**boundary("0", KILL_COUNT=str(count))).returncode == 1
-        assert spool.results() == EXPECTED
+        assert spool.once(**boundary("0", KILL_COUNT=str(count))).returncode == (jobs is JOBS)
+        assert spool.results() == expected
         return int(count.read_text())
 
 
-def survives(folder: Path, at: str) -> None:
+def survives(folder: Path, at: str, jobs: Mapping[str, str] = JOBS) -> None:
     """A run is killed at a call, the next one finishes: every job is published once, as without a kill."""
     with spooling(folder) as spool:
-        fill(spool)
+        expected = fill(spool, jobs)
         killed = spool.once(**boundary(at))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         for name in spool.results():
             json.loads((spool.outbox / name / "manifest.json").read_bytes())
         finished = spool.once()
         assert finished.returncode in {0, 1}, finished.stderr
-        assert spool.results() == EXPECTED, f"killed at {at}: {finished.stderr}"
+        assert spool.results() == expected, f"killed at {at}: {finished.stderr}"
         assert not spool.claims()
         assert not below(spool.inbox, "*.yaml")
         until(lambda: not list((spool.state / "trash").iterdir()))
@@ -78,3 +85,11 @@ def test_killed_at_every_commit(tmp_path: Path, part: int) -> None:
     for number in range(1 + part, calls + 1, 4):
         for after in ("", "+"):
             survives(tmp_path / f"{number}{after}", f"{number}{after}")
+
+
+@pytest.mark.long
+def test_killed_with_many_jobs_in_flight(tmp_path: Path) -> None:
+    """At sixty calls of a run with forty jobs."""
+    calls = calls_of_a_whole_run(tmp_path / "whole", MANY)
+    for number in random.Random(1).sample(range(1, calls + 1), 60):
+        survives(tmp_path / str(number), f"{number}{'+' * (number % 2)}", MANY)

@@ -281,7 +281,8 @@ def test_orders_of_one_model_are_rendered_together(worker: Worker, orders: Order
     other = orders("Other.", engine="instant")
     worker.submit(other)
     for text in ("Two is long. It goes on.", "Three is short."):
-        worker.submit(orders(text, **settings))
+        worker.submit(last := orders(text, **settings))
+    follow(worker, lambda event: isinstance(event, Progress) and event.job_id == last.job_id)  # they are in the stream
     gate.touch()
     ended = [event.job_id for event in follow(worker, lambda _: not worker.orders) if isinstance(event, Done)]
     assert ended == ["job-4", "job-3", "job-1", other.job_id]
