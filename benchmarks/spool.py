@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from tests.spooling import Spool, spooling, until
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PATIENCE_S = 3600.0
+WINDOW = 50  # jobs
 
 
 @contextmanager
@@ -137,13 +137,35 @@ def backlog(waiting: int, engine: str, results: int | None = None) -> dict[str, 
 
 
 def overhead_ms(results: list[tuple[float, float]]) -> dict[str, float]:
-    """Milliseconds from one publication to the next, minus the time in the engine: mean and `spread`.
+    """Milliseconds for each job from publication to publication, minus the time in the engine: mean and `spread`.
 
-    The mean is what a job costs. The median depends on when the other files are claimed: a daemon that claims many of
-    them between the first results, and none later, has a low median and the same cost.
+    The mean is what a job costs. The spread is over windows of `WINDOW` jobs, since several are published at once.
     """
-    overheads = [(end - before - own) * 1000 for (before, _), (end, own) in pairwise(results)]
-    return {"mean": round(statistics.mean(overheads), 3)} | spread(overheads)
+
+    def cost(part: list[tuple[float, float]]) -> float:
+        seconds = part[-1][0] - part[0][0] - sum(own for _, own in part[1:])
+        return seconds * 1000 / (len(part) - 1)
+
+    windows = [results[start : start + WINDOW + 1] for start in range(0, len(results) - WINDOW, WINDOW)]
+    return {"mean": round(cost(results), 3)} | spread([cost(window) for window in windows])
+
+
+def engine_busy(jobs: int = 1000, seconds: float = 0.004) -> dict[str, float]:
+    """Part of the wall time (percent) in which an engine as fast as a GPU is busy, over many jobs of one sentence.
+
+    Args:
+        seconds: That the engine takes for a sentence; the processor is free meanwhile.
+    """
+    with fresh() as spool:
+        spool.config["defaults"]["settings"] = {"seconds": seconds}
+        for number in range(jobs):
+            (spool.inbox / f"job-{number}.yaml").write_text(f"text: Good morning, number {number}.\n")
+        spool.start(wait=False)
+        until(lambda: spool.status().get("counts", {}).get("done", 0) >= jobs, "all are published", PATIENCE_S)
+        spool.stop()
+        results = published(spool)
+    wall_s, busy_s = results[-1][0] - results[0][0], sum(own for _, own in results[1:])
+    return {"jobs": jobs, "seconds_a_sentence": seconds, "percent": round(100 * busy_s / wall_s, 1)}
 
 
 def compare(other: Path, rounds: int, engine: str, waiting: int) -> dict[str, Any]:
@@ -242,11 +264,12 @@ def main() -> None:
     with workplace():
         report["move_to_claim_ms"] = from_move_to_claim()
         report["at_rest"] = at_rest()
+        report["engine_busy"] = engine_busy()
         report["curve"] = []
         for size in arguments.sizes:
             report["curve"].append(backlog(size, arguments.engine))
             sys.stdout.write(json.dumps(report["curve"][-1]) + "\n")
-    first, last = (report["curve"][index]["overhead_ms"]["median"] for index in (0, -1))
+    first, last = (report["curve"][index]["overhead_ms"]["mean"] for index in (0, -1))
     report["growth"] = round(last / first, 3)
     RESULTS.mkdir(exist_ok=True)
     name = f"spool-{arguments.engine}"
