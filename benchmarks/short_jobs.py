@@ -1,8 +1,9 @@
 """Compares many short jobs with one long job of the same sentences: `make bench-jobs`.
 
 A daemon with a warm model gets, in turn, N jobs of one sentence and one job of N sentences. Ideally both take equally
-long: the sentences of all jobs share the engine's batch. XTTS and F5 have random weights and full size, so they take as
-long as real ones. Results go to `benchmarks/results/`, one file for each device.
+long: the sentences of all jobs share the engine's batch. The part `urgent` is an urgent job behind a long one, with XTTS.
+XTTS and F5 have random weights and full size, so they take as long as real ones. Results go to `benchmarks/results/`,
+one file for each device.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +26,7 @@ from machine import of_rounds
 from tests.spooling import Spool, spooling, until
 
 PATIENCE_S = 7200.0
+PARTS = ["espeak", "xtts", "urgent", "f5"]
 STEPS = {"cpu": 7, "cuda": 16}
 """Of F5's ODE solver."""
 
@@ -99,6 +102,43 @@ def of_xtts(model: Path | None, device: str, count: int, rounds: int) -> dict[st
         return measured(spool, keys, count, rounds)
 
 
+def of_urgent(model: Path | None, device: str, rounds: int, behind: int = 400) -> dict[str, Any]:
+    """Seconds from drop to publication of an urgent job of one sentence: on an idle warm worker, and behind a job of
+    `behind` sentences for the same model.
+    """
+    with xtts.full_size(model) as folder, spool_for(folder.parent, "xtts", device) as spool:
+        keys = {"language": "en", "checkpoint": folder.name, "speaker": xtts.SPEAKER}
+        text = sentences(1)[0]
+        spool.start()
+        finished(spool, {"warm-up": {**keys, "text": "Good morning."}})
+        idle_s = [published_after(spool, f"idle-{number}", {**keys, "text": text}) for number in range(rounds)]
+        spool.drop("book.json", json.dumps({**keys, "text": " ".join(sentences(behind))}))
+        behind_s = []
+        for number in range(rounds):
+            done = chunks_done(spool)
+            until(lambda done=done: chunks_done(spool) > done, "the book goes on", PATIENCE_S)  # type: ignore[misc]
+            behind_s.append(published_after(spool, f"urgent-{number}", {**keys, "text": text, "priority": 9}))
+            print(f"idle: {idle_s[number]:.1f} s, behind {behind} sentences: {behind_s[-1]:.1f} s", flush=True)
+        spool.stop(signal.SIGKILL)
+    ratios = [behind_one / idle for behind_one, idle in zip(behind_s, idle_s, strict=True)]
+    return {
+        "behind_sentences": behind, "idle_s": of_rounds(idle_s), "behind_s": of_rounds(behind_s),
+        "behind_by_idle": of_rounds(ratios),
+    }  # fmt: skip
+
+
+def published_after(spool: Spool, name: str, job: Mapping[str, Any]) -> float:
+    started_s = time.perf_counter()
+    spool.drop(f"{name}.json", json.dumps(job))
+    until(lambda: is_done(spool, name), f"{name} is published", PATIENCE_S)
+    return time.perf_counter() - started_s
+
+
+def chunks_done(spool: Spool) -> int:
+    """Finished sentences of the job that is running."""
+    return max((int(job.get("chunk", 0)) for job in spool.status().get("running", ())), default=0)
+
+
 def of_f5(model: Path | None, device: str, count: int, rounds: int) -> dict[str, Any]:
     with f5.full_size(model) as folder, spool_for(folder.parent, "f5", device) as spool:
         voice = spool.inbox / "voice.wav"
@@ -118,13 +158,14 @@ def main() -> None:
     parser.add_argument("--f5", type=Path, help="folder of a full-size F5 model (default: a new one)")
     parser.add_argument("--jobs", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", nargs="+", choices=("espeak", "xtts", "f5"), default=["espeak", "xtts", "f5"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     arguments = parser.parse_args()
     prepare()
     device, count, rounds = arguments.device, arguments.jobs, arguments.rounds
     parts: dict[str, Callable[[], Any]] = {
         "espeak": lambda: of_espeak(device, count, rounds),
         "xtts": lambda: of_xtts(arguments.xtts, device, count, rounds),
+        "urgent": lambda: of_urgent(arguments.xtts, device, rounds),
         "f5": lambda: of_f5(arguments.f5, device, count, rounds),
     }
     report("short-jobs", device, parts, arguments.parts)
