@@ -1,8 +1,8 @@
 """Compares many short jobs with one long job of the same sentences: `make bench-jobs`.
 
 A daemon with a warm model gets, in turn, N jobs of one sentence and one job of N sentences. Ideally both take equally
-long: the sentences of all jobs share the engine's batch. The part `urgent` is an urgent job behind a long one, with XTTS.
-XTTS and F5 have random weights and full size, so they take as long as real ones. Results go to `benchmarks/results/`,
+long: the sentences of all jobs share the engine's batch. The part `urgent` is an urgent job behind a long one. XTTS and
+F5 have random weights and full size, so they take as long as real ones. Results go to `benchmarks/results/`,
 one file for each device.
 """
 
