@@ -35,6 +35,26 @@ def create(path: str | Path, data: bytes, mode: int = 0o600, dir_fd: int | None 
     return fd
 
 
+def overwrite(path: str | Path, data: bytes, mode: int = 0o600) -> int:
+    """The same, also if the file exists; it is not replaced at once, so nobody may need its content."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        write_all(fd, data)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def empty_folder(path: Path) -> None:
+    """Make a private folder, or remove what is in it."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        for name in os.listdir(path):
+            remove_tree(path / name)
+
+
 def sync_and_close(fds: Sequence[int]) -> None:
     """Force files and folders to disk, in this order, and close them all.
 

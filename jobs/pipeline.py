@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from engines.checkpoints.reference import CheckpointRef
 from engines.errors import CheckpointRefused
 from files.allowed_paths import NotAllowed
-from files.durable import fsync, remove_tree
+from files.durable import empty_folder, fsync
 from files.opens import read_whole
 from files.printable import printable
 from files.tree import Problem
@@ -389,8 +389,7 @@ def _model_after(job: Job, failure: RenderFailed) -> CheckpointRef | Fallback | 
 
 def _order(spool: Spool, claim: Claim, spec: JobSpec, model: CheckpointRef | Fallback | None, attempt: int) -> Order:
     folder = claim.folder.attempt(attempt)
-    remove_tree(folder)
-    folder.mkdir(mode=0o700)
+    empty_folder(folder)
     return Order(
         job_id=claim.job_id,
         stem=stem_of(claim),

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from files.durable import empty_folder, remove_tree
 from jobs.names import numbered_document
 from jobs.spool.record import Record
+
+DESCRIPTION, FIRST_ATTEMPT = "claim.json", "attempt-1"
+MAX_SPARES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class ClaimFolder:
 
     def record(self) -> Record:
         """Read the record of the job: its description, and what became of it."""
-        return Record.read(self.path / "claim.json")
+        return Record.read(self.path / DESCRIPTION)
 
     @property
     def understood(self) -> Path:
@@ -56,6 +62,49 @@ class ClaimFolder:
     def attempt(self, number: int) -> Path:
         """Output folder of an attempt, from 1."""
         return self.path / f"attempt-{number}"
+
+
+class Spares:
+    """Folders for the next claims: those of released claims, emptied.
+
+    It is faster to write a file anew than to remove it and create another: for each file that is created, ext4 looks at
+    all inodes that were removed within the last minutes.
+
+    Args:
+        folder: Where they are. Nothing in it is a claim.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._by_suffix: dict[str, list[Path]] = {}
+
+    def take(self, suffix: str) -> Path:
+        """A folder. It may have a description, and a copy of a job file with this suffix, both to be overwritten."""
+        if known := self._by_suffix.get(suffix.lower()):
+            return known.pop()
+        spare = self._folder / secrets.token_hex(8)
+        spare.mkdir(mode=0o700)
+        return spare
+
+    def keep(self, released: Path) -> bool:
+        """Empty the folder of a released claim, and keep it if there are few. False if it is not kept."""
+        copies = []
+        with os.scandir(released) as entries:
+            for entry in entries:
+                if entry.name == FIRST_ATTEMPT:
+                    empty_folder(released / entry.name)
+                elif entry.name.startswith("job."):
+                    copies.append(entry.name)
+                elif entry.name != DESCRIPTION:
+                    remove_tree(entry.path)
+        if len(copies) != 1 or sum(map(len, self._by_suffix.values())) >= MAX_SPARES:
+            return False
+        for name in (DESCRIPTION, *copies):  # a text stays no longer than it is needed
+            os.truncate(released / name, 0)
+        spare = self._folder / secrets.token_hex(8)
+        os.rename(released, spare)
+        self._by_suffix.setdefault(copies[0].removeprefix("job"), []).append(spare)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +180,7 @@ class Claim:
         return {name: self.folder.recordings / digest for name, digest in self.recordings.items()}
 
     def write(self) -> None:
-        """Write the description for the first time, durably; the caller syncs the folder."""
+        """Write the description for the first time, durably; the caller syncs the folder if it is new."""
         self.record.start(**{name: getattr(self, name) for name in _DESCRIPTION})
 
     def changed(self, **values: Any) -> Claim:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from files.durable import create, sync_and_close, to_json, write_all, write_new
+from files.durable import create, overwrite, sync_and_close, to_json, write_all
 from files.opens import read_whole
 
 
@@ -41,9 +41,9 @@ class Record:
         return cls(path, changes)
 
     def start(self, **change: Any) -> None:
-        """Create the file with its first change, and force it to disk. The caller syncs the folder."""
-        write_new(self.path, to_json(change))
-        self.changes.append(change)
+        """Write the file with its first change, and force it to disk. The caller syncs the folder if it is new."""
+        sync_and_close([overwrite(self.path, to_json(change))])
+        self.changes = [change]
 
     def write(self, **change: Any) -> int:
         """Append a change. Returns the descriptor of the file, for `files.durable.sync_and_close`."""

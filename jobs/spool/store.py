@@ -16,12 +16,12 @@ import stat
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from files.durable import (
-    create,
     from_json,
     fsync,
+    overwrite,
     remove_tree,
     rename_to_free_name,
     sync_and_close,
@@ -34,8 +34,9 @@ from files.opens import identity, is_being_written, opened_folder, opened_regula
 from jobs.errors import ConfigError, InboxGone, holding
 from jobs.names import JOB_SUFFIXES
 from jobs.spool import format1
-from jobs.spool.claim import Claim, ClaimFolder
+from jobs.spool.claim import DESCRIPTION, Claim, ClaimFolder, Spares
 from jobs.spool.claimed_lately import ClaimedLately
+from jobs.spool.record import Record
 from jobs.spool.state import State
 
 FORMAT = "2"
@@ -63,6 +64,7 @@ class Store:
     lately: ClaimedLately
     _reading: int
     _deaths: dict[str, int]
+    _spares: Spares
 
     @classmethod
     def open(cls, inbox: Path, folder: State) -> Store:
@@ -73,12 +75,12 @@ class Store:
         """
         state = folder.path
         _bring_to_format(state, folder.real / "format")
-        for name in ("claimed", "recordings", "trash"):
+        for name in ("claimed", "recordings", "trash", "spare"):
             (state / name).mkdir(mode=0o700, exist_ok=True)
         reading = os.open(state / "reading", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             lately = ClaimedLately.open(state / "claimed-lately")
-            store = cls(inbox, folder, read_id(state) or _new_id(state), lately, reading, {})
+            store = cls(inbox, folder, read_id(state) or _new_id(state), lately, reading, {}, Spares(state / "spare"))
             store._count_deaths()
         except BaseException:
             os.close(reading)
@@ -146,9 +148,8 @@ class Store:
 
     def _taken(self, source: str, dropped_ns: int = 0) -> Claim:
         """Claim a file with one rename; a failed claim is removed."""
-        claim = replace(self._new_claim(source), dropped_ns=dropped_ns)
+        claim = self._new_claim(source, dropped_ns)
         try:
-            claim.write()
             with opened_folder(self.inbox, source) as (folder, name):
                 os.rename(name, claim.folder.original, src_dir_fd=folder)
         except OSError:
@@ -158,16 +159,26 @@ class Store:
                 raise
         return claim
 
-    def _new_claim(self, source: str) -> Claim:
-        claimed_ns = time.time_ns()
-        while True:  # two claims within one tick of the clock
-            folder = self.folder_of(_job_id(claimed_ns))
-            try:
-                folder.path.mkdir(mode=0o700)
-                break
-            except FileExistsError:
-                claimed_ns += 1
-        return Claim(folder, folder.record(), source, claimed_ns)
+    def _new_claim(self, source: str, dropped_ns: int) -> Claim:
+        """A claim without its file. It is described on disk before it is among the claims."""
+        claimed_ns, spare = time.time_ns(), self._spares.take(PurePosixPath(source).suffix)
+        try:
+            claim = Claim(ClaimFolder(spare), Record(spare / DESCRIPTION), source, claimed_ns, dropped_ns=dropped_ns)
+            claim.write()
+            while True:
+                folder = self.folder_of(_job_id(claimed_ns))
+                try:
+                    os.rename(spare, folder.path)
+                    break
+                except OSError as error:
+                    if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
+                        raise
+                    claimed_ns += 1  # two claims within one tick of the clock
+        except OSError:
+            remove_tree(spare)
+            raise
+        record = Record(folder.path / DESCRIPTION, claim.record.changes)
+        return replace(claim, folder=folder, record=record, claimed_ns=claimed_ns)
 
     def _seal(self, claim: Claim, examined: os.stat_result, max_bytes: int) -> tuple[Claim, bytes]:
         """Copy the bytes of a renamed file, and check that nobody still writes it through an open descriptor."""
@@ -179,7 +190,7 @@ class Store:
             if status.st_size > max_bytes:
                 return claim.changed(set_aside=too_large_reason(max_bytes)), b""
             data = read_at_most(fd, max_bytes)
-            copy = create(claim.job_file, data)
+            copy = overwrite(claim.job_file, data)
             if identity(os.fstat(fd)) != identity(status):
                 os.close(copy)
                 raise Changed
@@ -348,12 +359,16 @@ class Store:
             self.remove_released(claim.job_id)
 
     def remove_released(self, job_id: str) -> None:
+        released = self.state / "trash" / job_id
         with contextlib.suppress(OSError):
-            remove_tree(self.state / "trash" / job_id)
+            if not self._spares.keep(released):
+                remove_tree(released)
 
     def empty_trash(self) -> None:
-        for entry in list((self.state / "trash").iterdir()):
-            remove_tree(entry)
+        """Remove released claims, and spare folders, of an earlier daemon."""
+        for name in ("trash", "spare"):
+            for entry in list((self.state / name).iterdir()):
+                remove_tree(entry)
 
     def refuses(self) -> OSError | None:
         """The error if the state folder can't be written or the inbox can't be read; else None."""

@@ -565,13 +565,33 @@ def test_an_inbox_that_goes_away_or_is_another_one_is_noticed(store: Store, tmp_
 def test_what_is_left_of_released_jobs_goes_at_the_next_start(at: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     made = claim(at.opened.store, "a.yaml")
     with monkeypatch.context() as patch:
-        refusing(patch, "rmdir", errno.EIO)
+        refusing(patch, "unlink", errno.EIO)
         at.opened.store.release(made)
     assert inside(at.state / "trash") == [made.job_id]
     assert at.opened.store.claimed_ids() == []
     at.close()
     at.open()
     assert inside(at.state / "trash") == []
+
+
+def test_the_folder_of_a_released_claim_is_used_again_with_nothing_of_the_old_job_in_it(at: Desk) -> None:
+    store = at.opened.store
+    first = claim(store, "a.yaml", b"text: The first one, which is longer.\n")
+    (first.folder.attempt(1)).mkdir()
+    (first.folder.attempt(1) / "a.wav").write_bytes(b"sound")
+    first.folder.chunks.mkdir()
+    first.record.add(outcome={"code": "x"}, alone=True)
+    inode = first.folder.path.stat().st_ino
+    store.release(first)
+    again = claim(store, "b.yaml")
+    assert again.folder.path.stat().st_ino == inode
+    assert inside(again.folder.path) == ["attempt-1", "claim.json", "job.yaml", "original"]
+    assert inside(again.folder.attempt(1)) == []
+    assert again.job_file.read_bytes() == b"text: hello\n"
+    assert (again.record.failed_attempts(), again.record.is_alone) == ([], False)
+    assert store.recover(again.job_id, LIMIT) == again
+    other = claim(store, "c.json", b'{"text": "hello"}')
+    assert inside(other.folder.path) == ["claim.json", "job.json", "original"]
 
 
 def test_a_look_whether_the_folders_take_anything_leaves_nothing(store: Store) -> None:
