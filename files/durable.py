@@ -55,6 +55,12 @@ def empty_folder(path: Path) -> None:
             remove_tree(path / name)
 
 
+def start_writing(fd: int) -> None:
+    """Start to write a file to disk, without waiting. If many are started first, each is forced to disk sooner."""
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def sync_and_close(fds: Sequence[int]) -> None:
     """Force files and folders to disk, in this order, and close them all.
 

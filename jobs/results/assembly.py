@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from files.durable import copy_slices, do_nothing, sync_and_close, write_all
+from files.durable import copy_slices, do_nothing, start_writing, sync_and_close, write_all
 from files.open_folder import OpenFolder, named
 from files.opens import opened_regular
 
@@ -68,6 +68,4 @@ class Assembly:
         with named(self.folder.path, name):
             self.permit(fd)
             yield fd
-            # Starts writing to disk without waiting, so that the later fsyncs are short.
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            start_writing(fd)

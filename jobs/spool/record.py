@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from files.durable import create, overwrite, sync_and_close, to_json, write_all
+from files.durable import create, overwrite, start_writing, sync_and_close, to_json, write_all
 from files.opens import read_whole
 
 
@@ -53,6 +53,7 @@ class Record:
             fd = create(self.path, b"")
         try:
             write_all(fd, b"\n" + to_json(change))
+            start_writing(fd)
         except OSError:
             os.close(fd)
             raise
