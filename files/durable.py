@@ -9,12 +9,13 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from files.opens import BLOCK_BYTES, opened_regular
 
+T = TypeVar("T")
 SLICE_BYTES = 8 << 20  # `copy_slices` calls `after_slice` this often
 SYNC_BYTES = 32 << 20  # `copy_slices` calls fdatasync this often
 
@@ -76,6 +77,50 @@ def sync_and_close(fds: Sequence[int]) -> None:
         for fd in rest:
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+Durably = Generator[Sequence[int], None, T]
+"""Work that yields open files and folders that must be on disk before it goes on; it need not close them."""
+
+
+def together(works: Iterable[Durably[T]]) -> list[T | Exception]:
+    """Do several works at once: what all of them yield in one round is forced to disk together.
+
+    Returns:
+        For each its result, or the exception that it raised. An error of the disk is raised where the work has yielded.
+    """
+    results: list[T | Exception] = []
+    left: list[tuple[int, Durably[T], OSError | None]] = []
+    for number, work in enumerate(works):
+        results.append(RuntimeError("it has not ended"))
+        left.append((number, work, None))
+    while left:
+        yielded = []
+        for number, work, error in left:
+            try:
+                yielded.append((number, work, next(work) if error is None else work.throw(error)))
+            except StopIteration as end:
+                results[number] = end.value
+            except Exception as raised:  # noqa: BLE001 - for the caller, who knows whose work it was
+                results[number] = raised
+        left = [(number, work, _sync_error(fds)) for number, work, fds in yielded]
+    return results
+
+
+def _sync_error(fds: Sequence[int]) -> OSError | None:
+    try:
+        sync_and_close(fds)
+    except OSError as error:
+        return error
+    return None
+
+
+def alone(work: Durably[T]) -> T:
+    """Do one work."""
+    (result,) = together([work])
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o600) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from engines.checkpoints.reference import CheckpointRef
 from engines.errors import CheckpointRefused
 from files.allowed_paths import NotAllowed
-from files.durable import empty_folder, fsync
+from files.durable import Durably, alone, empty_folder, fsync
 from files.opens import read_whole
 from files.printable import printable
 from files.tree import Problem
@@ -67,8 +67,8 @@ Step = Ticket | Reading | None
 """Yielded on the way into the queue: a ticket to queue, a reading to wait for, or None after a slice of work."""
 
 
-def take(spool: Spool, arrival: ReadyFile) -> Iterator[Step]:
-    """Claim a ready file; each document in it becomes a job in the queue.
+def take(spool: Spool, arrival: ReadyFile) -> Durably[Iterator[Step]]:
+    """Claim a ready file; each document in it becomes a job in the queue. For `files.durable.together`.
 
     Returns:
         The remaining steps, in slices, because a thousand documents with recordings take longer than the daemon's loop
@@ -80,7 +80,7 @@ def take(spool: Spool, arrival: ReadyFile) -> Iterator[Step]:
     """
     if arrival.set_aside:
         return iter([urgent(spool.store.set_aside(arrival.source, arrival.set_aside))])
-    claim, data = spool.store.claim(arrival.source, arrival.status, spool.settings.max_bytes)
+    claim, data = yield from spool.store.claim(arrival.source, arrival.status, spool.settings.max_bytes)
     if claim.set_aside:
         return iter([urgent(claim)])
     return _enlist(spool, claim, data, (arrival.documents or arrival.invalid) if data == arrival.data else None)
@@ -88,7 +88,7 @@ def take(spool: Spool, arrival: ReadyFile) -> Iterator[Step]:
 
 def claim_only(spool: Spool, arrival: ReadyFile) -> str:
     """Claim a ready file, to be queued later by `resume`. Returns its job ID; raises as `take`."""
-    return spool.store.claim(arrival.source, arrival.status, spool.settings.max_bytes)[0].job_id
+    return alone(spool.store.claim(arrival.source, arrival.status, spool.settings.max_bytes))[0].job_id
 
 
 def resume(spool: Spool, job_id: str) -> Iterator[Step]:

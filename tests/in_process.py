@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 from engines.base import EngineClass, EngineInfo
 from files import durable
+from files.durable import alone
 from jobs.errors import Hold, JobError, JobInvalid
 from jobs.folders import Spool, SpoolSettings
 from jobs.order import Order, Rendering
@@ -299,7 +300,7 @@ class Desk:
         return self.take_found(self.look(source))
 
     def take_found(self, found: Found) -> list[Ticket]:
-        return tickets(take(self.opened, found))
+        return tickets(alone(take(self.opened, found)))
 
     def resume(self) -> list[Ticket]:
         return [ticket for job_id in self.opened.store.claimed_ids() for ticket in self.resumed(job_id)]

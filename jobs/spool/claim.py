@@ -179,9 +179,9 @@ class Claim:
         """Each name in the job's `speaker_wav` -> path of the copy."""
         return {name: self.folder.recordings / digest for name, digest in self.recordings.items()}
 
-    def write(self) -> None:
-        """Write the description for the first time, durably; the caller syncs the folder if it is new."""
-        self.record.start(**{name: getattr(self, name) for name in _DESCRIPTION})
+    def write(self) -> int:
+        """Write the description for the first time. Returns its descriptor, for `files.durable.sync_and_close`."""
+        return self.record.start(**{name: getattr(self, name) for name in _DESCRIPTION})
 
     def changed(self, **values: Any) -> Claim:
         """Change some of the values, durably."""

@@ -40,10 +40,11 @@ class Record:
                     changes += [change] if isinstance(change, dict) else []
         return cls(path, changes)
 
-    def start(self, **change: Any) -> None:
-        """Write the file with its first change, and force it to disk. The caller syncs the folder if it is new."""
-        sync_and_close([overwrite(self.path, to_json(change))])
+    def start(self, **change: Any) -> int:
+        """Write the file with its first change. Returns its descriptor, for `files.durable.sync_and_close`."""
+        fd = overwrite(self.path, to_json(change))
         self.changes = [change]
+        return fd
 
     def write(self, **change: Any) -> int:
         """Append a change. Returns the descriptor of the file, for `files.durable.sync_and_close`."""

@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from files.durable import (
+    Durably,
+    alone,
     from_json,
     fsync,
     overwrite,
@@ -105,8 +107,8 @@ class Store:
 
     # --- claim -------------------------------------------------------------------------------------
 
-    def claim(self, source: str, examined: os.stat_result, max_bytes: int) -> tuple[Claim, bytes]:
-        """Move a file out of the inbox and copy its bytes.
+    def claim(self, source: str, examined: os.stat_result, max_bytes: int) -> Durably[tuple[Claim, bytes]]:
+        """Move a file out of the inbox and copy its bytes; for `files.durable.together`.
 
         Args:
             source: Path in the inbox.
@@ -120,9 +122,9 @@ class Store:
             Changed: The file is being written, or was replaced; it was put back.
             FileNotFoundError: The file is gone.
         """
-        claim = self._taken(source, examined.st_ctime_ns)
+        claim = yield from self._taken(source, examined.st_ctime_ns)
         try:
-            return self._seal(claim, examined, max_bytes)
+            return (yield from self._seal(claim, examined, max_bytes))
         except (Changed, OSError) as error:
             self._put_back(claim)
             if isinstance(error, OSError) and error.errno not in NOT_REGULAR:
@@ -135,7 +137,7 @@ class Store:
         Raises:
             FileNotFoundError: The file is gone, or replaced by something that is not a regular file.
         """
-        claim = self._taken(source)
+        claim = alone(self._taken(source))
         try:
             status = os.lstat(claim.folder.original)
             if not stat.S_ISREG(status.st_mode):
@@ -146,9 +148,9 @@ class Store:
             self._put_back(claim)
             raise
 
-    def _taken(self, source: str, dropped_ns: int = 0) -> Claim:
+    def _taken(self, source: str, dropped_ns: int = 0) -> Durably[Claim]:
         """Claim a file with one rename; a failed claim is removed."""
-        claim = self._new_claim(source, dropped_ns)
+        claim = yield from self._new_claim(source, dropped_ns)
         try:
             with opened_folder(self.inbox, source) as (folder, name):
                 os.rename(name, claim.folder.original, src_dir_fd=folder)
@@ -159,12 +161,12 @@ class Store:
                 raise
         return claim
 
-    def _new_claim(self, source: str, dropped_ns: int) -> Claim:
+    def _new_claim(self, source: str, dropped_ns: int) -> Durably[Claim]:
         """A claim without its file. It is described on disk before it is among the claims."""
         claimed_ns, spare = time.time_ns(), self._spares.take(PurePosixPath(source).suffix)
         try:
             claim = Claim(ClaimFolder(spare), Record(spare / DESCRIPTION), source, claimed_ns, dropped_ns=dropped_ns)
-            claim.write()
+            yield [claim.write()]
             while True:
                 folder = self.folder_of(_job_id(claimed_ns))
                 try:
@@ -180,7 +182,7 @@ class Store:
         record = Record(folder.path / DESCRIPTION, claim.record.changes)
         return replace(claim, folder=folder, record=record, claimed_ns=claimed_ns)
 
-    def _seal(self, claim: Claim, examined: os.stat_result, max_bytes: int) -> tuple[Claim, bytes]:
+    def _seal(self, claim: Claim, examined: os.stat_result, max_bytes: int) -> Durably[tuple[Claim, bytes]]:
         """Copy the bytes of a renamed file, and check that nobody still writes it through an open descriptor."""
         with opened_regular(claim.folder.original) as (fd, status):
             # A new hard link: it may be another user's file, which is checked in the inbox.
@@ -194,12 +196,13 @@ class Store:
             if identity(os.fstat(fd)) != identity(status):
                 os.close(copy)
                 raise Changed
-        file = claim.source, _digest(data), status.st_mtime_ns
+        yield [copy, os.open(claim.folder.path, FOLDER)]
+        sha256 = _digest(data)
+        file = claim.source, sha256, status.st_mtime_ns
         warnings = tuple(map(_duplicate_warning, filter(None, [self.lately.recall(*file)])))
-        sync_and_close([copy, os.open(claim.folder.path, FOLDER)])
-        claim = claim.changed(sha256=_digest(data), warnings=warnings)
+        yield [claim.record.write(sha256=sha256, warnings=warnings)]
         self.lately.note(*file)
-        return claim, data
+        return replace(claim, sha256=sha256, warnings=warnings), data
 
     def _put_back(self, claim: Claim) -> None:
         """Undo a claim. If the name is taken, the file gets another name; if its folder is gone or not writable, it is
@@ -246,8 +249,7 @@ class Store:
                 document=number, documents=len(documents), sha256=_digest(data),
             )  # fmt: skip
             write_new(child.job_file, data)
-            child.write()
-            fsync(folder.path)
+            sync_and_close([child.write(), os.open(folder.path, FOLDER)])
             children.append(child)
             yield
         fsync(claim.folder.path.parent)

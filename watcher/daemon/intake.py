@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from files.durable import together
 from files.opens import opened_folder
 from jobs import pipeline
+from jobs.errors import Hold
 from jobs.schedule import URGENT, Ticket
 from jobs.spool.inbox_names import CANCEL_SUFFIX
 from jobs.spool.reading import Reading
@@ -57,7 +59,7 @@ class Intake:
     def busy(self) -> bool:
         """Whether there is something to do now: a claimed job that is not queued, or a cancellation."""
         cancels = self.cancelling is not None or self.session.arrivals.cancels
-        return bool(self.incoming or cancels or (self.session.left and self._has_room))
+        return bool(self.incoming or cancels or (self.session.left and self._room))
 
     @property
     def ended(self) -> bool:
@@ -70,8 +72,8 @@ class Intake:
         return bool(self.incoming or self.being_read or self.session.left)
 
     @property
-    def _has_room(self) -> bool:
-        return len(self.incoming) + len(self.being_read) < MAX_INCOMING
+    def _room(self) -> int:
+        return max(0, MAX_INCOMING - len(self.incoming) - len(self.being_read))
 
     def step(self) -> None:
         """Work for one slice: on cancellations, on claimed files, and on the inbox.
@@ -85,21 +87,36 @@ class Intake:
         self._check_readings()
         while self.busy and time.monotonic() < deadline:
             self._step_once()
-        while arrival := arrivals.next(max(SLICE_S / 4, deadline - time.monotonic())):
-            with self._claiming(arrival.source):
-                self._take(arrival)
+        ready: list[Arrival] = []
+        while len(ready) < MAX_INCOMING and (arrival := arrivals.next(max(SLICE_S / 4, deadline - time.monotonic()))):
+            ready.append(arrival)
+        self._take(ready)
+        for _ in ready:
             if self.incoming:
                 self._step_once()
-            if time.monotonic() > deadline:
-                break
 
-    def _take(self, arrival: Arrival) -> None:
-        """Claim a file. If enough others are incoming, a file of several jobs is only claimed, and taken later."""
-        spool = self.session.spool
-        if len(arrival.documents or ()) > 1 and not self._has_room:
-            self.session.left.insert(0, pipeline.claim_only(spool, arrival))
-        else:
-            self.incoming.appendleft(pipeline.take(spool, arrival))
+    def _take(self, ready: Sequence[Arrival]) -> None:
+        """Claim files. If enough others are incoming, a file of several jobs is only claimed, and taken later."""
+        spool, at_once = self.session.spool, list[Arrival]()
+        for arrival in ready:
+            if len(arrival.documents or ()) <= 1 or self._room > len(at_once):
+                at_once.append(arrival)
+                continue
+            with self._claiming(arrival.source):
+                self.session.left.insert(0, pipeline.claim_only(spool, arrival))
+        taken = together(pipeline.take(spool, arrival) for arrival in at_once)
+        entering, hold = list[Iterator[pipeline.Step]](), None
+        for arrival, steps in zip(at_once, taken, strict=True):
+            try:
+                with self._claiming(arrival.source):
+                    if isinstance(steps, Exception):
+                        raise steps
+                    entering.append(steps)
+            except Hold as error:  # the others are claimed, and must not be forgotten
+                hold = error
+        self.incoming.extendleft(reversed(entering))
+        if hold is not None:
+            raise hold
 
     def _check_readings(self) -> None:
         waiting = self.being_read
@@ -113,7 +130,7 @@ class Intake:
             self.cancelling = self._cancel_by_file(session.arrivals.cancels.pop())
         if self.cancelling is not None and next(self.cancelling, self) is self:
             self.cancelling = None
-        if session.left and self._has_room:
+        if session.left and self._room:
             self.incoming.append(pipeline.resume(session.spool, session.left[-1]))
             session.left.pop()  # not before, since `resume` may raise
         if not self.incoming:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from files import durable
+from files.durable import alone
 from jobs.errors import ConfigError, Hold, InboxGone
 from jobs.spool.claim import Claim
 from jobs.spool.store import Changed, Store
@@ -28,7 +29,7 @@ def claim(store: Store, source: str, content: bytes = b"text: hello\n") -> Claim
     path = store.inbox / source
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    return store.claim(source, os.stat(path), LIMIT)[0]
+    return alone(store.claim(source, os.stat(path), LIMIT))[0]
 
 
 def put(path: Path, kind: str) -> None:
@@ -69,7 +70,7 @@ def test_a_claim_is_the_spools_own_bytes_in_a_private_folder(store: Store) -> No
     path = store.inbox / "radio" / "Hello.YAML"
     path.parent.mkdir()
     path.write_bytes(b"text: hello\n")
-    made, data = store.claim("radio/Hello.YAML", os.stat(path), LIMIT)
+    made, data = alone(store.claim("radio/Hello.YAML", os.stat(path), LIMIT))
     assert data == made.job_file.read_bytes() == b"text: hello\n"
     assert (made.name, made.suffix, made.document) == ("radio/Hello", ".YAML", 0)
     assert not path.exists()
@@ -92,7 +93,7 @@ def test_a_file_that_is_open_for_writing_goes_back(store: Store) -> None:
     path.write_bytes(b"text: hel")
     with path.open("ab") as writer:
         with pytest.raises(Changed):
-            store.claim("a.yaml", os.stat(path), LIMIT)
+            alone(store.claim("a.yaml", os.stat(path), LIMIT))
         writer.write(b"lo\n")
     assert path.read_bytes() == b"text: hello\n"
     assert inside(store.state / "claimed") == []
@@ -110,7 +111,7 @@ def test_what_changed_between_look_and_claim_goes_back_as_it_is(store: Store, tm
         put(path, kind)
     before = os.lstat(path)
     with pytest.raises(Changed):
-        store.claim("a.yaml", looked_at, LIMIT)
+        alone(store.claim("a.yaml", looked_at, LIMIT))
     assert os.lstat(path).st_ino == before.st_ino
     assert inside(store.state / "claimed") == []
 
@@ -128,7 +129,7 @@ def test_a_change_during_the_copy_is_noticed(store: Store, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "pread", meanwhile)
     with pytest.raises(Changed):
-        store.claim("a.yaml", looked_at, LIMIT)
+        alone(store.claim("a.yaml", looked_at, LIMIT))
     assert path.read_bytes() == b"text: hello\n"
     assert inside(store.state / "claimed") == []
 
@@ -140,7 +141,7 @@ def test_a_file_that_is_gone_leaves_nothing_behind(store: Store) -> None:
     path.unlink()
     for source in ("a.yaml", "no/folder/a.yaml"):
         with pytest.raises(FileNotFoundError):
-            store.claim(source, looked_at, LIMIT)
+            alone(store.claim(source, looked_at, LIMIT))
         with pytest.raises(FileNotFoundError):
             store.set_aside(source, "why")
     assert inside(store.state / "claimed") == []
@@ -153,7 +154,7 @@ def test_a_folder_swapped_for_a_link_gives_nothing_away(store: Store, tmp_path: 
     (outside / "a.yaml").write_bytes(b"secret: 1\n")
     (store.inbox / "x").symlink_to(outside)
     with pytest.raises(NotADirectoryError):
-        store.claim("x/a.yaml", os.stat(outside / "a.yaml"), LIMIT)
+        alone(store.claim("x/a.yaml", os.stat(outside / "a.yaml"), LIMIT))
     with pytest.raises(NotADirectoryError):
         store.set_aside("x/a.yaml", "why")
     assert inside(outside) == ["a.yaml"]
@@ -178,7 +179,7 @@ def test_a_file_too_large_is_taken_and_never_read(store: Store) -> None:
     path = store.inbox / "a.yaml"
     path.touch()
     os.truncate(path, 1 << 40)
-    made, data = store.claim("a.yaml", os.stat(path), LIMIT)
+    made, data = alone(store.claim("a.yaml", os.stat(path), LIMIT))
     assert data == b""
     assert "larger than limits.job_file_bytes (1000 bytes)" in made.set_aside
     assert made.never_read
@@ -241,7 +242,7 @@ def test_a_name_that_is_taken_meanwhile_is_left_alone(store: Store, monkeypatch:
     looked_at = changing(store, name)
     when_claimed(monkeypatch, lambda: (store.inbox / name).write_bytes(b"text: new\n"))
     with pytest.raises(Changed):
-        store.claim(name, looked_at, LIMIT)
+        alone(store.claim(name, looked_at, LIMIT))
     assert (store.inbox / name).read_bytes() == b"text: new\n"
     (other,) = set(inside(store.inbox)) - {name, ".voicespool"}
     assert (store.inbox / other).read_bytes() == b"text: hello again\n"
@@ -253,7 +254,7 @@ def test_a_file_whose_folder_is_gone_returns_to_the_inbox(store: Store, monkeypa
     looked_at = changing(store, "radio/a.yaml")
     when_claimed(monkeypatch, (store.inbox / "radio").rmdir)
     with pytest.raises(Changed):
-        store.claim("radio/a.yaml", looked_at, LIMIT)
+        alone(store.claim("radio/a.yaml", looked_at, LIMIT))
     assert (store.inbox / "a.yaml").read_bytes() == b"text: hello again\n"
     assert inside(store.state / "claimed") == []
 
@@ -268,10 +269,10 @@ def test_a_full_disk_at_any_step_of_a_claim_leaves_the_file_in_the_inbox(
     with monkeypatch.context() as patch:
         refusing(patch, "fsync", errno.ENOSPC, calls=step)
         if step == 5:
-            store.claim("a.yaml", os.stat(path), LIMIT)
+            alone(store.claim("a.yaml", os.stat(path), LIMIT))
             return
         with pytest.raises(OSError, match="No space"):
-            store.claim("a.yaml", os.stat(path), LIMIT)
+            alone(store.claim("a.yaml", os.stat(path), LIMIT))
     assert path.read_bytes() == b"text: hello\n"
     assert inside(store.state / "claimed") == []
 
@@ -283,7 +284,7 @@ def test_nobody_can_take_all_names_that_a_file_is_put_back_by(store: Store, monk
         (store.inbox / f"a ({number}).yaml").mkdir()
     when_claimed(monkeypatch, (store.inbox / "a.yaml").mkdir)
     with pytest.raises(Changed):
-        store.claim("a.yaml", looked_at, LIMIT)
+        alone(store.claim("a.yaml", looked_at, LIMIT))
     (back,) = (path for path in store.inbox.iterdir() if path.is_file())
     assert back.read_bytes() == b"text: hello again\n"
 
@@ -295,7 +296,7 @@ def test_a_put_back_that_is_refused_is_a_hold_and_recovery_finds_the_file(
     with monkeypatch.context() as patch:
         refusing(patch, "rename_exclusively", errno.EROFS)
         with pytest.raises(Hold, match="can't be put back"):
-            store.claim("a.yaml", looked_at, LIMIT)
+            alone(store.claim("a.yaml", looked_at, LIMIT))
     (job_id,) = store.claimed_ids()
     found = store.recover(job_id, LIMIT)
     assert found is not None
@@ -321,7 +322,7 @@ def test_a_put_back_that_a_crash_cuts_in_two_is_one_file(
         patch.setattr(os, "unlink", killed)
         refusing(patch, "rename_exclusively", errno.ENOSYS)  # as where the kernel or the file system does not have it
         with pytest.raises(KeyboardInterrupt):
-            store.claim("a.yaml", looked_at, LIMIT)
+            alone(store.claim("a.yaml", looked_at, LIMIT))
     (job_id,) = store.claimed_ids()
     assert store.recover(job_id, LIMIT) is None
     assert inside(store.state / "claimed") == []
@@ -350,7 +351,7 @@ def test_a_split_is_all_or_nothing_at_every_step(tmp_path: Path) -> None:
         at.drop("a.yaml", b"\n---\n".join(THREE))
         store = at.opened.store
         with killed_at(number) as calls:
-            through(store.split(store.claim("a.yaml", os.stat(at.inbox / "a.yaml"), LIMIT)[0], THREE))
+            through(store.split(alone(store.claim("a.yaml", os.stat(at.inbox / "a.yaml"), LIMIT))[0], THREE))
         at.close()
         store = at.opened.store
         found = [claim for job_id in store.claimed_ids() if (claim := store.recover(job_id, LIMIT))]
