@@ -30,7 +30,7 @@ demo-f5: $(F5) ## set up with torch, build a tiny F5-TTS of random weights, and 
 	@$(BIN)/python examples/demo_f5.py $(DEMO)
 
 test: check ## set up, lint, check types, run all tests that are quick
-	$(BIN)/python -m pytest -p xdist -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -p xdist -n $(WORKERS)
 
 test-quick: $(TEST) ## the unit tests that need no torch, which is not installed for them: a minute and a half
 	$(BIN)/python -m pytest -q -p xdist -n $(WORKERS) --quick tests/unit

@@ -50,8 +50,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """All temporary files of a run, also those of libraries, are in one folder, which a green run removes."""
+    """All temporary files of a run, also those of libraries, are in one folder, which a green run removes.
+
+    With `-n`, all tests of a file run in one process, which builds what they share once; files keep their order, in
+    which those that take long come first.
+    """
     if not hasattr(config, "workerinput"):  # a worker of xdist has the environment of the process that started it
+        if config.getoption("dist", "no") == "load":
+            config.option.dist, config.option.loadscopereorder = "loadfile", False
         folder = tempfile.mkdtemp(prefix="voicespool-tests-")
         os.chmod(folder, 0o1777)  # as /tmp: some tests start daemons as other users
         os.environ["TMPDIR"], tempfile.tempdir = folder, None

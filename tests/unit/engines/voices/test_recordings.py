@@ -129,23 +129,23 @@ def test_a_click_is_no_speech(heard: Callable[..., Recording]) -> None:
 @pytest.mark.parametrize(
     ("fault", "sound", "words"),
     [
-        ("short", speech(2.0), "2.0 s"),
-        ("long", np.tile(speech(10.0), 7), "70 s"),
-        ("clipped", np.clip(speech(level=1.0), -1, 1), "%"),
-        ("quiet", speech(level=0.002, noise=1e-6), "dBFS"),
-        ("noisy", speech(level=0.05, noise=0.02), "dB above"),
-        ("offset", speech() + 0.1, "10%"),
-        ("mixed", np.stack([speech(), np.zeros_like(speech())], axis=1), "2 channels"),
-        ("mixed", np.stack([speech(), np.roll(speech(), 3000)], axis=1), "2 channels"),
-        ("pauses", np.concatenate([speech(3.0), np.zeros(20 * RATE_HZ)]), "%"),
-        ("lead_in", np.concatenate([np.zeros(round(2.5 * RATE_HZ)), speech()]), "2.5 s"),
+        ("short", lambda: speech(2.0), "2.0 s"),
+        ("long", lambda: np.tile(speech(10.0), 7), "70 s"),
+        ("clipped", lambda: np.clip(speech(level=1.0), -1, 1), "%"),
+        ("quiet", lambda: speech(level=0.002, noise=1e-6), "dBFS"),
+        ("noisy", lambda: speech(level=0.05, noise=0.02), "dB above"),
+        ("offset", lambda: speech() + 0.1, "10%"),
+        ("mixed", lambda: np.stack([speech(), np.zeros_like(speech())], axis=1), "2 channels"),
+        ("mixed", lambda: np.stack([speech(), np.roll(speech(), 3000)], axis=1), "2 channels"),
+        ("pauses", lambda: np.concatenate([speech(3.0), np.zeros(20 * RATE_HZ)]), "%"),
+        ("lead_in", lambda: np.concatenate([np.zeros(round(2.5 * RATE_HZ)), speech()]), "2.5 s"),
     ],
 )
 def test_what_makes_a_voice_worse_is_a_warning(
-    heard: Callable[..., Recording], fault: str, sound: Samples, words: str
+    heard: Callable[..., Recording], fault: str, sound: Callable[[], Samples], words: str
 ) -> None:
     """One sentence, with what was measured and what to do."""
-    assert words in warning(heard(sound), fault)
+    assert words in warning(heard(sound()), fault)
 
 
 def test_a_telephone_is_heard(heard: Callable[..., Recording]) -> None:
@@ -184,26 +184,27 @@ def test_a_stream_promises_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "sound", "rate_hz"),
     [
-        ("too_short", speech(0.4), RATE_HZ),
-        ("too_short", np.full(3, 0.1), RATE_HZ),
-        ("silent", np.zeros(4 * RATE_HZ), RATE_HZ),
-        ("silent", speech(level=1e-4, noise=0), RATE_HZ),
-        ("silent", np.concatenate([speech(0.4), np.zeros(6 * RATE_HZ)]), RATE_HZ),
-        ("inverted", np.stack([speech(), -speech()], axis=1), RATE_HZ),
-        ("slow", speech(rate_hz=4000), 4000),
-        ("odd_rate", speech(rate_hz=44056), 44056),
-        ("crowd", np.stack([speech(2.0)] * 9, axis=1), RATE_HZ),
-        ("empty", np.zeros(0), RATE_HZ),
+        ("too_short", lambda: speech(0.4), RATE_HZ),
+        ("too_short", lambda: np.full(3, 0.1), RATE_HZ),
+        ("silent", lambda: np.zeros(4 * RATE_HZ), RATE_HZ),
+        ("silent", lambda: speech(level=1e-4, noise=0), RATE_HZ),
+        ("silent", lambda: np.concatenate([speech(0.4), np.zeros(6 * RATE_HZ)]), RATE_HZ),
+        ("inverted", lambda: np.stack([speech(), -speech()], axis=1), RATE_HZ),
+        ("slow", lambda: speech(rate_hz=4000), 4000),
+        ("odd_rate", lambda: speech(rate_hz=44056), 44056),
+        ("crowd", lambda: np.stack([speech(2.0)] * 9, axis=1), RATE_HZ),
+        ("empty", lambda: np.zeros(0), RATE_HZ),
     ],
 )
 def test_what_nothing_can_be_made_with_is_an_error(
-    heard: Callable[..., Recording], fault: str, sound: Samples, rate_hz: int
+    heard: Callable[..., Recording], fault: str, sound: Callable[[], Samples], rate_hz: int
 ) -> None:
     """One sentence, and no warnings beside it; length, rate and channels are known all the same."""
-    recording = heard(sound, rate_hz)
+    samples = sound()
+    recording = heard(samples, rate_hz)
     error(recording, fault)
-    assert (recording.rate_hz, recording.channels) == (rate_hz, sound.ndim and (*sound.shape, 1)[1])
-    assert recording.duration_s == pytest.approx(len(sound) / rate_hz)
+    assert (recording.rate_hz, recording.channels) == (rate_hz, samples.ndim and (*samples.shape, 1)[1])
+    assert recording.duration_s == pytest.approx(len(samples) / rate_hz)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

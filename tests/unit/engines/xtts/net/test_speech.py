@@ -650,10 +650,16 @@ def test_memory_that_runs_out_elsewhere_is_said_too(
         speak(speech, chunk(recordings=(voice,) if where == "latents" else ()))
 
 
-def test_rows_follow_from_free_memory(speech: XttsSpeech, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_follow_from_free_memory(
+    made: Made, model: Any, tiny_xtts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As many as the formula lets into half of it, at least one, and no more than is useful."""
     from engines.device import runtime
 
+    def end_soon(state: dict[str, Any]) -> None:
+        state["gpt.mel_head.bias"][model.gpt.stop_audio_token] += 5
+
+    speech = made(of=tiny.load(tiny.changed(tiny_xtts, tmp_path / "brief", end_soon)))
     row = row_bytes(model)
     for free, rows in ((0, 1), (row, 1), (4 * row, 2), (20 * row + 1, 10), (10_000 * row, 32)):
         monkeypatch.setattr(runtime, "free_bytes", lambda _device, free=free: free)
