@@ -163,6 +163,10 @@ class Spool:
         paths = (path.parent.relative_to(self.outbox) for path in below(self.outbox, "manifest.json"))
         return sorted(str(path) for path in paths if path.parts[0] != ".voicespool")
 
+    def job_files(self) -> list[Path]:
+        """Job files in the inbox, of claims as well, except emptied ones in spare folders."""
+        return [path for path in below(self.inbox, "*.yaml") if path.parents[1] != self.state / "spare"]
+
     def claims(self) -> list[str]:
         claimed = self.state / "claimed"
         return sorted(os.listdir(claimed)) if claimed.is_dir() else []

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.sounds import recording
-from tests.spooling import PLUGINS, ROOT, Spool, below, spooling, until
+from tests.spooling import PLUGINS, ROOT, Spool, spooling, until
 
 BOUNDARY = Path(__file__).parent / "boundary"
 JOBS = {
@@ -59,7 +59,7 @@ def survives(folder: Path, at: str, jobs: Mapping[str, str] = JOBS) -> None:
         assert finished.returncode in {0, 1}, finished.stderr
         assert spool.results() == expected, f"killed at {at}: {finished.stderr}"
         assert not spool.claims()
-        assert not [path for path in below(spool.inbox, "*.yaml") if path.parents[1].name != "spare"]
+        assert not spool.job_files()
         until(lambda: not list((spool.state / "trash").iterdir()))
 
 

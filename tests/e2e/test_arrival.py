@@ -18,7 +18,7 @@ import pytest
 
 from tests.depriving import as_an_ordinary_user, with_kernel_limit
 from tests.sounds import recording
-from tests.spooling import PATIENCE_S, Spool, below, spooling, until
+from tests.spooling import PATIENCE_S, Spool, spooling, until
 
 NEVER_S = 3600.0
 """A wait that no test would sit out: what is ready before was not waited for."""
@@ -383,7 +383,7 @@ def all_at_once(folder: Path, count: int) -> None:
         assert spool.results() == sorted(names)
         assert {spoken(spool, name) for name in names} == {f"Number {number}." for number in range(count)}
         assert spool.status()["counts"]["failed"] == 0
-        until(lambda: not below(spool.inbox, "*.yaml"), "the claims are removed")
+        until(lambda: not spool.job_files(), "the claims are removed")
 
 
 def test_hundreds_of_files_at_once(tmp_path: Path) -> None:
