@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-WORKERS ?= 4
+WORKERS ?= 5
 DEMO ?= demo
 
 BIN := $(VENV)/bin

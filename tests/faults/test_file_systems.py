@@ -185,6 +185,7 @@ def test_a_full_inbox_loses_nothing_and_goes_on_when_there_is_space(spool: Spool
     spool.start()
     spool.drop("a.yaml")
     spool.result("a")
+    until(lambda: not spool.claims() and not list((spool.state / "trash").iterdir()), "its claim takes no more space")
     (spool.inbox / ".b.yaml").write_text("text: Waits for space.\n")
     filler = fill_up(spool.inbox)
     os.rename(spool.inbox / ".b.yaml", spool.inbox / "b.yaml")

@@ -1,16 +1,21 @@
-"""The daemon's end of the socket to its worker: sends and receives whole lines without blocking."""
+"""The two ends of the socket between the daemon and its worker."""
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+import threading
+from typing import Any, NoReturn
 
+from watcher.executors.local import lifeline, messages
 from watcher.executors.local.messages import MAX_MESSAGE_BYTES, InvalidMessage
 
 READ_BYTES = 1 << 16
 
 
 class WorkerChannel:
-    """Buffers both directions.
+    """The daemon's end: sends and receives whole lines without blocking, and buffers both directions.
 
     Args:
         channel: A connected, non-blocking stream socket; the caller closes it.
@@ -79,3 +84,55 @@ class WorkerChannel:
             data = b""
         self.hung_up = not data
         return data
+
+
+class DaemonChannel:
+    """The worker's end. When the daemon is gone, the process ends.
+
+    Methods raise OSError (EBADF) if code of an engine has closed the socket.
+    """
+
+    def __init__(self, daemon_socket: socket.socket) -> None:
+        self._socket = daemon_socket
+        self._sending = threading.Lock()
+        self._unread = b""
+        self._pid = os.getpid()
+
+    def send(self, event: messages.Message) -> None:
+        """Wait until the message is sent; from any thread. Raises ValueError for NaN and infinity."""
+        line = messages.event_line(event)
+        self._leave_if_forked()
+        try:
+            with self._sending:
+                self._socket.sendall(line)
+        except OSError as error:
+            _end_unless_closed_here(error)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def next(self) -> dict[str, Any] | None:
+        """The next message; None if there is none now."""
+        while b"\n" not in self._unread:
+            try:
+                data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                _end_unless_closed_here(error)
+            if not data:
+                lifeline.end_group()
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        return messages.message_from(line)
+
+    def _leave_if_forked(self) -> None:
+        """End a process that an engine forked and that returned from the engine's code: it is not the worker."""
+        if os.getpid() != self._pid:
+            os._exit(1)
+
+
+def _end_unless_closed_here(error: OSError) -> NoReturn:
+    if error.errno == errno.EBADF:
+        raise error
+    lifeline.end_group()

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from watcher.executors.local import lifeline, messages
-from watcher.executors.local.daemon_channel import DaemonChannel
+from watcher.executors.local.channel import DaemonChannel
 from watcher.executors.local.render_loop import RenderLoop
 
 OOM_SCORE = 500

@@ -6,6 +6,7 @@ The rest is: messages from and to the daemon, splitting and checking the next jo
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
 import select
@@ -22,7 +23,7 @@ from files.printable import real_paths
 from jobs.errors import OF_THE_DISK, Hold, SpoolError
 from jobs.order import Order, Rendering, RenderStopped
 from watcher.executors.local import messages
-from watcher.executors.local.daemon_channel import DaemonChannel
+from watcher.executors.local.channel import DaemonChannel
 from watcher.executors.local.messages import Failed
 from watcher.executors.local.warm_engine import WarmEngine, engine_class
 
@@ -158,15 +159,16 @@ class RenderLoop:
             poll.register(self._channel.fileno(), select.POLLIN)
             poll.register(self._wake_fd, select.POLLIN)
             while not self._end:
-                if any(happened & select.POLLNVAL for _fd, happened in poll.poll(POLL_MS)):
-                    return  # code of an engine has closed the socket; the daemon notices
+                poll.poll(POLL_MS)
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._wake_fd)
                 while (message := self._channel.next()) is not None:
                     self._handle(message)
                 for _ in range(self._news.qsize()):
                     self._hear(*self._news.get())
-        except BaseException:  # noqa: BLE001 - nothing that follows would be heard
+        except BaseException as error:  # noqa: BLE001 - nothing that follows would be heard
+            if isinstance(error, OSError) and error.errno == errno.EBADF:
+                return  # code of an engine has closed the socket; the daemon notices, and says so
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)
