@@ -171,6 +171,11 @@ class Arrivals:
         """Files that wait or are held, at most 1,000; those seen first come first."""
         return list(islice((s for s in self._sightings.values() if s.reason and s.held == held), SHOWN))
 
+    @property
+    def has_seen_files(self) -> bool:
+        """Whether there are files that may be jobs."""
+        return bool(self._sightings)
+
     def counts(self) -> dict[str, int]:
         held = sum(sighting.held for sighting in self._sightings.values())
         unseen = sum(not sighting.reason for sighting in self._sightings.values())

@@ -172,6 +172,7 @@ class Daemon:
         if self.intake is not None:
             with self._closing_inbox_on_hold():
                 self.intake.step()
+                self._expect_jobs(self.intake.session)
                 if not self.intake.session.left:  # an inbox may open and still refuse to be read
                     self.holds.end("inbox")
         if not self.is_working:
@@ -551,6 +552,12 @@ class Daemon:
         self.status.changed()
         will_render = ticket.priority != URGENT and not ticket.not_before and not self.holds
         if will_render and self.session is not None and not self.session.arrivals.paused():
+            self.executor.expect()
+
+    def _expect_jobs(self, session: Session) -> None:
+        """The same while a large inbox is searched for the first time."""
+        arrivals = session.arrivals
+        if not arrivals.swept_once and arrivals.has_seen_files and not self.holds and not arrivals.paused():
             self.executor.expect()
 
     # --- inbox and outbox --------------------------------------------------------------------------------------------
