@@ -181,7 +181,11 @@ class ChunkList:
 
 
 class Engine(Protocol):
-    """An engine as the worker uses it. One instance for each loaded model."""
+    """An engine as the worker uses it. One instance for each loaded model.
+
+    `load`, `render` and `close` are called from one thread. `info` and `match_language` may be called from another one
+    meanwhile, for the next jobs.
+    """
 
     @classmethod
     def info(cls) -> EngineInfo:

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,12 +23,12 @@ SYNC_BYTES = 32 << 20  # `copy_slices` calls fdatasync this often
 
 def fsync(path: Path) -> None:
     """Force a file, or the entries of a folder, to disk."""
-    sync_and_close([os.open(path, os.O_RDONLY | os.O_CLOEXEC)])
+    sync_and_close([path])
 
 
-def create(path: str | Path, data: bytes, mode: int = 0o600, dir_fd: int | None = None) -> int:
+def create(path: str | Path, data: bytes, mode: int = 0o600) -> int:
     """Create a file with this content. Returns its descriptor, for `sync_and_close`."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=dir_fd)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         write_all(fd, data)
     except OSError:
@@ -52,6 +53,9 @@ def empty_folder(path: Path) -> None:
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):  # never what a link points to
+            path.unlink()
+            path.mkdir(mode=0o700)
         for name in os.listdir(path):
             remove_tree(path / name)
 
@@ -62,25 +66,30 @@ def start_writing(fd: int) -> None:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def sync_and_close(fds: Sequence[int]) -> None:
-    """Force files and folders to disk, in this order, and close them all.
+def sync_and_close(files: Sequence[int | Path]) -> None:
+    """Force files and folders to disk, in this order, and close those that are given by their descriptor.
 
     Files that are written first and forced to disk together cost much less than one after the other: a file system
     with a journal commits them at once.
     """
-    rest = deque(fds)
+    rest = deque(files)
     try:
         while rest:
-            os.fsync(rest[0])
-            os.close(rest.popleft())
-    finally:
-        for fd in rest:
-            with contextlib.suppress(OSError):
+            first = rest.popleft()
+            fd = os.open(first, os.O_RDONLY | os.O_CLOEXEC) if isinstance(first, Path) else first
+            try:
+                os.fsync(fd)
+            finally:
                 os.close(fd)
+    finally:
+        for left in rest:
+            if not isinstance(left, Path):
+                with contextlib.suppress(OSError):
+                    os.close(left)
 
 
-Durably = Generator[Sequence[int], None, T]
-"""Work that yields open files and folders that must be on disk before it goes on; it need not close them."""
+Durably = Generator[Sequence[int | Path], None, T]
+"""Work that yields what must be on disk before it goes on: descriptors, which are closed then, and folders."""
 
 
 def together(works: Iterable[Durably[T]]) -> list[T | Exception]:
@@ -107,7 +116,7 @@ def together(works: Iterable[Durably[T]]) -> list[T | Exception]:
     return results
 
 
-def _sync_error(fds: Sequence[int]) -> OSError | None:
+def _sync_error(fds: Sequence[int | Path]) -> OSError | None:
     try:
         sync_and_close(fds)
     except OSError as error:

@@ -101,15 +101,7 @@ class OpenFolder:
         with named(self.path, name):
             remove_tree(name, dir_fd=self.fd)
 
-    def sync(self, name: str | None = None) -> None:
-        """Force the entries of this folder, or a file in it, to disk."""
-        if name is None:
-            with named(self.path):
-                os.fsync(self.fd)
-            return
-        with named(self.path, name):
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.fd)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+    def sync(self) -> None:
+        """Force the entries of this folder to disk."""
+        with named(self.path):
+            os.fsync(self.fd)

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from files.durable import sync_and_close
+from files.durable import do_nothing, sync_and_close
 from files.opens import opened_regular, read_at_most, read_whole
 from files.printable import printable
 from jobs.errors import Hold, InboxGone, LockLost, holding
@@ -36,6 +37,7 @@ from jobs.spool.claim import Claim
 
 BEGINNING_BYTES = 4096  # of a job file that is too large; its result gets only these
 MAX_REASONS_SHOWN = 3
+SLICE_S = 0.1
 _INTENDED = ("status", "duration_s", "message", "verdict", "reasons")
 """Attributes of the outcome that are saved in an intent."""
 _OF_THE_STATE, _OF_THE_OUTBOX = "the state folder of the inbox", "the outbox can't take the result"
@@ -100,8 +102,7 @@ def publish(spool: Spool, publications: Sequence[Publication]) -> list[Outcome |
     with group.all(_OF_THE_STATE):
         _keep(group)
         _intend(spool, group)
-        spool.store.check()  # first: without the inbox, the lock would seem lost
-        spool.lock.check()
+        spool.store.check()  # before the lock, which would seem lost without the inbox
     with group.all(_OF_THE_OUTBOX):
         _place(spool, group)
     with group.all(_OF_THE_STATE):
@@ -123,9 +124,18 @@ class _Group:
         self.waiting: list[Publication] = []
         self.holds: dict[str, Hold] = {}
 
-    def each(self, what: str, step: Callable[[Publication], None]) -> None:
-        """Take a step with each. An error concerns one of them; if the inbox or the lock is gone, all."""
+    def each(
+        self, what: str, step: Callable[[Publication], None], after_slice: Callable[[], None] = do_nothing
+    ) -> None:
+        """Take a step with each. An error concerns one of them; if the inbox or the lock is gone, all.
+
+        Calls `after_slice` now and then.
+        """
+        turned_s = time.monotonic()
         for publication in list(self.left):
+            if time.monotonic() - turned_s > SLICE_S:
+                after_slice()
+                turned_s = time.monotonic()
             try:
                 with holding(what):
                     step(publication)
@@ -164,9 +174,12 @@ def _assemble(spool: Spool, group: _Group) -> None:
                 claim = record.claim
                 opened.assemble(claim.job_id, claim.name, lambda to: _fill(record, job_file, to, spool.after_slice))
 
-        group.each(_OF_THE_OUTBOX, fill)
-        fresh = {publication.claim.job_id for publication in group.left if publication.record}
-        group.each(_OF_THE_OUTBOX, lambda each: opened.sync(each.claim.job_id) if each.claim.job_id in fresh else None)
+        def sync(publication: Publication) -> None:
+            if publication.record is not None:
+                opened.sync(publication.claim.job_id)
+
+        group.each(_OF_THE_OUTBOX, fill, spool.after_slice)
+        group.each(_OF_THE_OUTBOX, sync, spool.after_slice)
         opened.sync_staging()
 
 
@@ -184,17 +197,16 @@ def _intend(spool: Spool, group: _Group) -> None:
     written: dict[str, int] = {}
 
     def write(publication: Publication) -> None:
-        if publication.record is not None:
+        claim = publication.claim
+        if publication.record is None:  # a crash may have come before it was forced to disk
+            written[claim.job_id] = os.open(claim.record.path, os.O_RDONLY | os.O_CLOEXEC)
+        else:
             intent = {name: getattr(publication.outcome, name) for name in _INTENDED}
             intent["outbox"] = spool.open_outbox.outbox_id
-            written[publication.claim.job_id] = publication.claim.record.write(intent=intent)
-
-    def sync(publication: Publication) -> None:
-        if (fd := written.pop(publication.claim.job_id, None)) is not None:
-            sync_and_close([fd])
+            written[claim.job_id] = claim.record.write(intent=intent)
 
     group.each(_OF_THE_STATE, write)
-    group.each(_OF_THE_STATE, sync)
+    group.each(_OF_THE_STATE, lambda publication: sync_and_close([written[publication.claim.job_id]]))
 
 
 def _place(spool: Spool, group: _Group) -> None:
@@ -202,6 +214,7 @@ def _place(spool: Spool, group: _Group) -> None:
 
         def place(publication: Publication) -> None:
             claim, outcome = publication.claim, publication.outcome
+            spool.lock.check()
             folder = opened.place(claim.job_id, claim.name, outcome.status)
             publication.outcome = replace(outcome, folder=folder)
 

@@ -1,4 +1,4 @@
-"""Finished chunks, kept between attempts, so that a restart renders only missing chunks.
+"""Finished chunks of jobs with several, kept between attempts, so that a restart renders only missing chunks.
 
 One file per chunk, named by a hash of everything that decides its audio. It is created by rename and contains its
 checksum. Nothing is forced to disk: a chunk that a power failure damages fails its checksum and is rendered again,

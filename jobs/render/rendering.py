@@ -49,7 +49,7 @@ class Work:
         waiting: Keys of the chunks that the engine has not been given, in the order of the text.
         rows: Number of chunks that the engine has.
         share_s: Its share of the engine's time: at each moment, the part of the engine's chunks that are its own.
-        began_s, ended_s: When the engine was given its first chunk and returned its last, monotonic; 0.0 before.
+        began_s, ended_s: When the engine was given its first chunk, and when its last was kept, monotonic; 0.0 before.
         last_given: Number of the chunk that the engine was given last; 0 before the first.
         jobs_in_batch: The largest number of jobs that shared the engine with it, itself included.
         is_stopping: The engine gets no more chunks of it.

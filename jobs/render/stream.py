@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from engines.base import Audio, Chunk
 from engines.errors import CheckpointRefused, EngineError
@@ -47,11 +48,24 @@ class Alive:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """The engine has finished a chunk, or can't render it."""
+    """The engine has finished a chunk, or can't render it.
+
+    Attributes:
+        facts: Of the engine at that time; it may change them later.
+    """
 
     work: Work
     key: str
     audio: Audio | Exception
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A job was added whose chunks were all finished by an earlier attempt, and the engine has ended since."""
+
+    work: Work
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +80,7 @@ class Broke:
     suspects: frozenset[str]
 
 
-News = Added | Began | Alive | Returned | Broke
+News = Added | Began | Alive | Returned | Settled | Broke
 
 
 class Stream:
@@ -81,7 +95,8 @@ class Stream:
         look: Called by the engine's thread between chunks.
 
     Attributes:
-        is_broken: The engine itself failed, not a chunk.
+        is_broken: The engine itself failed, not a chunk; known to the other thread.
+        has_broken: The same, known to the engine's thread.
     """
 
     def __init__(
@@ -99,9 +114,10 @@ class Stream:
         self._given: dict[int, tuple[Work, str]] = {}  # what the engine has: number -> job and key of the chunk
         self._count = 0
         self._counted_s = 0.0
+        self._unsettled: list[Work] = []  # all their chunks were finished when they were added
         self._was_asked = self._is_over = False
         self._leaving: list[Work] = []  # ended as soon as the engine gives a sign of life
-        self.is_broken = False
+        self.is_broken = self.has_broken = False
 
     # --- called by the engine's thread ---------------------------------------------------------------
 
@@ -134,7 +150,7 @@ class Stream:
                     self._counted_s = time.monotonic()  # what `look` took is no job's share
             except BaseException as error:  # noqa: BLE001 - an engine's code may raise anything, even SystemExit
                 with self._changed:
-                    self._is_over = True
+                    self._is_over = self.has_broken = True
                     suspects = frozenset(work.job_id for work, _key in self._given.values())
                 self._tell(Broke(error, suspects))
                 return
@@ -142,9 +158,9 @@ class Stream:
                 self._tell(left)
 
     def _wait_for_chunks(self) -> bool:
-        """Wait until a chunk can be taken. False if no job is left; then no other is added."""
+        """Wait until there is something for the engine. False if no job is left; then no other is added."""
         with self._changed:
-            while not any(map(_has_chunks, self._works.values())):
+            while not self._unsettled and not any(map(_has_chunks, self._works.values())):
                 if not self._works:
                     self._is_over = True
                     return False
@@ -163,16 +179,22 @@ class Stream:
                 raise EngineError(f"the engine returned audio for a chunk that it was not given: {number!r}")
             work, key = self._given.pop(number)
             work.rows -= 1
-            return Returned(work, key, audio)
+            return Returned(work, key, audio, dict(self._ready.facts))
 
     def _left(self) -> list[News]:
         """What an engine that has ended did not return, or did not take."""
+        facts = dict(self._ready.facts)
         with self._changed:
-            left: list[News] = [Returned(work, key, work.nothing_returned(key)) for work, key in self._given.values()]
+            left: list[News] = [
+                Returned(work, key, work.nothing_returned(key), facts) for work, key in self._given.values()
+            ]
             self._given.clear()
             if not self._was_asked:  # else it would be started for ever
+                error = EngineError("the engine took no chunk")
                 waiting = filter(_has_chunks, self._works.values())
-                left += [Returned(work, work.waiting[0], EngineError("the engine took no chunk")) for work in waiting]
+                left += [Returned(work, work.waiting[0], error, facts) for work in waiting]
+            left += [Settled(work, facts) for work in self._unsettled]
+            self._unsettled.clear()
             return left
 
     def _count_time(self) -> None:
@@ -190,6 +212,7 @@ class Stream:
             if self._is_over:
                 return False
             self._works[work.job_id] = work
+            self._unsettled += [work] if work.is_complete else []
             for each in self._works.values():
                 each.jobs_in_batch = max(each.jobs_in_batch, len(self._works))
             self._changed.notify()
@@ -223,9 +246,10 @@ class Stream:
         elif self._works.get(news.work.job_id) is news.work:  # else it has ended
             if isinstance(news, Returned):
                 self._keep(news)
+            elif isinstance(news, Settled):
+                self._end_if_over(news.work, news.facts)
             else:
                 self._report(news.work)
-                self._end_if_over(news.work)  # an earlier attempt may have finished all its chunks
 
     def _keep(self, returned: Returned) -> None:
         """Save a chunk. An error of its own ends its job."""
@@ -238,13 +262,13 @@ class Stream:
             self._end(work, error)
             return
         self._report(work)
-        self._end_if_over(work)
+        self._end_if_over(work, returned.facts)
 
-    def _end_if_over(self, work: Work) -> None:
+    def _end_if_over(self, work: Work, facts: Mapping[str, Any]) -> None:
         """End a job whose chunks are all finished, or which is stopping and has no chunk in the engine."""
         if work.is_complete:
             try:
-                result: Rendering | BaseException = work.finish(self._ready.facts, self._report)
+                result: Rendering | BaseException = work.finish(facts, self._report)
             except Exception as error:  # noqa: BLE001 - of this job
                 result = error
             self._end(work, result)

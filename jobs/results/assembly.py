@@ -54,7 +54,8 @@ class Assembly:
     def close(self) -> None:
         """Close the folder, and the files that were not forced to disk."""
         for fd in [*self._taken(), self.folder.fd]:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # a network file system may only now say that there is no space
+                os.close(fd)
 
     def _taken(self) -> list[int]:
         fds = list(self._fds)

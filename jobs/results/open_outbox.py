@@ -165,8 +165,14 @@ class OpenOutbox:
 
     def sync_places(self) -> None:
         """Force the names of the published results to disk, then remove those that they replaced."""
+        errors = []
         for parent in self._parents.values():
-            parent.sync()
+            try:
+                parent.sync()
+            except OSError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
         for aside in self._aside:
             with contextlib.suppress(OSError):
                 self.staging.remove(aside)

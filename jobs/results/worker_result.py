@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from files.durable import sha256_of
+from files.durable import sha256_of, to_json
 from files.printable import printable
 from jobs.errors import RenderFailed
 from jobs.order import Order, Rendering
@@ -66,7 +66,8 @@ def keep(claim: Claim, made: Made) -> None:
     Not forced to disk: after a power failure the files are assembled again from their chunks.
     """
     value = {"folder": made.folder.name, "rendering": _to_json(made.rendering)}
-    claim.record.add(durable=False, rendered=value)
+    if to_json({"rendered": claim.record.last("rendered")}) != to_json({"rendered": value}):  # a hold may last for days
+        claim.record.add(durable=False, rendered=value)
 
 
 def kept(claim: Claim) -> Made | None:

@@ -183,6 +183,10 @@ class Claim:
         """Write the description for the first time. Returns its descriptor, for `files.durable.sync_and_close`."""
         return self.record.start(**{name: getattr(self, name) for name in _DESCRIPTION})
 
+    def describe(self) -> None:
+        """Append the whole description, durably: the one on disk is damaged."""
+        self.record.add(**{name: getattr(self, name) for name in _DESCRIPTION})
+
     def changed(self, **values: Any) -> Claim:
         """Change some of the values, durably."""
         self.record.add(**values)
@@ -193,7 +197,7 @@ class Claim:
         """Read the description of a claim; None if it is missing or damaged."""
         record = folder.record()
         values = record.merged()
-        if "source" not in values:
+        if not {"source", "claimed_ns"} <= values.keys():
             return None
         known = {name: values[name] for name in _DESCRIPTION if name in values}
         if isinstance(problems := known.get("problems"), list):  # written by the first version, without names

@@ -31,7 +31,6 @@ from files.durable import (
     write_new,
 )
 from files.durable import replace as replace_file
-from files.open_folder import FOLDER
 from files.opens import identity, is_being_written, opened_folder, opened_regular, read_at_most
 from jobs.errors import ConfigError, InboxGone, holding
 from jobs.names import JOB_SUFFIXES
@@ -67,6 +66,7 @@ class Store:
     _reading: int
     _deaths: dict[str, int]
     _spares: Spares
+    _last_ns: int = 0
 
     @classmethod
     def open(cls, inbox: Path, folder: State) -> Store:
@@ -163,24 +163,23 @@ class Store:
 
     def _new_claim(self, source: str, dropped_ns: int) -> Durably[Claim]:
         """A claim without its file. It is described on disk before it is among the claims."""
-        claimed_ns, spare = time.time_ns(), self._spares.take(PurePosixPath(source).suffix)
+        claimed_ns, spare = self._unused_time_ns(), self._spares.take(PurePosixPath(source).suffix)
+        folder = self.folder_of(_job_id(claimed_ns))
         try:
             claim = Claim(ClaimFolder(spare), Record(spare / DESCRIPTION), source, claimed_ns, dropped_ns=dropped_ns)
             yield [claim.write()]
-            while True:
-                folder = self.folder_of(_job_id(claimed_ns))
-                try:
-                    os.rename(spare, folder.path)
-                    break
-                except OSError as error:
-                    if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
-                        raise
-                    claimed_ns += 1  # two claims within one tick of the clock
+            os.rename(spare, folder.path)
         except OSError:
             remove_tree(spare)
             raise
-        record = Record(folder.path / DESCRIPTION, claim.record.changes)
-        return replace(claim, folder=folder, record=record, claimed_ns=claimed_ns)
+        return replace(claim, folder=folder, record=Record(folder.path / DESCRIPTION, claim.record.changes))
+
+    def _unused_time_ns(self) -> int:
+        """The time, later than that of all claims of this daemon, and of no claim that is there (Unix time, ns)."""
+        self._last_ns = max(time.time_ns(), self._last_ns + 1)
+        while self.folder_of(_job_id(self._last_ns)).path.exists():
+            self._last_ns += 1
+        return self._last_ns
 
     def _seal(self, claim: Claim, examined: os.stat_result, max_bytes: int) -> Durably[tuple[Claim, bytes]]:
         """Copy the bytes of a renamed file, and check that nobody still writes it through an open descriptor."""
@@ -196,7 +195,7 @@ class Store:
             if identity(os.fstat(fd)) != identity(status):
                 os.close(copy)
                 raise Changed
-        yield [copy, os.open(claim.folder.path, FOLDER)]
+        yield [copy, claim.folder.path]
         sha256 = _digest(data)
         file = claim.source, sha256, status.st_mtime_ns
         warnings = tuple(map(_duplicate_warning, filter(None, [self.lately.recall(*file)])))
@@ -249,7 +248,7 @@ class Store:
                 document=number, documents=len(documents), sha256=_digest(data),
             )  # fmt: skip
             write_new(child.job_file, data)
-            sync_and_close([child.write(), os.open(folder.path, FOLDER)])
+            sync_and_close([child.write(), folder.path])
             children.append(child)
             yield
         fsync(claim.folder.path.parent)
@@ -275,10 +274,13 @@ class Store:
             back.
         """
         folder = self.folder_of(job_id)
-        claim = Claim.read(folder) or self._unknown(folder)
-        if not claim.document and self._is_in_inbox(claim):
+        described = Claim.read(folder)
+        claim = described or self._unknown(folder)
+        if not claim.document and (self._is_in_inbox(claim) or _is_of_another(described)):
             remove_tree(folder.path)
             return None
+        if described is None:
+            claim.describe()
         if claim.sha256 or claim.set_aside:
             return claim
         claim.job_file.unlink(missing_ok=True)
@@ -434,6 +436,13 @@ def _bring_to_format(state: Path, shown: Path) -> None:
 def _job_id(claimed_ns: int) -> str:
     seconds, fraction = divmod(claimed_ns, 1_000_000_000)
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{fraction:09d}"
+
+
+def _is_of_another(claim: Claim | None) -> bool:
+    """Whether a description belongs to a later job: a power failure undid the moves of a released folder that was used
+    again, but not what was written into it (Btrfs). The released job is published; the later one is in the inbox again.
+    """
+    return claim is not None and _job_id(claim.claimed_ns) != claim.job_id
 
 
 def _content(status: os.stat_result) -> tuple[int, int, int, int]:

@@ -223,8 +223,12 @@ class Intake:
                 return
         with self._claiming(source):
             claim = self.session.spool.store.set_aside(source, "it was cancelled before it was read")
-            claim.record.add(cancelled=True)
-            self.session.schedule.add(pipeline.urgent(claim))
+            try:
+                claim.record.add(cancelled=True)
+            except OSError:  # it is claimed all the same, and must not be forgotten
+                self.session.left.insert(0, claim.job_id)
+            else:
+                self.session.schedule.add(pipeline.urgent(claim))
 
     def _cancel_claimed(self, ticket: Ticket) -> None:
         """Cancel a job that was queued or running a moment ago; it may have started or ended since."""

@@ -13,7 +13,7 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -200,7 +200,7 @@ class Daemon:
                 self._cancel(self.status.running[job_id])
         if self.session is not None and not self.signals.stop and time.monotonic() >= self.holds.due_s:
             for _ in range(GROUP):
-                if not self._start(self.session):
+                if not self._start(self.session) or time.monotonic() < self.holds.due_s:
                     break
         while self.rendered and len(self.ended) < GROUP:  # the rest in the next turns
             self._handle(self.rendered.popleft())
@@ -394,7 +394,7 @@ class Daemon:
             self._set_apart(session, running, result)
         elif isinstance(result, Hold):
             self._remove_running(running.ticket)
-            self._postpone(session, running.ticket, result)
+            self._postpone(session, [(running.ticket, result)])
         else:
             self._advance(session, running.ticket, partial(pipeline.finish, session.spool, running.job, result))
 
@@ -408,7 +408,7 @@ class Daemon:
             self._put_back(pipeline.set_apart(running.job))
         except Hold as hold:
             self._remove_running(running.ticket)
-            self._postpone(session, running.ticket, hold)
+            self._postpone(session, [(running.ticket, hold)])
 
     def _advance(
         self, session: Session, ticket: Ticket, step: Callable[[], Job | Publication | Outcome | None]
@@ -441,20 +441,21 @@ class Daemon:
             raise
         except Hold as hold:
             self._remove_running(ticket)
-            self._postpone(session, ticket, hold)
+            self._postpone(session, [(ticket, hold)])
 
     def _publish(self) -> None:
         """Publish the jobs that have ended."""
-        session, ended, self.ended = self.session, self.ended, []
-        if session is None or not ended:
-            return
-        results = publish(session.spool, [publication for _, publication in ended])
-        for (ticket, _), result in zip(ended, results, strict=True):
-            if isinstance(result, Hold):
-                self._remove_running(ticket)
-                self._postpone(session, replace(ticket, priority=URGENT, not_before=0.0), result)
-            else:
-                self._ended(session, ticket, result)
+        while self.ended and self.session is not None:
+            session, group, self.ended = self.session, self.ended[:GROUP], self.ended[GROUP:]
+            results = publish(session.spool, [publication for _, publication in group])
+            held: list[tuple[Ticket, Hold]] = []
+            for (ticket, _), result in zip(group, results, strict=True):
+                if isinstance(result, Hold):
+                    self._remove_running(ticket)
+                    held.append((replace(ticket, priority=URGENT, not_before=0.0), result))
+                else:
+                    self._ended(session, ticket, result)
+            self._postpone(session, held)
 
     def _ended(self, session: Session, ticket: Ticket, outcome: Outcome | None) -> None:
         """A job is published, or its file is back in the inbox (None)."""
@@ -510,21 +511,24 @@ class Daemon:
             folder=str(outcome.folder), duration_s=round(outcome.duration_s, 2), **words,
         )  # fmt: skip
 
-    def _postpone(self, session: Session, ticket: Ticket, hold: Hold) -> None:
-        """Nothing is wrong with the job: defer it behind the others if one of its files is the cause, else hold all."""
+    def _postpone(self, session: Session, held: Sequence[tuple[Ticket, Hold]]) -> None:
+        """Nothing is wrong with these jobs: defer one behind the others if its files are the cause; else hold all."""
         if session is not self.session:
-            return  # the inbox is gone, and the job with it
-        if self._concerns_one_job(session, hold):
-            log.warning("job deferred", action="defer", job_id=ticket.job_id, name=ticket.name, reason=hold.message)
-            session.defer(ticket, hold.message)
-            self.status.changed()
-            return
-        session.schedule.add(ticket)
-        if isinstance(hold, InboxGone):
-            self._close_inbox(hold)
-        else:
+            return  # the inbox is gone, and the jobs with it
+        of_all: Hold | None = None
+        for ticket, hold in held:
+            if of_all is None and self._concerns_one_job(session, hold):
+                log.warning("job deferred", action="defer", job_id=ticket.job_id, name=ticket.name, reason=hold.message)
+                session.defer(ticket, hold.message)
+                self.status.changed()
+            else:
+                session.schedule.add(ticket)
+                of_all = of_all or hold
+        if isinstance(of_all, InboxGone):
+            self._close_inbox(of_all)
+        elif of_all is not None:
             session.spool.outbox = None  # opened and checked again before the next job
-            self.holds.begin(HOLD_NAMES.get(type(hold), "work"), hold)
+            self.holds.begin(HOLD_NAMES.get(type(of_all), "work"), of_all)
 
     def _concerns_one_job(self, session: Session, hold: Hold) -> bool:
         """Whether the file system refused a file of one job, while the folders and the disk are well."""

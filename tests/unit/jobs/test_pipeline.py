@@ -733,6 +733,21 @@ def test_what_is_rendered_waits_for_the_outbox_and_is_not_rendered_again(
     assert (outcome.status, at.published()["a"]["attempts"]) == ("done", 1)
 
 
+def test_a_hold_that_lasts_adds_nothing_to_the_record(at: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rendering is as long as its text, and a hold may last for days."""
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    at.find_outbox()
+    sizes = []
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenOutbox, "assemble", lambda *_: (_ for _ in ()).throw(OSError(5, "I/O")))
+        for _ in range(3):
+            with pytest.raises(Hold):
+                at.process(ticket)
+            sizes.append(at.opened.store.folder_of(ticket.job_id).record().path.stat().st_size)
+    assert len(set(sizes)) == 1
+
+
 @pytest.mark.parametrize("damage", ["truncated", "gone", "link"])
 def test_kept_audio_that_a_power_failure_damaged_is_made_again(
     at: Desk, monkeypatch: pytest.MonkeyPatch, damage: str

@@ -111,6 +111,15 @@ class DaemonChannel:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether no code of an engine has closed the descriptor."""
+        try:
+            os.fstat(self.fileno())
+        except OSError:
+            return False
+        return True
+
     def next(self) -> dict[str, Any] | None:
         """The next message; None if there is none now."""
         while b"\n" not in self._unread:

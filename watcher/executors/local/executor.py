@@ -160,14 +160,13 @@ class LocalExecutor:
         return [self._ended(each, unclear if each.is_loaded else None) for each in list(self._orders.values())]
 
     def _blame(self, failure: RenderFailed) -> list[Event]:
-        """The worker is gone. Orders whose engine was loaded are suspected; if there is none, all are.
+        """The worker is gone, while it rendered some of its orders and maybe prepared others.
 
         An order alone is the cause, unless the engine may still have had chunks of one that was stopped before.
         """
         orders = list(self._orders.values())
-        suspects = [each.order.job_id for each in orders if each.is_loaded] or [each.order.job_id for each in orders]
-        result = failure if len(suspects) == 1 and not self._has_remains else Unclear(failure.message)
-        return [self._ended(each, result if each.order.job_id in suspects else None) for each in orders]
+        result = failure if len(orders) == 1 and not self._has_remains else Unclear(failure.message)
+        return [self._ended(each, result) for each in orders]
 
     # --- time limits -------------------------------------------------------------------------------------------------
 

@@ -106,12 +106,12 @@ class RenderLoop:
             return
 
         def tell(news: News) -> None:
-            if os.getpid() != self._pid:  # a process that an engine forked and that returned from the engine's code
-                os._exit(1)
+            self._leave_if_forked()
             self._news.put((stream, news))
             os.eventfd_write(self._wake_fd, 1)
 
         def look() -> None:
+            self._leave_if_forked()
             for waiting in self._of_model(order) if self._waiting else ():
                 try:
                     work = self._loaded(waiting.prepared or prepare(waiting.order, engine), 0.0)
@@ -129,6 +129,13 @@ class RenderLoop:
         stream.run()
         with self._changed:
             self._stream = self._model = None
+        if stream.has_broken:  # if its jobs were all cancelled, nobody else takes care of that
+            self._warm.release()
+
+    def _leave_if_forked(self) -> None:
+        """End a process that an engine forked and that returned from the engine's code: it is not the worker."""
+        if os.getpid() != self._pid:
+            os._exit(1)
 
     def _of_model(self, order: Order) -> list[_Waiting]:
         """Remove the orders for the same model from those that wait."""
@@ -164,10 +171,10 @@ class RenderLoop:
                     os.eventfd_read(self._wake_fd)
                 while (message := self._channel.next()) is not None:
                     self._handle(message)
-                for _ in range(self._news.qsize()):
-                    self._hear(*self._news.get())
+                    self._hear_all()
+                self._hear_all()
         except BaseException as error:  # noqa: BLE001 - nothing that follows would be heard
-            if isinstance(error, OSError) and error.errno == errno.EBADF:
+            if isinstance(error, OSError) and error.errno == errno.EBADF and not self._channel.is_open:
                 return  # code of an engine has closed the socket; the daemon notices, and says so
             traceback.print_exc()
             sys.stderr.flush()
@@ -188,6 +195,7 @@ class RenderLoop:
         from jobs.render.preparation import needs_whisper, prepare
         from jobs.render.stream import Added
 
+        was_added = False
         try:
             engine = engine_class(order.engine)
             prepared = None if needs_whisper(order, engine) else prepare(order, engine)
@@ -195,11 +203,12 @@ class RenderLoop:
                 stream = self._stream if self._model is not None and _is_same_model(order, self._model) else None
             if stream is not None and prepared is not None:
                 work = self._loaded(prepared, 0.0)
-                if stream.add(work):
-                    stream.hear(Added(work))
-                    return
+                was_added = stream.add(work)
         except BaseException as error:  # noqa: BLE001 - an engine's code may raise anything, even SystemExit
             self._channel.send(failure(order.job_id, error))
+            return
+        if stream is not None and was_added:
+            stream.hear(Added(work))
             return
         with self._changed:
             self._waiting[order.job_id] = _Waiting(order, prepared)
@@ -215,16 +224,18 @@ class RenderLoop:
         elif stream is not None:
             stream.stop(job_id, at_once=at_once)
 
-    def _hear(self, stream: Stream, news: News) -> None:
+    def _hear_all(self) -> None:
         from jobs.render.stream import Added
 
-        stream.hear(news)
-        if isinstance(news, Added):
-            with self._changed:
-                self._entering.discard(news.work.job_id)
-                at_once = self._stops.pop(news.work.job_id, None)
-            if at_once is not None:
-                stream.stop(news.work.job_id, at_once=at_once)
+        for _ in range(self._news.qsize()):
+            stream, news = self._news.get()
+            stream.hear(news)
+            if isinstance(news, Added):
+                with self._changed:
+                    self._entering.discard(news.work.job_id)
+                    at_once = self._stops.pop(news.work.job_id, None)
+                if at_once is not None:
+                    stream.stop(news.work.job_id, at_once=at_once)
 
     def _report(self, work: Work) -> None:
         """Send the progress, at most every `PROGRESS_EVERY_S`, and at the end."""

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from engines import registry
-from engines.base import Audio, Chunk, ChunkSource, Device, Engine, EngineClass, EngineInfo
+from engines.base import Audio, Chunk, ChunkSource, Device, Engine, EngineClass, EngineInfo, Rendered
 from engines.checkpoints.reference import CheckpointRef
 from engines.errors import BadAudio, EngineError, EngineMissing, RequestRefused
 from engines.f5.engine import F5
@@ -323,6 +323,36 @@ def test_another_recording_of_the_same_name_is_another_voice(desk: Desk) -> None
         made = desk.render(spec, recordings={"ana.wav": str(recording)}, transcripts={"ana.wav": "hello"})
     assert desk.spoken() == ["One.", "Two."] * 2
     assert made.voice == {"files": [{"file": "ana.wav", "sha256": hashlib.sha256(wav.read_bytes()).hexdigest()}]}
+
+
+def test_facts_are_complete_also_if_all_chunks_were_finished_before(desk: Desk) -> None:
+    """An engine may know some only at the end of `render`; what it says later is of other jobs."""
+    facts: dict[str, object] = {"device": "cuda"}
+
+    class Late:
+        """Knows the digest of its model late."""
+
+        def __init__(self, engine: Engine) -> None:
+            self.engine = engine
+
+        def render(self, chunks: ChunkSource) -> Iterator[Rendered | None]:
+            yield from self.engine.render(chunks)
+            facts["sha256"] = "abc"
+
+    engine = desk.load("faulty")
+    for _ in range(2):
+        order = desk.order({"text": "One. Two."})
+        work, ended = Work(prepare(order, cast(EngineClass, engine))), list[Rendering | BaseException]()
+        work.load_finished()
+        ready = LoadedEngine(cast(Engine, Late(engine)), facts)
+        stream = Stream(ready, lambda _work: None, lambda _work, result: ended.append(result))  # noqa: B023
+        stream.add(work)
+        stream.hear(Added(work))
+        stream.run()
+    (made,) = ended
+    assert isinstance(made, Rendering)
+    facts["device"] = "cpu"
+    assert (made.engine["device"], made.engine["checkpoint"]) == ("cuda", {"name": None, "sha256": "abc"})
 
 
 def test_the_only_chunk_of_a_job_goes_straight_into_its_file(desk: Desk) -> None:

@@ -595,6 +595,27 @@ def test_the_folder_of_a_released_claim_is_used_again_with_nothing_of_the_old_jo
     assert inside(other.folder.path) == ["claim.json", "job.json", "original"]
 
 
+def test_a_released_folder_whose_moves_were_lost_is_no_job(at: Desk) -> None:
+    """After a power failure on Btrfs: a claim again, with the file of the old job and the description of the next."""
+    store = at.opened.store
+    old = claim(store, "a.yaml")
+    later = Claim(old.folder, old.record, "b.yaml", old.claimed_ns + 5_000_000)
+    os.close(later.write())
+    assert store.recover(old.job_id, LIMIT) is None
+    assert not old.folder.path.exists()
+
+
+def test_a_damaged_description_is_written_again(store: Store) -> None:
+    made = claim(store, "a.yaml")
+    made.record.path.write_bytes(b"{")
+    found = store.recover(made.job_id, LIMIT)
+    assert found is not None
+    found.changed(set_aside="it kills")
+    again = Claim.read(made.folder)
+    assert again is not None
+    assert (again.name, again.set_aside) == (found.name, "it kills")
+
+
 def test_a_look_whether_the_folders_take_anything_leaves_nothing(store: Store) -> None:
     before = inside(store.state)
     assert store.refuses() is None
