@@ -163,6 +163,12 @@ class ChunkSource(Protocol):
             Chunks with the numbers by which the engine returns their audio.
         """
 
+    def urgent(self, most: int) -> Sequence[tuple[int, Chunk]]:
+        """The same for chunks that are more urgent than all that the engine has; empty if it has none.
+
+        For engines that can let other chunks wait meanwhile; they need not ask.
+        """
+
 
 def each(chunks: ChunkSource) -> Iterator[tuple[int, Chunk]]:
     """Take chunks one after the other, for engines that render one at a time."""
@@ -178,6 +184,9 @@ class ChunkList:
 
     def take(self, most: int) -> Sequence[tuple[int, Chunk]]:
         return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    def urgent(self, most: int) -> Sequence[tuple[int, Chunk]]:
+        return ()
 
 
 class Engine(Protocol):

@@ -90,6 +90,11 @@ class _Unfinished:
         self._taken.update(taken)
         return taken
 
+    def urgent(self, most: int) -> Sequence[tuple[int, Chunk]]:
+        taken = () if self._again else self._chunks.urgent(most)
+        self._taken.update(taken)
+        return taken
+
     def is_done(self, number: int) -> None:
         """A chunk was returned."""
         del self._taken[number]

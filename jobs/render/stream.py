@@ -124,12 +124,22 @@ class Stream:
     def take(self, most: int) -> Sequence[tuple[int, Chunk]]:
         """The next chunks for the engine; see `engines.base.ChunkSource`."""
         self._look()
+        self._was_asked |= most > 0
+        return self._take(most, -1)
+
+    def urgent(self, most: int) -> Sequence[tuple[int, Chunk]]:
+        """See `engines.base.ChunkSource`."""
+        with self._changed:
+            highest = max((work.priority for work, _key in self._given.values()), default=None)
+        return [] if highest is None else self._take(most, highest)
+
+    def _take(self, most: int, above: int) -> Sequence[tuple[int, Chunk]]:
+        """The next chunks of jobs with a priority above that."""
         taken: list[tuple[int, Chunk]] = []
         began: list[Work] = []
         with self._changed:
             self._count_time()
-            self._was_asked |= most > 0
-            while len(taken) < most and (work := self._next()) is not None:
+            while len(taken) < most and (work := self._next()) is not None and work.priority > above:
                 began += [] if work.began_s else [work]
                 key, chunk = work.next_chunk()
                 self._count += 1

@@ -34,6 +34,7 @@ from engines.xtts.net.kv_cache import Attention, KVCache
 CACHE_BLOCK = 128  # positions; the KV cache grows by blocks, and attention on a GPU runs over them: fewer CUDA graphs
 PROMPT_LEN = 128  # positions of an ordinary sentence with its conditioning latents; the KV cache grows for a longer one
 STEPS_PER_SYNC = 8  # decoding steps on a GPU between two looks for stop tokens, each of which waits for the GPU
+OVERTAKING = 8  # rows beyond the largest batch size, for utterances that overtake the others
 REFILL_PART = 8  # ask for more chunks when 1/8 of the rows is free: every prefill reads all weights
 _FAKE_PREFIX_TOKEN = 1  # `GPT.compute_embeddings` puts it in the place of the prompt, so the penalty applies to it
 
@@ -232,7 +233,11 @@ class Gpt:
 
     @torch.inference_mode()
     def generate(
-        self, take: Callable[[int], Iterable[Utterance | None]], rows: int, memory: int = sys.maxsize
+        self,
+        take: Callable[[int], Iterable[Utterance | None]],
+        rows: int,
+        memory: int = sys.maxsize,
+        urgent: Callable[[int], Sequence[Utterance]] = lambda _most: (),
     ) -> Iterator[list[GptOutput]]:
         """Generate the audio codes of utterances with continuous batching, in the order in which they are given.
 
@@ -242,6 +247,8 @@ class Gpt:
             rows: The largest batch size, 1 or more.
             memory: Of the batch, in bytes. Fewer than `rows` utterances are generated at a time if more do not fit; a
                 single one always is.
+            urgent: Gives up to the given number of utterances that overtake all that are being generated. On a CPU,
+                where a step takes longer the more rows it has, the others pause meanwhile.
 
         Yields:
             Sequences that ended in the latest steps; an empty list, as a sign of life, if none did.
@@ -250,9 +257,19 @@ class Gpt:
             torch.OutOfMemoryError, RuntimeError: not enough memory for this many rows. Outputs yielded before stay
                 valid; the other utterances can be generated again with fewer rows.
         """
-        batch, waiting = _Batch(self, rows, memory), deque[Utterance]()
+        batch, waiting, overtaking = _Batch(self, rows, memory), deque[Utterance](), deque[Utterance]()
         while True:
-            if not waiting and (room := batch.room()):
+            if batch.active and not batch.is_overtaken and not overtaking:
+                overtaking.extend(urgent(OVERTAKING))
+            if fitting := 0 if batch.is_overtaken else batch.fitting(overtaking, OVERTAKING):
+                batch.overtake([overtaking.popleft() for _ in range(fitting)])
+                yield batch.pop_finished()
+                continue
+            if batch.is_overtaken:
+                batch.decode_steps()
+                yield batch.pop_finished()
+                continue
+            if not waiting and not overtaking and (room := batch.room()):
                 for utterance in take(room):
                     if utterance is None:
                         yield []
@@ -264,7 +281,7 @@ class Gpt:
             elif batch.active:
                 batch.decode_steps()
             else:
-                return
+                return  # nothing overtakes an empty batch
             yield batch.pop_finished()
 
 
@@ -290,7 +307,8 @@ def _layer_norm(x: Tensor, weight_and_bias: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class _Batch:
-    """State of the sequences that are being generated. The active rows are always the first `active` ones.
+    """State of the sequences that are being generated. The active rows are always the first `active` ones. While some
+    have been overtaken, these are the first, and only the others are decoded.
 
     The large tensors, KV cache and latents, grow when more or longer utterances are admitted than before.
 
@@ -302,7 +320,9 @@ class _Batch:
 
     def __init__(self, gpt: Gpt, rows: int, memory: int) -> None:
         self.gpt, self.active = gpt, 0
+        self._overtaken = 0  # number of rows
         self._most_rows, self._memory = rows, memory
+        rows += OVERTAKING
         device = gpt.device
         self._keys: list[tuple[int, int]] = []
         self._sampler = Sampler(rows, gpt.num_audio_tokens, device)
@@ -316,7 +336,8 @@ class _Batch:
         self._codes = torch.zeros(rows, gpt.max_steps, dtype=torch.long, device=device)
         self._row_numbers = torch.arange(rows, device=device)
         self._true = torch.ones((), dtype=torch.bool, device=device)
-        self._max_seq_len = 0  # of the active rows, known without asking the GPU
+        self._max_seq_len = 0  # of the rows that are decoded, known without asking the GPU
+        self._max_overtaken_len = 0
         self._steps_per_sync = STEPS_PER_SYNC if device.type == "cuda" else 1
         self._graphs = _CudaGraphs() if device.type == "cuda" else None
 
@@ -328,20 +349,24 @@ class _Batch:
         free = most - self.active
         return free if not self.active or free * REFILL_PART >= most else 0
 
-    def fitting(self, waiting: Iterable[Utterance]) -> int:
-        """How many of the utterances, from the first on, fit into memory next to the active rows."""
+    def fitting(self, waiting: Iterable[Utterance], more_rows: int = 0) -> int:
+        """How many of the utterances, from the first on, fit into memory next to the active rows.
+
+        Args:
+            more_rows: Beyond the largest batch size.
+        """
         max_seq_len, count = self._kv_cache.max_seq_len, 0
         for utterance in waiting:
             max_seq_len = max(max_seq_len, self.gpt.max_seq_len(utterance))
-            if self.active + count >= self._rows_of(max_seq_len):
+            if self.active + count >= self._rows_of(max_seq_len, more_rows):
                 break
             count += 1
         return count
 
-    def _rows_of(self, max_seq_len: int) -> int:
+    def _rows_of(self, max_seq_len: int, more_rows: int = 0) -> int:
         """The largest number of rows with this many positions; 1 or more."""
         row_bytes = self.gpt.row_bytes(max_seq_len) + self.gpt.prefill_bytes(max_seq_len)
-        return max(1, min(self._most_rows, self._memory // row_bytes))
+        return max(1, min(self._most_rows + more_rows, self._memory // row_bytes))
 
     def _reserve(self, rows: int, max_seq_len: int) -> None:
         """Grow, if there is not enough for this many rows and positions.
@@ -352,10 +377,10 @@ class _Batch:
         if rows <= cache.rows and max_seq_len <= cache.max_seq_len:
             return
         max_seq_len = max(max_seq_len, cache.max_seq_len)
-        rows = min(max(1 << (rows - 1).bit_length(), cache.rows), self._rows_of(max_seq_len))
+        rows = min(max(1 << (rows - 1).bit_length(), cache.rows), max(rows, self._rows_of(max_seq_len)))
         if self._graphs is not None:
             self._graphs = _CudaGraphs()  # those recorded work on the old tensors
-        cache.resize(rows, max_seq_len, self.active, self._max_seq_len)
+        cache.resize(rows, max_seq_len, self.active, max(self._max_seq_len, self._max_overtaken_len))
         latents = torch.zeros(rows, *self._latents.shape[1:], device=self.gpt.device)
         latents[: self.active] = self._latents[: self.active]
         self._latents = latents
@@ -367,6 +392,17 @@ class _Batch:
         self._reserve(self.active + len(utterances), max(map(self.gpt.max_seq_len, utterances)))
         for group in _similar_lengths(utterances):
             self._prefill(group)
+
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether some rows pause."""
+        return self._overtaken > 0
+
+    def overtake(self, utterances: Sequence[Utterance]) -> None:
+        """Prefill utterances that are more urgent than the active rows. On a CPU, these pause until they are done."""
+        if self._graphs is None:
+            self._overtaken, self._max_overtaken_len, self._max_seq_len = self.active, self._max_seq_len, 0
+        self.admit(utterances)
 
     def _prefill(self, group: Sequence[Utterance]) -> None:
         """Prefill utterances: their conditioning latents, voice by voice, then their prompts as one padded batch."""
@@ -408,22 +444,23 @@ class _Batch:
         for _ in range(self._steps_per_sync):
             self._max_seq_len += 1
             if self._graphs is None:
-                self._decode_step(self.active, self._max_seq_len)
+                self._decode_step(self.active - self._overtaken, self._max_seq_len, self._overtaken)
             else:
                 rows = _next_power_of_two(self.active, self._kv_cache.rows)
                 attended = min(_round_up(self._max_seq_len, CACHE_BLOCK), self._kv_cache.max_seq_len)
                 self._graphs.run((rows, attended), lambda: self._decode_step(rows, attended))  # noqa: B023 - runs at once
 
-    def _decode_step(self, rows: int, attended: int) -> None:
-        """Generate one code of the first rows.
+    def _decode_step(self, rows: int, attended: int, first: int = 0) -> None:
+        """Generate one code of successive rows.
 
         CUDA graphs capture this: all shapes follow from the arguments, and nothing goes to or from the CPU.
         """
-        seq_lens = self._seq_lens[:rows]
-        x = self.gpt.code_embeddings(self._last_token[:rows], self._generated[:rows])
-        hidden = self._kv_cache.decode(x, seq_lens, attended)
+        decoded = slice(first, first + rows)
+        seq_lens = self._seq_lens[decoded]
+        x = self.gpt.code_embeddings(self._last_token[decoded], self._generated[decoded])
+        hidden = self._kv_cache.decode(x, seq_lens, attended, first)
         seq_lens += 1  # a view: changes the state
-        self._sample(self._row_numbers[:rows], hidden)
+        self._sample(self._row_numbers[decoded], hidden)
 
     def _sample(self, rows: Tensor, hidden: Tensor) -> None:
         latents, logits = self.gpt.mel_head(hidden)  # (batch, model_dim), (batch, vocab)
@@ -442,7 +479,7 @@ class _Batch:
         codes, generated = self._codes[: self.active].cpu(), self._generated[: self.active].tolist()
         finished: list[GptOutput] = []
         # Backwards: a freed row is filled by the last one, which has been looked at already.
-        for row in reversed(range(self.active)):
+        for row in reversed(range(self._overtaken, self.active)):
             of_row = codes[row, : min(generated[row], self.gpt.max_gen_mel_tokens)]
             stops = (of_row == self.gpt.stop_audio_token).nonzero()
             if len(stops) or len(of_row) == self.gpt.max_gen_mel_tokens:
@@ -450,8 +487,11 @@ class _Batch:
                 count = int(stops[0]) + 1 if len(stops) else len(of_row)
                 finished.append(GptOutput(self._keys[row], of_row[:count].clone(), self._latents[row, :count].clone()))
                 self._free_row(row)
+        if self.active == self._overtaken:  # they go on
+            self._overtaken = self._max_overtaken_len = 0
         if finished:
-            self._max_seq_len = int(self._seq_lens[: self.active].max()) if self.active else 0
+            decoded = self._seq_lens[self._overtaken : self.active]
+            self._max_seq_len = int(decoded.max()) if len(decoded) else 0
         return finished
 
     def _free_row(self, row: int) -> None:

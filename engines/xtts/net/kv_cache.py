@@ -147,19 +147,20 @@ class KVCache:
 
         return self.gpt.forward(x, attention)
 
-    def decode(self, x: Tensor, seq_lens: Tensor, attended: int) -> Tensor:
-        """Run one decoding step of the first rows.
+    def decode(self, x: Tensor, seq_lens: Tensor, attended: int, first: int = 0) -> Tensor:
+        """Run one decoding step of successive rows.
 
         Args:
             x: Embeddings of the latest token of each row, [batch, model_dim].
             seq_lens: Positions in the cache of each row, int64 [batch]; the token is written at this position.
             attended: Positions to attend to, the same for all rows; more than any row has.
+            first: Number of the first row.
 
         Returns:
             Hidden states, [batch, model_dim].
         """
-        batch = len(x)
-        rows = torch.arange(batch, device=x.device)
+        batch, end = len(x), first + len(x)
+        rows = torch.arange(first, end, device=x.device)
         # Rows that are done may run on for a few steps before they are taken out; they stay inside the cache.
         position = seq_lens.clamp(max=self.max_seq_len - 1)
         # (batch, cached) -> (batch, 1, 1, cached)
@@ -170,7 +171,7 @@ class KVCache:
             keys[rows, :, position] = k.view(batch, self.gpt.heads, -1)  # (batch, heads, head_dim)
             values[rows, :, position] = v.view(batch, self.gpt.heads, -1)
             q = q.view(batch, self.gpt.heads, 1, -1)  # (batch, heads, seq=1, head_dim)
-            y = _attend(q, keys[:batch, :, :attended], values[:batch, :, :attended], mask)
+            y = _attend(q, keys[first:end, :, :attended], values[first:end, :, :attended], mask)
             return y.reshape(batch, -1)  # (batch, heads, 1, head_dim) -> (batch, model_dim)
 
         return self.gpt.forward(x, attention)

@@ -128,7 +128,7 @@ class XttsSpeech:
         rows, memory, is_last_try = self._most_rows, self._memory(), False
         while True:
             try:
-                for outputs in self._model.gpt.generate(intake.take, rows, memory):
+                for outputs in self._model.gpt.generate(intake.take, rows, memory, intake.urgent):
                     is_last_try = is_last_try and not outputs
                     intake.are_generated(outputs)
                     yield outputs
@@ -315,7 +315,7 @@ class _Intake:
 
     def __init__(self, chunks: ChunkSource, plan: Callable[[Chunk], _Plan]) -> None:
         self._chunks, self._plan = chunks, plan
-        self._next: tuple[int, Chunk] | None = None  # until its voice is there: memory may run out before
+        self._next = deque[tuple[int, Chunk]]()  # until their voices are there: memory may run out before
         self._waiting: deque[Utterance] = deque()
         self._generating: dict[tuple[int, int], Utterance] = {}
         self._refused: list[Rendered] = []
@@ -338,12 +338,12 @@ class _Intake:
 
     def _take_chunk(self) -> bool:
         """Take a chunk and make its plan; False if there is none."""
-        if self._next is None:
+        if not self._next:
             # One at a time: a voice may take a second, and a more urgent chunk may come meanwhile.
-            self._next = next(iter(self._chunks.take(1)), None)
-        if self._next is None:
+            self._next.extend(self._chunks.take(1))
+        if not self._next:
             return False
-        number, chunk = self._next
+        number, chunk = self._next[0]
         try:
             plan = self._plan(chunk)
         except EngineError as error:
@@ -360,8 +360,17 @@ class _Intake:
             else:
                 self.plans[number] = plan
                 self._waiting.extend(plan.utterances(number))
-        self._next = None
+        self._next.popleft()
         return True
+
+    def urgent(self, most: int) -> list[Utterance]:
+        """Give utterances to the GPT that are more urgent than all that it has."""
+        if self.alone is not None or self.is_repeating or self._next or self._waiting:
+            return []
+        self._next.extend(self._chunks.urgent(most))
+        while self._next:
+            self._take_chunk()
+        return list(filter(None, self.take(len(self._waiting)))) if self._waiting else []
 
     def pop_refused(self) -> list[Rendered]:
         """Chunks that can't be rendered, since the last call."""

@@ -355,6 +355,41 @@ def test_facts_are_complete_also_if_all_chunks_were_finished_before(desk: Desk) 
     assert (made.engine["device"], made.engine["checkpoint"]) == ("cuda", {"name": None, "sha256": "abc"})
 
 
+def test_urgent_chunks_are_those_of_more_urgent_jobs(desk: Desk) -> None:
+    asked: list[list[str]] = []
+
+    class Asking:
+        """Takes one chunk, then asks for more urgent ones before it renders."""
+
+        def render(self, chunks: ChunkSource) -> Iterator[Rendered]:
+            taken = list(chunks.take(1))
+            if not asked:
+                add("3", "Four. Five.", 9)
+                add("4", "Six.", 7)
+            for _ in range(2):
+                urgent = chunks.urgent(8)
+                asked.append([chunk.text for _number, chunk in urgent])
+                taken += urgent
+            for number, _chunk in taken:
+                yield number, Audio(np.full(1600, 0.1, np.float32), 16000)
+
+    engine = desk.load("faulty")
+    stream = Stream(LoadedEngine(cast(Engine, Asking()), {}), lambda _work: None, lambda _work, _result: None)
+
+    def add(job_id: str, text: str, priority: int) -> None:
+        order = replace(desk.order({"text": text, "priority": priority}), job_id=job_id)
+        work = Work(prepare(order, cast(EngineClass, engine)))
+        work.load_finished()
+        stream.add(work)
+
+    add("1", "One.", 5)
+    add("2", "Two. Three.", 5)
+    assert stream.urgent(8) == [], "the engine has no chunk that others could overtake"
+    stream.run()
+    assert asked[:2] == [["Four.", "Five.", "Six."], []]
+    assert not any(asked[2:])
+
+
 def test_the_only_chunk_of_a_job_goes_straight_into_its_file(desk: Desk) -> None:
     """Nothing is to be gained from keeping it: the file is written a moment later."""
     desk.render({"text": "One."})

@@ -182,6 +182,9 @@ class Arriving:
         self.waiting = [*waiting]
         self.taken: list[int] = []
 
+    def urgent(self, most: int) -> Sequence[tuple[int, Chunk]]:
+        raise AssertionError("this engine does not ask")
+
     def take(self, most: int) -> Sequence[tuple[int, Chunk]]:
         taken, self.waiting = self.waiting[:most], self.waiting[most:]
         self.taken += [number for number, _chunk in taken]

@@ -6,7 +6,7 @@ import gc
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,6 +178,9 @@ class Arriving:
             self.in_progress.append(len(self.in_progress) - self.returned)
         return taken
 
+    def urgent(self, most: int) -> Sequence[tuple[int, Chunk]]:
+        return ()
+
 
 def arrived(speech: XttsSpeech, source: Arriving) -> dict[int, Any]:
     """The samples of each chunk, or its error; each comes once."""
@@ -223,6 +226,41 @@ def test_mixed_chunks_sound_as_each_alone(speech: XttsSpeech, tmp_path: Path, mo
         source = Arriving(chunks[:2], chunks[2:6], chunks[6:])
         found = arrived(speech, source)
         assert all(close(found[number], one) for number, one in enumerate(alone))
+
+
+class Overtaking(Arriving):
+    """A source with chunks that are more urgent than the others, and come when these are being generated.
+
+    Args:
+        chunks: The others; there is a row for each.
+        urgent: By how often the engine has asked for them before.
+    """
+
+    def __init__(self, chunks: Sequence[Chunk], urgent: Mapping[int, Sequence[Chunk]]) -> None:
+        super().__init__(chunks)
+        self._urgent, self._asked, self._number = urgent, 0, len(chunks)
+
+    def urgent(self, most: int) -> Sequence[tuple[int, Chunk]]:
+        self._asked += 1
+        coming = list(enumerate(self._urgent.get(self._asked, ()), start=self._number))
+        self._number += len(coming)
+        assert len(coming) <= most
+        return coming
+
+
+def test_an_urgent_chunk_overtakes_those_that_are_being_generated(
+    speech: XttsSpeech, expected: list[Samples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends first, although all rows are taken, and nothing sounds another way; a text in parts as well."""
+    chunks = tiny.mixed_chunks()
+    with_rows(monkeypatch, len(chunks))
+    urgent = [chunk("Now.", seed=3), chunk("many words follow here " * 30, seed=4)]
+    alone = [*expected, speak(speech, urgent[0])[0], speak(speech, urgent[1])[0], speak(speech, urgent[0])[0]]
+    found = arrived(speech, Overtaking(chunks, {1: urgent, 2: urgent[:1]}))
+    order, count = list(found), len(chunks)
+    assert set(order[:3]) == {count, count + 1, count + 2}
+    assert sorted(order) == list(range(count + 3))
+    assert all(close(found[number], one) for number, one in enumerate(alone))
 
 
 def test_a_chunk_that_can_not_be_rendered_leaves_the_others(
