@@ -279,6 +279,8 @@ def resized(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
 
 def test_memory_of_a_row_is_what_is_said(model: Any, chosen: list[Utterance]) -> None:
     """The formula is for all tensors that live while a batch is decoded: no less, and not much more."""
+    from engines.xtts.net.gpt import OVERTAKING
+
     rows = 8
     gc.collect()
     before = living()
@@ -286,7 +288,9 @@ def test_memory_of_a_row_is_what_is_said(model: Any, chosen: list[Utterance]) ->
     taken = max(living() - before for _group, _ in zip(run, range(4), strict=False))
     said = rows * model.gpt.row_bytes(positions(model.gpt, chosen[:rows]))
     one_voice = model.gpt.layers * 2 * 32 * model.gpt.model_dim * 4
-    assert taken <= said + 2 * one_voice + 4096
+    # Rows for utterances that overtake others have state, but no keys, values and latents before they are needed.
+    spare = OVERTAKING * (model.gpt.max_steps * 12 + model.gpt.num_audio_tokens)
+    assert taken <= said + 2 * one_voice + spare + 4096
     assert taken > said * 0.6
 
 
