@@ -26,20 +26,14 @@ def fsync(path: Path) -> None:
     sync_and_close([path])
 
 
-def create(path: str | Path, data: bytes, mode: int = 0o600) -> int:
-    """Create a file with this content. Returns its descriptor, for `sync_and_close`."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        write_all(fd, data)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+def create(path: str | Path, data: bytes, mode: int = 0o600, *, may_exist: bool = False) -> int:
+    """Create a file with this content. Returns its descriptor, for `sync_and_close`.
 
-
-def overwrite(path: str | Path, data: bytes, mode: int = 0o600) -> int:
-    """The same, also if the file exists; it is not replaced at once, so nobody may need its content."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    Args:
+        may_exist: Overwrite an existing file. It is not replaced at once, so nobody may need its content any more.
+    """
+    how = os.O_TRUNC if may_exist else os.O_EXCL
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | how | os.O_CLOEXEC, mode)
     try:
         write_all(fd, data)
     except OSError:

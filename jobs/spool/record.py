@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from files.durable import create, overwrite, start_writing, sync_and_close, to_json, write_all
+from files.durable import create, start_writing, sync_and_close, to_json, write_all
 from files.opens import read_whole
 
 
@@ -42,7 +42,7 @@ class Record:
 
     def start(self, **change: Any) -> int:
         """Write the file with its first change. Returns its descriptor, for `files.durable.sync_and_close`."""
-        fd = overwrite(self.path, to_json(change))
+        fd = create(self.path, to_json(change), may_exist=True)
         self.changes = [change]
         return fd
 

@@ -21,9 +21,9 @@ from pathlib import Path, PurePosixPath
 from files.durable import (
     Durably,
     alone,
+    create,
     from_json,
     fsync,
-    overwrite,
     remove_tree,
     rename_to_free_name,
     sync_and_close,
@@ -191,7 +191,7 @@ class Store:
             if status.st_size > max_bytes:
                 return claim.changed(set_aside=too_large_reason(max_bytes)), b""
             data = read_at_most(fd, max_bytes)
-            copy = overwrite(claim.job_file, data)
+            copy = create(claim.job_file, data, may_exist=True)
             if identity(os.fstat(fd)) != identity(status):
                 os.close(copy)
                 raise Changed
