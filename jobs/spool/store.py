@@ -190,12 +190,12 @@ class Store:
                 raise Changed
             if status.st_size > max_bytes:
                 return claim.changed(set_aside=too_large_reason(max_bytes)), b""
-            data = read_at_most(fd, max_bytes)
+            data, is_reused = read_at_most(fd, max_bytes), claim.job_file.exists()
             copy = create(claim.job_file, data, may_exist=True)
             if identity(os.fstat(fd)) != identity(status):
                 os.close(copy)
                 raise Changed
-        yield [copy, claim.folder.path]
+        yield [copy] if is_reused else [copy, claim.folder.path]  # a spare folder has had all names before
         sha256 = _digest(data)
         file = claim.source, sha256, status.st_mtime_ns
         warnings = tuple(map(_duplicate_warning, filter(None, [self.lately.recall(*file)])))
