@@ -33,7 +33,7 @@ def create(path: str | Path, data: bytes, mode: int = 0o600, *, may_exist: bool 
         may_exist: Overwrite an existing file. It is not replaced at once, so nobody may need its content any more.
     """
     how = os.O_TRUNC if may_exist else os.O_EXCL
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | how | os.O_CLOEXEC, mode)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | how | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         write_all(fd, data)
     except OSError:

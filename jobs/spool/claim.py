@@ -15,6 +15,7 @@ from jobs.spool.record import Record
 
 DESCRIPTION, FIRST_ATTEMPT = "claim.json", "attempt-1"
 MAX_SPARES = 64
+MAX_NS = 1 << 63  # of a time; larger ones are damage
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,7 @@ class Claim:
         """Read the description of a claim; None if it is missing or damaged."""
         record = folder.record()
         values = record.merged()
-        if not {"source", "claimed_ns"} <= values.keys():
+        if not (isinstance(values.get("source"), str) and values.get("claimed_ns") in range(MAX_NS)):
             return None
         known = {name: values[name] for name in _DESCRIPTION if name in values}
         if isinstance(problems := known.get("problems"), list):  # written by the first version, without names

@@ -35,7 +35,7 @@ class Record:
         changes: list[Mapping[str, Any]] = []
         with contextlib.suppress(FileNotFoundError):
             for line in read_whole(path).splitlines():
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, RecursionError):
                     change = json.loads(line)
                     changes += [change] if isinstance(change, dict) else []
         return cls(path, changes)
@@ -49,7 +49,7 @@ class Record:
     def write(self, **change: Any) -> int:
         """Append a change. Returns the descriptor of the file, for `files.durable.sync_and_close`."""
         try:
-            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:  # a damaged claim that is being completed
             fd = create(self.path, b"")
         try:

@@ -7,6 +7,7 @@ After a crash, the state is recovered from the folders alone; see `docs/GUARANTE
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import errno
 import hashlib
@@ -298,13 +299,12 @@ class Store:
     def _unknown(self, folder: ClaimFolder) -> Claim:
         """A claim whose description is damaged. A document of a file that was split has a copy, but no original."""
         name, number = f"recovered-{folder.job_id}", folder.job_id.partition("-")[2]
+        claimed_ns = _claimed_ns(folder.job_id) or time.time_ns()
         for suffix in JOB_SUFFIXES if number.isdigit() else ():
             with contextlib.suppress(FileNotFoundError):
                 digest = _digest(folder.copy(suffix).read_bytes())
-                return Claim(
-                    folder, folder.record(), name + suffix, time.time_ns(), document=int(number), sha256=digest
-                )
-        return Claim(folder, folder.record(), f"{name}.yaml", time.time_ns())
+                return Claim(folder, folder.record(), name + suffix, claimed_ns, document=int(number), sha256=digest)
+        return Claim(folder, folder.record(), f"{name}.yaml", claimed_ns)
 
     def _is_in_inbox(self, claim: Claim) -> bool:
         """Whether the file of a claim is in the inbox: it was never renamed, or was put back."""
@@ -442,7 +442,19 @@ def _is_of_another(claim: Claim | None) -> bool:
     """Whether a description belongs to a later job: a power failure undid the moves of a released folder that was used
     again, but not what was written into it (Btrfs). The released job is published; the later one is in the inbox again.
     """
-    return claim is not None and _job_id(claim.claimed_ns) != claim.job_id
+    if claim is None or claim.sha256 or claim.set_aside:  # then the folder's own moves are on disk, too
+        return False
+    return _claimed_ns(claim.job_id) not in {None, claim.claimed_ns}
+
+
+def _claimed_ns(job_id: str) -> int | None:
+    """The reverse of `_job_id`, also for a document; None for anything else."""
+    date_time, _, fraction_ns = job_id.partition("-")[0].partition(".")
+    try:
+        seconds = calendar.timegm(time.strptime(date_time, "%Y%m%dT%H%M%S"))
+        return seconds * 1_000_000_000 + int(fraction_ns)
+    except ValueError:
+        return None
 
 
 def _content(status: os.stat_result) -> tuple[int, int, int, int]:

@@ -616,6 +616,21 @@ def test_a_damaged_description_is_written_again(store: Store) -> None:
     assert (again.name, again.set_aside) == (found.name, "it kills")
 
 
+@pytest.mark.parametrize("damage", [b"", bytes(300), b'{"source": 1, "claimed_ns": 2}', b"[" * 200_000])
+def test_a_recovered_job_survives_every_later_start(at: Desk, damage: bytes) -> None:
+    """Its description is gone, so it has the time of its folder."""
+    at.drop("a.yaml")
+    (ticket,) = at.take("a.yaml")
+    at.opened.store.folder_of(ticket.job_id).record().path.write_bytes(damage)
+    for _ in range(3):
+        at.close()
+        (ticket,) = at.resume()
+        assert ticket.name.startswith("recovered-")
+    outcome = at.process(ticket)
+    assert outcome is not None
+    assert outcome.status == "done"
+
+
 def test_a_look_whether_the_folders_take_anything_leaves_nothing(store: Store) -> None:
     before = inside(store.state)
     assert store.refuses() is None
