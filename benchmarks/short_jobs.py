@@ -116,7 +116,7 @@ def of_urgent(model: Path | None, device: str, rounds: int, behind: int = 400) -
         behind_s = []
         for number in range(rounds):
             done = chunks_done(spool)
-            until(lambda done=done: chunks_done(spool) > done, "the book goes on", PATIENCE_S)  # type: ignore[misc]
+            until(lambda done=done: chunks_done(spool) > done, "the book continues", PATIENCE_S)  # type: ignore[misc]
             behind_s.append(published_after(spool, f"urgent-{number}", {**keys, "text": text, "priority": 9}))
             print(f"idle: {idle_s[number]:.1f} s, behind {behind} sentences: {behind_s[-1]:.1f} s", flush=True)
         spool.stop(signal.SIGKILL)

@@ -83,7 +83,7 @@ def sync_and_close(files: Sequence[int | Path]) -> None:
 
 
 Durably = Generator[Sequence[int | Path], None, T]
-"""Work that yields what must be on disk before it goes on: descriptors, which are closed then, and folders."""
+"""Work that yields what must be on disk before it continues: descriptors, which are closed then, and folders."""
 
 
 def together(works: Iterable[Durably[T]]) -> list[T | Exception]:

@@ -37,7 +37,7 @@ from jobs.spool.claim import Claim
 
 BEGINNING_BYTES = 4096  # of a job file that is too large; its result gets only these
 MAX_REASONS_SHOWN = 3
-SLICE_S = 0.1
+SLICE_S = 0.1  # of work between two turns of the loop
 _INTENDED = ("status", "duration_s", "message", "verdict", "reasons")
 """Attributes of the outcome that are saved in an intent."""
 _OF_THE_STATE, _OF_THE_OUTBOX = "the state folder of the inbox", "the outbox can't take the result"

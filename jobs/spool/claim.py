@@ -68,7 +68,7 @@ class ClaimFolder:
 class Spares:
     """Folders for the next claims: those of released claims, emptied.
 
-    It is faster to write a file anew than to remove it and create another: for each file that is created, ext4 looks at
+    It is faster to overwrite a file than to remove it and create another: for each file that is created, ext4 looks at
     all inodes that were removed within the last minutes.
 
     Args:

@@ -71,7 +71,7 @@ def test_whatever_an_engine_does_the_daemon_goes_on_and_the_result_says_what_hap
 def test_a_job_that_kills_every_worker_fails_after_three_attempts_with_the_signal_in_its_words(spool: Spool) -> None:
     """Each attempt has a fresh worker; the next job runs. The first time does not count if that one was loaded, too.
 
-    The chunk before may be rendered again: the engine goes on at once, and the worker dies before it is saved.
+    The chunk before may be rendered again: the engine continues at once, and the worker dies before it is saved.
     """
     journal = spool.folder / "journal"
     settings = json.dumps({"fault": "segfault", "only": "Two", "journal": str(journal)})
