@@ -195,19 +195,16 @@ class RenderLoop:
         from jobs.render.preparation import needs_whisper, prepare
         from jobs.render.stream import Added
 
-        was_added = False
         try:
             engine = engine_class(order.engine)
             prepared = None if needs_whisper(order, engine) else prepare(order, engine)
             with self._changed:
                 stream = self._stream if self._model is not None and _is_same_model(order, self._model) else None
-            if stream is not None and prepared is not None:
-                work = self._loaded(prepared, 0.0)
-                was_added = stream.add(work)
+            work = self._loaded(prepared, 0.0) if stream is not None and prepared is not None else None
         except BaseException as error:  # noqa: BLE001 - an engine's code may raise anything, even SystemExit
             self._channel.send(failure(order.job_id, error))
             return
-        if stream is not None and was_added:
+        if stream is not None and work is not None and stream.add(work):
             stream.hear(Added(work))
             return
         with self._changed:
